@@ -1,0 +1,139 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+)
+
+func benchConfig(heavySlots, lightSlots int) Config {
+	return Config{
+		GPUs: []GPU{{Name: "gpu0", Memory: 48 * GiB, Reserve: GiB}},
+		Classes: []Class{
+			{Name: "heavy", Slots: heavySlots, QueueLimit: 1 << 30, QueueTimeout: time.Hour, HardenAfter: 5 * time.Second},
+			{Name: "light", Slots: lightSlots, QueueLimit: 1 << 30, QueueTimeout: time.Hour, HardenAfter: 5 * time.Second},
+		},
+		Backends: []Backend{
+			{Name: "flux", ReturnsMemory: true, Replicas: []Replica{{Places: []Place{{GPU: "gpu0"}}}}},
+			{Name: "vqa", ReturnsMemory: true, Replicas: []Replica{{Places: []Place{{GPU: "gpu0"}}}}},
+		},
+	}
+}
+
+var (
+	benchHeavy = Request{Class: "heavy", Backend: "flux", VRAM: 34 * GiB, Estimate: Estimate{18 * time.Second, 20 * time.Second}}
+	benchLight = Request{Class: "light", Backend: "vqa", VRAM: 512 * MiB, Estimate: Estimate{1500 * time.Millisecond, 2 * time.Second}}
+)
+
+// BenchmarkAdmitUncontended is submit, grant and end through the controller
+// with nobody waiting.
+func BenchmarkAdmitUncontended(b *testing.B) {
+	c, err := NewController(benchConfig(1, 64))
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		g, err := c.Admit(ctx, benchLight)
+		if err != nil {
+			b.Fatal(err)
+		}
+		g.Release(Done)
+	}
+}
+
+// BenchmarkAdmitContended is the same with many goroutines and fewer slots
+// than goroutines, so that most grants are hand-offs.
+func BenchmarkAdmitContended(b *testing.B) {
+	c, err := NewController(benchConfig(1, 4))
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx := context.Background()
+	b.SetParallelism(32)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			g, err := c.Admit(ctx, benchLight)
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			g.Release(Done)
+		}
+	})
+}
+
+// fill makes a box whose slots are taken and whose queue holds n requests over
+// the given numbers of shapes and tenants.
+func fill(b *testing.B, n, shapes, tenants int) (*Scheduler, []*Ticket) {
+	s, err := NewScheduler(benchConfig(1, 8), time.Now())
+	if err != nil {
+		b.Fatal(err)
+	}
+	queue := make([]*Ticket, 0, n+9)
+	submit := func(r Request) {
+		t := new(Ticket)
+		s.Submit(0, t, r)
+		queue = append(queue, t)
+	}
+	for range 9 {
+		submit(benchLight)
+	}
+	submit(benchHeavy)
+	names := make([]string, tenants)
+	for i := range names {
+		names[i] = fmt.Sprint("tenant", i)
+	}
+	for i := range n {
+		r := benchLight
+		if i%shapes == 0 {
+			r = benchHeavy
+		} else {
+			r.VRAM += Bytes(i%shapes) * MiB
+		}
+		r.Tenant = names[i/shapes%tenants]
+		submit(r)
+	}
+	return s, queue
+}
+
+// BenchmarkEvent is the end of one request and what follows from it, with
+// 100,000 waiting; each end is followed by a new arrival.
+func BenchmarkEvent(b *testing.B) {
+	for _, shapes := range []int{2, 16} {
+		b.Run(fmt.Sprintf("waiting=100000/shapes=%d/tenants=1000", shapes), func(b *testing.B) {
+			s, _ := fill(b, 100_000, shapes, 1000)
+			now := time.Duration(0)
+			b.ReportAllocs()
+			for b.Loop() {
+				now += time.Millisecond
+				t := s.running[0]
+				s.End(now, t)
+				b.StopTimer()
+				r := benchLight
+				r.VRAM, r.Tenant = t.shape.vram, t.tenant.name
+				s.Submit(now, new(Ticket), r)
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+// BenchmarkCancel takes requests out of the middle of a long queue.
+func BenchmarkCancel(b *testing.B) {
+	s, queue := fill(b, 100_000, 2, 1000)
+	i := 50_000
+	b.ReportAllocs()
+	for b.Loop() {
+		t := queue[i]
+		s.Leave(0, t, CodeClientCancelled)
+		b.StopTimer()
+		*t = Ticket{}
+		s.Submit(0, t, benchLight)
+		i = 50_000 + (i+1)%40_000
+		b.StartTimer()
+	}
+}

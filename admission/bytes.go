@@ -1,0 +1,77 @@
+package admission
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// Bytes is an amount of memory. Its text form takes binary (KiB, MiB, GiB,
+// TiB) and decimal (kB, KB, MB, GB, TB) units, or a bare number of bytes.
+type Bytes int64
+
+const (
+	KiB Bytes = 1 << (10 * (iota + 1))
+	MiB
+	GiB
+	TiB
+)
+
+// units is ordered so that a longer suffix is tried before one it ends with.
+var units = []struct {
+	suffix string
+	size   Bytes
+}{
+	{"KiB", KiB}, {"MiB", MiB}, {"GiB", GiB}, {"TiB", TiB},
+	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
+	{"B", 1}, {"", 1},
+}
+
+// ParseBytes reads an amount such as "34GiB", "0.5 GiB" or "1048576". It
+// refuses negative amounts and those that do not fit an int64.
+func ParseBytes(s string) (Bytes, error) {
+	text := strings.TrimSpace(s)
+	for _, u := range units {
+		number, ok := strings.CutSuffix(text, u.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+		n *= float64(u.size)
+		// A float64 of 2^63 is already past the largest int64.
+		if err != nil || math.IsNaN(n) || n < 0 || n >= math.MaxInt64 {
+			break
+		}
+		return Bytes(n), nil
+	}
+	return 0, fmt.Errorf("%q is not an amount of memory: want a number with a unit, such as 34GiB, 512MiB or 34GB", s)
+}
+
+// UnmarshalText reads what ParseBytes reads.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	v, err := ParseBytes(string(text))
+	if err != nil {
+		return err
+	}
+	*b = v
+	return nil
+}
+
+// MarshalText writes what String writes.
+func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+// String writes the amount in the largest binary unit that keeps it above one,
+// with up to two decimals: "34GiB", "1.5MiB", "512B".
+func (b Bytes) String() string {
+	for _, u := range []struct {
+		suffix string
+		size   Bytes
+	}{{"TiB", TiB}, {"GiB", GiB}, {"MiB", MiB}, {"KiB", KiB}} {
+		if b >= u.size || b <= -u.size {
+			v := math.Round(float64(b)/float64(u.size)*100) / 100
+			return strconv.FormatFloat(v, 'f', -1, 64) + u.suffix
+		}
+	}
+	return strconv.FormatInt(int64(b), 10) + "B"
+}

@@ -1,0 +1,301 @@
+package admission
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Controller is the desk in a live process: the Scheduler under one mutex, with
+// one timer and a channel for each waiter. All methods may be called at once
+// from any goroutine; none but Admit and Drain blocks.
+type Controller struct {
+	epoch time.Time
+
+	mu    sync.Mutex
+	rules *Scheduler    // guarded by mu
+	timer *time.Timer   // guarded by mu
+	armed time.Duration // when the timer fires; guarded by mu
+	empty chan struct{} // closed when a drain has nothing left; guarded by mu
+}
+
+// NewController opens a desk for the box that cfg describes. It refuses a
+// configuration whose names do not resolve.
+func NewController(cfg Config) (*Controller, error) {
+	epoch := time.Now()
+	rules, err := NewScheduler(cfg, epoch)
+	if err != nil {
+		return nil, err
+	}
+	return &Controller{epoch: epoch, rules: rules, armed: forever}, nil
+}
+
+// age is the time the scheduler knows. It is monotonic: a step of the wall
+// clock moves no wait and no deadline.
+func (c *Controller) age() time.Duration { return time.Since(c.epoch) }
+
+// Grant is the right to run. It is given back by Release, once, when the work
+// has ended.
+type Grant struct {
+	ticket Ticket
+	desk   *Controller
+}
+
+// Admit asks for the right to run and blocks until it is given or refused, or
+// ctx ends. Any error is a *Rejection. A nil error comes with a Grant that the
+// caller must give back by Release when the work has ended.
+func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
+	if ctx.Err() != nil {
+		return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: -1}
+	}
+	g := &Grant{desk: c}
+	t := &g.ticket
+	c.mu.Lock()
+	c.rules.Submit(c.age(), t, r)
+	if t.state == stateWaiting {
+		t.ready = make(chan struct{})
+	}
+	c.settle()
+	if t.state != stateWaiting {
+		rejection := t.rejection
+		c.mu.Unlock()
+		if rejection != nil {
+			return nil, rejection
+		}
+		return g, nil
+	}
+	c.mu.Unlock()
+
+	select {
+	case <-t.ready:
+		// state and rejection do not change any more but by our own Release or
+		// an operator's, and closing ready orders their writes before this.
+		if t.rejection != nil {
+			return nil, t.rejection
+		}
+		if ctx.Err() == nil {
+			return g, nil
+		}
+	case <-ctx.Done():
+	}
+	// The caller is gone. Whether it is still waiting is settled under the
+	// lock: either it leaves the queue, or it was granted a moment before and
+	// the grant goes straight back. It is never both and never neither.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.age()
+	if !c.rules.Leave(now, t, CodeClientCancelled) {
+		c.rules.End(now, t)
+	}
+	c.settle()
+	if t.rejection != nil {
+		return nil, t.rejection
+	}
+	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: t.position, Waited: t.waited}
+}
+
+// settle wakes those whose turn came or went, and arms the timer. It is called
+// under mu after everything that may have changed the books.
+func (c *Controller) settle() {
+	for _, t := range c.rules.Decided() {
+		close(t.ready)
+	}
+	if next, ok := c.rules.Next(); ok && next < c.armed {
+		c.armed = next
+		in := next - c.age()
+		if c.timer == nil {
+			c.timer = time.AfterFunc(in, c.tick)
+		} else {
+			c.timer.Reset(in)
+		}
+	}
+	if c.empty != nil && c.rules.Idle() {
+		if c.timer != nil {
+			c.timer.Stop()
+		}
+		close(c.empty)
+		c.empty = nil
+	}
+}
+
+func (c *Controller) tick() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.armed = forever
+	c.rules.Tick(c.age())
+	c.settle()
+}
+
+// change runs one event of the scheduler and what follows from it.
+func (c *Controller) change(event func(now time.Duration) bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ok := event(c.age())
+	c.settle()
+	return ok
+}
+
+// Precheck says what is certain before a request's body has been read: that
+// the desk is draining, or that the class's queue is full. Nil: ask Admit.
+func (c *Controller) Precheck(class, backend string) *Rejection {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules.Precheck(c.age(), class, backend)
+}
+
+// Reconfigure swaps rules and limits. The queue, the ledger and running work
+// stay; work of a class or backend that is gone finishes under its old rules,
+// and what waits for one is refused with CodeBackendUnavailable. After an
+// error nothing has changed.
+func (c *Controller) Reconfigure(cfg Config) error {
+	var err error
+	c.change(func(now time.Duration) bool {
+		err = c.rules.Reconfigure(now, cfg)
+		return err == nil
+	})
+	return err
+}
+
+// SetAvailable says how much of a backend may be used: -1 all its slots, 0
+// nothing (breaker open, unhealthy), n at most n at once (half-open probes).
+// A name that is not configured is ignored.
+func (c *Controller) SetAvailable(backend string, slots int) {
+	c.change(func(now time.Duration) bool { return c.rules.SetAvailable(now, backend, slots) })
+}
+
+// SetBackendDraining stops or resumes new work for a backend. It reports
+// whether the backend exists.
+func (c *Controller) SetBackendDraining(backend string, draining bool) bool {
+	return c.change(func(now time.Duration) bool { return c.rules.SetDraining(now, backend, draining) })
+}
+
+// Pause stops a class's grants; its queue stays and its timeouts go on. It
+// reports whether the class exists.
+func (c *Controller) Pause(class string) bool {
+	return c.change(func(now time.Duration) bool { return c.rules.SetPaused(now, class, true) })
+}
+
+// Resume undoes Pause.
+func (c *Controller) Resume(class string) bool {
+	return c.change(func(now time.Duration) bool { return c.rules.SetPaused(now, class, false) })
+}
+
+// Observe takes a reading of a card.
+func (c *Controller) Observe(r Reading) {
+	c.change(func(now time.Duration) bool { c.rules.Observe(now, r); return true })
+}
+
+// Cancel takes a waiter out of the queue; its Admit returns
+// CodeCancelledByOperator. It reports whether the waiter was there.
+func (c *Controller) Cancel(id uint64) bool {
+	return c.change(func(now time.Duration) bool {
+		t, _ := c.rules.find(id)
+		if t == nil || !c.rules.Leave(now, t, CodeCancelledByOperator) {
+			return false
+		}
+		close(t.ready)
+		return true
+	})
+}
+
+// ReleaseGrant gives a running grant back by hand, for work that an operator
+// knows to be over; the holder's own Release then does nothing. It reports
+// whether the grant was running.
+func (c *Controller) ReleaseGrant(id uint64) bool {
+	return c.change(func(now time.Duration) bool {
+		for _, t := range c.rules.running {
+			if t.id == id {
+				return c.rules.End(now, t)
+			}
+		}
+		return false
+	})
+}
+
+// Snapshot describes the books at one moment.
+func (c *Controller) Snapshot() Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules.Snapshot(c.age())
+}
+
+// Queue describes the first limit waiting requests (0: all), in order of
+// arrival.
+func (c *Controller) Queue(limit int) []Waiter {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules.Queue(c.age(), limit)
+}
+
+// Running describes what runs.
+func (c *Controller) Running() []Running {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules.Running(c.age())
+}
+
+// Explain describes one waiting request; false: nobody of that id waits.
+func (c *Controller) Explain(id uint64) (Waiter, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules.Explain(c.age(), id)
+}
+
+// EstimateWait is how long a new arrival of this kind should expect to wait,
+// from 0 up; it is what Retry-After is made of.
+func (c *Controller) EstimateWait(r Request) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules.EstimateWait(c.age(), r)
+}
+
+// Drain refuses new requests from now on, serves what is queued if serve is
+// set and refuses it otherwise, and returns when nothing is left or ctx ends.
+// It may be called again, to refuse what an earlier call let wait.
+func (c *Controller) Drain(ctx context.Context, serve bool) error {
+	refusal := Rejection{Code: CodeDraining, Position: -1, Detail: "the proxy is shutting down"}
+	if deadline, ok := ctx.Deadline(); ok {
+		refusal.RetryAfter = time.Until(deadline)
+	}
+	c.mu.Lock()
+	c.rules.RefuseNew(c.age(), refusal, !serve)
+	if c.empty == nil {
+		c.empty = make(chan struct{})
+	}
+	empty := c.empty
+	c.settle()
+	c.mu.Unlock()
+	select {
+	case <-empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ID is unique in the process; it is the request's id in Queue, too.
+func (g *Grant) ID() uint64 { return g.ticket.id }
+
+// Replica is the index of the backend's replica to use.
+func (g *Grant) Replica() int { return g.ticket.replica.number }
+
+// Position is how many of its class were waiting before it on arrival.
+func (g *Grant) Position() int { return g.ticket.position }
+
+// Waited is how long it stood in the queue.
+func (g *Grant) Waited() time.Duration { return g.ticket.waited }
+
+// Reason is what it last waited for; empty where it did not wait.
+func (g *Grant) Reason() Reason { return g.ticket.lastBlock.reason }
+
+// Release gives the grant back, at the end of the work and not before: memory
+// and slots are free for others from here on. Later calls do nothing. Safe
+// from any goroutine.
+func (g *Grant) Release(Outcome) {
+	c := g.desk
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rules.End(c.age(), &g.ticket) {
+		c.settle()
+	}
+}

@@ -1,0 +1,363 @@
+package admission
+
+import (
+	"fmt"
+	"time"
+)
+
+// The ledger has an account for each replica on each GPU it takes room on,
+// because a model server holds memory in two ways: what it keeps while idle
+// and what a request adds. A ledger of requests alone would lock a server that
+// keeps its cache out of its own memory.
+//
+//	footprint = max(kept, resident + running, if anything runs)
+//	booked    = Σ footprint over the accounts of the GPU
+//	outside   = max(0, observed − booked)
+//	room      = capacity − reserve − booked − outside
+//	extra     = max(0, resident + running + demand − footprint)
+//
+// A request may start where its extra is at most the room, on every GPU that
+// it touches.
+
+// device is what is known of one GPU beside its bookings.
+type device struct {
+	cfg  GPU
+	gone bool // not in the configuration any more; running work still books on it
+
+	total    Bytes // as last read; 0: never read
+	largest  Bytes // the largest total ever read: what the card would be without a shrink
+	outside  Bytes
+	observed Bytes // as last read; -1: never read
+	lost     bool
+	// unclaimed is the part of outside that may be an engine of ours which
+	// was loaded before we started, or again behind our back.
+	unclaimed Bytes
+	calm      int   // consecutive readings that allow outside or kept to fall
+	calmPeak  Bytes // the largest observed − booked among them, or observed while work runs
+	calmIdle  bool  // whether those readings were taken with nothing running
+
+	last      Reading       // the last one, good or bad
+	goodAt    time.Duration // when the last good one came
+	source    string        // of the last good one
+	processes []Process
+}
+
+// calmReadings is how many readings in a row must agree before something that
+// bars work is believed to have gone: a process that exits between two driver
+// calls looks like an outsider, and figures flap.
+const calmReadings = 3
+
+// unknownAfter is how long readings may fail before a GPU with the hold policy
+// counts as unknown. Until then the last reading stands.
+const unknownAfter = 30 * time.Second
+
+// capacity is what may be budgeted now, before the reserve.
+func (d *device) capacity() Bytes {
+	switch {
+	case d.cfg.Memory == 0:
+		return d.total
+	case d.total == 0:
+		return d.cfg.Memory
+	}
+	return min(d.cfg.Memory, d.total)
+}
+
+// ceiling is what the card could ever give: a request beyond it never fits,
+// one beyond capacity alone may have to wait. Zero: not known yet.
+func (d *device) ceiling() Bytes {
+	if d.cfg.Memory == 0 {
+		return max(0, d.largest-d.cfg.Reserve)
+	}
+	if d.largest > 0 {
+		return max(0, min(d.cfg.Memory, d.largest)-d.cfg.Reserve)
+	}
+	return max(0, d.cfg.Memory-d.cfg.Reserve)
+}
+
+// unknown says that the card's policy bars new bookings for want of a reading.
+func (d *device) unknown(now time.Duration) bool {
+	return d.cfg.Hold && (d.observed < 0 || d.last.Err != nil && now-d.goodAt > unknownAfter)
+}
+
+// account is the fixed part of one replica's share of one GPU; the changing
+// part is a holding in a usage.
+type account struct {
+	backend  *backend
+	replica  int
+	gpu      int // index into devices
+	resident Bytes
+	seen     bool // a request ran here since we started
+}
+
+// holding is what an account holds at one moment.
+type holding struct {
+	kept    Bytes // while nothing runs
+	running Bytes // Σ demand of what runs
+	runs    int
+}
+
+func (h holding) footprint(resident Bytes) Bytes {
+	if h.runs == 0 {
+		return h.kept
+	}
+	return max(h.kept, resident+h.running)
+}
+
+// usage is what is taken of every resource at one moment: now, or at a moment
+// that the profile predicts. The same rules read and change both.
+type usage struct {
+	booked   []Bytes   // by device
+	holdings []holding // by account
+	classes  []int     // running, by class
+	backends []int     // running, by backend
+	replicas []int     // running, by replica
+}
+
+func (u *usage) copyFrom(v *usage) {
+	u.booked = append(u.booked[:0], v.booked...)
+	u.holdings = append(u.holdings[:0], v.holdings...)
+	u.classes = append(u.classes[:0], v.classes...)
+	u.backends = append(u.backends[:0], v.backends...)
+	u.replicas = append(u.replicas[:0], v.replicas...)
+}
+
+// extra is what demand d would add to the account's footprint.
+func (s *Scheduler) extra(u *usage, account int, d Bytes) Bytes {
+	h, resident := u.holdings[account], s.accounts[account].resident
+	return max(0, resident+h.running+d-h.footprint(resident))
+}
+
+// room is what is left of a GPU; it may be negative after a shrink.
+func (s *Scheduler) room(u *usage, gpu int) Bytes {
+	d := s.devices[gpu]
+	return d.capacity() - d.cfg.Reserve - u.booked[gpu] - d.outside
+}
+
+// take books a start of shape sh on replica r.
+func (s *Scheduler) take(u *usage, sh *shape, r *replica) {
+	u.classes[sh.class.index]++
+	u.backends[sh.backend.index]++
+	u.replicas[r.index]++
+	for _, a := range r.accounts {
+		h, acc := &u.holdings[a], s.accounts[a]
+		before := h.footprint(acc.resident)
+		h.running += sh.vram
+		h.runs++
+		u.booked[acc.gpu] += h.footprint(acc.resident) - before
+	}
+}
+
+// give books the end of a run of shape sh on replica r. Where the backend does
+// not return memory, what it reached stays booked as kept.
+func (s *Scheduler) give(u *usage, sh *shape, r *replica) {
+	u.classes[sh.class.index]--
+	u.backends[sh.backend.index]--
+	u.replicas[r.index]--
+	for _, a := range r.accounts {
+		h, acc := &u.holdings[a], s.accounts[a]
+		before := h.footprint(acc.resident)
+		h.running -= sh.vram
+		h.runs--
+		// The weights stay in any case; what the request itself took stays
+		// only with an allocator that keeps it.
+		stays := acc.resident
+		if !acc.backend.cfg.ReturnsMemory {
+			stays = before
+		}
+		h.kept = max(h.kept, stays)
+		u.booked[acc.gpu] += h.footprint(acc.resident) - before
+	}
+}
+
+// block is what bars a start.
+type block struct {
+	reason     Reason
+	resource   string
+	need, free int64
+}
+
+func (b block) String() string {
+	if b.resource == "" {
+		return string(b.reason)
+	}
+	if b.reason == ReasonResources || b.reason == ReasonCapacityReduced {
+		return fmt.Sprintf("%s: needs %v of %v that are free", b.resource, Bytes(b.need), Bytes(max(0, b.free)))
+	}
+	return fmt.Sprintf("%s: %d free", b.resource, b.free)
+}
+
+// fits says whether a start of shape sh on replica r is within every capacity,
+// and if not what bars it first.
+func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (block, bool) {
+	if c := sh.class; u.classes[c.index] >= c.cfg.Slots {
+		return block{ReasonClassSlots, c.label, 1, int64(c.cfg.Slots - u.classes[c.index])}, false
+	}
+	b := sh.backend
+	if b.cfg.Slots > 0 && u.replicas[r.index] >= b.cfg.Slots {
+		return block{ReasonBackendSlots, b.label, 1, int64(b.cfg.Slots - u.replicas[r.index])}, false
+	}
+	if b.probes >= 0 && u.backends[b.index] >= b.probes {
+		return block{ReasonBackendUnavailable, b.label, 1, 0}, false
+	}
+	for _, a := range r.accounts {
+		g := s.accounts[a].gpu
+		d := s.devices[g]
+		need, free := s.extra(u, a, sh.vram), s.room(u, g)
+		// What was in use before anything ran here may be this very engine, so
+		// it does not bar the first request; that one runs on a GPU of its own.
+		if !s.accounts[a].seen && d.unclaimed > 0 && u.replicas[r.index] == 0 && s.idle(u, g) {
+			free += d.unclaimed
+		}
+		if need > 0 && d.unknown(now) {
+			return block{ReasonCapacityReduced, d.cfg.Name, int64(need), 0}, false
+		}
+		if need > 0 && need > free {
+			reason := ReasonResources
+			if need <= max(d.cfg.Memory, d.largest)-d.cfg.Reserve-u.booked[g] {
+				// It fits beside our own work: someone else has the room, or
+				// the card has become smaller.
+				reason = ReasonCapacityReduced
+			}
+			return block{reason, d.cfg.Name, int64(need), int64(free)}, false
+		}
+	}
+	return block{}, true
+}
+
+// idle says that nothing runs on a GPU.
+func (s *Scheduler) idle(u *usage, gpu int) bool {
+	for i, a := range s.accounts {
+		if a.gpu == gpu && u.holdings[i].runs > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// claim settles, at a replica's first start, what of the memory found at the
+// beginning was its own: what the start needs beyond the room.
+func (s *Scheduler) claim(r *replica) {
+	for _, a := range r.accounts {
+		acc := s.accounts[a]
+		d := s.devices[acc.gpu]
+		if !acc.seen && d.unclaimed > 0 {
+			mine := min(d.unclaimed, s.live.holdings[a].footprint(acc.resident))
+			d.unclaimed -= mine
+			d.outside -= mine
+		}
+		acc.seen = true
+	}
+}
+
+// observe takes a reading into the books. It reports whether room changed.
+func (s *Scheduler) observe(now time.Duration, r Reading) bool {
+	g, ok := s.deviceIndex[r.GPU]
+	if !ok {
+		return false
+	}
+	d := s.devices[g]
+	before, wasLost := s.room(&s.live, g), d.lost
+	if r.Err == nil && (r.Total <= 0 || r.Used < 0 || r.Used > r.Total) {
+		r.Err = fmt.Errorf("a reading of %v used of %v makes no sense", r.Used, r.Total)
+	}
+	wasUnknown := d.unknown(now)
+	d.last = r
+	d.lost = r.Lost
+	if r.Err != nil {
+		return d.lost != wasLost || d.unknown(now) != wasUnknown
+	}
+	d.goodAt, d.source = now, r.Source
+	d.total, d.largest = r.Total, max(d.largest, r.Total)
+	if r.Processes != nil {
+		d.processes = r.Processes
+	}
+	first := d.observed < 0
+	d.observed = r.Used
+	s.settleOutside(g, first)
+	return before != s.room(&s.live, g) || d.lost != wasLost || wasUnknown != d.unknown(now)
+}
+
+// settleOutside follows what others hold: up at once, down slowly.
+func (s *Scheduler) settleOutside(g int, first bool) {
+	d := s.devices[g]
+	idle := s.idle(&s.live, g)
+	excess := d.observed - s.live.booked[g]
+	if excess > d.outside {
+		if first {
+			d.unclaimed = excess
+		} else {
+			d.unclaimed = min(d.unclaimed+excess-d.outside, max(d.unclaimed, s.unseen(g)))
+		}
+		d.outside = excess
+		d.calm = 0
+		return
+	}
+	// With nothing of ours running, booked is what is really held, so the
+	// excess is the outsider's. While work runs, it may be booked and not yet
+	// taken; then only this much is certain: an outsider cannot hold more than
+	// is in use altogether.
+	bound := max(0, excess)
+	if !idle {
+		bound = d.observed
+	}
+	if bound >= d.outside && !(idle && excess < 0) {
+		d.calm = 0
+		return
+	}
+	if d.calm == 0 || d.calmIdle != idle {
+		d.calm, d.calmIdle, d.calmPeak = 0, idle, excess
+		if !idle {
+			d.calmPeak = d.observed
+		}
+	}
+	d.calm++
+	if idle {
+		d.calmPeak = max(d.calmPeak, excess)
+	} else {
+		d.calmPeak = max(d.calmPeak, d.observed)
+	}
+	if d.calm < calmReadings {
+		return
+	}
+	d.calm = 0
+	d.outside = min(d.outside, max(0, d.calmPeak))
+	d.unclaimed = min(d.unclaimed, d.outside)
+	if idle && d.calmPeak < 0 {
+		s.forget(g, -d.calmPeak)
+	}
+}
+
+// forget lowers what idle accounts of a GPU are believed to keep by n bytes,
+// the largest first: at rest the card showed that much less in use than is
+// booked, so an engine let go or has died.
+func (s *Scheduler) forget(g int, n Bytes) {
+	for n > 0 {
+		largest := -1
+		for i, a := range s.accounts {
+			if h := s.live.holdings[i]; a.gpu == g && h.runs == 0 && h.kept > 0 &&
+				(largest < 0 || h.kept > s.live.holdings[largest].kept) {
+				largest = i
+			}
+		}
+		if largest < 0 {
+			return
+		}
+		cut := min(n, s.live.holdings[largest].kept)
+		s.live.holdings[largest].kept -= cut
+		s.live.booked[g] -= cut
+		s.accounts[largest].seen = false
+		n -= cut
+	}
+}
+
+// unseen is how much of a GPU the engines may take when they load that have
+// not run a request since we started, or since they let go.
+func (s *Scheduler) unseen(g int) Bytes {
+	var sum Bytes
+	for _, a := range s.accounts {
+		if a.gpu == g && !a.seen {
+			sum += a.resident
+		}
+	}
+	return sum
+}

@@ -1,0 +1,400 @@
+package admission
+
+import (
+	"slices"
+	"time"
+)
+
+// mark is a moment in the profile at which a run is predicted to end or a
+// reservation to begin or end.
+type mark struct {
+	at    time.Duration
+	shape *shape
+	to    *replica
+	start bool
+	by    uint64 // the ticket's id
+}
+
+// minRemaining keeps the prediction for overdue work from being looked at in
+// ever shorter steps.
+const minRemaining = time.Millisecond
+
+// pass starts what may start now and writes a reservation for every head that
+// may not. Starting work only takes capacity away, so that one pass is enough:
+// at rest a second one grants nothing.
+func (s *Scheduler) pass(now time.Duration) {
+	s.recheck = forever
+	s.expire(now)
+	if s.waiting == 0 {
+		return
+	}
+	s.passes++
+	s.predict(now)
+again:
+	s.profile, s.reservations = s.profile[:0], 0
+	s.harden(now)
+	for _, sh := range s.active {
+		sh.rank = sh.waiting.first.arrived - sh.class.cfg.Boost
+	}
+	slices.SortFunc(s.active, s.ranked)
+	for i := 0; i < len(s.active); {
+		sh := s.active[i]
+		if b, barred := s.barred(sh); barred {
+			// No head, and so no reservation: what cannot run bars nobody.
+			sh.head, sh.reserved, sh.block = nil, forever, b
+			i++
+			continue
+		}
+		t := sh.head
+		if t == nil {
+			t = sh.flows[0].waiting.first
+		}
+		to, at, b := s.earliest(now, t)
+		if to != nil && at == now {
+			wasHardened := s.hardened == t
+			if t.arrived < now {
+				t.lastBlock = s.blockOf(t)
+			}
+			s.leave(now, t)
+			s.start(now, t, to)
+			s.besideValid = false
+			if len(s.profile) > 0 {
+				s.mark(mark{at: t.end, shape: sh, to: to, by: t.id})
+			}
+			s.decided = append(s.decided, t)
+			if wasHardened {
+				goto again // another head may be due for protection
+			}
+			s.settle(i, sh)
+			continue
+		}
+		if sh.head == nil {
+			sh.head, sh.blockedSince = t, now
+		}
+		sh.block, sh.reserved = b, forever
+		if to != nil {
+			sh.reserved = at
+			s.reserve(t, to, at)
+		}
+		if b.reason == ReasonReservedForOther && s.hardened == nil && len(s.running) > 0 {
+			// The bar rests on a prediction. If that runs out with no event,
+			// it has to be looked at again.
+			s.recheck = min(s.recheck, s.running[0].end)
+		}
+		i++
+	}
+}
+
+// barred says that a shape may not run at all for now, whatever is free.
+func (s *Scheduler) barred(sh *shape) (block, bool) {
+	switch b := sh.backend; {
+	case sh.class.paused:
+		return block{reason: ReasonPaused, resource: sh.class.label}, true
+	case b.draining:
+		return block{reason: ReasonDraining, resource: b.label}, true
+	case b.probes == 0:
+		return block{reason: ReasonBackendUnavailable, resource: b.label}, true
+	}
+	return block{}, false
+}
+
+func (s *Scheduler) usable(b *backend) bool { return !b.draining && b.probes != 0 }
+
+// ranked orders heads: the hardened one first, then by the arrival of the
+// shape's eldest less its class's boost, then by order of arrival. It goes by
+// the eldest and not by the fair head, or a younger head of another class
+// would reserve first.
+func (s *Scheduler) ranked(a, b *shape) int {
+	if s.hardened != nil && a != b {
+		if a == s.hardened.shape {
+			return -1
+		}
+		if b == s.hardened.shape {
+			return 1
+		}
+	}
+	if a.rank != b.rank {
+		if a.rank < b.rank {
+			return -1
+		}
+		return 1
+	}
+	if a.waiting.first.id < b.waiting.first.id {
+		return -1
+	}
+	return 1
+}
+
+// settle moves the shape at position i behind those that now rank before it,
+// after its head has started.
+func (s *Scheduler) settle(i int, sh *shape) {
+	if i >= len(s.active) || s.active[i] != sh {
+		return // it has nothing left to wait
+	}
+	sh.rank = sh.waiting.first.arrived - sh.class.cfg.Boost
+	for i+1 < len(s.active) && s.ranked(s.active[i+1], sh) < 0 {
+		s.active[i], s.active[i+1] = s.active[i+1], s.active[i]
+		i++
+	}
+}
+
+// predict moves the ends of overdue work into the future: it is never counted
+// as free. What has taken much longer than expected is expected to take a
+// tenth longer still.
+func (s *Scheduler) predict(now time.Duration) {
+	overdue := 0
+	for overdue < len(s.running) && s.running[overdue].end <= now {
+		t := s.running[overdue]
+		elapsed := now - t.started
+		t.end = now + max(t.p95-elapsed, elapsed/10, minRemaining)
+		overdue++
+	}
+	if overdue > 0 {
+		slices.SortFunc(s.running, endsBefore)
+	}
+}
+
+// harden chooses the head that is protected without believing any estimate:
+// one at a time, the longest blocked first.
+func (s *Scheduler) harden(now time.Duration) {
+	s.besideValid = false
+	if t := s.hardened; t != nil {
+		if _, barred := s.barred(t.shape); !barred && s.hardenedFits(now) {
+			return
+		}
+		s.hardened = nil
+	}
+	ended := false
+	for {
+		var longest *shape
+		for _, sh := range s.active {
+			if sh.head == nil || now-sh.blockedSince < sh.class.cfg.HardenAfter || sh.class.cfg.HardenAfter < 0 {
+				continue
+			}
+			if _, barred := s.barred(sh); barred || sh.unfit == s.passes {
+				continue
+			}
+			if longest == nil || sh.blockedSince < longest.blockedSince ||
+				sh.blockedSince == longest.blockedSince && sh.head.id < longest.head.id {
+				longest = sh
+			}
+		}
+		if longest == nil {
+			return
+		}
+		if !ended {
+			s.scratch.copyFrom(&s.live)
+			for _, t := range s.running {
+				s.give(&s.scratch, t.shape, t.replica)
+			}
+			ended = true
+		}
+		for _, r := range longest.backend.replicas {
+			if _, ok := s.fits(&s.scratch, longest, r, now); ok {
+				s.hardened, s.hardenedAfter = longest.head, s.starts
+				return
+			}
+		}
+		// It would not fit even with everything ended: an outsider or a
+		// neighbour's kept memory is in its way, and barring others is no help.
+		longest.unfit = s.passes
+	}
+}
+
+// hardenedFits says whether the hardened head still fits once all that ran
+// when it hardened has ended, beside what has been started since.
+func (s *Scheduler) hardenedFits(now time.Duration) bool {
+	s.afterHardened()
+	for _, r := range s.hardened.shape.backend.replicas {
+		if _, ok := s.fits(&s.beside, s.hardened.shape, r, now); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// afterHardened works out the world in which all that ran when the head
+// hardened has ended, and what was started since still runs.
+func (s *Scheduler) afterHardened() {
+	if s.besideValid {
+		return
+	}
+	s.beside.copyFrom(&s.live)
+	for _, t := range s.running {
+		if t.order <= s.hardenedAfter {
+			s.give(&s.beside, t.shape, t.replica)
+		}
+	}
+	s.besideValid = true
+}
+
+// besideHardened says whether a start of sh on r leaves the hardened head a
+// replica to start on when all that ran as it hardened has ended. No estimate
+// is asked.
+func (s *Scheduler) besideHardened(now time.Duration, sh *shape, r *replica) bool {
+	h := s.hardened
+	if h == nil || h.shape == sh && sh.head == h {
+		return true
+	}
+	s.afterHardened()
+	for _, hr := range h.shape.backend.replicas {
+		if _, ok := s.fits(&s.beside, h.shape, hr, now); !ok {
+			continue
+		}
+		s.scratch.copyFrom(&s.beside)
+		s.take(&s.scratch, h.shape, hr)
+		if _, ok := s.fits(&s.scratch, sh, r, now); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// earliest finds when and where a head can start without moving anybody's
+// reservation. A nil replica: not in sight. The block says what bars it now.
+func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Duration, block) {
+	sh := t.shape
+	free, b := s.pickNow(sh, now)
+	if free != nil {
+		if s.reservations == 0 && (s.hardened == nil || s.hardened == t) {
+			return free, now, block{}
+		}
+		if best := s.pick(sh, now, func(r *replica) bool {
+			return s.besideHardened(now, sh, r) && s.walk(t, r, now) == now
+		}); best != nil {
+			return best, now, block{}
+		}
+		b = block{reason: ReasonReservedForOther}
+		if len(free.accounts) > 0 {
+			a := free.accounts[0]
+			g := s.accounts[a].gpu
+			b.resource = s.devices[g].cfg.Name
+			b.need, b.free = int64(s.extra(&s.live, a, sh.vram)), int64(s.room(&s.live, g))
+		}
+	}
+	var to *replica
+	at := forever
+	for _, r := range sh.backend.replicas {
+		w := s.walk(t, r, now)
+		if w == now && free != nil {
+			// The profile would allow it now and the hardened head does not;
+			// that ends with the head's own start, which no estimate dates.
+			continue
+		}
+		if w < at {
+			to, at = r, w
+		}
+	}
+	return to, at, b
+}
+
+// pickNow gives the best replica on which a shape fits now, or what bars it on
+// the last one tried.
+func (s *Scheduler) pickNow(sh *shape, now time.Duration) (*replica, block) {
+	var why block
+	best := s.pick(sh, now, func(*replica) bool { return true })
+	if best == nil {
+		for _, r := range sh.backend.replicas {
+			why, _ = s.fits(&s.live, sh, r, now)
+		}
+	}
+	return best, why
+}
+
+// pick chooses among the replicas that fit now and are allowed: the one that
+// already holds its model, which shows in the smaller extra, then the one with
+// most room.
+func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bool) *replica {
+	var best *replica
+	var bestExtra, bestRoom Bytes
+	for _, r := range sh.backend.replicas {
+		if _, ok := s.fits(&s.live, sh, r, now); !ok || !allowed(r) {
+			continue
+		}
+		var extra, room Bytes
+		for i, a := range r.accounts {
+			extra += s.extra(&s.live, a, sh.vram)
+			free := s.room(&s.live, s.accounts[a].gpu)
+			if i == 0 || free < room {
+				room = free
+			}
+		}
+		if best == nil || extra < bestExtra || extra == bestExtra && room > bestRoom {
+			best, bestExtra, bestRoom = r, extra, room
+		}
+	}
+	return best
+}
+
+// walk goes through the profile and gives the first moment from which the
+// ticket fits on a replica for as long as it is expected to hold it; forever
+// if there is none.
+func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration {
+	s.layProfile()
+	u := &s.scratch
+	u.copyFrom(&s.live)
+	from := forever
+	if _, ok := s.fits(u, t.shape, r, now); ok {
+		from = now
+	}
+	for i := 0; i < len(s.profile); {
+		at := s.profile[i].at
+		if from < forever && at >= from+t.p95 {
+			return from
+		}
+		for i < len(s.profile) && s.profile[i].at == at {
+			if m := s.profile[i]; m.start {
+				s.take(u, m.shape, m.to)
+			} else {
+				s.give(u, m.shape, m.to)
+			}
+			i++
+		}
+		if _, ok := s.fits(u, t.shape, r, now); !ok {
+			from = forever
+		} else if from == forever {
+			from = at
+		}
+	}
+	return from
+}
+
+// layProfile begins the profile with the predicted ends of what runs, unless
+// this pass has done so already.
+func (s *Scheduler) layProfile() {
+	if len(s.profile) > 0 {
+		return
+	}
+	for _, t := range s.running {
+		s.profile = append(s.profile, mark{at: t.end, shape: t.shape, to: t.replica, by: t.id})
+	}
+}
+
+// reserve writes a reservation into the profile.
+func (s *Scheduler) reserve(t *Ticket, to *replica, at time.Duration) {
+	s.layProfile()
+	s.reservations++
+	s.mark(mark{at: at, shape: t.shape, to: to, start: true, by: t.id})
+	s.mark(mark{at: at + t.p95, shape: t.shape, to: to, by: t.id})
+}
+
+// mark inserts in order of time; what ends at a moment comes before what
+// starts at it.
+func (s *Scheduler) mark(m mark) {
+	i, _ := slices.BinarySearchFunc(s.profile, m, func(a, b mark) int {
+		if a.at != b.at {
+			if a.at < b.at {
+				return -1
+			}
+			return 1
+		}
+		if a.start == b.start {
+			return -1
+		}
+		if b.start {
+			return -1
+		}
+		return 1
+	})
+	s.profile = slices.Insert(s.profile, i, m)
+}

@@ -1,0 +1,594 @@
+package admission
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Scheduler is the rules as plain data. It is not safe for concurrent use.
+//
+// Every time it is given is the desk's age: how long ago the epoch was. Ages
+// must not go backwards. A call that changes a ticket's state other than the
+// one it was given appends that ticket to Decided.
+type Scheduler struct {
+	epoch time.Time
+
+	devices  []*device
+	classes  []*class
+	backends []*backend
+	replicas []*replica
+	accounts []*account
+
+	deviceIndex  map[string]int
+	classIndex   map[string]*class
+	backendIndex map[string]*backend
+
+	shapes  map[shapeKey]*shape
+	active  []*shape // those with waiting tickets, by rank
+	waiting int
+	expiry  expiries
+
+	tenants   map[string]*tenant
+	anonymous *tenant
+	virtual   float64 // the fair queue's system virtual time
+
+	live    usage
+	running []*Ticket // by predicted end
+	lastID  uint64
+	starts  uint64 // how many were granted; orders them
+
+	hardened      *Ticket
+	hardenedAfter uint64 // starts when it hardened
+	profile       []mark
+	reservations  int // in the profile
+	scratch       usage
+	beside        usage // the hardened head's world; see besideHardened
+	besideValid   bool
+	passes        uint64
+	recheck       time.Duration // when a prediction that bars somebody runs out
+
+	refuseAll *Rejection // set while draining
+	decided   []*Ticket
+}
+
+// class, backend and replica are the configured things with their state.
+type class struct {
+	cfg     Class
+	index   int
+	label   string // for explanations
+	gone    bool
+	paused  bool
+	waiting list
+	bytes   Bytes
+	granted uint64
+	refused uint64
+}
+
+type backend struct {
+	cfg      Backend
+	index    int
+	label    string
+	gone     bool
+	probes   int // -1: all slots; else how many at once
+	draining bool
+	replicas []*replica
+}
+
+type replica struct {
+	index    int // among all
+	number   int // within its backend
+	accounts []int
+}
+
+// shapeKey is one distinct demand.
+type shapeKey struct {
+	class, backend int
+	vram           Bytes
+}
+
+// shape is the queue of one distinct demand. Tens of them exist, so what is
+// done for each shape at each event stays cheap however long the queue is.
+type shape struct {
+	class   *class
+	backend *backend
+	vram    Bytes
+
+	waiting list // all flows, in order of arrival
+	flows   flows
+
+	// The head is sticky: once found blocked it stays until it starts or
+	// leaves, so that a change in the order of tenants cannot orphan its
+	// reservation.
+	head         *Ticket
+	blockedSince time.Duration
+	block        block
+	reserved     time.Duration // predicted start; forever: none
+	rank         time.Duration
+	unfit        uint64 // the pass that found it not to fit even with everything ended
+}
+
+// NewScheduler lays the books for a box. The epoch is when its age is zero.
+func NewScheduler(cfg Config, epoch time.Time) (*Scheduler, error) {
+	s := &Scheduler{
+		epoch:        epoch,
+		deviceIndex:  map[string]int{},
+		classIndex:   map[string]*class{},
+		backendIndex: map[string]*backend{},
+		shapes:       map[shapeKey]*shape{},
+		tenants:      map[string]*tenant{},
+		recheck:      forever,
+	}
+	s.anonymous = s.tenantOf("")
+	for _, g := range cfg.GPUs {
+		if _, dup := s.deviceIndex[g.Name]; dup {
+			return nil, fmt.Errorf("admission: gpu %q is listed twice", g.Name)
+		}
+		s.addDevice(&device{cfg: g, observed: -1})
+	}
+	for _, c := range cfg.Classes {
+		if s.classIndex[c.Name] != nil {
+			return nil, fmt.Errorf("admission: class %q is listed twice", c.Name)
+		}
+		if c.Slots < 1 {
+			return nil, fmt.Errorf("admission: class %q has %d slots: want 1 or more", c.Name, c.Slots)
+		}
+		s.addClass(&class{cfg: c})
+	}
+	for _, b := range cfg.Backends {
+		if s.backendIndex[b.Name] != nil {
+			return nil, fmt.Errorf("admission: backend %q is listed twice", b.Name)
+		}
+		if len(b.Replicas) == 0 {
+			return nil, fmt.Errorf("admission: backend %q has no replica", b.Name)
+		}
+		for _, r := range b.Replicas {
+			for _, p := range r.Places {
+				if _, ok := s.deviceIndex[p.GPU]; !ok {
+					return nil, fmt.Errorf("admission: backend %q is on gpu %q, which is not configured", b.Name, p.GPU)
+				}
+			}
+		}
+		s.addBackend(&backend{cfg: b, probes: -1})
+	}
+	return s, nil
+}
+
+func (s *Scheduler) addDevice(d *device) {
+	if !d.gone {
+		s.deviceIndex[d.cfg.Name] = len(s.devices)
+	}
+	s.devices = append(s.devices, d)
+	s.live.booked = append(s.live.booked, 0)
+}
+
+func (s *Scheduler) addClass(c *class) {
+	c.index, c.label = len(s.classes), "class "+c.cfg.Name
+	if !c.gone {
+		s.classIndex[c.cfg.Name] = c
+	}
+	s.classes = append(s.classes, c)
+	s.live.classes = append(s.live.classes, 0)
+}
+
+func (s *Scheduler) addBackend(b *backend) {
+	b.index, b.label, b.replicas = len(s.backends), "backend "+b.cfg.Name, nil
+	if !b.gone {
+		s.backendIndex[b.cfg.Name] = b
+	}
+	s.backends = append(s.backends, b)
+	s.live.backends = append(s.live.backends, 0)
+	for i, cfg := range b.cfg.Replicas {
+		r := &replica{index: len(s.replicas), number: i}
+		for _, p := range cfg.Places {
+			gpu, ok := s.deviceIndex[p.GPU]
+			if !ok {
+				continue // the GPU is gone, and with it what was booked there
+			}
+			r.accounts = append(r.accounts, len(s.accounts))
+			s.accounts = append(s.accounts, &account{backend: b, replica: i, gpu: gpu, resident: p.Resident})
+			s.live.holdings = append(s.live.holdings, holding{})
+		}
+		b.replicas = append(b.replicas, r)
+		s.replicas = append(s.replicas, r)
+		s.live.replicas = append(s.live.replicas, 0)
+	}
+}
+
+// Decided are the tickets that a call has granted or refused beside the one it
+// was given, in the order in which that happened. Each is told once; the slice
+// is valid until the next call.
+func (s *Scheduler) Decided() []*Ticket {
+	d := s.decided
+	s.decided = s.decided[:0]
+	return d
+}
+
+// Submit asks for the right to run. Afterwards the ticket is granted, refused
+// or waiting.
+func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
+	s.lastID++
+	t.id = s.lastID
+	t.arrived = now
+	c, b := s.classIndex[r.Class], s.backendIndex[r.Backend]
+	if c == nil || b == nil {
+		t.refuse(&Rejection{Code: CodeBackendUnavailable, Class: r.Class, Position: -1,
+			Detail: fmt.Sprintf("class %q or backend %q is not configured", r.Class, r.Backend)})
+		return
+	}
+	t.position = c.waiting.length
+	t.size = r.Size
+	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
+	t.expires = forever
+	if c.cfg.QueueTimeout > 0 {
+		t.expires = now + c.cfg.QueueTimeout
+	}
+	if !r.Deadline.IsZero() {
+		// From here on it could not be met, whatever is free.
+		if last := r.Deadline.Sub(s.epoch) - t.p50; last < t.expires {
+			t.expires, t.deadline = max(last, now-1), true
+		}
+	}
+	if rejection := s.atTheDoor(now, t, c, b, r.VRAM); rejection != nil {
+		c.refused++
+		t.refuse(rejection)
+		return
+	}
+	sh := s.shapeOf(c, b, r.VRAM)
+	t.shape = sh
+	t.tenant = s.anonymous
+	if r.Tenant != "" {
+		t.tenant = s.tenantOf(r.Tenant)
+	}
+	// With nobody waiting there is nobody to be fair to, and no profile to
+	// work out.
+	if s.waiting == 0 && !c.paused && s.usable(b) {
+		s.predict(now)
+		if r, _ := s.pickNow(sh, now); r != nil {
+			s.start(now, t, r)
+			return
+		}
+	}
+	if full := s.queueFull(now, t, c, b); full != nil {
+		c.refused++
+		t.refuse(full)
+		return
+	}
+	behind := sh.waiting.length > 0
+	s.enqueue(now, t)
+	if behind {
+		// The head of its shape is blocked, and a longer queue behind it
+		// frees nothing.
+		return
+	}
+	s.pass(now)
+	// Its own grant is the caller's result, not a decision about another.
+	s.decided = slices.DeleteFunc(s.decided, func(d *Ticket) bool { return d == t })
+}
+
+// atTheDoor refuses what need not ask for room at all.
+func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend, vram Bytes) *Rejection {
+	if s.refuseAll != nil {
+		r := *s.refuseAll
+		r.Class = c.cfg.Name
+		return &r
+	}
+	if t.deadline && t.expires < now {
+		return &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1,
+			Detail: fmt.Sprintf("the work alone takes about %v, longer than the deadline allows", t.p50.Round(time.Millisecond))}
+	}
+	if detail, never := s.neverFits(b, vram); never {
+		return &Rejection{Code: CodeNeverFits, Class: c.cfg.Name, Position: -1, Detail: detail}
+	}
+	return nil
+}
+
+// neverFits says whether no replica could take the demand even on an empty
+// card, going by the configured size and not by a momentary shrink.
+func (s *Scheduler) neverFits(b *backend, vram Bytes) (detail string, never bool) {
+	for _, r := range b.replicas {
+		fits := true
+		for _, i := range r.accounts {
+			a := s.accounts[i]
+			d := s.devices[a.gpu]
+			most := d.ceiling()
+			if most > 0 && a.resident+vram > most {
+				fits = false
+				detail = fmt.Sprintf("%v on top of the %v that backend %s holds is more than the %v that %s can ever give",
+					vram, a.resident, b.cfg.Name, most, d.cfg.Name)
+			}
+		}
+		if fits {
+			return "", false
+		}
+	}
+	return detail, true
+}
+
+// queueFull refuses what would have to wait where there is no place to wait.
+func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend) *Rejection {
+	var detail string
+	switch {
+	case c.waiting.length >= c.cfg.QueueLimit:
+		detail = fmt.Sprintf("%d requests of class %s are waiting, which is its limit", c.waiting.length, c.cfg.Name)
+	case c.cfg.QueueBytes > 0 && c.bytes+t.size > c.cfg.QueueBytes:
+		detail = fmt.Sprintf("the bodies of class %s's queue may take %v together, and %v are taken", c.cfg.Name, c.cfg.QueueBytes, c.bytes)
+	default:
+		return nil
+	}
+	return &Rejection{Code: CodeQueueFull, Class: c.cfg.Name, Position: -1, Detail: detail,
+		RetryAfter: s.estimateWait(now, t.shape, t.p50)}
+}
+
+func (t *Ticket) refuse(r *Rejection) {
+	t.state = stateOver
+	t.rejection = r
+	t.waited = r.Waited
+}
+
+func (s *Scheduler) shapeOf(c *class, b *backend, vram Bytes) *shape {
+	key := shapeKey{c.index, b.index, vram}
+	sh := s.shapes[key]
+	if sh == nil {
+		sh = &shape{class: c, backend: b, vram: vram, reserved: forever}
+		s.shapes[key] = sh
+		s.trimShapes()
+	}
+	return sh
+}
+
+// maxIdleShapes bounds how many shapes without waiting work are remembered:
+// demands come from requests, and a client may send ever new ones.
+const maxIdleShapes = 1024
+
+func (s *Scheduler) trimShapes() {
+	if len(s.shapes) <= maxIdleShapes+len(s.active) {
+		return
+	}
+	for k, sh := range s.shapes {
+		if sh.waiting.length == 0 {
+			delete(s.shapes, k)
+		}
+	}
+}
+
+// enqueue puts a ticket into its shape's queue.
+func (s *Scheduler) enqueue(now time.Duration, t *Ticket) {
+	sh := t.shape
+	// A shape that was trimmed while this ticket was being looked at lives on.
+	s.shapes[shapeKey{sh.class.index, sh.backend.index, sh.vram}] = sh
+	t.state = stateWaiting
+	sh.class.waiting.push(t, inClass)
+	sh.class.bytes += t.size
+	sh.waiting.push(t, inShape)
+	s.join(t)
+	if sh.waiting.length == 1 {
+		s.active = append(s.active, sh)
+	}
+	s.waiting++
+	if t.expires < forever {
+		s.expiry.push(t)
+	}
+}
+
+// leave takes a ticket out of every queue and says whether what is left may
+// now be ordered differently.
+func (s *Scheduler) leave(now time.Duration, t *Ticket) (matters bool) {
+	sh := t.shape
+	matters = sh.head == t || sh.waiting.first == t
+	sh.class.waiting.remove(t, inClass)
+	sh.class.bytes -= t.size
+	sh.waiting.remove(t, inShape)
+	s.part(t)
+	if t.expires < forever {
+		s.expiry.remove(t)
+	}
+	s.waiting--
+	if sh.head == t {
+		sh.head = nil
+		sh.reserved = forever
+	}
+	if s.hardened == t {
+		s.hardened = nil
+	}
+	if sh.waiting.length == 0 {
+		s.active = slices.DeleteFunc(s.active, func(x *shape) bool { return x == sh })
+	}
+	t.waited = now - t.arrived
+	return matters
+}
+
+// start grants a ticket that is in no queue.
+func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
+	t.state = stateRunning
+	t.replica = r
+	t.started = now
+	t.waited = now - t.arrived
+	s.starts++
+	t.order = s.starts
+	s.take(&s.live, t.shape, r)
+	s.claim(r)
+	t.shape.class.granted++
+	s.chargeStart(t)
+	t.end = now + t.p50
+	s.insertRunning(t)
+}
+
+func (s *Scheduler) insertRunning(t *Ticket) {
+	i, _ := slices.BinarySearchFunc(s.running, t, endsBefore)
+	s.running = slices.Insert(s.running, i, t)
+}
+
+func endsBefore(a, b *Ticket) int {
+	if a.end != b.end {
+		if a.end < b.end {
+			return -1
+		}
+		return 1
+	}
+	if a.id < b.id {
+		return -1
+	}
+	if a.id > b.id {
+		return 1
+	}
+	return 0
+}
+
+// End gives a grant back. It reports whether the ticket held one.
+func (s *Scheduler) End(now time.Duration, t *Ticket) bool {
+	if t.state != stateRunning {
+		return false
+	}
+	t.state = stateOver
+	i, ok := slices.BinarySearchFunc(s.running, t, endsBefore)
+	if !ok {
+		panic("admission: a running ticket is not in the list of running tickets")
+	}
+	s.running = slices.Delete(s.running, i, i+1)
+	s.give(&s.live, t.shape, t.replica)
+	s.chargeEnd(t, now-t.started)
+	s.pass(now)
+	return true
+}
+
+// Leave takes a waiting ticket out: its client went away, or an operator
+// cancelled it. It reports whether the ticket was waiting.
+func (s *Scheduler) Leave(now time.Duration, t *Ticket, code Code) bool {
+	if t.state != stateWaiting {
+		return false
+	}
+	s.dismiss(now, t, &Rejection{Code: code})
+	return true
+}
+
+// dismiss refuses a waiting ticket and lets the others move up.
+func (s *Scheduler) dismiss(now time.Duration, t *Ticket, r *Rejection) {
+	if s.evict(now, t, r, t.position) {
+		s.pass(now)
+	}
+}
+
+// evict takes a waiting ticket out with a refusal; the caller passes if it
+// reports that the order may have changed.
+func (s *Scheduler) evict(now time.Duration, t *Ticket, r *Rejection, position int) (matters bool) {
+	r.Class, r.Position = t.shape.class.cfg.Name, position
+	if r.Reason == ReasonNone {
+		r.Reason = s.blockOf(t).reason
+	}
+	matters = s.leave(now, t)
+	r.Waited = t.waited
+	t.shape.class.refused++
+	t.refuse(r)
+	return matters
+}
+
+// Tick does what is due by now: expiries, and starts that a prediction barred
+// which has since run out. Call it no later than Next says.
+func (s *Scheduler) Tick(now time.Duration) {
+	s.pass(now)
+}
+
+func (s *Scheduler) expire(now time.Duration) {
+	for len(s.expiry) > 0 && s.expiry[0].expires <= now {
+		t := s.expiry[0]
+		r := &Rejection{Code: CodeQueueTimeout, Detail: s.blockOf(t).String()}
+		if t.deadline {
+			r.Code = CodeDeadlineUnmeetable
+		} else {
+			r.RetryAfter = s.estimateWait(now, t.shape, t.p50)
+		}
+		s.evict(now, t, r, s.positionInClass(t))
+		s.decided = append(s.decided, t)
+	}
+}
+
+// Next is when Tick must be called if nothing else happens before; false:
+// never.
+func (s *Scheduler) Next() (time.Duration, bool) {
+	next := s.recheck
+	if len(s.expiry) > 0 {
+		next = min(next, s.expiry[0].expires)
+	}
+	return next, next < forever
+}
+
+// Observe takes a reading of a card.
+func (s *Scheduler) Observe(now time.Duration, r Reading) {
+	if s.observe(now, r) && s.waiting > 0 {
+		s.pass(now)
+	}
+}
+
+// SetAvailable says how much of a backend may be used: -1 all its slots, 0
+// nothing, n at most n at once. It reports whether the backend exists.
+func (s *Scheduler) SetAvailable(now time.Duration, name string, slots int) bool {
+	return s.change(now, s.backendIndex[name] != nil, func() { s.backendIndex[name].probes = max(-1, slots) })
+}
+
+// SetDraining stops or resumes new work for a backend.
+func (s *Scheduler) SetDraining(now time.Duration, name string, draining bool) bool {
+	return s.change(now, s.backendIndex[name] != nil, func() { s.backendIndex[name].draining = draining })
+}
+
+// SetPaused stops or resumes a class's grants; its queue stays.
+func (s *Scheduler) SetPaused(now time.Duration, name string, paused bool) bool {
+	return s.change(now, s.classIndex[name] != nil, func() { s.classIndex[name].paused = paused })
+}
+
+func (s *Scheduler) change(now time.Duration, exists bool, do func()) bool {
+	if exists {
+		do()
+		s.pass(now)
+	}
+	return exists
+}
+
+// RefuseNew refuses every new request from now on with the given refusal, and
+// with queued what waits as well.
+func (s *Scheduler) RefuseNew(now time.Duration, r Rejection, queued bool) {
+	s.refuseAll = &r
+	if queued {
+		s.refuseWaiting(now, func(*Ticket) *Rejection { copy := r; return &copy })
+	}
+}
+
+// refuseWaiting refuses the waiting tickets for which why gives a refusal.
+func (s *Scheduler) refuseWaiting(now time.Duration, why func(*Ticket) *Rejection) {
+	for _, c := range s.classes {
+		position := 0
+		for t := c.waiting.first; t != nil; {
+			next := t.links[inClass].next
+			if r := why(t); r != nil {
+				s.evict(now, t, r, position)
+				s.decided = append(s.decided, t)
+			}
+			position++
+			t = next
+		}
+	}
+}
+
+// Idle says that nothing waits and nothing runs.
+func (s *Scheduler) Idle() bool { return s.waiting == 0 && len(s.running) == 0 }
+
+// Precheck says what is certain of a new arrival before its demand is known;
+// nil: nothing.
+func (s *Scheduler) Precheck(now time.Duration, className, backendName string) *Rejection {
+	c, b := s.classIndex[className], s.backendIndex[backendName]
+	if c == nil || b == nil {
+		return nil
+	}
+	if s.refuseAll != nil {
+		r := *s.refuseAll
+		r.Class = className
+		return &r
+	}
+	if c.waiting.length < c.cfg.QueueLimit || c.waiting.length == 0 {
+		return nil
+	}
+	last := c.waiting.last
+	return &Rejection{Code: CodeQueueFull, Class: className, Position: -1,
+		Detail:     fmt.Sprintf("%d requests of class %s are waiting, which is its limit", c.waiting.length, className),
+		RetryAfter: s.estimateWait(now, last.shape, last.p50)}
+}

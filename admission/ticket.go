@@ -1,0 +1,175 @@
+package admission
+
+import "time"
+
+// Ticket is a request's place in the scheduler, from Submit until it has ended
+// or been refused. The caller allocates it, so that a grant costs nothing
+// more; its zero value is ready for Submit. It must not be copied or reused.
+type Ticket struct {
+	id    uint64
+	state ticketState
+
+	shape  *shape
+	flow   *flow
+	tenant *tenant
+	size   Bytes
+
+	p50, p95 time.Duration
+	arrived  time.Duration // as the desk's age, like every time in here
+	expires  time.Duration // leaves the queue by itself; never: forever
+	deadline bool          // expires because of its deadline
+	heap     int           // index in the expiry heap
+
+	links [listKinds]link
+
+	position  int           // in its class, on arrival
+	waited    time.Duration // until the grant or the refusal
+	lastBlock block         // what it last waited for
+
+	replica *replica
+	started time.Duration
+	order   uint64        // of starts, for hardening
+	end     time.Duration // predicted
+	charge  float64       // what its tenant paid in advance
+
+	rejection *Rejection
+	ready     chan struct{} // the Controller's; closed when the state leaves waiting
+}
+
+type ticketState uint8
+
+const (
+	stateNew ticketState = iota
+	stateWaiting
+	stateRunning
+	stateOver
+)
+
+// ID is unique within the scheduler and given in order of arrival.
+func (t *Ticket) ID() uint64 { return t.id }
+
+// Granted says that the ticket has the right to run, and on which replica.
+func (t *Ticket) Granted() (replica int, ok bool) {
+	if t.state != stateRunning {
+		return 0, false
+	}
+	return t.replica.number, true
+}
+
+// Rejection is why the ticket was refused; nil where it was not.
+func (t *Ticket) Rejection() *Rejection { return t.rejection }
+
+// Waited is how long it stood in the queue.
+func (t *Ticket) Waited() time.Duration { return t.waited }
+
+// forever stands for no limit; far enough to add to without overflow.
+const forever = time.Duration(1 << 61)
+
+// A waiting ticket is in three lists at once, all in order of arrival.
+const (
+	inFlow = iota
+	inShape
+	inClass
+	listKinds
+)
+
+type link struct{ prev, next *Ticket }
+
+// list is a doubly linked list through the tickets themselves: leaving from
+// the middle is as cheap as from the front, and no list node is allocated.
+type list struct {
+	first, last *Ticket
+	length      int
+}
+
+func (l *list) push(t *Ticket, kind int) {
+	t.links[kind] = link{prev: l.last}
+	if l.last == nil {
+		l.first = t
+	} else {
+		l.last.links[kind].next = t
+	}
+	l.last = t
+	l.length++
+}
+
+func (l *list) remove(t *Ticket, kind int) {
+	k := t.links[kind]
+	if k.prev == nil {
+		l.first = k.next
+	} else {
+		k.prev.links[kind].next = k.next
+	}
+	if k.next == nil {
+		l.last = k.prev
+	} else {
+		k.next.links[kind].prev = k.prev
+	}
+	t.links[kind] = link{}
+	l.length--
+}
+
+// expiries is a binary heap of the waiting tickets that may expire, soonest
+// first. Each knows its index, so leaving early is logarithmic too.
+type expiries []*Ticket
+
+func (h *expiries) push(t *Ticket) {
+	t.heap = len(*h)
+	*h = append(*h, t)
+	h.up(t.heap)
+}
+
+func (h *expiries) remove(t *Ticket) {
+	old := *h
+	last := len(old) - 1
+	i := t.heap
+	old.swap(i, last)
+	old[last] = nil
+	*h = old[:last]
+	if i < last {
+		h.down(i)
+		h.up(i)
+	}
+}
+
+func (h expiries) swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].heap, h[j].heap = i, j
+}
+
+// sooner breaks ties by arrival, so that the order of expiry is the same
+// whatever the heap went through.
+func (h expiries) sooner(i, j int) bool {
+	if h[i].expires != h[j].expires {
+		return h[i].expires < h[j].expires
+	}
+	return h[i].id < h[j].id
+}
+
+func (h expiries) up(i int) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !h.sooner(i, parent) {
+			return
+		}
+		h.swap(i, parent)
+		i = parent
+	}
+}
+
+func (h expiries) down(i int) {
+	for {
+		child := 2*i + 1
+		if child >= len(h) {
+			return
+		}
+		if child+1 < len(h) && h.sooner(child+1, child) {
+			child++
+		}
+		if !h.sooner(child, i) {
+			return
+		}
+		h.swap(i, child)
+		i = child
+	}
+}
