@@ -20,8 +20,8 @@ type mark struct {
 const minRemaining = time.Millisecond
 
 // pass starts what may start now and writes a reservation for every head that
-// may not. Starting work only takes capacity away, so that one pass is enough:
-// at rest a second one grants nothing.
+// may not. Starting work only takes capacity away, so that without
+// reservations once through is enough; at rest another pass grants nothing.
 func (s *Scheduler) pass(now time.Duration) {
 	s.recheck = forever
 	s.expire(now)
@@ -37,6 +37,7 @@ again:
 		sh.rank = sh.waiting.first.arrived - sh.class.cfg.Boost
 	}
 	slices.SortFunc(s.active, s.ranked)
+	beside := false
 	for i := 0; i < len(s.active); {
 		sh := s.active[i]
 		if b, barred := s.barred(sh); barred {
@@ -65,6 +66,7 @@ again:
 			if wasHardened {
 				goto again // another head may be due for protection
 			}
+			beside = beside || s.reservations > 0
 			s.settle(i, sh)
 			continue
 		}
@@ -76,12 +78,20 @@ again:
 			sh.reserved = at
 			s.reserve(t, to, at)
 		}
-		if b.reason == ReasonReservedForOther && s.hardened == nil && len(s.running) > 0 {
-			// The bar rests on a prediction. If that runs out with no event,
-			// it has to be looked at again.
+		// Two things change the outcome with no event: the prediction that bars
+		// it may run out, and protection moves it to the front.
+		if b.reason == ReasonReservedForOther && len(s.running) > 0 {
 			s.recheck = min(s.recheck, s.running[0].end)
 		}
+		if due := sh.blockedSince + sh.class.cfg.HardenAfter; due > now {
+			s.recheck = min(s.recheck, due)
+		}
 		i++
+	}
+	if beside {
+		// What started beside a reservation may lead its head to another
+		// replica, and so make room that was held for it.
+		goto again
 	}
 }
 
