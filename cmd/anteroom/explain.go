@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/configs"
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+// explanation is what `explain --json` prints.
+type explanation struct {
+	Route    string     `json:"route"`
+	Class    string     `json:"class"`
+	Backend  string     `json:"backend"`
+	Pass     bool       `json:"pass"`
+	Demand   demandJSON `json:"demand"`
+	Estimate float64    `json:"estimate_s"`
+	Reason   string     `json:"reason"`
+}
+
+type demandJSON struct {
+	VRAM  map[string]int64 `json:"vram_bytes"` // by GPU
+	Slots int              `json:"slots"`
+}
+
+// headers collects -H flags.
+type headers http.Header
+
+func (h headers) String() string { return "" }
+
+func (h headers) Set(text string) error {
+	key, value, ok := strings.Cut(text, ":")
+	if key = strings.TrimSpace(key); !ok || key == "" {
+		return errors.New("want 'Key: value'")
+	}
+	http.Header(h).Add(key, strings.TrimSpace(value))
+	return nil
+}
+
+func runExplain(args []string, stdout, stderr io.Writer) int {
+	fs := newFlags("explain", "METHOD PATH", "Say which rule a request would fall under, what it would ask for, and why.", stderr)
+	options := configFlags(fs)
+	header := headers{}
+	fs.Var(header, "H", "send a `HEADER`, 'Key: value'; may be given often")
+	text := fs.String("body", "", "send a `BODY`: text, @FILE, or - for standard input; JSON unless a Content-Type says otherwise")
+	asJSON := fs.Bool("json", false, "print JSON")
+	arguments, code, done := parseMixed(fs, args, 2)
+	if done {
+		return code
+	}
+	body, err := readBody(*text)
+	if err != nil {
+		fmt.Fprintln(stderr, "anteroom explain: --body:", err)
+		return 2
+	}
+	r, err := newRequest(arguments[0], arguments[1], http.Header(header), body)
+	if err != nil {
+		fmt.Fprintln(stderr, "anteroom explain:", err)
+		return 2
+	}
+	config, mistakes := loadConfig(options())
+	if len(mistakes) > 0 {
+		fmt.Fprintln(stderr, mistakes)
+		return 1
+	}
+	e, err := explain(config, r, body)
+	if err != nil {
+		e.Reason = err.Error()
+		code = 1
+	}
+	switch {
+	case *asJSON:
+		printJSON(stdout, e)
+	case code != 0:
+		fmt.Fprintf(stderr, "%s %s: %s\n", r.Method, r.RequestURI, e.Reason)
+	default:
+		e.print(stdout, config)
+	}
+	return code
+}
+
+// readBody reads what --body says.
+func readBody(text string) ([]byte, error) {
+	if text == "-" {
+		return io.ReadAll(os.Stdin)
+	}
+	if file, ok := strings.CutPrefix(text, "@"); ok {
+		return os.ReadFile(file)
+	}
+	return []byte(text), nil
+}
+
+// newRequest is a request as a server would see it.
+func newRequest(method, target string, header http.Header, body []byte) (*http.Request, error) {
+	at, err := url.ParseRequestURI(target)
+	if err != nil || !strings.HasPrefix(target, "/") {
+		return nil, fmt.Errorf("path %q: want one that begins with /", target)
+	}
+	r, err := http.NewRequest(strings.ToUpper(method), "http://localhost/", nil)
+	if err != nil {
+		return nil, fmt.Errorf("method %q: want one such as POST", method)
+	}
+	r.URL, r.RequestURI, r.Header = at, target, header
+	if host := header.Get("Host"); host != "" {
+		// Where a server finds it.
+		r.Host = host
+		header.Del("Host")
+	}
+	if len(body) > 0 {
+		if header.Get("Content-Type") == "" {
+			header.Set("Content-Type", "application/json")
+		}
+		r.ContentLength = int64(len(body))
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	return r, nil
+}
+
+// explain asks the table that serve would ask, with as much of the body as
+// serve would show it.
+func explain(config *configs.Config, r *http.Request, body []byte) (explanation, error) {
+	e := explanation{Demand: demandJSON{VRAM: map[string]int64{}}}
+	table, err := routing.NewTable(config.Routing)
+	if err != nil {
+		return e, err
+	}
+	candidates, err := table.Find(r)
+	if err != nil {
+		if errors.Is(err, routing.ErrNoRoute) {
+			return e, fmt.Errorf("no route matches: it would be answered 404 no_route")
+		}
+		return e, err
+	}
+	limits := config.Proxy.Limits
+	if admission.Bytes(len(body)) > limits.Body && !candidates.First().Pass {
+		return e, fmt.Errorf("the body of %v is larger than limits.body (%v): it would be answered 413 body_too_large", admission.Bytes(len(body)), limits.Body)
+	}
+	seen := routing.Body{Prefix: body, Size: int64(len(body))}
+	if most := int(limits.BodyMemory); len(body) > most {
+		seen.Prefix, seen.Truncated = body[:most], true
+	}
+	d, err := candidates.Decide(r, seen)
+	if err != nil {
+		return e, err
+	}
+	e.Route, e.Class, e.Backend, e.Pass, e.Reason = d.Route.Name, d.Route.ClassName, d.Route.Backend, d.Route.Pass, d.Why
+	if e.Pass {
+		return e, nil
+	}
+	e.Demand.Slots = 1
+	e.Estimate = d.Route.Class.Estimate.Seconds()
+	if gpu := config.Routing.Backends[e.Backend].GPU; gpu != "" {
+		e.Demand.VRAM[gpu] = int64(d.VRAM)
+	}
+	if candidates.NeedBody() && len(body) == 0 {
+		e.Reason += "; the rules look at the body: give one with --body"
+	}
+	return e, nil
+}
+
+// print writes the explanation for people.
+func (e explanation) print(w io.Writer, config *configs.Config) {
+	line := func(name, format string, a ...any) { fmt.Fprintf(w, "%-9s %s\n", name, fmt.Sprintf(format, a...)) }
+	line("route", "%s", e.Route)
+	backend := config.Routing.Backends[e.Backend]
+	line("backend", "%s (%s)", e.Backend, redacted(backend.URL))
+	if e.Pass {
+		line("pass", "forwarded at once: no queue, no slot")
+	} else {
+		class := config.Routing.Classes[e.Class]
+		line("class", "%s (%d at once)", e.Class, class.Slots)
+		for gpu, vram := range e.Demand.VRAM {
+			beside := ""
+			if backend.Resident > 0 {
+				beside = fmt.Sprintf(", beside the %v that %s holds", backend.Resident, e.Backend)
+			}
+			line("demand", "%v on %s%s", admission.Bytes(vram), gpu, beside)
+		}
+		line("estimate", "%v", class.Estimate)
+	}
+	if e.Reason != "" {
+		line("because", "%s", e.Reason)
+	}
+}
+
+func redacted(address string) string {
+	if u, err := url.Parse(address); err == nil {
+		return u.Redacted()
+	}
+	return address
+}

@@ -1,0 +1,111 @@
+// Command anteroom puts model servers that share a GPU behind one proxy that
+// lets in what the card has room for.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+)
+
+// A command's exit code is 0 where it did what was asked, 1 where it could
+// not, 2 where it was asked wrongly.
+type command struct {
+	name string
+	does string
+	run  func(args []string, stdout, stderr io.Writer) int
+}
+
+var commands = []command{
+	{"serve", "the proxy: -c FILE", runServe},
+	{"check", "say everything that is wrong with a configuration: -c FILE", runCheck},
+	{"explain", "say which rule a request would fall under, and why: -c FILE METHOD PATH", runExplain},
+	{"demo", "play the same traffic through one queue, static slots and Anteroom", runDemo},
+	{"engine", "run one simulated model server", runEngine},
+	{"version", "print the version", runVersion},
+}
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		usage(stderr)
+		return 2
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		if len(args) == 2 {
+			return run([]string{args[1], "-h"}, stdout, stderr)
+		}
+		usage(stdout)
+		return 0
+	case "-version", "--version":
+		return runVersion(nil, stdout, stderr)
+	}
+	for _, c := range commands {
+		if c.name == args[0] {
+			return c.run(args[1:], stdout, stderr)
+		}
+	}
+	fmt.Fprintf(stderr, "anteroom: unknown command %q\n\n", args[0])
+	usage(stderr)
+	return 2
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "usage: anteroom COMMAND [flags]\n\n")
+	for _, c := range commands {
+		fmt.Fprintf(w, "  %-9s%s\n", c.name, c.does)
+	}
+	fmt.Fprint(w, "\nanteroom COMMAND -h lists a command's flags.\n")
+}
+
+// newFlags makes a sub-command's flags: what they print goes to stderr.
+func newFlags(command, arguments, does string, stderr io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet(command, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintf(stderr, "usage: anteroom %s [flags]", command)
+		if arguments != "" {
+			fmt.Fprintf(stderr, " %s", arguments)
+		}
+		fmt.Fprintf(stderr, "\n\n%s\n\n", does)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// parse reads a command's flags, of a command that takes wanted arguments
+// beside them. done says that the command is over, and code with what.
+func parse(fs *flag.FlagSet, args []string, wanted int) (code int, done bool) {
+	_, code, done = parseMixed(fs, args, wanted)
+	return code, done
+}
+
+// parseMixed is parse for flags and arguments in any order; after -- all are
+// arguments.
+func parseMixed(fs *flag.FlagSet, args []string, wanted int) (arguments []string, code int, done bool) {
+	for len(args) > 0 {
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, 0, true
+			}
+			return nil, 2, true
+		}
+		flags := args[:len(args)-fs.NArg()]
+		args = fs.Args()
+		if len(flags) > 0 && flags[len(flags)-1] == "--" {
+			arguments, args = append(arguments, args...), nil
+		} else if len(args) > 0 {
+			arguments, args = append(arguments, args[0]), args[1:]
+		}
+	}
+	if len(arguments) != wanted {
+		fmt.Fprintf(fs.Output(), "anteroom %s: %d arguments: want %d\n\n", fs.Name(), len(arguments), wanted)
+		fs.Usage()
+		return nil, 2, true
+	}
+	return arguments, 0, false
+}

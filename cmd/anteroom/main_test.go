@@ -1,0 +1,206 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// anteroom runs a command as main would.
+func anteroom(args ...string) (code int, stdout, stderr string) {
+	var out, err bytes.Buffer
+	code = run(args, &out, &err)
+	return code, out.String(), err.String()
+}
+
+func TestAnswersWrongUseWithTwo(t *testing.T) {
+	for name, args := range map[string][]string{
+		"no command":                 {},
+		"an unknown command":         {"serf"},
+		"an unknown flag":            {"check", "--files", "x"},
+		"an argument too many":       {"check", "-c", "x", "y"},
+		"an argument too few":        {"explain", "-c", "x", "POST"},
+		"a path without a slash":     {"explain", "-c", "x", "POST", "v1"},
+		"a header without a colon":   {"explain", "-c", "x", "POST", "/v1", "-H", "X"},
+		"a body file that is not":    {"explain", "-c", "x", "POST", "/v1", "--body", "@none"},
+		"a method that cannot exist": {"explain", "-c", "x", "P OST", "/v1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := anteroom(args...)
+			if code != 2 || stdout != "" || stderr == "" {
+				t.Errorf("got %d, %q, %q, want 2 and a word on standard error", code, stdout, stderr)
+			}
+		})
+	}
+}
+
+func TestListsItsCommands(t *testing.T) {
+	code, stdout, _ := anteroom("help")
+	if code != 0 {
+		t.Errorf("got %d, want 0", code)
+	}
+	for _, c := range []string{"serve", "check", "explain", "demo", "engine", "version"} {
+		if !strings.Contains(stdout, "\n  "+c+" ") {
+			t.Errorf("%s is not in %s", c, stdout)
+		}
+	}
+	if code, _, stderr := anteroom("help", "check"); code != 0 || !strings.Contains(stderr, "usage: anteroom check") {
+		t.Errorf("help check: %d, %s", code, stderr)
+	}
+	if code, stdout, _ := anteroom("version"); code != 0 || !strings.HasPrefix(stdout, "anteroom ") {
+		t.Errorf("version: %d, %s", code, stdout)
+	}
+}
+
+const rules = `
+gpus: {gpu0: {memory: 48GiB}}
+classes:
+  heavy: {slots: 1, vram: 34GiB, estimate: 18s}
+  light: {slots: 8, vram: 512MiB, estimate: 1.5s}
+backends:
+  flux: {url: "http://127.0.0.1:8001", gpu: gpu0}
+  vqa: {url: "http://127.0.0.1:8002", gpu: gpu0}
+  cpu: {url: "http://127.0.0.1:8003"}
+routes:
+  - {name: images, match: {method: POST, path: /v1/images/generations}, class: heavy, backend: flux}
+  - {name: captions, match: {method: POST, path: /v1/chat/completions, when: 'body.model == "caption"'}, class: light, backend: vqa}
+  - {match: {method: POST, path: /v1/tenant, headers: {X-Kind: small}, host: gpu.example}, class: light, backend: cpu}
+  - {name: rest, match: {method: GET, path: /**}, pass: true, backend: vqa}
+`
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "anteroom.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestChecksAFile(t *testing.T) {
+	good := write(t, strings.Replace(rules, "  cpu: {", "  cpu: {returns_memory: true, ", 1))
+	code, stdout, stderr := anteroom("check", "-c", good)
+	if code != 0 || stdout != "good: 1 GPUs, 2 classes, 3 backends, 4 routes\n" || !strings.Contains(stderr, "warning: ") {
+		t.Errorf("got %d, %q, %q", code, stdout, stderr)
+	}
+	bad := write(t, strings.NewReplacer("slots: 8", "slots: 0", "backend: flux", "backend: flus").Replace(rules))
+	code, stdout, stderr = anteroom("check", "--config", bad, "--listen", "nowhere")
+	if code != 1 || stdout != "" {
+		t.Errorf("got %d, %q, want 1 and nothing", code, stdout)
+	}
+	for _, want := range []string{bad + ":5:18: classes.light.slots: ", bad + ":11:96: routes[0].backend: ", "flag --listen: listen: "} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("%q is not in\n%s", want, stderr)
+		}
+	}
+}
+
+func TestChecksAFileInJSON(t *testing.T) {
+	type result struct {
+		OK       *bool
+		Mistakes []struct {
+			File, Path, Problem string
+			Line, Column        int
+		}
+		Warnings []struct{ Path string }
+	}
+	read := func(args ...string) (code int, r result) {
+		code, stdout, _ := anteroom(append([]string{"check", "--json"}, args...)...)
+		if err := json.Unmarshal([]byte(stdout), &r); err != nil || r.OK == nil || r.Mistakes == nil || r.Warnings == nil {
+			t.Fatalf("%v: %s", err, stdout)
+		}
+		return code, r
+	}
+	if code, r := read("-c", write(t, rules)); code != 0 || !*r.OK || len(r.Mistakes) != 0 || len(r.Warnings) == 0 || r.Warnings[0].Path != "backends.cpu.gpu" {
+		t.Errorf("got %d, %+v", code, r)
+	}
+	bad := write(t, "lisen: x\n"+rules)
+	code, r := read("-c", bad)
+	if code != 1 || *r.OK || len(r.Mistakes) != 1 || r.Mistakes[0].File != bad || r.Mistakes[0].Line != 1 || r.Mistakes[0].Column != 1 || r.Mistakes[0].Path != "lisen" {
+		t.Errorf("got %d, %+v", code, r)
+	}
+	if code, r := read(); code != 1 || *r.OK || !strings.Contains(r.Mistakes[0].Problem, "-c FILE") {
+		t.Errorf("with no file: got %d, %+v", code, r)
+	}
+}
+
+func TestExplainsARequest(t *testing.T) {
+	file := write(t, rules)
+	body := filepath.Join(t.TempDir(), "body.json")
+	if err := os.WriteFile(body, []byte(`{"model": "caption"}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	explained := func(args ...string) (int, explanation, map[string]any) {
+		t.Helper()
+		code, stdout, stderr := anteroom(append([]string{"explain", "--json", "-c", file}, args...)...)
+		var e explanation
+		var keys map[string]any
+		if json.Unmarshal([]byte(stdout), &e) != nil || json.Unmarshal([]byte(stdout), &keys) != nil {
+			t.Fatalf("%v: %d, %q, %q", args, code, stdout, stderr)
+		}
+		return code, e, keys
+	}
+	check := func(name string, want explanation, args ...string) {
+		t.Run(name, func(t *testing.T) {
+			code, got, _ := explained(args...)
+			if got.Reason == "" {
+				t.Error("there is no reason")
+			}
+			got.Reason = ""
+			if code != 0 || !reflect.DeepEqual(got, want) {
+				t.Errorf("got %d, %+v, want %+v", code, got, want)
+			}
+		})
+	}
+	heavy := explanation{Route: "images", Class: "heavy", Backend: "flux", Estimate: 18, Demand: demandJSON{map[string]int64{"gpu0": 34 << 30}, 1}}
+	light := explanation{Route: "captions", Class: "light", Backend: "vqa", Estimate: 1.5, Demand: demandJSON{map[string]int64{"gpu0": 512 << 20}, 1}}
+	check("by its path", heavy, "POST", "/v1/images/generations")
+	check("with flags behind the path", light, "POST", "/v1/chat/completions?x=1", "--body", `{"model": "caption"}`)
+	check("with a body from a file", light, "--body", "@"+body, "post", "/v1/chat/completions")
+	check("by its headers and host", explanation{Route: "routes[2]", Class: "light", Backend: "cpu", Estimate: 1.5,
+		Demand: demandJSON{map[string]int64{}, 1}}, "POST", "/v1/tenant", "-H", "X-Kind: small", "-H", "Host: gpu.example")
+	check("that passes", explanation{Route: "rest", Backend: "vqa", Pass: true, Demand: demandJSON{map[string]int64{}, 0}}, "GET", "/anything")
+
+	t.Run("that no route wants", func(t *testing.T) {
+		code, e, keys := explained("POST", "/v1/tenant")
+		if code != 1 || !strings.Contains(e.Reason, "no route matches") {
+			t.Errorf("got %d, %+v", code, e)
+		}
+		for _, key := range []string{"route", "class", "backend", "pass", "demand", "estimate_s", "reason"} {
+			if _, ok := keys[key]; !ok {
+				t.Errorf("%s is missing in %v", key, keys)
+			}
+		}
+		if len(keys) != 7 {
+			t.Errorf("got %v, want seven keys", keys)
+		}
+		if code, stdout, stderr := anteroom("explain", "-c", file, "POST", "/v1/tenant"); code != 1 || stdout != "" || !strings.Contains(stderr, "404 no_route") {
+			t.Errorf("for people: %d, %q, %q", code, stdout, stderr)
+		}
+	})
+	t.Run("whose path has no single meaning", func(t *testing.T) {
+		if code, e, _ := explained("GET", "/a/%2e%2e/%2fb"); code != 1 || e.Reason == "" {
+			t.Errorf("got %d, %+v, want 1", code, e)
+		}
+	})
+	t.Run("for people", func(t *testing.T) {
+		code, stdout, stderr := anteroom("explain", "-c", file, "POST", "/v1/images/generations")
+		for _, want := range []string{"route     images\n", "backend   flux (http://127.0.0.1:8001)\n", "class     heavy (1 at once)\n", "demand    34GiB on gpu0\n", "estimate  18s\n"} {
+			if !strings.Contains(stdout, want) {
+				t.Errorf("%q is not in\n%s%s", want, stdout, stderr)
+			}
+		}
+		if code != 0 {
+			t.Errorf("got %d, want 0", code)
+		}
+	})
+	t.Run("under a configuration that is wrong", func(t *testing.T) {
+		if code, _, stderr := anteroom("explain", "-c", write(t, "lisen: x\n"), "GET", "/"); code != 1 || !strings.Contains(stderr, "lisen: unknown key: want listen") {
+			t.Errorf("got %d, %s", code, stderr)
+		}
+	})
+}

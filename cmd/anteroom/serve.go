@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/anteroom-gpu/anteroom/configs"
+)
+
+// runServe is `anteroom serve`. It returns 0 after a drain that lost nothing,
+// 1 where the configuration is refused, a listener cannot be opened, or the end
+// was forced.
+func runServe(args []string, stdout, stderr io.Writer) int {
+	fs := newFlags("serve", "", "Serve as the configuration says. SIGHUP or a changed file reloads it, SIGTERM drains, a second one ends.", stderr)
+	options := configFlags(fs)
+	if code, done := parse(fs, args, 0); done {
+		return code
+	}
+	from := options()
+	// Signals and changes are taken before anything is read or open, so that
+	// none of them falls between or ends a half start.
+	ends, hangups, changes := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{}, 1)
+	signal.Notify(ends, syscall.SIGTERM, os.Interrupt)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(ends)
+	defer signal.Stop(hangups)
+	watching, unwatch := context.WithCancel(context.Background())
+	defer unwatch()
+	if from.File != "" {
+		configs.Watch(watching, from.File, func() { changes <- struct{}{} })
+	}
+
+	cfg, err := configs.Load(from)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	s, err := startServer(context.Background(), cfg, stderr, nil)
+	if err != nil {
+		fmt.Fprintln(stderr, "anteroom:", err)
+		return 1
+	}
+	s.reloadFrom(func() (*configs.Config, error) { return configs.Load(from) })
+	for serving := true; serving; {
+		select {
+		case <-hangups:
+			s.Reload() // it logs its refusal
+		case <-changes:
+			s.Reload() // likewise
+		case err := <-s.served:
+			s.log.Error("a listener ended", "error", err)
+			s.served <- err
+			s.forceStop()
+			return 1
+		case <-ends:
+			serving = false
+		}
+	}
+	unwatch()
+	ctx, cancel := context.WithTimeout(context.Background(), s.grace())
+	defer cancel()
+	go func() {
+		select {
+		case <-ends:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if s.Stop(ctx) != nil {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/admission/gpu"
+	"github.com/anteroom-gpu/anteroom/configs"
+	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+)
+
+// server is a running proxy with all that belongs to it: desk, sensor,
+// listeners, telemetry.
+type server struct {
+	log       *slog.Logger
+	telemetry *telemetry.Telemetry
+	desk      *admission.Controller
+	handler   *proxy.Handler
+	proxy     *proxy.Server
+	served    chan error // what ended Serve
+
+	// read observes the cards until its context ends; nil: the real ones.
+	read func(ctx context.Context, observe func(admission.Reading))
+
+	mu      sync.Mutex
+	cfg     *configs.Config                 // guarded by mu; in force
+	load    func() (*configs.Config, error) // guarded by mu; nil: there is nothing to reload from
+	stop    context.CancelFunc              // guarded by mu; ends the reading of the cards
+	reading chan struct{}                   // guarded by mu; closed when it has ended
+}
+
+// startServer opens the listeners that cfg names and serves on them at once. A
+// read that is not nil takes the place of the GPU sensor. Log lines go to
+// logs. The caller ends it by Stop.
+func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read func(ctx context.Context, observe func(admission.Reading))) (*server, error) {
+	t, err := telemetry.Start(ctx, cfg.Telemetry, buildVersion(), logs)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{log: t.Log(), telemetry: t, cfg: cfg, read: read, served: make(chan error, 1)}
+	if err := s.open(cfg); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
+		defer cancel()
+		return nil, errors.Join(err, t.Shutdown(ctx))
+	}
+	t.Observe(telemetry.Sources{Desk: s.desk.Snapshot, Breakers: s.handler.Breakers})
+	go func() { s.served <- s.proxy.Serve() }()
+	s.log.Info("listening", "url", s.URL(), "admin", s.AdminURL(), "version", buildVersion(), "mode", cfg.Proxy.Mode)
+	for _, warning := range cfg.Warnings() {
+		s.log.Warn("configuration", "warning", warning.String())
+	}
+	return s, nil
+}
+
+// open makes the desk, lets it see the cards, and opens the listeners: in this
+// order, so that the first request is already judged by what is on the card.
+func (s *server) open(cfg *configs.Config) (err error) {
+	if s.desk, err = admission.NewController(cfg.Desk()); err != nil {
+		return err
+	}
+	if s.handler, err = proxy.New(setup(cfg), s.desk, s.telemetry); err != nil {
+		return err
+	}
+	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public})
+	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, admin); err != nil {
+		s.handler.Close()
+		return err
+	}
+	s.watchCards(cfg.GPUs)
+	return nil
+}
+
+func setup(cfg *configs.Config) proxy.Setup {
+	return proxy.Setup{Proxy: cfg.Proxy, Routing: cfg.Routing, Desk: cfg.Desk()}
+}
+
+// watchCards begins to read the cards, or begins anew, and returns when each
+// has been asked once. The caller holds mu, or is alone.
+func (s *server) watchCards(cards map[string]gpu.Config) {
+	s.endReading()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	s.stop, s.reading = cancel, ended
+	read := s.read
+	ready := make(chan struct{})
+	if read == nil {
+		read = func(ctx context.Context, observe func(admission.Reading)) {
+			gpu.Watch(ctx, cards, s.log, observe, func() { close(ready) })
+		}
+	} else {
+		close(ready)
+	}
+	go func() {
+		defer close(ended)
+		read(ctx, s.desk.Observe)
+	}()
+	<-ready
+}
+
+// endReading lets go of the cards. A driver call that hangs is not waited for.
+func (s *server) endReading() {
+	if s.stop == nil {
+		return
+	}
+	s.stop()
+	select {
+	case <-s.reading:
+	case <-time.After(time.Second):
+	}
+}
+
+// URL is where clients reach the proxy; AdminURL where operators do, empty
+// where there is no admin listener.
+func (s *server) URL() string      { return s.proxy.URL() }
+func (s *server) AdminURL() string { return s.proxy.AdminURL() }
+
+func (s *server) public() any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Public()
+}
+
+// reloadFrom says where Reload gets a configuration from.
+func (s *server) reloadFrom(load func() (*configs.Config, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.load = load
+}
+
+// Reload reads the configuration again and puts its rules and limits in place;
+// what runs and what waits stays. Where it is refused nothing changes.
+func (s *server) Reload() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.load == nil {
+		return errors.New("there is no file to read again")
+	}
+	cfg, err := s.load()
+	if err == nil {
+		err = s.handler.Reload(setup(cfg))
+	}
+	s.telemetry.Reloaded(err == nil)
+	if err != nil {
+		s.log.Error("the configuration stays as it was", "error", err.Error())
+		return err
+	}
+	old := s.cfg
+	s.cfg = cfg
+	if !reflect.DeepEqual(old.GPUs, cfg.GPUs) {
+		s.watchCards(cfg.GPUs)
+	}
+	if later := needRestart(old, cfg); len(later) > 0 {
+		s.log.Warn("the configuration was reloaded, but for what takes a restart", "keys", strings.Join(later, " "))
+	} else {
+		s.log.Info("the configuration was reloaded")
+	}
+	return nil
+}
+
+// needRestart names what differs and is fixed when the listeners open.
+func needRestart(old, next *configs.Config) (keys []string) {
+	type fixed struct {
+		key       string
+		was, will any
+	}
+	a, b := old.Proxy, next.Proxy
+	for _, f := range []fixed{
+		{"listen", a.Listen, b.Listen}, {"tls", a.TLS, b.TLS}, {"admin", a.Admin, b.Admin},
+		{"limits.header", a.Limits.Header, b.Limits.Header}, {"limits.read_header", a.Limits.ReadHeader, b.Limits.ReadHeader},
+		{"limits.idle", a.Limits.Idle, b.Limits.Idle}, {"limits.connections", a.Limits.Connections, b.Limits.Connections},
+		{"limits.streams", a.Limits.Streams, b.Limits.Streams}, {"telemetry", old.Telemetry, next.Telemetry},
+	} {
+		if !reflect.DeepEqual(f.was, f.will) {
+			keys = append(keys, f.key)
+		}
+	}
+	return keys
+}
+
+// flushTime is what telemetry may take to send what it holds. A collector that
+// is gone must not hold the exit up.
+const flushTime = 5 * time.Second
+
+// Stop drains: new requests are refused, what is queued is served or refused
+// as drain.queued says, what runs ends by itself. When ctx ends first, what is
+// left is cut, and named in the log and the error.
+func (s *server) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	drain := s.cfg.Proxy.Drain
+	s.load = nil
+	s.mu.Unlock()
+	until := time.Now().Add(drain.Grace)
+	if deadline, ok := ctx.Deadline(); ok {
+		until = deadline
+	}
+	s.handler.Drain(until)
+	s.log.Info("draining", "until", until)
+
+	err := s.desk.Drain(ctx, drain.Queued == "serve")
+	left := s.unfinished()
+	if shutdown := s.proxy.Shutdown(ctx); err == nil && shutdown != nil {
+		err = fmt.Errorf("answers were still being sent: %w", shutdown)
+	}
+	if err != nil && len(left) > 0 {
+		err = fmt.Errorf("%d jobs were left: %s: %w", len(left), strings.Join(left, "; "), err)
+	}
+	if err != nil {
+		s.log.Error("the end was forced", "error", err.Error(), "jobs", left)
+	}
+	<-s.served
+	s.handler.Close()
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
+	defer cancel()
+	if e := s.telemetry.Shutdown(flush); e != nil {
+		s.log.Warn("telemetry was lost at the end", "error", e.Error())
+	}
+	s.mu.Lock()
+	s.endReading()
+	s.mu.Unlock()
+	return err
+}
+
+// unfinished names the work that runs or waits.
+func (s *server) unfinished() (jobs []string) {
+	for _, r := range s.desk.Running() {
+		jobs = append(jobs, fmt.Sprintf("#%d %s on %s, running for %v", r.ID, r.Class, r.Backend, r.Elapsed.Round(time.Millisecond)))
+	}
+	for _, w := range s.desk.Queue(100) {
+		jobs = append(jobs, fmt.Sprintf("#%d %s for %s, waiting for %v", w.ID, w.Class, w.Backend, w.Waited.Round(time.Millisecond)))
+	}
+	return jobs
+}
+
+// grace is how long a drain may take.
+func (s *server) grace() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cfg.Proxy.Drain.Grace
+}
+
+// forceStop ends without a drain.
+func (s *server) forceStop() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.Stop(ctx)
+}

@@ -1,0 +1,220 @@
+// Package configs loads the configuration: the embedded defaults, the file,
+// the environment and flags, strictly, with every mistake reported at once.
+//
+//   - Every default stands in default.yaml and nowhere else.
+//   - A key exists when a section's struct has a field for it.
+//   - A configuration that Load returns has no mistake that can be seen
+//     without starting.
+package configs
+
+import (
+	_ "embed"
+	"maps"
+	"net/url"
+	"slices"
+
+	"github.com/go-viper/mapstructure/v2"
+	koanfmaps "github.com/knadh/koanf/maps"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/v2"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/admission/gpu"
+	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+)
+
+// Config is the whole file, as the sections' owners see it.
+type Config struct {
+	Proxy     proxy.Config          `koanf:",squash"`
+	Routing   routing.Config        `koanf:",squash"`
+	GPUs      map[string]gpu.Config `koanf:"gpus"`
+	Telemetry telemetry.Config      `koanf:"telemetry"`
+
+	warnings Mistakes
+	values   map[string]any
+}
+
+// Options says where a configuration comes from.
+type Options struct {
+	File  string            // empty: the defaults, the environment and the flags alone
+	Env   []string          // as os.Environ gives it
+	Flags map[string]string // config path → value, from the command line
+}
+
+// Load reads and checks a configuration. Its error is always Mistakes.
+func Load(o Options) (*Config, error) {
+	file := &document{file: o.File}
+	if o.File != "" {
+		if file = readFile(o.File); file.root == nil {
+			return nil, file.mistakes
+		}
+	}
+	given := &overrides{known: file.values, origin: make(map[string]string)}
+	c := &Config{values: merge(o, file, given)}
+	if err := decode(c.values, c); err != nil {
+		return nil, Mistakes{{File: o.File, Problem: err.Error()}}
+	}
+	found := &findings{file: file, origin: given.origin, mistakes: slices.Concat(file.mistakes, given.mistakes)}
+	c.check(found)
+	if len(found.mistakes) > 0 {
+		found.mistakes.sort()
+		return nil, found.mistakes
+	}
+	c.warn(found)
+	found.warnings.sort()
+	c.warnings = slices.Compact(found.warnings)
+	return c, nil
+}
+
+// Warnings are what serve accepts and an operator should know.
+func (c *Config) Warnings() Mistakes { return c.warnings }
+
+// template is the name of the entry that the others of its section begin with.
+const template = "*"
+
+//go:embed default.yaml
+var defaultText []byte
+
+// readDefaults parses default.yaml anew, so that nobody shares its maps.
+func readDefaults() *document {
+	d := &document{file: "default.yaml", templates: true}
+	d.parse(defaultText)
+	if len(d.mistakes) > 0 {
+		panic("configs: " + d.mistakes.Error())
+	}
+	return d
+}
+
+// merge lays the file over the defaults, the environment over both and the
+// flags over all, then completes every entry from its section's template.
+func merge(o Options, file *document, given *overrides) map[string]any {
+	defaults := readDefaults().values
+	templates := make(map[string]map[string]any)
+	for key, s := range schemaRoot.keys {
+		switch {
+		case s.kind == entries:
+			named, _ := defaults[key].(map[string]any)
+			templates[key], _ = named[template].(map[string]any)
+			defaults[key] = map[string]any{}
+		case s.kind == list && s.elem.kind == section:
+			items, _ := defaults[key].([]any)
+			templates[key], _ = items[0].(map[string]any)
+			defaults[key] = []any{}
+		}
+	}
+
+	k := koanf.New(separator)
+	load := func(p koanf.Provider) {
+		if err := k.Load(p, nil); err != nil {
+			panic("configs: " + err.Error()) // the providers read from memory
+		}
+	}
+	load(confmap.Provider(defaults, ""))
+	load(confmap.Provider(file.values, ""))
+	load(env.Provider(separator, env.Opt{Prefix: prefix, TransformFunc: given.environment, EnvironFunc: func() []string { return o.Env }}))
+	flags := make(map[string]any)
+	for _, path := range slices.Sorted(maps.Keys(o.Flags)) {
+		if key, value := given.flag(path, o.Flags[path]); key != "" {
+			flags[key] = value
+		}
+	}
+	load(confmap.Provider(flags, separator))
+
+	values := k.Raw()
+	for key, start := range templates {
+		switch below := values[key].(type) {
+		case map[string]any:
+			for name, entry := range below {
+				below[name] = complete(start, entry)
+			}
+		case []any:
+			for i, entry := range below {
+				below[i] = complete(start, entry)
+			}
+		}
+	}
+	return values
+}
+
+// complete is an entry with what it does not say itself taken from start.
+func complete(start map[string]any, entry any) map[string]any {
+	whole := koanfmaps.Copy(start)
+	if own, ok := entry.(map[string]any); ok {
+		koanfmaps.Merge(own, whole)
+	}
+	return whole
+}
+
+func decode(values map[string]any, c *Config) error {
+	k := koanf.New(separator)
+	if err := k.Load(confmap.Provider(values, ""), nil); err != nil {
+		return err
+	}
+	return k.UnmarshalWithConf("", c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+		ErrorUnused: true,
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(
+			mapstructure.StringToTimeDurationHookFunc(),
+			mapstructure.TextUnmarshallerHookFunc()),
+	}})
+}
+
+// Desk is the box as the admission desk is told about it, in the order of the
+// names.
+func (c *Config) Desk() admission.Config {
+	var desk admission.Config
+	for _, name := range slices.Sorted(maps.Keys(c.GPUs)) {
+		g := c.GPUs[name]
+		desk.GPUs = append(desk.GPUs, admission.GPU{Name: name, Memory: g.Memory, Reserve: g.Reserve, Hold: g.Unknown == "hold"})
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Classes)) {
+		k := c.Routing.Classes[name]
+		desk.Classes = append(desk.Classes, admission.Class{
+			Name: name, Slots: k.Slots,
+			QueueLimit: k.Queue.Limit, QueueBytes: k.Queue.Bytes, QueueTimeout: k.Queue.Timeout,
+			Boost: k.Boost, HardenAfter: k.HardenAfter,
+		})
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		b := c.Routing.Backends[name]
+		var replica admission.Replica
+		if b.GPU != "" {
+			replica.Places = []admission.Place{{GPU: b.GPU, Resident: b.Resident}}
+		}
+		desk.Backends = append(desk.Backends, admission.Backend{
+			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, Replicas: []admission.Replica{replica},
+		})
+	}
+	return desk
+}
+
+// Public is the configuration in force, ready for JSON, without secrets: a
+// token is there or not, and addresses have no passwords.
+func (c *Config) Public() map[string]any {
+	shown := koanfmaps.Copy(c.values)
+	if admin, ok := shown["admin"].(map[string]any); ok && admin["token"] != "" {
+		admin["token"] = "(set)"
+	}
+	return redact(shown).(map[string]any)
+}
+
+// redact hides the passwords in addresses, everywhere below v.
+func redact(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for key, below := range v {
+			v[key] = redact(below)
+		}
+	case []any:
+		for i, below := range v {
+			v[i] = redact(below)
+		}
+	case string:
+		if u, err := url.Parse(v); err == nil && u.User != nil {
+			return u.Redacted()
+		}
+	}
+	return v
+}

@@ -1,0 +1,383 @@
+package configs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+const (
+	// maxFile is more than any file of rules that a person could keep in mind.
+	maxFile = 1 << 20
+	// maxValues bounds what aliases can make of a small file.
+	maxValues = 100_000
+	// maxMistakes is more than anybody reads.
+	maxMistakes = 1000
+)
+
+// document is one YAML file as it was read, with the mistakes found in it.
+type document struct {
+	file      string
+	templates bool       // entries may be called "*"
+	root      *yaml.Node // the mapping; nil where there is none
+	values    map[string]any
+	mistakes  Mistakes
+	visited   int
+}
+
+// readFile reads and parses a file. What it cannot accept is a mistake of the
+// document and not among its values.
+func readFile(name string) *document {
+	d := &document{file: name}
+	text, err := contents(name)
+	if err != nil {
+		d.mistakes = Mistakes{{File: name, Line: 1, Column: 1, Problem: err.Error()}}
+		return d
+	}
+	d.parse(text)
+	return d
+}
+
+// contents is a configuration file's text.
+func contents(name string) ([]byte, error) {
+	const want = "want a file with backends, classes and routes"
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %v: %s", cause(err), want)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return nil, errors.New("is a directory: " + want)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %v: %s", cause(err), want)
+	}
+	if len(text) > maxFile {
+		return nil, errors.New("is larger than 1MiB: want a smaller file")
+	}
+	return text, nil
+}
+
+// cause leaves out the operation and the file's name, which the caller tells.
+func cause(err error) error {
+	if p, ok := errors.AsType[*os.PathError](err); ok {
+		return p.Err
+	}
+	return err
+}
+
+var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
+
+// parse fills the document from its text.
+func (d *document) parse(text []byte) {
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	var first, second yaml.Node
+	err := decoder.Decode(&first)
+	top := func(line int, problem string) {
+		d.mistakes = append(d.mistakes, Mistake{File: d.file, Line: max(line, 1), Column: 1, Problem: problem})
+	}
+	syntax := func(err error) {
+		parts := yamlLine.FindStringSubmatch(err.Error())
+		if parts == nil {
+			parts = []string{"", "", err.Error()}
+		}
+		line, _ := strconv.Atoi(parts[1])
+		top(line, "not YAML: "+parts[2])
+	}
+	if err != nil && err != io.EOF {
+		syntax(err)
+		return
+	}
+	var root *yaml.Node
+	if err == nil && len(first.Content) > 0 {
+		root = first.Content[0]
+	}
+	if root == nil || isNull(root) {
+		top(1, "the file is empty: want backends, classes and routes")
+		return
+	}
+	if root.Kind != yaml.MappingNode {
+		top(root.Line, "the file is not a mapping: want keys with values")
+		return
+	}
+	switch err := decoder.Decode(&second); {
+	case err == nil:
+		top(second.Line, "a second document: want one in a file")
+	case err != io.EOF:
+		syntax(err)
+	}
+	d.root = root
+	d.values, _ = d.value(root, schemaRoot, "", "").(map[string]any)
+}
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+
+// report notes a mistake at a node.
+func (d *document) report(n *yaml.Node, path, problem string) {
+	switch {
+	case len(d.mistakes) == maxMistakes:
+		path, problem = "", fmt.Sprintf("more than %d mistakes: the rest is left out", maxMistakes)
+	case len(d.mistakes) > maxMistakes:
+		return
+	}
+	d.mistakes = append(d.mistakes, Mistake{File: d.file, Line: n.Line, Column: n.Column, Path: path, Problem: problem})
+}
+
+// tooMany counts a key or a value and says whether the file has more than it may have,
+// which is reported once.
+func (d *document) tooMany(n *yaml.Node) bool {
+	d.visited++
+	if d.visited == maxValues+1 {
+		d.report(n, "", fmt.Sprintf("more than %d values with all aliases written out: want fewer", maxValues))
+	}
+	return d.visited > maxValues
+}
+
+// value reads a node as the schema wants it; nil: there is nothing, or what
+// there is has been reported. path is as the user sees it, pattern has * for
+// every name of the user's own.
+func (d *document) value(n *yaml.Node, s *schema, path, pattern string) any {
+	at := n
+	n = resolve(n)
+	if isNull(n) {
+		if s.kind == leaf {
+			d.report(at, path, "no value: want "+s.wants())
+		}
+		return nil
+	}
+	switch {
+	case n.Kind == yaml.ScalarNode && s.kind == leaf:
+		return d.scalar(at, n, s, path, pattern)
+	case n.Kind == yaml.MappingNode && (s.kind == section || s.kind == entries || s.kind == table):
+		return d.mapping(n, s, path, pattern)
+	case n.Kind == yaml.SequenceNode && s.kind == list:
+		return d.sequence(n, s, path, pattern)
+	}
+	if problem := laterShape(pattern); problem != "" {
+		d.report(at, path, problem)
+		return nil
+	}
+	d.report(at, path, fmt.Sprintf("%s: want %s", shape(n), s.wants()))
+	return nil
+}
+
+// shape says what a node is, for people.
+func shape(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "keys with values"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	return quote(n.Value)
+}
+
+func (d *document) scalar(at, n *yaml.Node, s *schema, path, pattern string) any {
+	if problem := laterValue(pattern, n.Value); problem != "" {
+		d.report(at, path, problem)
+		return nil
+	}
+	if s.strict() && n.ShortTag() == "!!str" {
+		d.report(at, path, fmt.Sprintf("%s is text: want %s", quote(n.Value), s.wants()))
+		return nil
+	}
+	v, err := s.parse(n.Value)
+	if err != nil {
+		d.report(at, path, err.Error())
+		return nil
+	}
+	return v
+}
+
+// mapping reads the keys of a section, or the names of entries or a table.
+func (d *document) mapping(n *yaml.Node, s *schema, path, pattern string) any {
+	out := make(map[string]any)
+	lines := make(map[string]int)
+	for key, value := range d.pairs(n, path) {
+		name := key.Value
+		inner := join(path, name)
+		if line, twice := lines[name]; twice {
+			d.report(key, inner, fmt.Sprintf("given twice: want it once (it stands on line %d too)", line))
+			continue
+		}
+		lines[name] = key.Line
+		if key.Kind != yaml.ScalarNode {
+			d.report(key, inner, shape(key)+": want a name")
+			continue
+		}
+		next, innerPattern := s.elem, join(pattern, "*")
+		if s.kind == section {
+			next, innerPattern = s.keys[name], join(pattern, name)
+			if next == nil {
+				if later[innerPattern] {
+					d.report(key, inner, notYet)
+				} else {
+					d.report(key, inner, s.unknown(name))
+				}
+				continue
+			}
+		}
+		if s.kind == entries && !goodName.MatchString(name) && !(d.templates && name == template) {
+			d.report(key, inner, "not a name: want up to 63 letters, digits, _ and -, beginning with a letter or digit")
+		}
+		v := d.value(value, next, inner, innerPattern)
+		if v == nil && s.kind == entries {
+			v = map[string]any{} // it exists, so that who refers to it is not wrong
+		}
+		if v != nil {
+			out[name] = v
+		}
+	}
+	return out
+}
+
+// goodName is what entries may be called: names are labels of metrics and parts
+// of the admin listener's paths.
+var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
+
+// pairs gives the keys and values of a mapping, then those that it merges in
+// (<<) and does not have itself.
+func (d *document) pairs(n *yaml.Node, path string) func(yield func(key, value *yaml.Node) bool) {
+	return func(yield func(key, value *yaml.Node) bool) {
+		var merged []*yaml.Node
+		own := make(map[string]bool)
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, value := n.Content[i], n.Content[i+1]
+			if key.ShortTag() == "!!merge" {
+				merged = append(merged, value)
+				continue
+			}
+			own[key.Value] = true
+			if d.tooMany(key) || !yield(key, value) {
+				return
+			}
+		}
+		// What is merged may merge in turn, even itself.
+		seen := map[*yaml.Node]bool{n: true}
+		for len(merged) > 0 {
+			at := merged[0]
+			source := resolve(at)
+			merged = merged[1:]
+			if seen[source] {
+				continue
+			}
+			seen[source] = true
+			if d.tooMany(at) {
+				return
+			}
+			switch source.Kind {
+			case yaml.SequenceNode:
+				merged = append(append([]*yaml.Node{}, source.Content...), merged...)
+			case yaml.MappingNode:
+				for i := 0; i+1 < len(source.Content); i += 2 {
+					key, value := source.Content[i], source.Content[i+1]
+					if d.tooMany(key) {
+						return
+					}
+					if key.ShortTag() == "!!merge" {
+						merged = append(merged, value)
+					} else if !own[key.Value] {
+						own[key.Value] = true
+						if !yield(key, value) {
+							return
+						}
+					}
+				}
+			default:
+				d.report(at, join(path, "<<"), shape(source)+": want an alias of keys with values")
+			}
+		}
+	}
+}
+
+func (d *document) sequence(n *yaml.Node, s *schema, path, pattern string) any {
+	out := []any{}
+	for i, item := range n.Content {
+		if d.tooMany(item) {
+			break
+		}
+		inner := fmt.Sprintf("%s[%d]", path, i)
+		v := d.value(item, s.elem, inner, pattern+"[]")
+		if v == nil {
+			if s.elem.kind == leaf {
+				continue
+			}
+			if target := resolve(item); isNull(target) {
+				d.report(item, inner, "no value: want "+s.elem.wants())
+			}
+			v = map[string]any{} // the places of the others stay as they are
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func resolve(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n
+}
+
+// join is a path and one more key. A key that would spoil a line is quoted.
+func join(path, key string) string {
+	if !plainKey.MatchString(key) {
+		key = quote(key)
+	}
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+var plainKey = regexp.MustCompile(`^[\pL\pN\pP\pS ]{1,100}$`)
+
+// find is the place of a path in the document: of the value where there is one,
+// else of the nearest thing around it. It reports the path that it found.
+func (d *document) find(path string) (node *yaml.Node, found string) {
+	if d.root == nil {
+		return nil, ""
+	}
+	n, rest, at := d.root, path, d.root
+	for rest != "" {
+		n = resolve(n)
+		key, value, used := step(n, rest)
+		if value == nil {
+			break
+		}
+		at, n = key, value
+		if resolve(value).Kind == yaml.ScalarNode && !isNull(resolve(value)) {
+			at = value
+		}
+		rest = strings.TrimPrefix(rest[used:], ".")
+	}
+	return at, strings.TrimRight(strings.TrimSuffix(path, rest), ".")
+}
+
+// step goes one key or one place of a list down. The names of headers may
+// contain dots, so the longest key that fits is the one that is meant.
+func step(n *yaml.Node, rest string) (key, value *yaml.Node, used int) {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		inside, _, ok := strings.Cut(strings.TrimPrefix(rest, "["), "]")
+		i, err := strconv.Atoi(inside)
+		if ok && err == nil && i >= 0 && i < len(n.Content) {
+			return n.Content[i], n.Content[i], len(inside) + 2
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if name := n.Content[i].Value; len(name) > used && within(rest, name) {
+				key, value, used = n.Content[i], n.Content[i+1], len(name)
+			}
+		}
+	}
+	return key, value, used
+}

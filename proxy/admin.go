@@ -1,0 +1,208 @@
+package proxy
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+)
+
+// Operations are what the admin listener needs of the process around it.
+type Operations struct {
+	// Reload reads the configuration again and puts it in place.
+	Reload func() error
+	// Config is the configuration in force, without secrets, ready for JSON.
+	Config func() any
+}
+
+// Admin is the handler of the admin listener: health, metrics, and the desk's
+// state and controls.
+func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
+	a := &admin{Handler: h, operations: o}
+	e := newEcho()
+	e.HTTPErrorHandler = adminError
+	e.Use(a.survive)
+	e.GET("/livez", func(c echo.Context) error { return c.String(http.StatusOK, "ok\n") })
+	e.GET("/readyz", a.ready)
+
+	guarded := e.Group("", demandToken(c.Token))
+	if metrics := h.telemetry.MetricsHandler(); metrics != nil {
+		guarded.GET("/metrics", echo.WrapHandler(metrics))
+	}
+	guarded.GET("/api/state", a.state)
+	guarded.GET("/api/queue", a.queue)
+	guarded.GET("/api/queue/:id", a.waiter)
+	guarded.GET("/api/backends", a.backends)
+	guarded.GET("/api/config", func(c echo.Context) error { return c.JSON(http.StatusOK, o.Config()) })
+
+	control := guarded.Group("", sameOrigin)
+	control.POST("/api/classes/:name/pause", named("class", h.desk.Pause))
+	control.POST("/api/classes/:name/resume", named("class", h.desk.Resume))
+	control.POST("/api/backends/:name/drain", func(c echo.Context) error {
+		resume, _ := strconv.ParseBool(c.QueryParam("resume"))
+		return named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, !resume) })(c)
+	})
+	control.POST("/api/backends/:name/resume", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, false) }))
+	control.POST("/api/backends/:name/reclaim", unavailable)
+	control.POST("/api/backends/:name/wake", unavailable)
+	control.POST("/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
+	control.POST("/api/grants/:id/release", numbered("grant", h.desk.ReleaseGrant))
+	control.POST("/api/reload", a.reload)
+	return e
+}
+
+type admin struct {
+	*Handler
+	operations Operations
+}
+
+// survive answers a handler's panic with a 500. What means to abort goes
+// through.
+func (a *admin) survive(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) (err error) {
+		defer func() {
+			switch p := recover(); p {
+			case nil:
+			case http.ErrAbortHandler:
+				panic(p)
+			default:
+				a.log.Error("an admin handler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				err = echo.NewHTTPError(http.StatusInternalServerError, "the proxy failed")
+			}
+		}()
+		return next(c)
+	}
+}
+
+// demandToken lets through only those who know the token; empty: everybody.
+func demandToken(token string) echo.MiddlewareFunc {
+	want := sha256.Sum256([]byte(token))
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			if token == "" {
+				return next(c)
+			}
+			given, ok := strings.CutPrefix(c.Request().Header.Get("Authorization"), "Bearer ")
+			// Sums have one length, so that the comparison tells nothing of it.
+			got := sha256.Sum256([]byte(given))
+			if !ok || subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
+				c.Response().Header().Set("WWW-Authenticate", `Bearer realm="anteroom"`)
+				return echo.NewHTTPError(http.StatusUnauthorized, "a token is needed: want Authorization: Bearer TOKEN")
+			}
+			return next(c)
+		}
+	}
+}
+
+// sameOrigin keeps a page of another site from steering the desk through an
+// operator's browser.
+func sameOrigin(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r := c.Request()
+		if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" && site != "none" {
+			return echo.NewHTTPError(http.StatusForbidden, "the call comes from another site")
+		}
+		if origin := r.Header.Get("Origin"); origin != "" {
+			if u, err := url.Parse(origin); err != nil || u.Host != r.Host {
+				return echo.NewHTTPError(http.StatusForbidden, "the call comes from another origin")
+			}
+		}
+		return next(c)
+	}
+}
+
+// adminError answers every error as a problem.
+func adminError(err error, c echo.Context) {
+	status, detail := http.StatusInternalServerError, err.Error()
+	if e, ok := errors.AsType[*echo.HTTPError](err); ok {
+		status = e.Code
+		detail, _ = e.Message.(string)
+	}
+	c.Response().Header().Set(echo.HeaderContentType, "application/problem+json")
+	c.JSON(status, map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail})
+}
+
+// named is a call on something that has a name.
+func named(what string, do func(name string) bool) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		name, err := url.PathUnescape(c.Param("name"))
+		if err != nil || !do(name) {
+			return echo.NewHTTPError(http.StatusNotFound, "there is no "+what+" "+strconv.Quote(c.Param("name")))
+		}
+		return c.NoContent(http.StatusNoContent)
+	}
+}
+
+// numbered is a call on something that has a number.
+func numbered(what string, do func(id uint64) bool) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		id, err := strconv.ParseUint(c.Param("id"), 10, 64)
+		if err != nil || !do(id) {
+			return echo.NewHTTPError(http.StatusNotFound, "there is no "+what+" "+strconv.Quote(c.Param("id")))
+		}
+		return c.NoContent(http.StatusNoContent)
+	}
+}
+
+func unavailable(echo.Context) error {
+	return echo.NewHTTPError(http.StatusNotImplemented, "this version does not free or load a backend's memory")
+}
+
+func (a *admin) reload(c echo.Context) error {
+	if err := a.operations.Reload(); err != nil {
+		return echo.NewHTTPError(http.StatusUnprocessableEntity, err.Error())
+	}
+	return c.NoContent(http.StatusNoContent)
+}
+
+// ready says whether traffic should come here; ?verbose says which part is not
+// ready.
+func (a *admin) ready(c echo.Context) error {
+	type check struct {
+		Name  string `json:"name"`
+		Ready bool   `json:"ready"`
+		Note  string `json:"note,omitempty"`
+	}
+	checks := []check{{Name: "listening", Ready: true}, {Name: "config", Ready: true}, {Name: "draining", Ready: !a.Draining()}}
+	if _, verbose := c.QueryParams()["verbose"]; verbose {
+		// Told, not judged: work that needs neither is served all the same.
+		for _, g := range a.desk.Snapshot().GPUs {
+			checks = append(checks, check{Name: "gpu " + g.Name, Ready: !g.Lost, Note: gpuNote(g)})
+		}
+		for name, state := range a.Breakers() {
+			checks = append(checks, check{Name: "backend " + name, Ready: state != "open", Note: "breaker " + state})
+		}
+	}
+	status := http.StatusOK
+	if a.Draining() {
+		status = http.StatusServiceUnavailable
+	}
+	if len(checks) > 3 {
+		return c.JSON(status, map[string]any{"ready": status == http.StatusOK, "checks": checks})
+	}
+	if status != http.StatusOK {
+		return c.String(status, "draining\n")
+	}
+	return c.String(status, "ok\n")
+}
+
+func gpuNote(g admission.GPUState) string {
+	switch {
+	case g.Lost:
+		return "lost"
+	case g.Err != "":
+		return "the ledger alone: " + g.Err
+	case g.Source == "":
+		return "the ledger alone"
+	}
+	return "read by " + g.Source
+}

@@ -1,0 +1,324 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+// body is a request body that has come in whole: a small one in memory, a
+// larger one in a file that has no name any more. It can be read once, by the
+// backend's transport.
+//
+// A transport may still read while, or after, the handler returns, and closes
+// the body when it is done with it. So the memory goes back to its pool under
+// the lock that Read copies under.
+type body struct {
+	size    int64
+	trailer http.Header // what followed a chunked body
+
+	mu     sync.Mutex
+	memory *[]byte  // guarded by mu; the body, or its beginning if there is a file
+	file   *os.File // guarded by mu; the whole body
+	offset int64    // guarded by mu
+	closed bool     // guarded by mu
+	spool  *budget
+}
+
+// seen is the body as the rules see it. It is valid until shed or Close.
+func (b *body) seen() routing.Body {
+	if b == nil {
+		return routing.Body{}
+	}
+	return routing.Body{Prefix: *b.memory, Truncated: b.file != nil, Size: b.size}
+}
+
+// shed gives back the memory that only the rules needed.
+func (b *body) shed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.file != nil && b.memory != nil {
+		putBuffer(b.memory)
+		b.memory = nil
+	}
+}
+
+func (b *body) Read(p []byte) (n int, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed:
+		return 0, os.ErrClosed
+	case b.file != nil:
+		n, err = b.file.ReadAt(p, b.offset)
+	default:
+		n = copy(p, (*b.memory)[b.offset:])
+		if n == 0 && len(p) > 0 {
+			err = io.EOF
+		}
+	}
+	b.offset += int64(n)
+	return n, err
+}
+
+// Close gives memory and spool back. Later calls do nothing.
+func (b *body) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nil
+	}
+	b.closed = true
+	if b.memory != nil {
+		putBuffer(b.memory)
+		b.memory = nil
+	}
+	if b.file != nil {
+		b.spool.give(b.size)
+		return b.file.Close()
+	}
+	return nil
+}
+
+// worthwhile is how much of a body must come within limits.body_idle for the
+// client to get as long again: a byte now and then is not progress.
+const worthwhile = 16 << 10
+
+// readBody takes the request's body in before it asks for room, so that a slow
+// or half-sent upload holds neither a slot nor a place in the queue. It returns
+// nil where there is no body, and a *refusal where the body is not acceptable.
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limits *LimitsConfig) (*body, error) {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil, nil
+	}
+	if r.ContentLength > int64(limits.Body) {
+		return nil, refuse(codeBodyTooLarge, "%d bytes announced, at most %d are taken", r.ContentLength, int64(limits.Body))
+	}
+	in := intake{body: &body{spool: &h.spool}, limits: limits, source: r.Body, control: http.NewResponseController(w)}
+	in.memory = getBuffer(firstRead(r.ContentLength, int64(limits.BodyMemory)))
+	err := in.run()
+	if err == nil && r.ContentLength > 0 && in.size != r.ContentLength {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		in.Close()
+		return nil, explainIntake(r, err)
+	}
+	// The deadline must be gone before anything waits on this connection: the
+	// server watches it for the client's leaving.
+	in.control.SetReadDeadline(time.Time{})
+	in.trailer = r.Trailer
+	return in.body, nil
+}
+
+func explainIntake(r *http.Request, err error) error {
+	if f, ok := errors.AsType[*refusal](err); ok {
+		return f
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(codeBodyTimeout, "the body did not come in time")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return refuse(codeBadBody, "the body ended before its announced length")
+	case r.Context().Err() != nil:
+		return r.Context().Err()
+	}
+	return refuse(codeBadBody, "the body could not be read")
+}
+
+// firstRead is the memory to begin with. A length that is only announced
+// reserves no more than 64 KiB: the rest is taken as the bytes come.
+func firstRead(length, most int64) int {
+	if length < 0 {
+		length = 4 << 10
+	}
+	// One byte more than the body, so that its end is seen without growing.
+	return int(min(length+1, 64<<10, most))
+}
+
+// intake is a body on its way in.
+type intake struct {
+	*body
+	limits   *LimitsConfig
+	source   io.Reader
+	control  *http.ResponseController
+	renewed  time.Time // when the deadline was last moved
+	progress int64     // bytes since then
+}
+
+// run reads the source to its end.
+func (in *intake) run() error {
+	if err := in.fill(); err != errMemoryFull {
+		return err
+	}
+	if err := in.open(); err != nil {
+		return err
+	}
+	chunk := getBuffer(32 << 10)
+	defer putBuffer(chunk)
+	for {
+		n, err := in.read((*chunk)[:cap(*chunk)])
+		if n > 0 {
+			if err := in.append((*chunk)[:n]); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+var errMemoryFull = errors.New("proxy: the body is larger than body_memory")
+
+// fill reads into memory until the source ends or body_memory is full.
+func (in *intake) fill() error {
+	for {
+		buffer := *in.memory
+		if len(buffer) == cap(buffer) || len(buffer) == int(in.limits.BodyMemory) {
+			if len(buffer) >= int(in.limits.BodyMemory) {
+				return errMemoryFull
+			}
+			grown := getBuffer(min(2*cap(buffer), int(in.limits.BodyMemory)))
+			*grown = append(*grown, buffer...)
+			putBuffer(in.memory)
+			in.memory, buffer = grown, *grown
+		}
+		n, err := in.read(buffer[len(buffer):min(cap(buffer), int(in.limits.BodyMemory))])
+		*in.memory = buffer[:len(buffer)+n]
+		in.size += int64(n)
+		if in.size > int64(in.limits.Body) {
+			return tooLarge(in.limits)
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// open moves what is in memory to a file. The memory stays for the rules.
+func (in *intake) open() error {
+	if !in.spool.take(in.size) {
+		return spoolFull(in.limits)
+	}
+	file, err := os.CreateTemp("", "anteroom-body-*")
+	if err != nil {
+		in.spool.give(in.size)
+		return refuse(codeSpoolFull, "no file for the body can be made")
+	}
+	os.Remove(file.Name()) // it lives for as long as it is open
+	in.file = file
+	if _, err := file.Write(*in.memory); err != nil {
+		return refuse(codeSpoolFull, "the body cannot be written to a file")
+	}
+	return nil
+}
+
+func (in *intake) append(p []byte) error {
+	if in.size+int64(len(p)) > int64(in.limits.Body) {
+		return tooLarge(in.limits)
+	}
+	if !in.spool.take(int64(len(p))) {
+		return spoolFull(in.limits)
+	}
+	in.size += int64(len(p))
+	if _, err := in.file.Write(p); err != nil {
+		return refuse(codeSpoolFull, "the body cannot be written to a file")
+	}
+	return nil
+}
+
+// read reads once, under a deadline that moves with the client's progress.
+func (in *intake) read(p []byte) (int, error) {
+	if in.renewed.IsZero() || in.progress >= worthwhile {
+		// The clock is looked at once per worthwhile progress, and the timer
+		// moved when a good part of the time is gone.
+		if now := time.Now(); now.Sub(in.renewed) > in.limits.BodyIdle/4 {
+			in.control.SetReadDeadline(now.Add(in.limits.BodyIdle))
+			in.renewed, in.progress = now, 0
+		}
+	}
+	n, err := in.source.Read(p)
+	in.progress += int64(n)
+	return n, err
+}
+
+func tooLarge(limits *LimitsConfig) error {
+	return refuse(codeBodyTooLarge, "at most %d bytes are taken", int64(limits.Body))
+}
+
+func spoolFull(limits *LimitsConfig) error {
+	return refuse(codeSpoolFull, "the bodies that wait hold %d bytes of files, as much as they may", int64(limits.Spool))
+}
+
+// budget is an amount that many share. Zero bytes may be taken until limit is
+// set.
+type budget struct {
+	limit atomic.Int64
+	taken atomic.Int64
+}
+
+func (b *budget) take(n int64) bool {
+	if b.taken.Add(n) > b.limit.Load() {
+		b.taken.Add(-n)
+		return false
+	}
+	return true
+}
+
+func (b *budget) give(n int64) { b.taken.Add(-n) }
+
+// buffers are pools of byte slices by power of two, from 1 KiB to 1 MiB.
+// Larger ones are left to the collector.
+var buffers [11]sync.Pool
+
+const smallestBuffer = 1 << 10
+
+// getBuffer gives an empty slice of at least the given capacity.
+func getBuffer(size int) *[]byte {
+	class, capacity := 0, smallestBuffer
+	for capacity < size {
+		class, capacity = class+1, capacity*2
+	}
+	if class < len(buffers) {
+		if b, ok := buffers[class].Get().(*[]byte); ok {
+			return b
+		}
+	}
+	b := make([]byte, 0, capacity)
+	return &b
+}
+
+// putBuffer takes a slice of getBuffer's back. Nobody may use it any more.
+func putBuffer(b *[]byte) {
+	class, capacity := 0, smallestBuffer
+	for capacity < cap(*b) {
+		class, capacity = class+1, capacity*2
+	}
+	if class < len(buffers) && capacity == cap(*b) {
+		*b = (*b)[:0]
+		buffers[class].Put(b)
+	}
+}
+
+// copyBuffers lends httputil.ReverseProxy its copy buffers.
+type copyBuffers struct{}
+
+func (copyBuffers) Get() []byte {
+	b := getBuffer(32 << 10)
+	return (*b)[:cap(*b)]
+}
+
+func (copyBuffers) Put(b []byte) { putBuffer(&b) }

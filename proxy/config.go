@@ -1,0 +1,166 @@
+package proxy
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+)
+
+// Config is the part of the file that this package owns.
+type Config struct {
+	Listen  string       `koanf:"listen"` // host:port or unix:/path
+	TLS     TLSConfig    `koanf:"tls"`
+	Admin   AdminConfig  `koanf:"admin"`
+	Mode    string       `koanf:"mode"` // enforce | observe
+	Trusted []string     `koanf:"trusted"`
+	Limits  LimitsConfig `koanf:"limits"`
+	Drain   DrainConfig  `koanf:"drain"`
+}
+
+// TLSConfig names the files of a certificate and its key, both or neither.
+type TLSConfig struct {
+	Cert string `koanf:"cert"`
+	Key  string `koanf:"key"`
+}
+
+// AdminConfig is the listener for health, metrics and control.
+type AdminConfig struct {
+	Listen string `koanf:"listen"` // empty: there is none
+	Token  string `koanf:"token"`
+}
+
+// LimitsConfig bounds what clients can make the proxy hold.
+type LimitsConfig struct {
+	Header         admission.Bytes `koanf:"header"`
+	Body           admission.Bytes `koanf:"body"`
+	BodyMemory     admission.Bytes `koanf:"body_memory"`
+	Spool          admission.Bytes `koanf:"spool"`
+	ResponseBuffer admission.Bytes `koanf:"response_buffer"`
+	ReadHeader     time.Duration   `koanf:"read_header"`
+	BodyIdle       time.Duration   `koanf:"body_idle"`
+	WriteStall     time.Duration   `koanf:"write_stall"`
+	Idle           time.Duration   `koanf:"idle"`
+	Connections    int             `koanf:"connections"`
+	Streams        int             `koanf:"streams"`
+}
+
+// DrainConfig is what a shutdown waits for.
+type DrainConfig struct {
+	Grace  time.Duration `koanf:"grace"`
+	Queued string        `koanf:"queued"` // serve | reject
+}
+
+// Check reports every mistake in the sections.
+func (c Config) Check(report func(path, problem string)) {
+	if problem := checkAddress(c.Listen); problem != "" {
+		report("listen", problem)
+	}
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		report("tls", "only one of cert and key is set: want both, or neither")
+	}
+	if c.Admin.Listen != "" {
+		if problem := checkAddress(c.Admin.Listen); problem != "" {
+			report("admin.listen", problem)
+		} else if c.Admin.Listen == c.Listen && !strings.HasSuffix(c.Listen, ":0") {
+			report("admin.listen", fmt.Sprintf("%q is the public listener: want an address of its own", c.Admin.Listen))
+		} else if c.Admin.Token == "" && !onlyLocal(c.Admin.Listen) {
+			report("admin.token", fmt.Sprintf("empty while admin.listen %q is reachable from elsewhere: want a token, or an address on loopback", c.Admin.Listen))
+		}
+	}
+	oneOf(report, "mode", c.Mode, "enforce", "observe")
+	for i, text := range c.Trusted {
+		if _, err := parsePrefix(text); err != nil {
+			report(fmt.Sprintf("trusted[%d]", i), fmt.Sprintf("%q: want an address or a prefix such as 10.0.0.0/8", text))
+		}
+	}
+	c.Limits.check(report)
+	if c.Drain.Grace <= 0 {
+		report("drain.grace", fmt.Sprintf("%v: want more than 0s", c.Drain.Grace))
+	}
+	oneOf(report, "drain.queued", c.Drain.Queued, "serve", "reject")
+}
+
+func (l LimitsConfig) check(report func(path, problem string)) {
+	for _, b := range []struct {
+		name         string
+		value, least admission.Bytes
+	}{
+		{"header", l.Header, 4 * admission.KiB},
+		{"body", l.Body, 1},
+		{"body_memory", l.BodyMemory, admission.KiB},
+		{"spool", l.Spool, 0},
+		{"response_buffer", l.ResponseBuffer, 64 * admission.KiB},
+	} {
+		if b.value < b.least {
+			report("limits."+b.name, fmt.Sprintf("%v: want %v or more", b.value, b.least))
+		}
+	}
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"read_header", l.ReadHeader}, {"body_idle", l.BodyIdle}, {"write_stall", l.WriteStall}, {"idle", l.Idle},
+	} {
+		if d.value <= 0 {
+			report("limits."+d.name, fmt.Sprintf("%v: want more than 0s", d.value))
+		}
+	}
+	if l.Connections < 1 {
+		report("limits.connections", fmt.Sprintf("%d: want 1 or more", l.Connections))
+	}
+	if l.Streams < 1 {
+		report("limits.streams", fmt.Sprintf("%d: want 1 or more", l.Streams))
+	}
+}
+
+func oneOf(report func(path, problem string), path, value string, wanted ...string) {
+	for _, w := range wanted {
+		if value == w {
+			return
+		}
+	}
+	report(path, fmt.Sprintf("%q: want %s", value, strings.Join(wanted, " or ")))
+}
+
+// checkAddress says what is wrong with an address to listen on; empty: nothing.
+func checkAddress(address string) string {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		if path == "" {
+			return "\"unix:\" names no file: want unix:/path"
+		}
+		return ""
+	}
+	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
+		return fmt.Sprintf("%q: want host:port or unix:/path", address)
+	}
+	return ""
+}
+
+// onlyLocal says that nobody beyond this machine can reach the address.
+func onlyLocal(address string) bool {
+	if strings.HasPrefix(address, "unix:") {
+		return true
+	}
+	host, _, _ := net.SplitHostPort(address)
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// parsePrefix reads a prefix, or an address as the prefix that is itself.
+func parsePrefix(text string) (netip.Prefix, error) {
+	if !strings.Contains(text, "/") {
+		ip, err := netip.ParseAddr(text)
+		if err != nil {
+			return netip.Prefix{}, err
+		}
+		return netip.PrefixFrom(ip, ip.BitLen()), nil
+	}
+	return netip.ParsePrefix(text)
+}

@@ -1,0 +1,312 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+)
+
+// answerBody is what stands between a backend's answer and the client.
+type answerBody = io.ReadCloser
+
+// execution is a request's work at a backend. It may outlive its exchange: a
+// backend with `cancel: ignored` works on when the client has left, and its
+// grant with it.
+type execution struct {
+	grant   *admission.Grant // nil: a pass route
+	trace   *telemetry.Request
+	release func() // beside the grant; nil: nothing
+	// detached says that the backend ends by itself, whatever the client does.
+	detached bool
+	sent     bool // a transport has the request, and its body
+	status   int
+	ended    atomic.Bool
+}
+
+// end gives the grant back. Only the first call counts.
+func (e *execution) end(err error) {
+	if e.ended.Swap(true) {
+		return
+	}
+	if e.grant != nil {
+		e.grant.Release(e.outcome(err))
+	}
+	if e.release != nil {
+		e.release()
+	}
+	if e.sent {
+		e.trace.Executed(time.Now(), e.status, err)
+	}
+}
+
+// outcome says what the work teaches: only an answer that was wanted and came
+// to its end tells how long such work takes.
+func (e *execution) outcome(err error) admission.Outcome {
+	switch {
+	case e.status == http.StatusSwitchingProtocols, errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
+		return admission.Aborted
+	case err != nil || e.status >= 400:
+		return admission.Failed
+	}
+	return admission.Done
+}
+
+// leave is the handler's end. Work that never reached a backend ends with it;
+// an answer that is still coming is abandoned, and ends by its own rules.
+func (e *execution) leave(x *exchange) {
+	switch {
+	case x.answer != nil:
+		x.answer.Close()
+	case !e.sent:
+		e.end(http.ErrAbortHandler)
+	}
+}
+
+// forward sends the request to its backend and the answer to the client.
+func (x *exchange) forward(grant *admission.Grant) error {
+	x.work.grant, x.work.trace = grant, x.trace
+	x.work.detached = grant != nil && x.backend().Config.Cancel != "aborts" && !isUpgrade(x.in)
+	if limit := x.route.Class.ExecutionTimeout; limit > 0 && !x.route.Pass && !x.rules.observe {
+		x.ctx, x.cancel = context.WithTimeoutCause(x.ctx, limit, errExecutionTimeout)
+	} else {
+		x.ctx, x.cancel = context.WithCancel(x.ctx)
+	}
+	in := x.in.WithContext(x.ctx)
+	if x.body != nil {
+		in.Body, in.ContentLength = http.NoBody, 0 // RoundTrip puts it back
+	} else if in.ContentLength != 0 && in.ProtoMajor == 1 {
+		// Else the server closes the body under the transport's hands when a
+		// backend answers early, and cuts the answer.
+		http.NewResponseController(x.out.ResponseWriter).EnableFullDuplex()
+	}
+	reverse := httputil.ReverseProxy{
+		Rewrite:        x.rewrite,
+		Transport:      x,
+		ModifyResponse: x.decorate,
+		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { x.failed = err },
+		BufferPool:     copyBuffers{},
+		ErrorLog:       silent,
+	}
+	reverse.ServeHTTP(&x.out, in)
+	return x.failed
+}
+
+// silent is for httputil.ReverseProxy: what it would say is on the request's
+// own log line.
+var silent = log.New(io.Discard, "", 0)
+
+func (x *exchange) backend() *backend { return x.rules.backends[x.route.Backend] }
+
+// rewrite makes the backend's request of the client's. httputil has stripped
+// what is hop-by-hop already, so that no `Connection: X-Foo` can strip what is
+// set here.
+func (x *exchange) rewrite(p *httputil.ProxyRequest) {
+	backend, out := x.backend(), p.Out
+	base := backend.Base()
+	out.URL.Scheme, out.URL.Host = base.Scheme, base.Host
+	// As it came: httputil drops parameters that it cannot parse, and a backend
+	// may see more in them than it does.
+	out.URL.RawQuery = p.In.URL.RawQuery
+	if !backend.Config.PreserveHost {
+		out.Host = ""
+	}
+	x.rules.cleanHeader(p)
+	if x.body != nil {
+		out.Header.Del("Expect") // the body is here
+	}
+	x.now = time.Now()
+	x.trace.Execute(x.now, backend.Config.URL, out.Header)
+}
+
+// cleanHeader drops what no client may say to a backend, and says who the
+// client is.
+func (s *rules) cleanHeader(p *httputil.ProxyRequest) {
+	header, trusted := p.Out.Header, s.trusts(p.In.RemoteAddr)
+	_, realIP := header["X-Real-Ip"]
+	for name := range header {
+		switch {
+		case strings.IndexByte(name, '_') >= 0:
+			// Python's servers read X_Y as X-Y, and so as another header.
+			delete(header, name)
+		case strings.HasPrefix(name, "X-Anteroom-"):
+			delete(header, name)
+		case !trusted && strings.HasPrefix(name, "X-Forwarded-"):
+			delete(header, name)
+		}
+	}
+	if !trusted {
+		p.SetXForwarded()
+		if realIP {
+			header.Del("X-Real-Ip")
+			if host, _, err := net.SplitHostPort(p.In.RemoteAddr); err == nil {
+				header.Set("X-Real-Ip", host)
+			}
+		}
+		return
+	}
+	for _, name := range []string{"X-Forwarded-For", "Forwarded"} {
+		if v := p.In.Header[name]; v != nil {
+			header[name] = v
+		}
+	}
+	p.SetXForwarded()
+	for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if v := p.In.Header[name]; v != nil {
+			header[name] = v
+		}
+	}
+}
+
+// trusts says whether a peer's word on who the client is counts.
+func (s *rules) trusts(peer string) bool {
+	if len(s.trusted) == 0 {
+		return false
+	}
+	address, err := netip.ParseAddrPort(peer)
+	if err != nil {
+		return false
+	}
+	ip := address.Addr().Unmap()
+	for _, prefix := range s.trusted {
+		if prefix.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// RoundTrip is the transport of the exchange's ReverseProxy. It sends the
+// request once and ties the grant to the end of the answer.
+func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
+	if err := x.ctx.Err(); err != nil {
+		return nil, context.Cause(x.ctx) // the last look before a backend works
+	}
+	if x.body != nil {
+		out.Body, out.ContentLength = x.body, x.body.size
+		if len(x.body.trailer) > 0 {
+			out.ContentLength, out.Trailer = -1, x.body.trailer
+		}
+	}
+	x.work.sent = true
+	if !x.work.detached {
+		answer := x.execute(out)
+		x.answer = answer.body()
+		return answer.response, answer.err
+	}
+	// What the context carries stays, its end does not.
+	out = out.WithContext(context.WithoutCancel(out.Context()))
+	var state atomic.Int32 // 0: both wait, 1: the backend was first, 2: the client left first
+	done := make(chan result, 1)
+	go func() {
+		answer := x.execute(out)
+		if state.CompareAndSwap(0, 1) {
+			done <- answer
+		} else if answer.err == nil {
+			answer.body().Close() // it is read to its end all the same
+		}
+	}()
+	select {
+	case answer := <-done:
+		x.answer = answer.body()
+		return answer.response, answer.err
+	case <-x.ctx.Done():
+	}
+	if !state.CompareAndSwap(0, 2) {
+		answer := <-done
+		x.answer = answer.body()
+		return answer.response, answer.err
+	}
+	return nil, context.Cause(x.ctx)
+}
+
+// result is what came of a request to a backend.
+type result struct {
+	response *http.Response
+	err      error
+}
+
+func (r result) body() answerBody {
+	if r.response == nil {
+		return nil
+	}
+	return r.response.Body
+}
+
+// execute asks the backend and wraps the answer's body so that its end ends
+// the execution.
+func (x *exchange) execute(out *http.Request) result {
+	e := &x.work
+	res, err := x.backend().RoundTrip(out)
+	if err != nil {
+		if !e.detached && x.ctx.Err() != nil {
+			err = context.Cause(x.ctx)
+		}
+		if x.body != nil {
+			x.body.Close() // a transport may not have come to that
+		}
+		e.end(err)
+		return result{err: err}
+	}
+	e.status = res.StatusCode
+	switch {
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		if c, ok := res.Body.(io.ReadWriteCloser); ok {
+			t := &tunnel{ReadWriteCloser: c}
+			t.ended = func() { x.tunnels.remove(t); e.end(nil) }
+			x.tunnels.add(t)
+			res.Body = t
+			break
+		}
+		res.Body.Close()
+		e.end(nil)
+		return result{err: errors.New("proxy: the backend switched protocols on a connection that cannot")}
+	case res.Body == http.NoBody || out.Method == http.MethodHead:
+		e.end(nil)
+	case isSmall(res):
+		b := readWhole(res)
+		e.end(b.cut())
+		res.Body = b
+	default:
+		res.Body = newReadAhead(res.Body, int(x.rules.limits.ResponseBuffer), &x.ahead, x.ctx, e.detached, e.end)
+	}
+	return result{response: res}
+}
+
+// decorate adds our headers to the backend's answer.
+func (x *exchange) decorate(res *http.Response) error {
+	x.describe(res.Header)
+	var timing []byte
+	if grant := x.work.grant; grant != nil {
+		res.Header.Set("X-Anteroom-Position", strconv.Itoa(grant.Position()))
+		timing = appendTiming(timing, "wait", grant.Waited())
+	}
+	if x.work.ended.Load() {
+		timing = appendTiming(timing, "execute", time.Since(x.now))
+	}
+	if len(timing) > 0 {
+		res.Header.Add("Server-Timing", string(timing))
+	}
+	return nil
+}
+
+// appendTiming adds a metric in milliseconds to a Server-Timing value.
+func appendTiming(b []byte, name string, d time.Duration) []byte {
+	if len(b) > 0 {
+		b = append(b, ", "...)
+	}
+	b = append(b, name...)
+	b = append(b, ";dur="...)
+	return strconv.AppendFloat(b, float64(d.Microseconds())/1000, 'f', -1, 64)
+}

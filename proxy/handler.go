@@ -1,0 +1,361 @@
+// Package proxy is the HTTP face: a request comes in, asks for room, is
+// forwarded, and its answer streams back.
+//
+// What it promises:
+//
+//   - A request is sent to a backend at most once, and never after its client
+//     has been seen to leave.
+//   - A grant is given back exactly once, when the backend has ended: at its
+//     last byte, at the end of its connection, or when the handler panics.
+//   - What a backend answers is what the client gets. The proxy speaks for
+//     itself only when it refuses, and an answer that was cut looks cut.
+//   - What clients can make it hold is bounded by limits.
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+)
+
+// Handler is what clients talk to. It is safe for concurrent use.
+type Handler struct {
+	desk      *admission.Controller
+	telemetry *telemetry.Telemetry
+	log       *slog.Logger
+
+	rules atomic.Pointer[rules]
+	// drainUntil is when a shutdown's grace ends, in Unix nanoseconds; zero
+	// while there is none.
+	drainUntil atomic.Int64
+	spool      budget
+	ahead      budget // answers that are read ahead
+	tunnels    tunnels
+	observed   observed
+}
+
+// exchange is one request and its answer.
+type exchange struct {
+	*Handler
+	rules *rules
+	in    *http.Request
+	out   output
+	body  *body // nil: none, or streamed
+	route *routing.Route
+	work  execution
+	trace *telemetry.Request
+	now   time.Time // the last look at the clock
+	// ctx ends when the client leaves or the execution timeout has passed.
+	ctx    context.Context
+	cancel context.CancelFunc
+	answer answerBody // nil until a backend has answered
+	failed error      // why forwarding gave no answer
+	code   admission.Code
+}
+
+// ServeHTTP carries one request through its life.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{Handler: h, rules: h.rules.Load(), in: r, ctx: r.Context(), now: time.Now()}
+	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
+	defer x.end()
+	if err := x.serve(); err != nil {
+		x.refuse(explain(err))
+	}
+}
+
+// serve is the life of a request. The order matters: what can be refused
+// without the body is refused before a byte of it is read, and nothing is
+// asked of the desk before the body is in.
+func (x *exchange) serve() error {
+	candidates, err := x.find()
+	if err != nil {
+		return err
+	}
+	if x.route.Pass && !candidates.NeedBody() {
+		return x.forward(nil)
+	}
+	if err := x.turnAway(!candidates.NeedBody()); err != nil {
+		return err
+	}
+	if !isStream(x.in) {
+		if x.body, err = x.readBody(x.out.ResponseWriter, x.in, x.rules.limits); err != nil {
+			return err
+		}
+	}
+	decision, err := candidates.Decide(x.in, x.seen())
+	if err != nil {
+		return err
+	}
+	x.classify(decision)
+	if x.route.Pass {
+		return x.forward(nil)
+	}
+	if x.rules.observe {
+		return x.forwardObserved(decision)
+	}
+	if err := x.askBreaker(); err != nil {
+		return err
+	}
+	grant, err := x.admit(decision)
+	if err != nil {
+		return err
+	}
+	return x.forward(grant)
+}
+
+// find looks the request's rules up and opens its trace under the pattern of
+// the first that may apply.
+func (x *exchange) find() (routing.Candidates, error) {
+	var candidates routing.Candidates
+	err := checkTarget(x.in)
+	if err == nil {
+		candidates, err = x.rules.table.Find(x.in)
+	}
+	if err != nil {
+		x.trace = x.telemetry.Begin(x.in, "")
+		return candidates, err
+	}
+	x.route = candidates.First()
+	x.trace = x.telemetry.Begin(x.in, x.route.Pattern)
+	x.trace.Classify(x.route.Name, x.route.ClassName, x.route.Backend, 0)
+	return candidates, nil
+}
+
+// checkTarget refuses what asks for more than an origin server's path: nobody
+// picks a backend by CONNECT or by naming another host in the request line.
+func checkTarget(r *http.Request) error {
+	if r.Method == http.MethodConnect {
+		return refuse(codeBadRequest, "CONNECT is not served")
+	}
+	if r.URL.Host != "" || r.URL.Scheme != "" {
+		return refuse(codeBadRequest, "the request line holds more than a path: want the origin form")
+	}
+	return nil
+}
+
+// worthAsking is the body size from which on an early refusal saves more than
+// asking twice costs.
+const worthAsking = 64 << 10
+
+// turnAway refuses before the body is read what is certain to be refused, so
+// that an upload is not made for nothing. certain says that the route is known.
+func (x *exchange) turnAway(certain bool) error {
+	if x.rules.observe || x.in.ContentLength >= 0 && x.in.ContentLength < worthAsking && x.in.Header["Expect"] == nil {
+		return nil
+	}
+	rejection := x.desk.Precheck(x.route.ClassName, x.route.Backend)
+	if rejection != nil && (certain || rejection.Code == admission.CodeDraining) {
+		return rejection
+	}
+	if certain {
+		return x.askBreaker()
+	}
+	return nil
+}
+
+// askBreaker refuses what would queue for a backend that is down. It reserves
+// nothing: whether the request may go is settled when it goes.
+func (x *exchange) askBreaker() error {
+	backend := x.backend()
+	if backend.Config.Breaker.WhenOpen == "hold" {
+		return nil
+	}
+	if remaining, open := backend.Open(); open {
+		f := refuse(admission.CodeBackendUnavailable, "the backend %s is unavailable", backend.Name)
+		f.retry = remaining
+		return f
+	}
+	return nil
+}
+
+func (x *exchange) seen() routing.Body {
+	if x.body == nil && isStream(x.in) {
+		return routing.Body{Truncated: true, Size: max(x.in.ContentLength, 0)}
+	}
+	return x.body.seen()
+}
+
+func (x *exchange) classify(d routing.Decision) {
+	x.route = d.Route
+	x.trace.Classify(d.Route.Name, d.Route.ClassName, d.Route.Backend, d.VRAM)
+	if x.body != nil {
+		x.body.shed()
+	}
+}
+
+// ask is the request as the desk sees it.
+func (x *exchange) ask(d routing.Decision) admission.Request {
+	ask := admission.Request{
+		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM,
+		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
+	}
+	if x.body != nil {
+		ask.Size = admission.Bytes(x.body.size)
+	}
+	return ask
+}
+
+// admit waits for room. A client that left in the very moment of the grant is
+// not served: a backend would work for nobody.
+func (x *exchange) admit(d routing.Decision) (*admission.Grant, error) {
+	x.now = time.Now()
+	x.trace.Wait(x.now)
+	grant, err := x.desk.Admit(x.ctx, x.ask(d))
+	if err != nil {
+		x.now = time.Now()
+		x.trace.Refused(x.now, rejectionOf(err))
+		return nil, err
+	}
+	x.now = x.now.Add(grant.Waited())
+	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Reason())
+	if err := x.ctx.Err(); err != nil {
+		grant.Release(admission.Aborted)
+		return nil, err
+	}
+	return grant, nil
+}
+
+// rejectionOf gives the desk's refusal, or one for a client that left.
+func rejectionOf(err error) *admission.Rejection {
+	if r, ok := err.(*admission.Rejection); ok {
+		return r
+	}
+	return &admission.Rejection{Code: admission.CodeClientCancelled, Position: -1}
+}
+
+// refuse answers in the proxy's own voice, unless nobody listens any more.
+func (x *exchange) refuse(f *refusal) {
+	x.code = f.code
+	dialect := ""
+	if x.route != nil {
+		dialect = x.route.Errors
+		if f.class == "" {
+			f.class = x.route.ClassName
+		}
+	}
+	if isGRPC(x.in) {
+		dialect = "grpc"
+	}
+	if f.code == admission.CodeClientCancelled {
+		// Nothing may reach a client that did not hear: not even an empty 200.
+		panic(http.ErrAbortHandler)
+	}
+	if f.code == admission.CodeDraining {
+		f.retry = time.Until(time.Unix(0, x.drainUntil.Load()))
+	}
+	x.describe(x.out.Header())
+	f.write(&x.out, dialect)
+}
+
+// describe sets the headers that every answer to a client carries.
+func (x *exchange) describe(header http.Header) {
+	if span := x.trace.SpanContext(); span.IsValid() {
+		header.Set("X-Anteroom-Request-Id", span.TraceID().String()+"-"+span.SpanID().String())
+	}
+	if x.route != nil && x.route.ClassName != "" {
+		header.Set("X-Anteroom-Class", x.route.ClassName)
+	}
+}
+
+// end settles what is left when the handler returns or panics.
+func (x *exchange) end() {
+	panicked := recover()
+	if panicked != nil && panicked != http.ErrAbortHandler {
+		x.log.Error("a handler panicked", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		panicked = http.ErrAbortHandler
+		if x.out.status == 0 && x.trace != nil {
+			x.code, panicked = codeInternal, nil
+			refuse(codeInternal, "").write(&x.out, "")
+		}
+	}
+	// A server also ends the context of a client that was too slow: what was
+	// refused was answered.
+	left := x.in.Context().Err() != nil
+	x.work.leave(x)
+	if x.body != nil && !x.work.sent {
+		x.body.Close()
+	}
+	if x.trace != nil {
+		status, code := x.out.status, x.code
+		if code == "" && context.Cause(x.ctx) == errExecutionTimeout {
+			code = codeExecutionTimeout // in the middle of an answer
+		}
+		if status == 0 || left && code == "" {
+			status, code = statusClientLeft, admission.CodeClientCancelled
+		}
+		x.trace.End(time.Now(), status, string(code), x.bytesIn(), x.out.bytes)
+	}
+	if x.cancel != nil {
+		x.cancel()
+	}
+	if panicked != nil {
+		panic(panicked)
+	}
+}
+
+func (x *exchange) bytesIn() int64 {
+	if x.body != nil {
+		return x.body.size
+	}
+	return max(x.in.ContentLength, 0)
+}
+
+// isStream says that a request's body cannot be waited for: it goes on while
+// the answer comes.
+func isStream(r *http.Request) bool {
+	return isGRPC(r) || isUpgrade(r)
+}
+
+func isUpgrade(r *http.Request) bool {
+	if r.Header["Upgrade"] == nil {
+		return false
+	}
+	for _, v := range r.Header["Connection"] {
+		for token := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(strings.TrimSpace(token), "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// output is the way to the client: it counts, and gives every write its time.
+type output struct {
+	http.ResponseWriter
+	stall  time.Duration
+	until  time.Time
+	status int // the final status; 0: none was sent
+	bytes  int64
+}
+
+// Unwrap is for http.ResponseController.
+func (o *output) Unwrap() http.ResponseWriter { return o.ResponseWriter }
+
+func (o *output) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		o.status = status
+	}
+	o.ResponseWriter.WriteHeader(status)
+}
+
+// Write writes under a deadline of limits.write_stall, or a quarter more: the
+// timer is not moved for every small event.
+func (o *output) Write(p []byte) (int, error) {
+	if now := time.Now(); o.until.Sub(now) < o.stall {
+		o.until = now.Add(o.stall + o.stall/4)
+		http.NewResponseController(o.ResponseWriter).SetWriteDeadline(o.until)
+	}
+	n, err := o.ResponseWriter.Write(p)
+	o.bytes += int64(n)
+	return n, err
+}

@@ -1,0 +1,71 @@
+package proxy
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+// observed counts what `mode: observe` let through that `enforce` would not
+// have.
+type observed struct {
+	mu      sync.Mutex
+	held    int                    // guarded by mu
+	refused map[admission.Code]int // guarded by mu
+}
+
+func (o *observed) count(held bool, refused admission.Code) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if refused != "" {
+		if o.refused == nil {
+			o.refused = make(map[admission.Code]int)
+		}
+		o.refused[refused]++
+	} else if held {
+		o.held++
+	}
+}
+
+func (o *observed) read() (held int, refused map[admission.Code]int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.held, maps.Clone(o.refused)
+}
+
+// forwardObserved forwards at once and asks the desk beside it, so that its
+// books show what `enforce` would have done. The request that the desk would
+// still hold when the work is over leaves its queue then.
+func (x *exchange) forwardObserved(d routing.Decision) error {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(x.ctx))
+	x.work.release = cancel
+	go x.shadow(ctx, x.ask(d), x.trace.SpanContext().TraceID().String())
+	return x.forward(nil)
+}
+
+// shadow stands in the queue for a request that did not have to.
+func (h *Handler) shadow(ctx context.Context, ask admission.Request, trace string) {
+	arrived := time.Now()
+	grant, err := h.desk.Admit(ctx, ask)
+	if err == nil {
+		defer grant.Release(admission.Aborted)
+		if grant.Waited() == 0 {
+			<-ctx.Done()
+			return
+		}
+	}
+	r, refused := err.(*admission.Rejection)
+	refused = refused && r.Code != admission.CodeClientCancelled
+	if refused {
+		h.observed.count(false, r.Code)
+		h.log.Info("observe: would have been refused", "trace_id", trace, "class", ask.Class, "code", string(r.Code), "detail", r.Detail)
+	} else {
+		h.observed.count(true, "")
+		h.log.Info("observe: would have been held", "trace_id", trace, "class", ask.Class, "for", time.Since(arrived).String(), "granted", err == nil)
+	}
+	<-ctx.Done()
+}

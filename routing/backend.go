@@ -1,0 +1,262 @@
+package routing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+var (
+	// ErrUnreachable says that no connection to the backend came about, so
+	// that it never saw the request.
+	ErrUnreachable = errors.New("routing: the backend does not accept connections")
+	// ErrProtocol says that a connection broke before an answer came, or that
+	// what came was not HTTP. The backend may have seen the request.
+	ErrProtocol = errors.New("routing: the backend broke the connection")
+)
+
+// Backend is a model server: its connections, its breaker and its health. Its
+// methods may be called from many goroutines.
+type Backend struct {
+	Name   string
+	Config BackendConfig
+
+	base      *url.URL
+	transport *http.Transport
+	breaker   *breaker
+	unhealthy atomic.Bool
+
+	telling   sync.Mutex // keeps an older word from being the last
+	available func(slots int)
+}
+
+// NewBackend makes a backend of a configuration that Check accepts. Its health
+// check, where it has one, runs until ctx ends.
+//
+// available is told how many requests may run on the backend whenever that
+// changes: -1 as many as the limits allow, which holds until the first call; 0
+// none, for its breaker is open or its health check fails; more, that many, to
+// see whether it works again. Calls do not overlap.
+func NewBackend(ctx context.Context, name string, c BackendConfig, available func(slots int)) (*Backend, error) {
+	base, err := parseURL(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("routing: backends.%s.url: %w", name, err)
+	}
+	b := &Backend{Name: name, Config: c, base: base, available: available}
+	b.transport = newTransport(base, c.Protocol)
+	if base.Scheme == "unix" {
+		b.base = &url.URL{Scheme: "http", Host: "localhost"}
+	}
+	b.breaker = newBreaker(name, c.Breaker, b.announce)
+	if c.Health.Path != "" {
+		go b.checkHealth(ctx)
+	}
+	return b, nil
+}
+
+// newTransport is one for model servers: near, few, and each with its own.
+func newTransport(base *url.URL, protocol string) *http.Transport {
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
+	t := &http.Transport{
+		DialContext:         dialer.DialContext,
+		MaxIdleConnsPerHost: 1024, // whatever ran at once a moment ago
+		// Uvicorn and Node close after five seconds without a request. One that
+		// is sent at that moment is lost, for it must not be sent twice.
+		IdleConnTimeout:        4 * time.Second,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		DisableCompression:     true, // bytes pass as they are
+		MaxResponseHeaderBytes: 1 << 20,
+		Protocols:              new(http.Protocols),
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+	}
+	switch {
+	case protocol == "h2c":
+		t.Protocols.SetUnencryptedHTTP2(true)
+	case base.Scheme == "https":
+		t.Protocols.SetHTTP1(true)
+		t.Protocols.SetHTTP2(true)
+	default:
+		t.Protocols.SetHTTP1(true)
+	}
+	if base.Scheme == "unix" {
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "unix", base.Path)
+		}
+	}
+	return t
+}
+
+// Base is the scheme and host that requests to the backend are written for. It
+// must not be changed.
+func (b *Backend) Base() *url.URL { return b.base }
+
+// RoundTrip sends the request to the backend, once, and gives its answer. The
+// request's URL must be below Base. The breaker counts it when the answer's
+// body ends: a connection that breaks or an answer of 500 or more is a failure,
+// 429 and 503 and a caller that leaves are neither failure nor success.
+//
+// Errors are ErrBreakerOpen, ErrUnreachable, ErrProtocol, or of the request's
+// context. It closes the request's body, as a http.RoundTripper does, but not
+// where the breaker is open.
+func (b *Backend) RoundTrip(out *http.Request) (*http.Response, error) {
+	done, err := b.breaker.allow()
+	if err != nil {
+		return nil, err
+	}
+	b.sendOnce(out)
+	answer, err := b.transport.RoundTrip(out)
+	if err != nil {
+		err = b.blame(out.Context(), err)
+		done(err)
+		return nil, err
+	}
+	verdict := judge(answer.StatusCode)
+	if answer.Body == http.NoBody || answer.StatusCode == http.StatusSwitchingProtocols {
+		done(verdict)
+		return answer, nil
+	}
+	answer.Body = &counted{body: answer.Body, ctx: out.Context(), verdict: verdict, done: done}
+	return answer, nil
+}
+
+// sendOnce takes away what http.Transport sees as leave to send a request a
+// second time when a connection that was used before dies: a missing body with
+// an idempotent method, and an idempotency key.
+func (b *Backend) sendOnce(out *http.Request) {
+	out.GetBody = nil
+	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
+		if v, ok := out.Header[name]; ok {
+			delete(out.Header, name)
+			out.Header[lower[name]] = v // Transport looks for the canonical name
+		}
+	}
+	if out.Body != nil && out.Body != http.NoBody || b.Config.Protocol == "h2c" {
+		return // HTTP/2 repeats only what the server says it has not begun
+	}
+	switch out.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		// A body that is there, though empty, and is not announced either.
+		out.Body, out.ContentLength, out.TransferEncoding = emptyBody{}, 0, identity
+	}
+}
+
+var (
+	lower    = map[string]string{"Idempotency-Key": "idempotency-key", "X-Idempotency-Key": "x-idempotency-key"}
+	identity = []string{"identity"}
+)
+
+type emptyBody struct{}
+
+func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
+func (emptyBody) Close() error             { return nil }
+
+// blame says whose fault it is that no answer came.
+func (b *Backend) blame(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	kind := ErrProtocol
+	if failure, ok := errors.AsType[*net.OpError](err); ok && failure.Op == "dial" {
+		kind = ErrUnreachable
+	}
+	return fmt.Errorf("%w: %s: %v", kind, b.Name, err)
+}
+
+// errStatus is an answer that is a failure of the backend.
+var errStatus = errors.New("routing: the backend answered with an error")
+
+func judge(status int) error {
+	switch {
+	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable:
+		return errOverload
+	case status >= 500:
+		return errStatus
+	}
+	return nil
+}
+
+// counted is an answer's body that tells the breaker how it ended.
+type counted struct {
+	body    io.ReadCloser
+	ctx     context.Context // the request's
+	verdict error           // by the status
+	done    func(error)
+	told    atomic.Bool
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.body.Read(p)
+	switch {
+	case err == nil:
+	case err == io.EOF:
+		c.tell(c.verdict)
+	case c.ctx.Err() != nil:
+		c.tell(c.ctx.Err())
+	default:
+		c.tell(ErrProtocol)
+	}
+	return n, err
+}
+
+func (c *counted) Close() error {
+	err := c.body.Close()
+	if c.verdict != nil {
+		c.tell(c.verdict)
+	} else {
+		c.tell(context.Canceled) // nobody wanted the rest
+	}
+	return err
+}
+
+func (c *counted) tell(err error) {
+	if !c.told.Swap(true) {
+		c.done(err)
+	}
+}
+
+// Open says whether the breaker is open, and for how long still.
+func (b *Backend) Open() (remaining time.Duration, open bool) {
+	state, remaining := b.breaker.look()
+	return remaining, state == gobreaker.StateOpen
+}
+
+// State is the breaker's: closed, half-open or open.
+func (b *Backend) State() string {
+	state, _ := b.breaker.look()
+	return state.String()
+}
+
+// Healthy says that the last health checks were not failures. A backend
+// without a health check is healthy.
+func (b *Backend) Healthy() bool { return !b.unhealthy.Load() }
+
+// Close ends idle connections and the breaker's timer. What is in flight goes
+// on.
+func (b *Backend) Close() {
+	b.breaker.close()
+	b.transport.CloseIdleConnections()
+}
+
+// announce says what may be used of the backend.
+func (b *Backend) announce() {
+	b.telling.Lock()
+	defer b.telling.Unlock()
+	slots := -1
+	switch state, _ := b.breaker.look(); {
+	case state == gobreaker.StateOpen || b.unhealthy.Load():
+		slots = 0
+	case state == gobreaker.StateHalfOpen:
+		slots = 1
+	}
+	b.available(slots)
+}

@@ -1,0 +1,166 @@
+package routing
+
+import (
+	"errors"
+	"net/http"
+	"net/textproto"
+	"strings"
+)
+
+// answer is what can be said of a condition.
+type answer uint8
+
+const (
+	no answer = iota
+	maybe
+	yes
+)
+
+var (
+	errAmbiguous = errors.New("a header or query parameter that the rule looks at has two values")
+	errSize      = errors.New("the body's size is not known")
+)
+
+// facts are what the expressions of the rules look at in one request. Each is
+// worked out when the first expression asks for it.
+type facts struct {
+	r    *http.Request
+	path string
+	body Body
+	env  environment
+
+	query         fields
+	queryRead     bool
+	bodyRead      bool
+	bodyErr       error
+	headersFilled bool // with all headers, not some
+}
+
+// prepare fills the environment for an expression of a rule. An error says why
+// the expression cannot be judged.
+func (f *facts) prepare(rule *rule, e *expression) error {
+	f.env.Method, f.env.Path = f.r.Method, f.path
+	if e.params {
+		f.env.Params = rule.pattern.params(f.path)
+	}
+	if e.header.any() && !f.header(&e.header) || e.query.any() && !f.parameters(&e.query) {
+		return errAmbiguous
+	}
+	if e.size {
+		size := f.body.Size
+		if size <= 0 {
+			size = f.r.ContentLength
+		}
+		if size < 0 {
+			return errSize
+		}
+		f.env.Size = int(size)
+	}
+	if e.body {
+		return f.readBody()
+	}
+	return nil
+}
+
+// readBody reads the body once.
+func (f *facts) readBody() error {
+	if !f.bodyRead {
+		f.env.Body, f.bodyErr = readBody(f.r, f.body)
+		f.bodyRead = true
+	}
+	return f.bodyErr
+}
+
+// header fills in the headers that an expression looks at, and says whether
+// each of them has one meaning.
+func (f *facts) header(m *mentioned) bool {
+	if m.all {
+		if !f.headersFilled {
+			f.headersFilled = true
+			f.env.Header = make(map[string]string, len(f.r.Header)+1)
+			for name, values := range f.r.Header {
+				if len(values) > 0 {
+					f.env.Header[strings.ToLower(name)] = values[0]
+				}
+			}
+			f.env.Header["host"] = f.r.Host
+		}
+		for name := range f.r.Header {
+			if !isSingle(f.r, name) {
+				return false
+			}
+		}
+		return true
+	}
+	if f.env.Header == nil {
+		f.env.Header = make(map[string]string, len(m.keys))
+	}
+	for _, key := range m.keys {
+		if key == "host" {
+			f.env.Header[key] = f.r.Host
+			continue
+		}
+		name := textproto.CanonicalMIMEHeaderKey(key)
+		if !isSingle(f.r, name) {
+			return false
+		}
+		if values := f.r.Header[name]; len(values) > 0 {
+			f.env.Header[key] = values[0]
+		}
+	}
+	return true
+}
+
+// isSingle says whether a header, by its canonical name, reaches the backend
+// with the one value that the rules see: it does not come twice with different
+// values, and Connection does not have it taken off on the way.
+func isSingle(r *http.Request, name string) bool {
+	values := r.Header[name]
+	for i := 1; i < len(values); i++ {
+		if values[i] != values[0] {
+			return false
+		}
+	}
+	if len(values) == 0 {
+		return true
+	}
+	for _, connection := range r.Header["Connection"] {
+		for token := range strings.SplitSeq(connection, ",") {
+			if strings.EqualFold(strings.TrimSpace(token), name) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// parameters fills in the query and says whether what an expression looks at
+// of it has one meaning.
+func (f *facts) parameters(m *mentioned) bool {
+	if !f.queryRead {
+		f.query, f.queryRead = readFields(f.r.URL.RawQuery), true
+		f.env.Query = f.query.values
+	}
+	if f.query.err != nil || m.all && len(f.query.doubtful) > 0 {
+		return false
+	}
+	for _, key := range m.keys {
+		if f.query.doubtful[key] {
+			return false
+		}
+	}
+	return true
+}
+
+// when judges a rule's expression. It cannot be decided where what it looks at
+// has no single meaning; where it fails on what is clear, the request is of
+// another kind, and the answer is no.
+func (f *facts) when(rule *rule) (answer, error) {
+	if err := f.prepare(rule, rule.when); err != nil {
+		return maybe, err
+	}
+	if ok, err := rule.when.true(&f.env); err != nil || !ok {
+		return no, nil
+	}
+	return yes, nil
+}

@@ -1,0 +1,61 @@
+package routing
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// unhealthyAfter is how many checks in a row must fail: one may be lost to a
+// busy moment.
+const unhealthyAfter = 2
+
+// checkHealth asks the backend's health path until ctx ends, first at once. A
+// single good answer makes it healthy again.
+func (b *Backend) checkHealth(ctx context.Context) {
+	tick := time.NewTicker(b.Config.Health.Every)
+	defer tick.Stop()
+	failed := 0
+	for {
+		if err := b.probe(ctx); ctx.Err() != nil {
+			return
+		} else if err == nil {
+			failed = 0
+			b.setHealthy(true)
+		} else if failed++; failed >= unhealthyAfter {
+			b.setHealthy(false)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (b *Backend) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, min(b.Config.Health.Every, 5*time.Second))
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.base.String()+b.Config.Health.Path, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := b.transport.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	io.CopyN(io.Discard, answer.Body, 64<<10)
+	if answer.StatusCode >= 400 {
+		return fmt.Errorf("routing: health check of %s: %s", b.Name, answer.Status)
+	}
+	return nil
+}
+
+func (b *Backend) setHealthy(healthy bool) {
+	if b.unhealthy.CompareAndSwap(healthy, !healthy) {
+		b.announce()
+	}
+}

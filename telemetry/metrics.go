@@ -1,0 +1,206 @@
+package telemetry
+
+import (
+	"context"
+	"sync"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+)
+
+// metrics are the instruments and the label sets in use.
+type metrics struct {
+	server, wait, execution     metric.Float64Histogram
+	requests, refusals, reloads metric.Int64Counter
+
+	mu   sync.RWMutex
+	sets map[labels]*set // guarded by mu
+}
+
+// labels are what tells one series from another; unused ones are empty.
+type labels struct {
+	kind                                         uint8
+	method, route, class, backend, result, extra string
+	status                                       int
+}
+
+const (
+	setServer = iota
+	setWait
+	setExecution
+	setRequests
+	setRefusals
+)
+
+// set is a label set ready for use, made once: recording then allocates
+// nothing.
+type set struct {
+	record []metric.RecordOption
+	add    []metric.AddOption
+}
+
+// maxSets bounds the series. Every label comes from a small closed set, so it
+// is not reached; if it were, one more would not be remembered.
+const maxSets = 10_000
+
+func (m *metrics) labelled(l labels) *set {
+	m.mu.RLock()
+	s := m.sets[l]
+	m.mu.RUnlock()
+	if s != nil {
+		return s
+	}
+	option := metric.WithAttributeSet(attribute.NewSet(l.attributes()...))
+	s = &set{record: []metric.RecordOption{option}, add: []metric.AddOption{option}}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.sets) < maxSets {
+		m.sets[l] = s
+	}
+	return s
+}
+
+func (l labels) attributes() []attribute.KeyValue {
+	class := attribute.String(AttrClass, l.class)
+	switch l.kind {
+	case setServer:
+		return []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(l.method), semconv.HTTPRoute(l.route), semconv.HTTPResponseStatusCode(l.status)}
+	case setWait:
+		return []attribute.KeyValue{class, attribute.String(AttrResult, l.result)}
+	case setExecution:
+		return []attribute.KeyValue{class, attribute.String(AttrBackend, l.backend), attribute.String(AttrResult, l.result)}
+	case setRefusals:
+		return []attribute.KeyValue{class, attribute.String(AttrCode, l.extra)}
+	}
+	return []attribute.KeyValue{attribute.String(AttrRoute, l.route), class, attribute.String(AttrResult, l.result)}
+}
+
+func (m *metrics) reloaded(ok bool) {
+	result := ResultFailed
+	if ok {
+		result = ResultOK
+	}
+	m.reloads.Add(context.Background(), 1, metric.WithAttributes(attribute.String(AttrResult, result)))
+}
+
+// maker collects the first error, so that making many instruments reads as a
+// list.
+type maker struct {
+	metric.Meter
+	err error
+}
+
+func (k *maker) keep(err error) {
+	if k.err == nil {
+		k.err = err
+	}
+}
+
+func (k *maker) seconds(name, about string) metric.Float64Histogram {
+	h, err := k.Float64Histogram(name, metric.WithUnit("s"), metric.WithDescription(about))
+	k.keep(err)
+	return h
+}
+
+func (k *maker) count(name, about string) metric.Int64Counter {
+	c, err := k.Int64Counter(name, metric.WithDescription(about))
+	k.keep(err)
+	return c
+}
+
+func (m *metrics) make(t *Telemetry, meter metric.Meter) error {
+	k := &maker{Meter: meter}
+	m.sets = map[labels]*set{}
+	m.server = k.seconds(MetricServer, "Duration of requests as clients see it.")
+	m.wait = k.seconds(MetricWait, "Time in the queue before the grant or the refusal.")
+	m.execution = k.seconds(MetricExecution, "Time from the grant to the backend's last byte.")
+	m.requests = k.count(MetricRequests, "Requests that have ended, by how.")
+	m.refusals = k.count(MetricRefusals, "Requests that the proxy answered itself, by code.")
+	m.reloads = k.count(MetricReloads, "Reloads of the configuration.")
+	m.gauges(t, k)
+	return k.err
+}
+
+// gauge is one value that is read when it is collected.
+func (k *maker) gauge(name, unit, about string) metric.Float64ObservableGauge {
+	g, err := k.Float64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(about))
+	k.keep(err)
+	return g
+}
+
+// gauges reads the desk's snapshot once for each collection.
+func (m *metrics) gauges(t *Telemetry, k *maker) {
+	length := k.gauge(MetricQueueLength, "", "Requests that wait.")
+	limit := k.gauge(MetricQueueLimit, "", "How many may wait.")
+	held := k.gauge(MetricQueueBytes, "By", "Request bodies held for those that wait.")
+	oldest := k.gauge(MetricQueueOldest, "s", "How long the eldest has waited.")
+	slots := k.gauge(MetricSlots, "", "How many may run at once.")
+	running := k.gauge(MetricRunning, "", "Requests that run.")
+	paused := k.gauge(MetricPaused, "", "1 while an operator has paused the class.")
+	capacity := k.gauge(MetricVRAMCapacity, "By", "Memory that may be budgeted, reserve included.")
+	reserve := k.gauge(MetricVRAMReserve, "By", "Memory that is never given out.")
+	booked := k.gauge(MetricVRAMBooked, "By", "Memory that the ledger has booked for backends.")
+	outside := k.gauge(MetricVRAMOutside, "By", "Memory in use that the ledger has not booked.")
+	room := k.gauge(MetricVRAMRoom, "By", "Memory left to give out.")
+	observed := k.gauge(MetricVRAMObserved, "By", "Memory in use by the driver's last word.")
+	gpu := k.gauge(MetricGPUState, "", "1 for what is true of the card: readable, stale, lost.")
+	up := k.gauge(MetricBackendUp, "", "1 while the backend may be used.")
+	breaker := k.gauge(MetricBreaker, "", "1 for the breaker's present state.")
+	reload := k.gauge(MetricReloadGood, "", "1 if the last reload was taken.")
+	lost := k.gauge(MetricSpansLost, "", "Spans that could not be exported since the start.")
+	_, err := k.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		o.ObserveFloat64(reload, yes(t.reloadGood.Load()))
+		o.ObserveFloat64(lost, float64(t.spansLost.Load()))
+		s := t.sources.Load()
+		if s == nil || s.Desk == nil {
+			return nil
+		}
+		snapshot := s.Desk()
+		for _, c := range snapshot.Classes {
+			by := metric.WithAttributes(attribute.String(AttrClass, c.Name))
+			o.ObserveFloat64(length, float64(c.Queued), by)
+			o.ObserveFloat64(limit, float64(c.QueueLimit), by)
+			o.ObserveFloat64(held, float64(c.QueuedBytes), by)
+			o.ObserveFloat64(oldest, c.OldestWait.Seconds(), by)
+			o.ObserveFloat64(slots, float64(c.Slots), by)
+			o.ObserveFloat64(running, float64(c.Running), by)
+			o.ObserveFloat64(paused, yes(c.Paused), by)
+		}
+		for _, g := range snapshot.GPUs {
+			name := attribute.String(AttrGPU, g.Name)
+			by := metric.WithAttributes(name)
+			o.ObserveFloat64(capacity, float64(g.Capacity), by)
+			o.ObserveFloat64(reserve, float64(g.Reserve), by)
+			o.ObserveFloat64(booked, float64(g.Booked), by)
+			o.ObserveFloat64(outside, float64(g.Outside), by)
+			o.ObserveFloat64(room, float64(g.Room), by)
+			if g.Observed >= 0 {
+				o.ObserveFloat64(observed, float64(g.Observed), by)
+			}
+			for state, is := range map[string]bool{"readable": g.Observed >= 0 && g.Err == "", "stale": g.Stale, "lost": g.Lost} {
+				o.ObserveFloat64(gpu, yes(is), metric.WithAttributes(name, attribute.String(AttrState, state)))
+			}
+		}
+		for _, b := range snapshot.Backends {
+			o.ObserveFloat64(up, yes(b.Available && !b.Draining), metric.WithAttributes(attribute.String(AttrBackend, b.Name)))
+		}
+		if s.Breakers == nil {
+			return nil
+		}
+		for name, now := range s.Breakers() {
+			for _, state := range []string{"closed", "half-open", "open"} {
+				o.ObserveFloat64(breaker, yes(now == state), metric.WithAttributes(attribute.String(AttrBackend, name), attribute.String(AttrState, state)))
+			}
+		}
+		return nil
+	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, outside, room, observed, gpu, up, breaker, reload, lost)
+	k.keep(err)
+}
+
+func yes(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,77 @@
+package telemetry
+
+// Every name that dashboards, alerts and trace queries can depend on. It is a
+// contract: a name that was released stays, and the test of this file fails
+// when something is exported under a name that is not here.
+
+// Spans. The SERVER span is named `{method} {route pattern}`; the other two are
+// siblings under it: admission.wait, and a CLIENT span named `{method}` that
+// lasts to the backend's last byte.
+const (
+	SpanWait = "admission.wait"
+
+	EventQueued  = "queued"
+	EventGranted = "granted"
+	EventRefused = "refused"
+)
+
+// Attributes of spans and labels of metrics, beside OpenTelemetry's for HTTP.
+// In Prometheus a dot is an underscore.
+const (
+	AttrRoute    = "anteroom.route"       // the rule's name
+	AttrClass    = "anteroom.class"       // empty for what passes through
+	AttrBackend  = "anteroom.backend"     // as configured
+	AttrVRAM     = "anteroom.vram"        // bytes asked for on each GPU
+	AttrPosition = "anteroom.position"    // of its class before it, on arrival
+	AttrReason   = "anteroom.wait.reason" // what it last waited for
+	AttrWaited   = "anteroom.wait"        // seconds
+	AttrGrant    = "anteroom.grant"       // the request's id in the queue
+	AttrCode     = "anteroom.code"        // of a refusal
+	AttrResult   = "anteroom.result"      // ok, refused, cancelled, failed
+	AttrGPU      = "anteroom.gpu"
+	AttrState    = "anteroom.state"
+)
+
+// Results of a request.
+const (
+	ResultOK        = "ok"        // the backend's answer reached its end
+	ResultRefused   = "refused"   // answered by the proxy itself
+	ResultCancelled = "cancelled" // the client left
+	ResultFailed    = "failed"    // a 5xx of the backend's, or an answer cut short
+)
+
+// Metrics. Prometheus adds the unit and `_total` for counters.
+const (
+	MetricServer    = "http.server.request.duration" // s {http.request.method, http.route, http.response.status_code}
+	MetricWait      = "anteroom.request.wait"        // s {class, result}
+	MetricExecution = "anteroom.request.execution"   // s {class, backend, result}
+	MetricRequests  = "anteroom.requests"            // {route, class, result}
+	MetricRefusals  = "anteroom.refusals"            // {class, code}
+
+	MetricQueueLength = "anteroom.queue.length" // {class}
+	MetricQueueLimit  = "anteroom.queue.limit"  // {class}
+	MetricQueueBytes  = "anteroom.queue.bytes"  // By {class}
+	MetricQueueOldest = "anteroom.queue.oldest" // s {class}
+	MetricSlots       = "anteroom.slots"        // {class}
+	MetricRunning     = "anteroom.running"      // {class}
+	MetricPaused      = "anteroom.paused"       // 1 or 0 {class}
+
+	MetricVRAMCapacity = "anteroom.vram.capacity" // By {gpu}
+	MetricVRAMReserve  = "anteroom.vram.reserve"  // By {gpu}
+	MetricVRAMBooked   = "anteroom.vram.booked"   // By {gpu}
+	MetricVRAMOutside  = "anteroom.vram.outside"  // By {gpu}
+	MetricVRAMRoom     = "anteroom.vram.room"     // By {gpu}
+	MetricVRAMObserved = "anteroom.vram.observed" // By {gpu}; absent while the card was never read
+	MetricGPUState     = "anteroom.gpu.state"     // 1 or 0 {gpu, state: readable, stale, lost}
+
+	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
+	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, state: closed, half-open, open}
+
+	MetricReloads    = "anteroom.config.reloads"     // {result: ok, failed}
+	MetricReloadGood = "anteroom.config.last_reload" // 1 if the last one was taken
+	MetricSpansLost  = "anteroom.spans.dropped"      // spans that found the export queue full or failed to leave
+)
+
+// buckets are the bounds of every duration histogram, in seconds. Those of the
+// HTTP conventions end at ten, and an image takes twenty.
+var buckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 300, 600}

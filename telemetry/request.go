@@ -1,0 +1,314 @@
+package telemetry
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+)
+
+// Request is one request's story for the outside: a SERVER span with two
+// siblings under it, admission.wait and the CLIENT span of the execution, then
+// metrics and a log line. The calls come in the order in which they stand
+// here, each at most once; those that do not apply are left out. End is always
+// called; Executed alone may come after it and from another goroutine. All of
+// them do nothing on a nil Request.
+type Request struct {
+	t      *Telemetry
+	method string
+	ctx    context.Context // holds the SERVER span; nil while tracing is off
+	remote trace.SpanContext
+
+	pattern, route, class, backend string
+	vram                           admission.Bytes
+	began                          time.Time
+
+	server, wait trace.Span // nil: none
+	waitBegan    time.Time
+	waited       time.Duration
+	queued       bool // Wait was called
+	refused      admission.Code
+
+	mu           sync.Mutex
+	execution    trace.Span    // guarded by mu
+	executeBegan time.Time     // guarded by mu
+	executed     time.Duration // guarded by mu; -1: not ended
+}
+
+// knownMethods bounds the label: clients may send any word.
+var knownMethods = map[string]bool{
+	"GET": true, "HEAD": true, "POST": true, "PUT": true, "PATCH": true,
+	"DELETE": true, "CONNECT": true, "OPTIONS": true, "TRACE": true, "QUERY": true,
+}
+
+// Begin continues the caller's trace context or starts a new trace. route is
+// the rule's path pattern and becomes http.route and, with the method, the
+// span's name, so it must come from a small closed set; empty: none matched.
+func (t *Telemetry) Begin(r *http.Request, route string) *Request {
+	q := &Request{t: t, method: r.Method, pattern: route, began: time.Now(), executed: -1}
+	if !knownMethods[q.method] {
+		q.method = "_OTHER"
+	}
+	if t.tracer == nil {
+		if r.Header["Traceparent"] != nil {
+			q.remote = trace.SpanContextFromContext(t.propagator.Extract(context.Background(), propagation.HeaderCarrier(r.Header)))
+		}
+		return q
+	}
+	ctx := t.propagator.Extract(context.Background(), propagation.HeaderCarrier(r.Header))
+	name := q.method
+	attributes := make([]attribute.KeyValue, 0, 8)
+	attributes = append(attributes, semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(r.URL.Path),
+		semconv.URLScheme(scheme(r)), semconv.NetworkProtocolVersion(strconv.Itoa(r.ProtoMajor)+"."+strconv.Itoa(r.ProtoMinor)))
+	if route != "" {
+		name += " " + route
+		attributes = append(attributes, semconv.HTTPRoute(route))
+	}
+	q.ctx, q.server = t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(q.began),
+		trace.WithAttributes(attributes...))
+	return q
+}
+
+func scheme(r *http.Request) string {
+	if r.TLS != nil {
+		return "https"
+	}
+	return "http"
+}
+
+// SpanContext is the SERVER span's, or the caller's own while tracing is off;
+// not valid where there is neither.
+func (q *Request) SpanContext() trace.SpanContext {
+	if q == nil {
+		return trace.SpanContext{}
+	}
+	if q.server == nil {
+		return q.remote
+	}
+	return q.server.SpanContext()
+}
+
+// Classify says what the request is as far as is known; it may be called again
+// when more is.
+func (q *Request) Classify(route, class, backend string, vram admission.Bytes) {
+	if q == nil {
+		return
+	}
+	q.route, q.class, q.backend, q.vram = route, class, backend, vram
+}
+
+// Wait opens the admission.wait span.
+func (q *Request) Wait(at time.Time) {
+	if q == nil {
+		return
+	}
+	q.waitBegan, q.queued = at, true
+	if q.server != nil {
+		_, q.wait = q.t.tracer.Start(q.ctx, SpanWait, trace.WithTimestamp(at))
+	}
+}
+
+// Admitted closes the admission.wait span with a grant.
+func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Duration, reason admission.Reason) {
+	if q == nil {
+		return
+	}
+	q.waited = waited
+	q.t.metrics.wait.Record(q.context(), waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: ResultOK}).record...)
+	if q.wait == nil {
+		return
+	}
+	if waited > 0 {
+		q.wait.AddEvent(EventQueued, trace.WithTimestamp(q.waitBegan), trace.WithAttributes(attribute.Int(AttrPosition, position)))
+	}
+	q.wait.AddEvent(EventGranted, trace.WithTimestamp(at))
+	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
+		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Int(AttrPosition, position),
+		attribute.Float64(AttrWaited, waited.Seconds()), attribute.Int64(AttrGrant, int64(id)))
+	if reason != admission.ReasonNone {
+		q.wait.SetAttributes(attribute.String(AttrReason, string(reason)))
+	}
+	q.wait.End(trace.WithTimestamp(at))
+	q.wait = nil
+}
+
+// Refused closes the admission.wait span with a refusal.
+func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
+	if q == nil || rejection == nil {
+		return
+	}
+	q.waited, q.refused = rejection.Waited, rejection.Code
+	result := ResultRefused
+	if rejection.Code == admission.CodeClientCancelled {
+		result = ResultCancelled
+	}
+	q.t.metrics.wait.Record(q.context(), q.waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: result}).record...)
+	if q.wait == nil {
+		return
+	}
+	q.wait.AddEvent(EventRefused, trace.WithTimestamp(at), trace.WithAttributes(attribute.String(AttrCode, string(rejection.Code))))
+	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
+		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, q.waited.Seconds()),
+		attribute.String(AttrCode, string(rejection.Code)), attribute.String(AttrReason, string(rejection.Reason)),
+		attribute.Int(AttrPosition, rejection.Position))
+	q.wait.End(trace.WithTimestamp(at))
+	q.wait = nil
+}
+
+// Execute opens the CLIENT span and writes its context into the header that
+// goes to the backend; with tracing off the header stays as it is. address is
+// the backend's URL.
+func (q *Request) Execute(at time.Time, address string, header http.Header) {
+	if q == nil {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.executeBegan = at
+	if q.server == nil {
+		return
+	}
+	attributes := []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(q.method), semconv.URLFull(address),
+		attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend)}
+	if u, err := url.Parse(address); err == nil {
+		attributes = append(attributes, semconv.ServerAddress(u.Hostname()))
+		if port, err := strconv.Atoi(u.Port()); err == nil {
+			attributes = append(attributes, semconv.ServerPort(port))
+		}
+	}
+	ctx, span := q.t.tracer.Start(q.ctx, q.method, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(at), trace.WithAttributes(attributes...))
+	q.execution = span
+	q.t.propagator.Inject(ctx, propagation.HeaderCarrier(header))
+}
+
+// Executed closes the CLIENT span at the backend's last byte. status is 0
+// where no answer came; err is why it broke off, nil where it did not.
+func (q *Request) Executed(at time.Time, status int, err error) {
+	if q == nil {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.executeBegan.IsZero() || q.executed >= 0 {
+		return
+	}
+	q.executed = max(0, at.Sub(q.executeBegan))
+	result := ResultOK
+	if err != nil || status >= 500 {
+		result = ResultFailed
+	}
+	q.t.metrics.execution.Record(q.context(), q.executed.Seconds(),
+		q.t.metrics.labelled(labels{kind: setExecution, class: q.class, backend: q.backend, result: result}).record...)
+	if q.execution == nil {
+		return
+	}
+	if status != 0 {
+		q.execution.SetAttributes(semconv.HTTPResponseStatusCode(status))
+	}
+	switch {
+	case err != nil:
+		q.execution.SetAttributes(semconv.ErrorTypeKey.String("broken"))
+		q.execution.SetStatus(codes.Error, err.Error())
+	case status >= 400:
+		q.execution.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(status)))
+		q.execution.SetStatus(codes.Error, "")
+	}
+	q.execution.End(trace.WithTimestamp(at))
+}
+
+// End closes the SERVER span, records the metrics and writes the log line.
+// status is what the client got, 499 where it left; code is a refusal's, empty
+// for a backend's answer.
+func (q *Request) End(at time.Time, status int, code string, bytesIn, bytesOut int64) {
+	if q == nil {
+		return
+	}
+	total := max(0, at.Sub(q.began))
+	q.mu.Lock()
+	executed := q.executed
+	q.mu.Unlock()
+
+	result := ResultOK
+	switch {
+	case status == 499:
+		result = ResultCancelled
+	case code != "":
+		result = ResultRefused
+	case status >= 500:
+		result = ResultFailed
+	}
+	m, ctx := &q.t.metrics, q.context()
+	m.server.Record(ctx, total.Seconds(), m.labelled(labels{kind: setServer, method: q.method, route: q.pattern, status: status}).record...)
+	m.requests.Add(ctx, 1, m.labelled(labels{kind: setRequests, route: q.route, class: q.class, result: result}).add...)
+	if code != "" {
+		m.refusals.Add(ctx, 1, m.labelled(labels{kind: setRefusals, class: q.class, extra: code}).add...)
+	}
+	if q.wait != nil { // it panicked in the queue
+		q.wait.End(trace.WithTimestamp(at))
+	}
+	if q.server != nil {
+		q.server.SetAttributes(semconv.HTTPResponseStatusCode(status), attribute.String(AttrRoute, q.route),
+			attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend), attribute.String(AttrResult, result))
+		if code != "" {
+			q.server.SetAttributes(attribute.String(AttrCode, code))
+		}
+		if status >= 500 {
+			q.server.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(status)))
+			q.server.SetStatus(codes.Error, code)
+		}
+		q.server.End(trace.WithTimestamp(at))
+	}
+	q.logLine(status, code, total, executed, bytesIn, bytesOut)
+}
+
+// logLine writes the request's one line. It has no header, no query and no
+// body: they hold secrets and prompts.
+func (q *Request) logLine(status int, code string, total, executed time.Duration, in, out int64) {
+	level := slog.LevelInfo
+	if code != "" && status >= 500 {
+		level = slog.LevelWarn
+	}
+	if !q.t.log.Enabled(context.Background(), level) {
+		return
+	}
+	attributes := make([]slog.Attr, 0, 16)
+	attributes = append(attributes, slog.String("method", q.method), slog.String("route", q.route), slog.String("class", q.class),
+		slog.String("backend", q.backend), slog.Int("status", status))
+	if code != "" {
+		attributes = append(attributes, slog.String("code", code))
+	}
+	if q.queued {
+		attributes = append(attributes, milliseconds("wait_ms", q.waited), slog.Int64("vram", int64(q.vram)))
+	}
+	if executed >= 0 {
+		attributes = append(attributes, milliseconds("execute_ms", executed))
+	}
+	attributes = append(attributes, milliseconds("total_ms", total), slog.Int64("bytes_in", in), slog.Int64("bytes_out", out))
+	if s := q.SpanContext(); s.IsValid() {
+		attributes = append(attributes, slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String()))
+	}
+	q.t.log.LogAttrs(context.Background(), level, "request", attributes...)
+}
+
+func milliseconds(key string, d time.Duration) slog.Attr {
+	return slog.Float64(key, float64(d.Microseconds())/1000)
+}
+
+// context carries the span, for exemplars.
+func (q *Request) context() context.Context {
+	if q.ctx == nil {
+		return context.Background()
+	}
+	return q.ctx
+}

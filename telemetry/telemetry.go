@@ -1,0 +1,257 @@
+// Package telemetry tells the outside what happened: traces, metrics, logs.
+// Every name it gives to anything is in names.go, which is a contract.
+//
+// Nothing in it waits for a collector: spans go into a bounded queue that
+// drops when it is full, and what cannot be exported is counted and forgotten.
+// With tracing off no span is made, and a caller's trace context reaches the
+// backend as it came.
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/contrib/exporters/autoexport"
+	"go.opentelemetry.io/contrib/propagators/autoprop"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
+	"go.opentelemetry.io/otel/propagation"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+)
+
+// scope names the instrumentation to OpenTelemetry.
+const scope = "github.com/anteroom-gpu/anteroom"
+
+// Telemetry is the running set-up. Its methods may be called at once from any
+// goroutine and never wait for a collector.
+type Telemetry struct {
+	log        *slog.Logger
+	tracer     trace.Tracer // nil: tracing is off
+	propagator propagation.TextMapPropagator
+	traces     *sdktrace.TracerProvider // nil: tracing is off
+	meters     *sdkmetric.MeterProvider
+	handler    http.Handler
+	metrics    metrics
+	sources    atomic.Pointer[Sources]
+	spansLost  atomic.Int64
+	reloadGood atomic.Bool
+}
+
+// Sources are what the gauges read when they are collected. A nil one reports
+// nothing.
+type Sources struct {
+	Desk func() admission.Snapshot
+	// Breakers gives each backend's breaker state: closed, half-open, open.
+	Breakers func() map[string]string
+}
+
+// Start sets the providers up. Log lines go to logs, one Write each.
+func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
+	t := &Telemetry{log: newLog(c.Log, logs)}
+	t.reloadGood.Store(true)
+	t.propagator = autoprop.NewTextMapPropagator()
+	about, err := resource.New(ctx,
+		resource.WithTelemetrySDK(), resource.WithHost(), resource.WithProcessPID(), resource.WithProcessExecutableName(),
+		resource.WithAttributes(semconv.ServiceName(c.ServiceName), semconv.ServiceVersion(version)),
+		resource.WithFromEnv(), // last, so that OTEL_SERVICE_NAME wins
+	)
+	if err != nil && !errors.Is(err, resource.ErrPartialResource) {
+		return nil, fmt.Errorf("telemetry: resource: %w", err)
+	}
+	otel.SetErrorHandler(t.complain())
+	exporter, err := spanExporter(ctx, c.Traces, logs)
+	if err != nil {
+		return nil, fmt.Errorf("telemetry: traces: %w", err)
+	}
+	if exporter != nil {
+		t.trace(c.Traces, about, exporter)
+	}
+	if err := t.measure(ctx, c, about); err != nil {
+		return nil, fmt.Errorf("telemetry: metrics: %w", err)
+	}
+	return t, nil
+}
+
+func newLog(c LogConfig, w io.Writer) *slog.Logger {
+	var level slog.Level
+	// Check has seen to the text; the zero level is info.
+	_ = level.UnmarshalText([]byte(c.Level))
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// complain logs the trouble of OpenTelemetry's own parts, once a minute: a
+// dead collector has some every few seconds.
+func (t *Telemetry) complain() otel.ErrorHandlerFunc {
+	var next atomic.Int64
+	return func(err error) {
+		now := time.Now().Unix()
+		if n := next.Load(); now >= n && next.CompareAndSwap(n, now+60) {
+			t.log.Warn("telemetry cannot be exported", "error", err.Error())
+		}
+	}
+}
+
+// disabled is OpenTelemetry's own switch, which its SDK for Go leaves to us.
+func disabled() bool { return strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") }
+
+func asked(names ...string) bool {
+	for _, n := range names {
+		if os.Getenv(n) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// spanExporter is what the configuration asks for, else what OTEL_* asks for,
+// else nil. No connection is made here.
+func spanExporter(ctx context.Context, c TracesConfig, logs io.Writer) (sdktrace.SpanExporter, error) {
+	if disabled() {
+		return nil, nil
+	}
+	switch c.Exporter {
+	case "otlp":
+		scheme, _, _ := strings.Cut(c.Endpoint, ":")
+		switch {
+		case c.Endpoint == "" && strings.HasPrefix(os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "grpc"):
+			return otlptracegrpc.New(ctx)
+		case c.Endpoint == "":
+			return otlptracehttp.New(ctx)
+		case strings.HasPrefix(scheme, "grpc"):
+			return otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL("http"+strings.TrimPrefix(c.Endpoint, "grpc")))
+		}
+		endpoint := c.Endpoint
+		if strings.Count(strings.TrimSuffix(endpoint, "/"), "/") == 2 {
+			endpoint = strings.TrimSuffix(endpoint, "/") + "/v1/traces" // only host and port are given
+		}
+		return otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(endpoint))
+	case "console":
+		return stdouttrace.New(stdouttrace.WithWriter(logs))
+	case "none":
+		return nil, nil
+	}
+	if !asked("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") ||
+		os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
+		return nil, nil
+	}
+	return autoexport.NewSpanExporter(ctx)
+}
+
+// trace sets the tracer up. The batch processor's queue is bounded and drops
+// when it is full.
+func (t *Telemetry) trace(c TracesConfig, about *resource.Resource, exporter sdktrace.SpanExporter) {
+	options := []sdktrace.TracerProviderOption{
+		sdktrace.WithResource(about),
+		sdktrace.WithBatcher(&countingExporter{SpanExporter: exporter, lost: &t.spansLost}),
+	}
+	if !asked("OTEL_TRACES_SAMPLER") {
+		options = append(options, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.Sample))))
+	}
+	t.traces = sdktrace.NewTracerProvider(options...)
+	t.tracer = t.traces.Tracer(scope)
+}
+
+// countingExporter counts the spans that did not leave.
+type countingExporter struct {
+	sdktrace.SpanExporter
+	lost *atomic.Int64
+}
+
+func (e *countingExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	err := e.SpanExporter.ExportSpans(ctx, spans)
+	if err != nil {
+		e.lost.Add(int64(len(spans)))
+	}
+	return err
+}
+
+// measure sets the meters up: for Prometheus to collect, and for OTLP where
+// OTEL_METRICS_EXPORTER asks.
+func (t *Telemetry) measure(ctx context.Context, c Config, about *resource.Resource) error {
+	options := []sdkmetric.Option{sdkmetric.WithResource(about), sdkmetric.WithView(sdkmetric.NewView(
+		sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram},
+		sdkmetric.Stream{Aggregation: sdkmetric.AggregationExplicitBucketHistogram{Boundaries: buckets}},
+	))}
+	if c.Metrics.Prometheus {
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		reader, err := otelprometheus.New(otelprometheus.WithRegisterer(registry), otelprometheus.WithoutScopeInfo())
+		if err != nil {
+			return err
+		}
+		options = append(options, sdkmetric.WithReader(reader))
+		t.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true, Registry: registry})
+	}
+	if !disabled() && asked("OTEL_METRICS_EXPORTER") && os.Getenv("OTEL_METRICS_EXPORTER") != "none" {
+		reader, err := autoexport.NewMetricReader(ctx)
+		if err != nil {
+			return err
+		}
+		options = append(options, sdkmetric.WithReader(reader))
+	}
+	t.meters = sdkmetric.NewMeterProvider(options...)
+	return t.metrics.make(t, t.meters.Meter(scope))
+}
+
+// Observe sets what the gauges read; until then they report nothing.
+func (t *Telemetry) Observe(s Sources) { t.sources.Store(&s) }
+
+// Log is the process's logger.
+func (t *Telemetry) Log() *slog.Logger { return t.log }
+
+// MetricsHandler serves /metrics; nil where it is off.
+func (t *Telemetry) MetricsHandler() http.Handler { return t.handler }
+
+// Reloaded counts a reload of the configuration and whether it was taken.
+func (t *Telemetry) Reloaded(ok bool) {
+	t.reloadGood.Store(ok)
+	t.metrics.reloaded(ok)
+}
+
+// Shutdown flushes and ends the providers, both at once, because each may wait
+// for a dead collector until ctx ends.
+func (t *Telemetry) Shutdown(ctx context.Context) error {
+	ended := make(chan error, 2)
+	go func() { ended <- t.meters.Shutdown(ctx) }()
+	go func() {
+		if t.traces == nil {
+			ended <- nil
+			return
+		}
+		ended <- t.traces.Shutdown(ctx)
+	}()
+	var errs error
+	for range 2 {
+		select {
+		case err := <-ended:
+			errs = errors.Join(errs, err)
+		case <-ctx.Done():
+			return errors.Join(errs, ctx.Err())
+		}
+	}
+	return errs
+}
