@@ -26,7 +26,7 @@ const library = "libnvidia-ml.so.1"
 
 // again is how long a driver that could not be opened, or had to be closed, is
 // left alone: opening one can stall for seconds.
-const again = 10 * time.Second
+var again = 10 * time.Second
 
 // driver is NVIDIA's, opened once for the whole process and kept open. go-nvml
 // keeps some of its state in globals, so there cannot be two.

@@ -1,0 +1,166 @@
+/*
+ * A driver library without a driver. Programs load it as libnvidia-ml.so.1 and
+ * it answers what a text file says, read anew at every call:
+ *
+ *   FAKE_CARDS names the file; its lines are "key value".
+ *
+ *   init CODE                 what opening gives
+ *   hang 1                    calls wait until the line is gone
+ *   cards N                   how many there are; card i has index i
+ *   i.uuid TEXT   i.name TEXT
+ *   i.total BYTES  i.reserved BYTES  i.used BYTES
+ *   i.memory CODE             what reading the memory gives
+ *   i.handle CODE             what looking for the card gives
+ *   i.mig 1                   it is divided
+ *   i.compute PID=BYTES,...   BYTES of -1: not available
+ *   i.graphics PID=BYTES,...
+ *   i.lists CODE              what asking for processes gives
+ *
+ * With -DOLD it is a driver of before the second version of those calls.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { OK = 0, BAD_ARGUMENT = 2, NOT_FOUND = 6, TOO_SMALL = 7, BAD_VERSION = 25 };
+
+struct card { unsigned index; };
+typedef struct card *device;
+static struct card all[8];
+
+static const char *value(const char *key) {
+	static __thread char line[1024];
+	const char *file = getenv("FAKE_CARDS");
+	FILE *f = file ? fopen(file, "r") : NULL;
+	const char *found = NULL;
+	size_t n = strlen(key);
+	while (f && !found && fgets(line, sizeof line, f))
+		if (strncmp(line, key, n) == 0 && line[n] == ' ') {
+			line[strcspn(line, "\n")] = '\0';
+			found = line + n + 1;
+		}
+	if (f)
+		fclose(f);
+	return found;
+}
+
+static const char *of(device d, const char *what) {
+	char key[64];
+	snprintf(key, sizeof key, "%u.%s", d->index, what);
+	return value(key);
+}
+
+static unsigned long long number(const char *text) { return text ? strtoull(text, NULL, 10) : 0; }
+
+static void maybe_hang(void) {
+	while (value("hang"))
+		usleep(1000);
+}
+
+static int copy(const char *text, char *out, unsigned n) {
+	snprintf(out, n, "%s", text ? text : "");
+	return OK;
+}
+
+int nvmlInit_v2(void) {
+	for (unsigned i = 0; i < 8; i++)
+		all[i].index = i;
+	maybe_hang();
+	return number(value("init"));
+}
+int nvmlInit(void) { return nvmlInit_v2(); }
+int nvmlShutdown(void) { return OK; }
+
+const char *nvmlErrorString(int code) {
+	static __thread char text[32];
+	snprintf(text, sizeof text, "code %d of the fake driver", code);
+	return text;
+}
+
+int nvmlSystemGetProcessName(unsigned pid, char *out, unsigned n) {
+	snprintf(out, n, "process-%u", pid);
+	return OK;
+}
+
+int nvmlDeviceGetCount_v2(unsigned *n) {
+	*n = number(value("cards"));
+	return OK;
+}
+int nvmlDeviceGetCount(unsigned *n) { return nvmlDeviceGetCount_v2(n); }
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, device *d) {
+	if (i >= number(value("cards")))
+		return BAD_ARGUMENT;
+	*d = &all[i];
+	return number(of(*d, "handle"));
+}
+int nvmlDeviceGetHandleByIndex(unsigned i, device *d) { return nvmlDeviceGetHandleByIndex_v2(i, d); }
+
+int nvmlDeviceGetHandleByUUID(const char *wanted, device *d) {
+	for (unsigned i = 0; i < number(value("cards")); i++) {
+		const char *uuid = of(&all[i], "uuid");
+		if (uuid && strcmp(uuid, wanted) == 0) {
+			*d = &all[i];
+			return number(of(*d, "handle"));
+		}
+	}
+	return NOT_FOUND;
+}
+
+int nvmlDeviceGetUUID(device d, char *out, unsigned n) { return copy(of(d, "uuid"), out, n); }
+int nvmlDeviceGetName(device d, char *out, unsigned n) { return copy(of(d, "name"), out, n); }
+
+int nvmlDeviceGetMigMode(device d, unsigned *now, unsigned *next) {
+	*now = *next = number(of(d, "mig"));
+	return OK;
+}
+
+int nvmlDeviceGetMemoryInfo(device d, unsigned long long out[3]) {
+	maybe_hang();
+	unsigned long long total = number(of(d, "total")), used = number(of(d, "used")) + number(of(d, "reserved"));
+	out[0] = total, out[1] = total - used, out[2] = used;
+	return number(of(d, "memory"));
+}
+
+struct process1 { unsigned pid; unsigned long long used; };
+struct process2 { unsigned pid; unsigned long long used; unsigned gpu, compute; };
+
+static int list(device d, const char *which, unsigned *n, void *out, int second) {
+	int code = number(of(d, "lists"));
+	if (code)
+		return code;
+	const char *text = of(d, which);
+	unsigned found = 0, room = *n;
+	while (text && *text) {
+		char *end;
+		unsigned pid = strtoul(text, &end, 10);
+		unsigned long long used = *end == '=' ? (unsigned long long)strtoll(end + 1, &end, 10) : 0;
+		if (found < room && second)
+			((struct process2 *)out)[found] = (struct process2){pid, used, ~0u, ~0u};
+		else if (found < room)
+			((struct process1 *)out)[found] = (struct process1){pid, used};
+		found++;
+		text = *end == ',' ? end + 1 : "";
+	}
+	*n = found;
+	return found > room ? TOO_SMALL : OK;
+}
+
+#ifdef OLD
+int nvmlDeviceGetComputeRunningProcesses(device d, unsigned *n, void *out) { return list(d, "compute", n, out, 0); }
+int nvmlDeviceGetGraphicsRunningProcesses(device d, unsigned *n, void *out) { return list(d, "graphics", n, out, 0); }
+#else
+struct memory2 { unsigned version; unsigned long long total, reserved, free, used; };
+
+int nvmlDeviceGetMemoryInfo_v2(device d, struct memory2 *out) {
+	if (out->version != (sizeof *out | 2u << 24))
+		return BAD_VERSION;
+	maybe_hang();
+	out->total = number(of(d, "total")), out->reserved = number(of(d, "reserved")), out->used = number(of(d, "used"));
+	out->free = out->total - out->reserved - out->used;
+	return number(of(d, "memory"));
+}
+int nvmlDeviceGetComputeRunningProcesses_v3(device d, unsigned *n, void *out) { return list(d, "compute", n, out, 1); }
+int nvmlDeviceGetGraphicsRunningProcesses_v3(device d, unsigned *n, void *out) { return list(d, "graphics", n, out, 1); }
+#endif
