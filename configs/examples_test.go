@@ -2,6 +2,7 @@ package configs
 
 import (
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,5 +36,24 @@ func TestLoadsEveryExample(t *testing.T) {
 	}
 	if found < 3 {
 		t.Errorf("there are %d examples, want 3 or more", found)
+	}
+}
+
+func TestLoadsTheConfigurationInTheReadme(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```yaml\n")
+	block, _, found := strings.Cut(rest, "```")
+	if n := strings.Count(block, "\n"); !found || n != 10 {
+		t.Fatalf("the first YAML in it has %d lines, want ten", n)
+	}
+	c, err := Load(Options{File: write(t, block)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Warnings()) > 0 {
+		t.Errorf("it warns: %v", c.Warnings())
 	}
 }

@@ -47,10 +47,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	control := guarded.Group("", sameOrigin)
 	control.POST("/api/classes/:name/pause", named("class", h.desk.Pause))
 	control.POST("/api/classes/:name/resume", named("class", h.desk.Resume))
-	control.POST("/api/backends/:name/drain", func(c echo.Context) error {
-		resume, _ := strconv.ParseBool(c.QueryParam("resume"))
-		return named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, !resume) })(c)
-	})
+	control.POST("/api/backends/:name/drain", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, true) }))
 	control.POST("/api/backends/:name/resume", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, false) }))
 	control.POST("/api/backends/:name/reclaim", unavailable)
 	control.POST("/api/backends/:name/wake", unavailable)

@@ -115,7 +115,7 @@ func TestAnOperatorSeesAndSteersTheDesk(t *testing.T) {
 	if b.waiting() != 1 {
 		t.Errorf("the light did not wait for its draining backend")
 	}
-	b.ask("POST", "/api/backends/quick/drain?resume=true", nil)
+	b.ask("POST", "/api/backends/quick/resume", nil)
 	if got := <-light; got != 200 {
 		t.Errorf("the light got %d, want 200", got)
 	}

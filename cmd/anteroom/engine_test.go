@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,15 +13,6 @@ import (
 	"github.com/anteroom-gpu/anteroom/simulation"
 )
 
-// TestRunsAnEngineForAnotherTest is the other process of the test below.
-func TestRunsAnEngineForAnotherTest(t *testing.T) {
-	args := os.Getenv("ANTEROOM_TEST_ENGINE")
-	if args == "" {
-		t.Skip("for another test")
-	}
-	os.Exit(runEngine(strings.Fields(args), os.Stdout, os.Stderr))
-}
-
 func TestAnEngineSharesACardAndEndsCleanly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "card")
 	card, err := simulation.OpenCard(dir, 40*admission.GiB)
@@ -30,8 +20,7 @@ func TestAnEngineSharesACardAndEndsCleanly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer card.Close()
-	p := exec.Command(os.Args[0], "-test.run=^TestRunsAnEngineForAnotherTest$")
-	p.Env = append(os.Environ(), "ANTEROOM_TEST_ENGINE=--kind flux --card "+dir+" --speed 1000")
+	p := process("engine", "--kind", "flux", "--card", dir, "--speed", "1000")
 	p.Stderr = os.Stderr
 	out, err := p.StdoutPipe()
 	if err != nil {

@@ -4,11 +4,27 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 )
+
+// TestMain lets the test binary be the command, as a process of its own.
+func TestMain(m *testing.M) {
+	if os.Getenv("RUN_THE_COMMAND") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// process is the command, not started yet.
+func process(args ...string) *exec.Cmd {
+	p := exec.Command(os.Args[0], args...)
+	p.Env = append(os.Environ(), "RUN_THE_COMMAND=1", "GORACE=atexit_sleep_ms=0")
+	return p
+}
 
 // anteroom runs a command as main would.
 func anteroom(args ...string) (code int, stdout, stderr string) {

@@ -1,0 +1,24 @@
+# What people type often. README.md says what needs no make.
+
+# go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
+export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
+
+.PHONY: build test demo bench check
+
+build:
+	go build -trimpath -o bin/anteroom ./cmd/anteroom
+
+test:
+	go test -race ./...
+
+demo:
+	go run ./cmd/anteroom demo
+
+# For benchstat: make bench > old.txt; change; make bench > new.txt; go tool benchstat old.txt new.txt
+COUNT ?= 6
+bench:
+	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./admission ./routing ./telemetry
+	go test -run '^$$' -bench . -benchmem -count $(COUNT) -benchtime 2s ./proxy
+
+check:
+	.ci/run

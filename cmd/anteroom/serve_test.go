@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// served is `anteroom serve` in a process of its own.
+type served struct {
+	t          *testing.T
+	process    *exec.Cmd
+	file       string
+	url, admin string
+	lines      chan map[string]any // its log
+	ended      chan struct{}       // its standard error is closed
+}
+
+// serveProcess starts it with a file whose one backend is model.
+func serveProcess(t *testing.T, model string, more ...string) *served {
+	t.Helper()
+	s := &served{t: t, file: write(t, serveFile(model, "200", more...)), lines: make(chan map[string]any, 10000), ended: make(chan struct{})}
+	s.process = process("serve", "-c", s.file)
+	out, err := s.process.StderrPipe()
+	must(t, err)
+	must(t, s.process.Start())
+	t.Cleanup(func() { s.process.Process.Kill(); s.process.Wait() })
+	go func() {
+		defer close(s.ended)
+		defer close(s.lines)
+		for text := bufio.NewScanner(out); text.Scan(); {
+			line := map[string]any{}
+			if json.Unmarshal(text.Bytes(), &line) != nil {
+				line["msg"] = text.Text()
+			}
+			s.lines <- line
+		}
+	}()
+	l := s.until("listening")
+	s.url, s.admin = l["url"].(string), l["admin"].(string)
+	return s
+}
+
+func serveFile(model, slots string, more ...string) string {
+	return fmt.Sprintf(`
+listen: 127.0.0.1:0
+admin: {listen: 127.0.0.1:0}
+gpus: {gpu0: {memory: 48GiB, source: declared}}
+classes: {work: {slots: %s, vram: 64MiB, estimate: 1s, queue: {limit: 1000}}}
+backends: {model: {url: %q, gpu: gpu0, returns_memory: true}}
+routes: [{match: {path: /**}, class: work, backend: model}]
+%s
+`, slots, model, strings.Join(more, "\n"))
+}
+
+// until reads the log on to a line with that message.
+func (s *served) until(message string) map[string]any {
+	s.t.Helper()
+	for line := range s.lines {
+		if text, _ := line["msg"].(string); strings.Contains(text, message) {
+			return line
+		}
+	}
+	s.t.Fatalf("the log ends without %q", message)
+	return nil
+}
+
+func (s *served) signal(which os.Signal) {
+	s.t.Helper()
+	must(s.t, s.process.Process.Signal(which))
+}
+
+// exit waits for the end and gives the exit code.
+func (s *served) exit() int {
+	<-s.ended
+	var exit *exec.ExitError
+	if err := s.process.Wait(); errors.As(err, &exit) {
+		return exit.ExitCode()
+	} else if err != nil {
+		s.t.Fatal(err)
+	}
+	return 0
+}
+
+// gated answers each request when it is let go.
+func gated(t *testing.T) (url string, arrived <-chan struct{}, open func()) {
+	t.Helper()
+	came, gate := make(chan struct{}, 1000), make(chan struct{})
+	open = sync.OnceFunc(func() { close(gate) })
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		came <- struct{}{}
+		<-gate
+		io.WriteString(w, "done "+r.URL.Path)
+	}))
+	t.Cleanup(func() { open(); s.Close() })
+	return s.URL, came, open
+}
+
+// posts sends n requests at once, each on a connection of its own, and gives
+// what came of them.
+func posts(t *testing.T, url string, n int) <-chan string {
+	t.Helper()
+	answers := make(chan string, n)
+	for i := range n {
+		go func() {
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			res, err := client.Post(fmt.Sprintf("%s/%d", url, i), "text/plain", strings.NewReader("x"))
+			if err != nil {
+				answers <- err.Error()
+				return
+			}
+			defer res.Body.Close()
+			text, err := io.ReadAll(res.Body)
+			if err != nil || string(text) != fmt.Sprintf("done /%d", i) {
+				answers <- fmt.Sprintf("%s: %q, %v", res.Status, text, err)
+				return
+			}
+			answers <- "done"
+		}()
+	}
+	return answers
+}
+
+func TestServeEndsWithFiftyInFlightAndLosesNone(t *testing.T) {
+	model, arrived, open := gated(t)
+	s := serveProcess(t, model)
+	answers := posts(t, s.url, 50)
+	for range 50 {
+		<-arrived
+	}
+	s.signal(syscall.SIGTERM)
+	s.until("draining")
+	open()
+	for range 50 {
+		if got := <-answers; got != "done" {
+			t.Errorf("one of fifty got %s", got)
+		}
+	}
+	if code := s.exit(); code != 0 {
+		t.Errorf("it ended with %d, want 0", code)
+	}
+}
+
+func TestServeServesWhatWaitsBeforeItEnds(t *testing.T) {
+	model, arrived, open := gated(t)
+	s := serveProcess(t, model)
+	must(t, os.WriteFile(s.file, []byte(serveFile(model, "1")), 0o644))
+	s.until("reloaded")
+	answers := posts(t, s.url, 10)
+	<-arrived
+	waiting := func() int {
+		var state struct {
+			Classes []struct{ Queued int }
+		}
+		res, err := http.Get(s.admin + "/api/state")
+		must(t, err)
+		defer res.Body.Close()
+		must(t, json.NewDecoder(res.Body).Decode(&state))
+		return state.Classes[0].Queued
+	}
+	for waiting() < 9 {
+	}
+	s.signal(syscall.SIGTERM)
+	s.until("draining")
+	open()
+	for range 10 {
+		if got := <-answers; got != "done" {
+			t.Errorf("one of ten got %s", got)
+		}
+	}
+	if code := s.exit(); code != 0 {
+		t.Errorf("it ended with %d, want 0", code)
+	}
+}
+
+func TestServeIsForcedByASecondSignalAndNamesWhatIsLeft(t *testing.T) {
+	model, arrived, _ := gated(t)
+	s := serveProcess(t, model)
+	posts(t, s.url, 1)
+	<-arrived
+	s.signal(syscall.SIGTERM)
+	s.until("draining")
+	s.signal(syscall.SIGTERM)
+	line := s.until("forced")
+	if jobs, _ := line["jobs"].([]any); len(jobs) != 1 || !strings.Contains(jobs[0].(string), "work on model") {
+		t.Errorf("it names %v", line["jobs"])
+	}
+	if code := s.exit(); code != 1 {
+		t.Errorf("it ended with %d, want 1", code)
+	}
+}
+
+func TestServeEndsWhenTheGraceIsOver(t *testing.T) {
+	model, arrived, _ := gated(t)
+	s := serveProcess(t, model, "drain: {grace: 50ms}")
+	posts(t, s.url, 1)
+	<-arrived
+	s.signal(syscall.SIGTERM)
+	if code := s.exit(); code != 1 {
+		t.Errorf("it ended with %d, want 1", code)
+	}
+}
+
+func TestServeReloads(t *testing.T) {
+	model, _, open := gated(t)
+	open()
+	s := serveProcess(t, model)
+	status := func() string {
+		res, err := http.Post(s.url+"/0", "text/plain", strings.NewReader("x"))
+		must(t, err)
+		res.Body.Close()
+		return res.Status
+	}
+	must(t, os.WriteFile(s.file, []byte("routes: [{match: {path: /**}, clas: work, backend: model}]\n"), 0o644))
+	if line := s.until("stays as it was"); !strings.Contains(fmt.Sprint(line["error"]), "clas: unknown key") {
+		t.Errorf("it says %v", line)
+	}
+	if got := status(); got != "200 OK" {
+		t.Errorf("under the old rules: %s", got)
+	}
+	must(t, os.WriteFile(s.file, []byte(strings.Replace(serveFile(model, "200"), "/**", "/elsewhere", 1)), 0o644))
+	s.until("was reloaded")
+	if got := status(); got != "404 Not Found" {
+		t.Errorf("under the new rules: %s", got)
+	}
+	s.signal(syscall.SIGHUP)
+	s.until("was reloaded")
+	must(t, os.Remove(s.file))
+	s.signal(syscall.SIGHUP)
+	s.until("stays as it was")
+	s.signal(os.Interrupt)
+	if code := s.exit(); code != 0 {
+		t.Errorf("it ended with %d, want 0", code)
+	}
+}
+
+func TestServeSaysWhyItDoesNotStart(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	good := write(t, serveFile("http://127.0.0.1:1", "1"))
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"a port in use":      {[]string{"-c", good, "--listen", taken.Addr().String()}, "address already in use"},
+		"a file that is not": {[]string{"-c", good + ".none"}, "no such file"},
+		"a directory":        {[]string{"-c", t.TempDir()}, "directory"},
+		"a wrong file":       {[]string{"-c", write(t, "lisen: x\n")}, "lisen: unknown key"},
+		"no file":            {nil, "-c FILE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text, err := process(append([]string{"serve"}, c.args...)...).CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(text), c.want) {
+				t.Errorf("got %v: %s, want 1 and %q", err, text, c.want)
+			}
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
