@@ -11,6 +11,7 @@ import (
 
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
 // The benchmarks send one small JSON POST through a proxy to a backend on
@@ -60,6 +61,15 @@ func post(b *testing.B, url string) {
 // wide lets as many run at once as the benchmark has clients.
 func wide(s *proxy.Setup) {
 	class(s, "light", func(c *routing.ClassConfig) { c.Slots = 1000; c.VRAM = 1 << 20 })
+}
+
+// BenchmarkProxyTraced exports all three spans of every request by OTLP to a
+// collector on loopback that reads and forgets them.
+func BenchmarkProxyTraced(b *testing.B) {
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+	b.Cleanup(collector.Close)
+	box := openTraced(b, benchModel(b), telemetry.TracesConfig{Exporter: "otlp", Endpoint: collector.URL, Sample: 1}, wide)
+	post(b, box.url+"/light/x")
 }
 
 func BenchmarkProxy(b *testing.B) {

@@ -112,13 +112,19 @@ func open(t testing.TB, model http.Handler, change ...func(*proxy.Setup)) *box {
 // openAt starts a proxy in front of whatever is at the URL.
 func openAt(t testing.TB, url string, change ...func(*proxy.Setup)) *box {
 	t.Helper()
+	return openTraced(t, url, telemetry.TracesConfig{}, change...)
+}
+
+func openTraced(t testing.TB, url string, traces telemetry.TracesConfig, change ...func(*proxy.Setup)) *box {
+	t.Helper()
 	setup := aBox(url)
 	for _, c := range change {
 		c(&setup)
 	}
 	setup.Desk = desk(setup)
 	b := &box{t: t, setup: setup, logs: new(lines)}
-	tel, err := telemetry.Start(context.Background(), telemetry.Config{ServiceName: "test", Log: telemetry.LogConfig{Format: "json", Level: "info"}}, "test", b.logs)
+	tel, err := telemetry.Start(context.Background(), telemetry.Config{ServiceName: "test", Traces: traces,
+		Metrics: telemetry.MetricsConfig{Prometheus: true}, Log: telemetry.LogConfig{Format: "json", Level: "info"}}, "test", b.logs)
 	if err == nil {
 		b.desk, err = admission.NewController(setup.Desk)
 	}
