@@ -29,6 +29,17 @@ type Config struct {
 	GPUs     []GPU
 	Classes  []Class
 	Backends []Backend
+	Tenants  Tenants
+}
+
+// Tenants says how those who ask share the classes. One account counts across
+// all of them.
+type Tenants struct {
+	// Weights are the shares of named tenants; who is not listed has 1.
+	Weights map[string]float64
+	// QueueLimit is how many requests of one named tenant may wait. Zero: no
+	// limit of its own.
+	QueueLimit int
 }
 
 // GPU is one card, or one MIG instance, with a budget of its own.
@@ -70,6 +81,9 @@ type Backend struct {
 	// Else the memory stays with the replica: allocators keep it.
 	ReturnsMemory bool
 	Replicas      []Replica
+	// Reserved are slots of each replica that only a class may take, by its
+	// name. They mean something only where Slots is set.
+	Reserved map[string]int
 }
 
 // Replica is one process (or one group of processes) of a backend.
@@ -104,8 +118,11 @@ type Request struct {
 	Estimate Estimate
 	// Size is how many bytes of request body are held while it waits.
 	Size Bytes
-	// Tenant is who asks; empty is a tenant like any other.
+	// Tenant is who asks; empty is a tenant like any other, without a limit.
 	Tenant string
+	// Boost is how much earlier than its arrival it counts, beside its class's;
+	// negative: later.
+	Boost time.Duration
 	// Deadline is when the answer must be complete. Zero: none.
 	Deadline time.Time
 }

@@ -156,11 +156,11 @@ func (c *Controller) Reconfigure(cfg Config) error {
 	return err
 }
 
-// SetAvailable says how much of a backend may be used: -1 all its slots, 0
-// nothing (breaker open, unhealthy), n at most n at once (half-open probes).
-// A name that is not configured is ignored.
-func (c *Controller) SetAvailable(backend string, slots int) {
-	c.change(func(now time.Duration) bool { return c.rules.SetAvailable(now, backend, slots) })
+// SetAvailable says how much of a backend's replica may be used: -1 all its
+// slots, 0 nothing (breaker open, unhealthy), n at most n at once (half-open
+// probes). What is not configured is ignored.
+func (c *Controller) SetAvailable(backend string, replica, slots int) {
+	c.change(func(now time.Duration) bool { return c.rules.SetAvailable(now, backend, replica, slots) })
 }
 
 // SetBackendDraining stops or resumes new work for a backend. It reports

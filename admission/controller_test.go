@@ -232,7 +232,7 @@ func TestPauseHoldsAClassAndNoOther(t *testing.T) {
 func TestAnUnavailableBackendHoldsNoReservation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := open(t, testConfig())
-		c.SetAvailable("flux", 0)
+		c.SetAvailable("flux", 0, 0)
 		heavy := later(t.Context(), c, benchHeavy)
 		if !pending(heavy) {
 			t.Fatal("an unavailable backend was granted")
@@ -242,7 +242,7 @@ func TestAnUnavailableBackendHoldsNoReservation(t *testing.T) {
 		wide.VRAM = 30 * GiB
 		g := admit(t, c, wide)
 		g.Release(Done)
-		c.SetAvailable("flux", 1)
+		c.SetAvailable("flux", 0, 1)
 		r := <-heavy
 		second := later(t.Context(), c, benchHeavy)
 		if !pending(second) {

@@ -78,7 +78,7 @@ func (s *Scheduler) estimateStart(now time.Duration, sh *shape, n int, p50 time.
 
 // estimateWait is how long a new arrival of a shape should expect to wait.
 func (s *Scheduler) estimateWait(now time.Duration, sh *shape, p50 time.Duration) time.Duration {
-	if sh.waiting.length == 0 {
+	if sh.waiting == 0 {
 		if to, _ := s.pickNow(sh, now); to != nil {
 			return 0
 		}
@@ -89,7 +89,7 @@ func (s *Scheduler) estimateWait(now time.Duration, sh *shape, p50 time.Duration
 		}
 		return p50
 	}
-	return s.estimateStart(now, sh, sh.waiting.length, p50) - now
+	return s.estimateStart(now, sh, sh.waiting, p50) - now
 }
 
 // EstimateWait is how long a new arrival of this kind should expect to wait,
@@ -158,15 +158,12 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 	for x := t.flow.waiting.first; x != nil && x != t && w.InFlow < maxScan; x = x.links[inFlow].next {
 		w.InFlow++
 	}
-	inShapeBefore := 0
-	for x := sh.waiting.first; x != nil && x != t && inShapeBefore < maxScan; x = x.links[inShape].next {
-		inShapeBefore++
+	before := 0
+	if sh.head != t {
+		before = sh.ahead(t)
 	}
-	if sh.head == t {
-		inShapeBefore = 0
-	}
-	if _, barred := s.barred(sh); !barred && (inShapeBefore > 0 || sh.reserved < forever) {
-		w.EstimatedStart = s.epoch.Add(s.estimateStart(now, sh, inShapeBefore, t.p50))
+	if _, barred := s.barred(sh); !barred && (before > 0 || sh.reserved < forever) {
+		w.EstimatedStart = s.epoch.Add(s.estimateStart(now, sh, before, t.p50))
 	}
 	switch b.reason {
 	case ReasonReservedForOther:
@@ -258,7 +255,7 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 		}
 		state := BackendState{
 			Name: b.cfg.Name, Slots: b.cfg.Slots, Running: s.live.backends[i],
-			Available: b.probes != 0, Draining: b.draining,
+			Available: b.available(), Draining: b.draining,
 		}
 		for _, r := range b.replicas {
 			for _, a := range r.accounts {

@@ -200,6 +200,10 @@ func ruleConfig(r *rapid.T) Config {
 			{Name: "vqa", ReturnsMemory: true, Slots: rapid.IntRange(0, 8).Draw(r, "vqa slots"), Replicas: []Replica{{Places: []Place{{"g0", 0}}}, {Places: []Place{{"g1", GiB}}}}},
 			{Name: "wide", ReturnsMemory: true, Replicas: []Replica{{Places: []Place{{"g0", 0}, {"g1", 0}}}}},
 		},
+		Tenants: Tenants{Weights: map[string]float64{"a": 3}, QueueLimit: rapid.IntRange(0, 20).Draw(r, "tenant limit")},
+	}
+	if slots := cfg.Backends[1].Slots; slots > 1 {
+		cfg.Backends[1].Reserved = map[string]int{"light": rapid.IntRange(0, slots-1).Draw(r, "reserved"), "middle": 1}
 	}
 	return cfg
 }
@@ -233,12 +237,13 @@ func TestPromisesHoldAfterEveryEvent(t *testing.T) {
 			"submit": func(*rapid.T) {
 				step()
 				// Estimates are arbitrary on purpose: nothing may rest on them.
-				q := Request{Estimate: Estimate{seconds("p50"), seconds("p95")}, Tenant: rapid.SampledFrom([]string{"", "a", "b"}).Draw(r, "tenant")}
+				q := Request{Estimate: Estimate{seconds("p50"), seconds("p95")}, Tenant: rapid.SampledFrom([]string{"", "a", "b"}).Draw(r, "tenant"),
+					Boost: time.Duration(rapid.SampledFrom([]int{0, 0, 0, -10, 10}).Draw(r, "boost")) * time.Second}
 				switch rapid.IntRange(0, 5).Draw(r, "kind") {
 				case 0, 1:
 					q.Class, q.Backend, q.VRAM = "heavy", "flux", 34*GiB
 				case 2:
-					q.Class, q.Backend, q.VRAM = "middle", "wide", 10*GiB
+					q.Class, q.Backend, q.VRAM = "middle", rapid.SampledFrom([]string{"wide", "vqa"}).Draw(r, "middle's"), 10*GiB
 				default:
 					q.Class, q.Backend, q.VRAM = "light", "vqa", rapid.SampledFrom([]Bytes{512 * MiB, 3 * GiB}).Draw(r, "vram")
 				}
@@ -266,7 +271,7 @@ func TestPromisesHoldAfterEveryEvent(t *testing.T) {
 				w.decided()
 			},
 			"availability": func(*rapid.T) {
-				w.s.SetAvailable(w.now, rapid.SampledFrom([]string{"flux", "vqa", "wide"}).Draw(r, "backend"), rapid.IntRange(-1, 1).Draw(r, "slots"))
+				w.s.SetAvailable(w.now, rapid.SampledFrom([]string{"flux", "vqa", "wide"}).Draw(r, "backend"), rapid.IntRange(0, 1).Draw(r, "replica"), rapid.IntRange(-1, 1).Draw(r, "slots"))
 				w.decided()
 			},
 			"pause": func(*rapid.T) {
@@ -293,7 +298,8 @@ func TestPromisesHoldAfterEveryEvent(t *testing.T) {
 		}
 		// With no new work all of it ends.
 		for _, b := range []string{"flux", "vqa", "wide"} {
-			w.s.SetAvailable(w.now, b, -1)
+			w.s.SetAvailable(w.now, b, 0, -1)
+			w.s.SetAvailable(w.now, b, 1, -1)
 			w.decided()
 		}
 		for _, c := range []string{"heavy", "light"} {

@@ -111,6 +111,7 @@ type usage struct {
 	classes  []int     // running, by class
 	backends []int     // running, by backend
 	replicas []int     // running, by replica
+	reserves []int     // running, by reserve
 }
 
 func (u *usage) copyFrom(v *usage) {
@@ -119,6 +120,7 @@ func (u *usage) copyFrom(v *usage) {
 	u.classes = append(u.classes[:0], v.classes...)
 	u.backends = append(u.backends[:0], v.backends...)
 	u.replicas = append(u.replicas[:0], v.replicas...)
+	u.reserves = append(u.reserves[:0], v.reserves...)
 }
 
 // extra is what demand d would add to the account's footprint.
@@ -133,11 +135,33 @@ func (s *Scheduler) room(u *usage, gpu int) Bytes {
 	return d.capacity() - d.cfg.Reserve - u.booked[gpu] - d.outside
 }
 
+// count adds n runs to every count of slots.
+func (u *usage) count(sh *shape, r *replica, n int) {
+	u.classes[sh.class.index] += n
+	u.backends[sh.backend.index] += n
+	u.replicas[r.index] += n
+	for _, e := range r.reserves {
+		if e.class == sh.class.index {
+			u.reserves[e.count] += n
+		}
+	}
+}
+
+// freeSlots is how many more of a class a replica with slots could run: what
+// others have reserved and do not use is not free.
+func (u *usage) freeSlots(sh *shape, r *replica) int {
+	free := sh.backend.cfg.Slots - u.replicas[r.index]
+	for _, e := range r.reserves {
+		if e.class != sh.class.index {
+			free -= max(0, e.slots-u.reserves[e.count])
+		}
+	}
+	return free
+}
+
 // take books a start of shape sh on replica r.
 func (s *Scheduler) take(u *usage, sh *shape, r *replica) {
-	u.classes[sh.class.index]++
-	u.backends[sh.backend.index]++
-	u.replicas[r.index]++
+	u.count(sh, r, 1)
 	for _, a := range r.accounts {
 		h, acc := &u.holdings[a], s.accounts[a]
 		before := h.footprint(acc.resident)
@@ -150,9 +174,7 @@ func (s *Scheduler) take(u *usage, sh *shape, r *replica) {
 // give books the end of a run of shape sh on replica r. Where the backend does
 // not return memory, what it reached stays booked as kept.
 func (s *Scheduler) give(u *usage, sh *shape, r *replica) {
-	u.classes[sh.class.index]--
-	u.backends[sh.backend.index]--
-	u.replicas[r.index]--
+	u.count(sh, r, -1)
 	for _, a := range r.accounts {
 		h, acc := &u.holdings[a], s.accounts[a]
 		before := h.footprint(acc.resident)
@@ -193,10 +215,12 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 		return block{ReasonClassSlots, c.label, 1, int64(c.cfg.Slots - u.classes[c.index])}, false
 	}
 	b := sh.backend
-	if b.cfg.Slots > 0 && u.replicas[r.index] >= b.cfg.Slots {
-		return block{ReasonBackendSlots, b.label, 1, int64(b.cfg.Slots - u.replicas[r.index])}, false
+	if b.cfg.Slots > 0 {
+		if free := u.freeSlots(sh, r); free < 1 {
+			return block{ReasonBackendSlots, b.label, 1, int64(free)}, false
+		}
 	}
-	if b.probes >= 0 && u.backends[b.index] >= b.probes {
+	if r.probes >= 0 && u.replicas[r.index] >= r.probes {
 		return block{ReasonBackendUnavailable, b.label, 1, 0}, false
 	}
 	for _, a := range r.accounts {

@@ -34,7 +34,7 @@ again:
 	s.profile, s.reservations = s.profile[:0], 0
 	s.harden(now)
 	for _, sh := range s.active {
-		sh.rank = sh.waiting.first.arrived - sh.class.cfg.Boost
+		sh.first = sh.eldest()
 	}
 	slices.SortFunc(s.active, s.ranked)
 	beside := false
@@ -102,13 +102,23 @@ func (s *Scheduler) barred(sh *shape) (block, bool) {
 		return block{reason: ReasonPaused, resource: sh.class.label}, true
 	case b.draining:
 		return block{reason: ReasonDraining, resource: b.label}, true
-	case b.probes == 0:
+	case !b.available():
 		return block{reason: ReasonBackendUnavailable, resource: b.label}, true
 	}
 	return block{}, false
 }
 
-func (s *Scheduler) usable(b *backend) bool { return !b.draining && b.probes != 0 }
+func (s *Scheduler) usable(b *backend) bool { return !b.draining && b.available() }
+
+// available says that some replica takes work.
+func (b *backend) available() bool {
+	for _, r := range b.replicas {
+		if r.probes != 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // ranked orders heads: the hardened one first, then by the arrival of the
 // shape's eldest less its class's boost, then by order of arrival. It goes by
@@ -123,13 +133,7 @@ func (s *Scheduler) ranked(a, b *shape) int {
 			return 1
 		}
 	}
-	if a.rank != b.rank {
-		if a.rank < b.rank {
-			return -1
-		}
-		return 1
-	}
-	if a.waiting.first.id < b.waiting.first.id {
+	if a.first.before(b.first) {
 		return -1
 	}
 	return 1
@@ -141,7 +145,7 @@ func (s *Scheduler) settle(i int, sh *shape) {
 	if i >= len(s.active) || s.active[i] != sh {
 		return // it has nothing left to wait
 	}
-	sh.rank = sh.waiting.first.arrived - sh.class.cfg.Boost
+	sh.first = sh.eldest()
 	for i+1 < len(s.active) && s.ranked(s.active[i+1], sh) < 0 {
 		s.active[i], s.active[i+1] = s.active[i+1], s.active[i]
 		i++

@@ -53,6 +53,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	hardened := s.hardened
 	for _, ten := range s.tenants {
 		ten.flows, ten.waiting = nil, 0
+		ten.weight = n.policy.weight(ten.name)
 	}
 	for _, t := range waiting {
 		n.moveWaiting(now, t, heads)
@@ -126,9 +127,14 @@ func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 			// Its work goes on; its accounts stay on the GPUs that are left.
 			to = &backend{cfg: b.cfg, gone: true}
 			s.addBackend(to)
-			to.probes = 0
+			for _, r := range to.replicas {
+				r.probes = 0
+			}
 		} else {
-			to.probes, to.draining = b.probes, b.draining
+			to.draining = b.draining
+			for k, r := range b.replicas {
+				to.replicas[k].probes = r.probes
+			}
 		}
 		for k, r := range b.replicas {
 			homes[r] = home{to, to.replicas[k]}
@@ -192,6 +198,7 @@ func (s *Scheduler) moveWaiting(now time.Duration, t *Ticket, heads map[*Ticket]
 		refuse(CodeNeverFits, detail)
 		return
 	}
+	t.boost += c.cfg.Boost - old.class.cfg.Boost
 	t.shape = s.shapeOf(c, b, old.vram)
 	s.enqueue(now, t)
 	if since, was := heads[t]; was && t.shape.head == nil {

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -35,6 +36,7 @@ type Scheduler struct {
 
 	live    usage
 	running []*Ticket // by predicted end
+	policy  Tenants
 	lastID  uint64
 	starts  uint64 // how many were granted; orders them
 
@@ -70,7 +72,6 @@ type backend struct {
 	index    int
 	label    string
 	gone     bool
-	probes   int // -1: all slots; else how many at once
 	draining bool
 	replicas []*replica
 }
@@ -78,7 +79,16 @@ type backend struct {
 type replica struct {
 	index    int // among all
 	number   int // within its backend
+	probes   int // -1: all slots; else how many at once
 	accounts []int
+	reserves []reserve
+}
+
+// reserve is what a class has for itself of a replica's slots.
+type reserve struct {
+	class int // index
+	slots int
+	count int // index into usage.reserves
 }
 
 // shapeKey is one distinct demand.
@@ -94,7 +104,8 @@ type shape struct {
 	backend *backend
 	vram    Bytes
 
-	waiting list // all flows, in order of arrival
+	waiting int
+	levels  []level // those with waiting tickets; one for each boost
 	flows   flows
 
 	// The head is sticky: once found blocked it stays until it starts or
@@ -104,8 +115,8 @@ type shape struct {
 	blockedSince time.Duration
 	block        block
 	reserved     time.Duration // predicted start; forever: none
-	rank         time.Duration
-	unfit        uint64 // the pass that found it not to fit even with everything ended
+	first        *Ticket       // its eldest, as of this pass
+	unfit        uint64        // the pass that found it not to fit even with everything ended
 }
 
 // NewScheduler lays the books for a box. The epoch is when its age is zero.
@@ -117,6 +128,7 @@ func NewScheduler(cfg Config, epoch time.Time) (*Scheduler, error) {
 		backendIndex: map[string]*backend{},
 		shapes:       map[shapeKey]*shape{},
 		tenants:      map[string]*tenant{},
+		policy:       cfg.Tenants,
 		recheck:      forever,
 	}
 	s.anonymous = s.tenantOf("")
@@ -149,7 +161,7 @@ func NewScheduler(cfg Config, epoch time.Time) (*Scheduler, error) {
 				}
 			}
 		}
-		s.addBackend(&backend{cfg: b, probes: -1})
+		s.addBackend(&backend{cfg: b})
 	}
 	return s, nil
 }
@@ -179,7 +191,13 @@ func (s *Scheduler) addBackend(b *backend) {
 	s.backends = append(s.backends, b)
 	s.live.backends = append(s.live.backends, 0)
 	for i, cfg := range b.cfg.Replicas {
-		r := &replica{index: len(s.replicas), number: i}
+		r := &replica{index: len(s.replicas), number: i, probes: -1}
+		for _, name := range slices.Sorted(maps.Keys(b.cfg.Reserved)) {
+			if c := s.classIndex[name]; c != nil && b.cfg.Slots > 0 && b.cfg.Reserved[name] > 0 {
+				r.reserves = append(r.reserves, reserve{c.index, b.cfg.Reserved[name], len(s.live.reserves)})
+				s.live.reserves = append(s.live.reserves, 0)
+			}
+		}
 		for _, p := range cfg.Places {
 			gpu, ok := s.deviceIndex[p.GPU]
 			if !ok {
@@ -217,7 +235,7 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		return
 	}
 	t.position = c.waiting.length
-	t.size = r.Size
+	t.size, t.boost = r.Size, c.cfg.Boost+r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
 	t.expires = forever
 	if c.cfg.QueueTimeout > 0 {
@@ -254,9 +272,8 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		t.refuse(full)
 		return
 	}
-	behind := sh.waiting.length > 0
 	s.enqueue(now, t)
-	if behind {
+	if sh.eldest() != t {
 		// The head of its shape is blocked, and a longer queue behind it
 		// frees nothing.
 		return
@@ -311,6 +328,9 @@ func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend
 	switch {
 	case c.waiting.length >= c.cfg.QueueLimit:
 		detail = fmt.Sprintf("%d requests of class %s are waiting, which is its limit", c.waiting.length, c.cfg.Name)
+	case s.policy.QueueLimit > 0 && t.tenant != s.anonymous && t.tenant.waiting >= s.policy.QueueLimit:
+		return &Rejection{Code: CodeTenantQuota, Class: c.cfg.Name, Position: -1, RetryAfter: s.estimateWait(now, t.shape, t.p50),
+			Detail: fmt.Sprintf("%d requests of tenant %q are waiting, which is the limit for each", t.tenant.waiting, t.tenant.name)}
 	case c.cfg.QueueBytes > 0 && c.bytes+t.size > c.cfg.QueueBytes:
 		detail = fmt.Sprintf("the bodies of class %s's queue may take %v together, and %v are taken", c.cfg.Name, c.cfg.QueueBytes, c.bytes)
 	default:
@@ -346,7 +366,7 @@ func (s *Scheduler) trimShapes() {
 		return
 	}
 	for k, sh := range s.shapes {
-		if sh.waiting.length == 0 {
+		if sh.waiting == 0 {
 			delete(s.shapes, k)
 		}
 	}
@@ -360,9 +380,9 @@ func (s *Scheduler) enqueue(now time.Duration, t *Ticket) {
 	t.state = stateWaiting
 	sh.class.waiting.push(t, inClass)
 	sh.class.bytes += t.size
-	sh.waiting.push(t, inShape)
+	sh.push(t)
 	s.join(t)
-	if sh.waiting.length == 1 {
+	if sh.waiting == 1 {
 		s.active = append(s.active, sh)
 	}
 	s.waiting++
@@ -375,10 +395,10 @@ func (s *Scheduler) enqueue(now time.Duration, t *Ticket) {
 // now be ordered differently.
 func (s *Scheduler) leave(now time.Duration, t *Ticket) (matters bool) {
 	sh := t.shape
-	matters = sh.head == t || sh.waiting.first == t
+	matters = sh.head == t || sh.eldest() == t
 	sh.class.waiting.remove(t, inClass)
 	sh.class.bytes -= t.size
-	sh.waiting.remove(t, inShape)
+	sh.remove(t)
 	s.part(t)
 	if t.expires < forever {
 		s.expiry.remove(t)
@@ -391,7 +411,7 @@ func (s *Scheduler) leave(now time.Duration, t *Ticket) (matters bool) {
 	if s.hardened == t {
 		s.hardened = nil
 	}
-	if sh.waiting.length == 0 {
+	if sh.waiting == 0 {
 		s.active = slices.DeleteFunc(s.active, func(x *shape) bool { return x == sh })
 	}
 	t.waited = now - t.arrived
@@ -520,10 +540,11 @@ func (s *Scheduler) Observe(now time.Duration, r Reading) {
 	}
 }
 
-// SetAvailable says how much of a backend may be used: -1 all its slots, 0
-// nothing, n at most n at once. It reports whether the backend exists.
-func (s *Scheduler) SetAvailable(now time.Duration, name string, slots int) bool {
-	return s.change(now, s.backendIndex[name] != nil, func() { s.backendIndex[name].probes = max(-1, slots) })
+// SetAvailable says how much of a backend's replica may be used: -1 all its
+// slots, 0 nothing, n at most n at once. It reports whether there is one.
+func (s *Scheduler) SetAvailable(now time.Duration, name string, replica, slots int) bool {
+	b := s.backendIndex[name]
+	return s.change(now, b != nil && replica >= 0 && replica < len(b.replicas), func() { b.replicas[replica].probes = max(-1, slots) })
 }
 
 // SetDraining stops or resumes new work for a backend.

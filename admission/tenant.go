@@ -17,16 +17,17 @@ type tenant struct {
 	flows   []*flow
 }
 
-// flow is the FIFO of one tenant within a shape.
+// flow is the FIFO of one tenant at one priority within a shape.
 type flow struct {
 	tenant  *tenant
 	shape   *shape
+	boost   time.Duration
 	waiting list
 	heap    int // index in the shape's flows
 }
 
 // flows is a binary heap of a shape's flows that have waiting tickets: the one
-// furthest behind its fair share first, then the one whose eldest came first.
+// furthest behind its fair share first, then the one whose eldest ranks first.
 type flows []*flow
 
 func (h flows) before(i, j int) bool {
@@ -34,7 +35,7 @@ func (h flows) before(i, j int) bool {
 	if a.tenant.tag != b.tenant.tag {
 		return a.tenant.tag < b.tenant.tag
 	}
-	return a.waiting.first.id < b.waiting.first.id
+	return a.waiting.first.before(b.waiting.first)
 }
 
 func (h flows) swap(i, j int) {
@@ -92,9 +93,16 @@ func (s *Scheduler) tenantOf(name string) *tenant {
 			}
 		}
 	}
-	t := &tenant{name: name, weight: 1}
+	t := &tenant{name: name, weight: s.policy.weight(name)}
 	s.tenants[name] = t
 	return t
+}
+
+func (p Tenants) weight(name string) float64 {
+	if w := p.Weights[name]; w > 0 {
+		return w
+	}
+	return 1
 }
 
 // join puts a ticket behind the others of its flow.
@@ -107,13 +115,13 @@ func (s *Scheduler) join(t *Ticket) {
 	ten.waiting++
 	var f *flow
 	for _, x := range ten.flows {
-		if x.shape == t.shape {
+		if x.shape == t.shape && x.boost == t.boost {
 			f = x
 			break
 		}
 	}
 	if f == nil {
-		f = &flow{tenant: ten, shape: t.shape}
+		f = &flow{tenant: ten, shape: t.shape, boost: t.boost}
 		ten.flows = append(ten.flows, f)
 	}
 	t.flow = f

@@ -13,6 +13,7 @@ type Ticket struct {
 	flow   *flow
 	tenant *tenant
 	size   Bytes
+	boost  time.Duration // its class's and its own
 
 	p50, p95 time.Duration
 	arrived  time.Duration // as the desk's age, like every time in here
@@ -68,7 +69,7 @@ const forever = time.Duration(1 << 61)
 // A waiting ticket is in three lists at once, all in order of arrival.
 const (
 	inFlow = iota
-	inShape
+	inLevel
 	inClass
 	listKinds
 )

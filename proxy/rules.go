@@ -55,7 +55,7 @@ func (l *link) available(name string, slots int) {
 	defer l.mu.Unlock()
 	l.slots = slots
 	if l.desk != nil {
-		l.desk.SetAvailable(name, slots)
+		l.desk.SetAvailable(name, 0, slots)
 	}
 }
 
@@ -66,7 +66,7 @@ func (l *link) connect(name string, desk *admission.Controller) {
 	defer l.mu.Unlock()
 	l.desk = desk
 	if desk != nil {
-		desk.SetAvailable(name, l.slots)
+		desk.SetAvailable(name, 0, l.slots)
 	}
 }
 
