@@ -148,10 +148,11 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 	up := k.gauge(MetricBackendUp, "", "1 while the backend may be used.")
 	breaker := k.gauge(MetricBreaker, "", "1 for the breaker's present state.")
 	reload := k.gauge(MetricReloadGood, "", "1 if the last reload was taken.")
-	lost := k.gauge(MetricSpansLost, "", "Spans that could not be exported since the start.")
-	_, err := k.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	lost, err := k.Int64ObservableCounter(MetricSpansLost, metric.WithDescription("Spans that could not be exported."))
+	k.keep(err)
+	_, err = k.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		o.ObserveFloat64(reload, yes(t.reloadGood.Load()))
-		o.ObserveFloat64(lost, float64(t.spansLost.Load()))
+		o.ObserveInt64(lost, t.spansLost.Load())
 		s := t.sources.Load()
 		if s == nil || s.Desk == nil {
 			return nil

@@ -2,10 +2,14 @@ package telemetry
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,14 +31,14 @@ import (
 type Request struct {
 	t      *Telemetry
 	method string
-	ctx    context.Context // holds the SERVER span; nil while tracing is off
-	remote trace.SpanContext
+	ctx    context.Context   // holds the SERVER span's context; nil while tracing is off
+	id     trace.SpanContext // the SERVER span's, or made up while tracing is off
 
 	pattern, route, class, backend string
 	vram                           admission.Bytes
 	began                          time.Time
 
-	server, wait trace.Span // nil: none
+	server, wait trace.Span // nil: none, or nobody keeps this trace
 	waitBegan    time.Time
 	waited       time.Duration
 	queued       bool // Wait was called
@@ -61,23 +65,42 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 		q.method = "_OTHER"
 	}
 	if t.tracer == nil {
+		var caller trace.SpanContext
 		if r.Header["Traceparent"] != nil {
-			q.remote = trace.SpanContextFromContext(t.propagator.Extract(context.Background(), propagation.HeaderCarrier(r.Header)))
+			caller = trace.SpanContextFromContext(t.propagator.Extract(context.Background(), propagation.HeaderCarrier(r.Header)))
 		}
+		q.id = newID(caller)
 		return q
 	}
 	ctx := t.propagator.Extract(context.Background(), propagation.HeaderCarrier(r.Header))
 	name := q.method
 	attributes := make([]attribute.KeyValue, 0, 8)
-	attributes = append(attributes, semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(r.URL.Path),
+	attributes = append(attributes, semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(r.URL.EscapedPath()),
 		semconv.URLScheme(scheme(r)), semconv.NetworkProtocolVersion(strconv.Itoa(r.ProtoMajor)+"."+strconv.Itoa(r.ProtoMinor)))
 	if route != "" {
 		name += " " + route
 		attributes = append(attributes, semconv.HTTPRoute(route))
 	}
-	q.ctx, q.server = t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(q.began),
+	var span trace.Span
+	q.ctx, span = t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(q.began),
 		trace.WithAttributes(attributes...))
+	q.id = span.SpanContext()
+	if span.IsRecording() {
+		q.server = span
+	}
 	return q
+}
+
+// newID is an id for a request without a span, in its caller's trace where
+// there is one, so that its log line can be found.
+func newID(caller trace.SpanContext) trace.SpanContext {
+	id := trace.SpanContextConfig{TraceID: caller.TraceID()}
+	if !id.TraceID.IsValid() {
+		binary.NativeEndian.PutUint64(id.TraceID[:8], rand.Uint64())
+		binary.NativeEndian.PutUint64(id.TraceID[8:], rand.Uint64()|1) // all zero is not valid
+	}
+	binary.NativeEndian.PutUint64(id.SpanID[:], rand.Uint64()|1)
+	return trace.NewSpanContext(id)
 }
 
 func scheme(r *http.Request) string {
@@ -87,16 +110,13 @@ func scheme(r *http.Request) string {
 	return "http"
 }
 
-// SpanContext is the SERVER span's, or the caller's own while tracing is off;
-// not valid where there is neither.
+// SpanContext is the SERVER span's. While tracing is off it is the request's
+// own id in the caller's trace, or in a new one.
 func (q *Request) SpanContext() trace.SpanContext {
 	if q == nil {
 		return trace.SpanContext{}
 	}
-	if q.server == nil {
-		return q.remote
-	}
-	return q.server.SpanContext()
+	return q.id
 }
 
 // Classify says what the request is as far as is known; it may be called again
@@ -157,11 +177,16 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	if q.wait == nil {
 		return
 	}
+	if q.waited > 0 {
+		q.wait.AddEvent(EventQueued, trace.WithTimestamp(q.waitBegan), trace.WithAttributes(attribute.Int(AttrPosition, rejection.Position)))
+	}
 	q.wait.AddEvent(EventRefused, trace.WithTimestamp(at), trace.WithAttributes(attribute.String(AttrCode, string(rejection.Code))))
 	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, q.waited.Seconds()),
-		attribute.String(AttrCode, string(rejection.Code)), attribute.String(AttrReason, string(rejection.Reason)),
-		attribute.Int(AttrPosition, rejection.Position))
+		attribute.String(AttrCode, string(rejection.Code)), attribute.Int(AttrPosition, rejection.Position))
+	if rejection.Reason != admission.ReasonNone {
+		q.wait.SetAttributes(attribute.String(AttrReason, string(rejection.Reason)))
+	}
 	q.wait.End(trace.WithTimestamp(at))
 	q.wait = nil
 }
@@ -176,20 +201,38 @@ func (q *Request) Execute(at time.Time, address string, header http.Header) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.executeBegan = at
-	if q.server == nil {
+	if q.ctx == nil {
 		return
 	}
-	attributes := []attribute.KeyValue{semconv.HTTPRequestMethodKey.String(q.method), semconv.URLFull(address),
-		attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend)}
+	ctx := q.ctx
+	if q.server != nil {
+		ctx, q.execution = q.t.tracer.Start(ctx, q.method, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(at),
+			trace.WithAttributes(q.t.peer(address)...),
+			trace.WithAttributes(semconv.HTTPRequestMethodKey.String(q.method), attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend)))
+	}
+	// What is not written anew goes: a tracestate belongs to the traceparent that
+	// it came with.
+	for _, name := range q.t.stale {
+		delete(header, name)
+	}
+	q.t.propagator.Inject(ctx, propagation.HeaderCarrier(header))
+}
+
+// peer describes a backend by its address. Addresses come from the
+// configuration, so that there are few.
+func (t *Telemetry) peer(address string) []attribute.KeyValue {
+	if known, ok := t.peers.Load(address); ok {
+		return known.([]attribute.KeyValue)
+	}
+	var about []attribute.KeyValue
 	if u, err := url.Parse(address); err == nil {
-		attributes = append(attributes, semconv.ServerAddress(u.Hostname()))
+		about = append(about, semconv.URLFull(u.Redacted()), semconv.ServerAddress(u.Hostname()))
 		if port, err := strconv.Atoi(u.Port()); err == nil {
-			attributes = append(attributes, semconv.ServerPort(port))
+			about = append(about, semconv.ServerPort(port))
 		}
 	}
-	ctx, span := q.t.tracer.Start(q.ctx, q.method, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(at), trace.WithAttributes(attributes...))
-	q.execution = span
-	q.t.propagator.Inject(ctx, propagation.HeaderCarrier(header))
+	t.peers.Store(address, about)
+	return about
 }
 
 // Executed closes the CLIENT span at the backend's last byte. status is 0
@@ -205,7 +248,10 @@ func (q *Request) Executed(at time.Time, status int, err error) {
 	}
 	q.executed = max(0, at.Sub(q.executeBegan))
 	result := ResultOK
-	if err != nil || status >= 500 {
+	switch {
+	case errors.Is(err, context.Canceled):
+		result = ResultCancelled
+	case err != nil || status >= 500:
 		result = ResultFailed
 	}
 	q.t.metrics.execution.Record(q.context(), q.executed.Seconds(),
@@ -217,14 +263,26 @@ func (q *Request) Executed(at time.Time, status int, err error) {
 		q.execution.SetAttributes(semconv.HTTPResponseStatusCode(status))
 	}
 	switch {
+	case result == ResultCancelled: // nobody's fault
+		q.execution.SetAttributes(semconv.ErrorTypeKey.String(ResultCancelled))
 	case err != nil:
 		q.execution.SetAttributes(semconv.ErrorTypeKey.String("broken"))
-		q.execution.SetStatus(codes.Error, err.Error())
+		q.execution.SetStatus(codes.Error, brief(err.Error()))
 	case status >= 400:
 		q.execution.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(status)))
 		q.execution.SetStatus(codes.Error, "")
 	}
 	q.execution.End(trace.WithTimestamp(at))
+}
+
+// brief makes an error's text fit for export. It may quote what a backend sent:
+// megabytes, or bytes that would make OTLP refuse the whole batch.
+func brief(text string) string {
+	const most = 512
+	if len(text) > most {
+		text = text[:most]
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
 // End closes the SERVER span, records the metrics and writes the log line.

@@ -8,6 +8,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,10 +50,12 @@ type Telemetry struct {
 	log        *slog.Logger
 	tracer     trace.Tracer // nil: tracing is off
 	propagator propagation.TextMapPropagator
+	stale      []string                 // the headers, canonical, that it writes
 	traces     *sdktrace.TracerProvider // nil: tracing is off
 	meters     *sdkmetric.MeterProvider
 	handler    http.Handler
 	metrics    metrics
+	peers      sync.Map // address → []attribute.KeyValue
 	sources    atomic.Pointer[Sources]
 	spansLost  atomic.Int64
 	reloadGood atomic.Bool
@@ -69,7 +73,13 @@ type Sources struct {
 func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
 	t := &Telemetry{log: newLog(c.Log, logs)}
 	t.reloadGood.Store(true)
-	t.propagator = autoprop.NewTextMapPropagator()
+	var err error
+	if t.propagator, err = propagator(); err != nil {
+		return nil, err
+	}
+	for _, name := range t.propagator.Fields() {
+		t.stale = append(t.stale, http.CanonicalHeaderKey(name))
+	}
 	about, err := resource.New(ctx,
 		resource.WithTelemetrySDK(), resource.WithHost(), resource.WithProcessPID(), resource.WithProcessExecutableName(),
 		resource.WithAttributes(semconv.ServiceName(c.ServiceName), semconv.ServiceVersion(version)),
@@ -92,6 +102,23 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 	return t, nil
 }
 
+// propagator is W3C's trace context or what OTEL_PROPAGATORS asks for. Baggage is
+// left out: it is no business of ours, it passes like any header, and the trouble
+// that reading it may cause would be logged with a client's words in it.
+func propagator() (propagation.TextMapPropagator, error) {
+	var names []string
+	for name := range strings.SplitSeq(cmp.Or(os.Getenv("OTEL_PROPAGATORS"), "tracecontext"), ",") {
+		if name = strings.TrimSpace(name); name != "" && name != "baggage" {
+			names = append(names, name)
+		}
+	}
+	p, err := autoprop.TextMapPropagator(names...)
+	if err != nil {
+		return nil, fmt.Errorf("telemetry: OTEL_PROPAGATORS: %w", err)
+	}
+	return p, nil
+}
+
 func newLog(c LogConfig, w io.Writer) *slog.Logger {
 	var level slog.Level
 	// Check has seen to the text; the zero level is info.
@@ -110,7 +137,7 @@ func (t *Telemetry) complain() otel.ErrorHandlerFunc {
 	return func(err error) {
 		now := time.Now().Unix()
 		if n := next.Load(); now >= n && next.CompareAndSwap(n, now+60) {
-			t.log.Warn("telemetry cannot be exported", "error", err.Error())
+			t.log.Warn("telemetry is in trouble", "error", brief(err.Error()))
 		}
 	}
 }
@@ -137,7 +164,7 @@ func spanExporter(ctx context.Context, c TracesConfig, logs io.Writer) (sdktrace
 	case "otlp":
 		scheme, _, _ := strings.Cut(c.Endpoint, ":")
 		switch {
-		case c.Endpoint == "" && strings.HasPrefix(os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL"), "grpc"):
+		case c.Endpoint == "" && cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL")) == "grpc":
 			return otlptracegrpc.New(ctx)
 		case c.Endpoint == "":
 			return otlptracehttp.New(ctx)
@@ -158,35 +185,33 @@ func spanExporter(ctx context.Context, c TracesConfig, logs io.Writer) (sdktrace
 		os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
 		return nil, nil
 	}
-	return autoexport.NewSpanExporter(ctx)
+	exporter, err := autoexport.NewSpanExporter(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("OTEL_TRACES_EXPORTER %q: %w", os.Getenv("OTEL_TRACES_EXPORTER"), err)
+	}
+	return exporter, nil
 }
 
-// trace sets the tracer up. The batch processor's queue is bounded and drops
-// when it is full.
+// maxAttribute bounds what a client can make a span hold, in bytes: its path
+// may be as long as a header.
+const maxAttribute = 2048
+
+// trace sets the tracer up.
 func (t *Telemetry) trace(c TracesConfig, about *resource.Resource, exporter sdktrace.SpanExporter) {
+	limits := sdktrace.NewSpanLimits() // with what OTEL_* says
+	if limits.AttributeValueLengthLimit < 0 {
+		limits.AttributeValueLengthLimit = maxAttribute
+	}
 	options := []sdktrace.TracerProviderOption{
 		sdktrace.WithResource(about),
-		sdktrace.WithBatcher(&countingExporter{SpanExporter: exporter, lost: &t.spansLost}),
+		sdktrace.WithRawSpanLimits(limits),
+		sdktrace.WithSpanProcessor(newOutbox(exporter, &t.spansLost)),
 	}
 	if !asked("OTEL_TRACES_SAMPLER") {
 		options = append(options, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.Sample))))
 	}
 	t.traces = sdktrace.NewTracerProvider(options...)
 	t.tracer = t.traces.Tracer(scope)
-}
-
-// countingExporter counts the spans that did not leave.
-type countingExporter struct {
-	sdktrace.SpanExporter
-	lost *atomic.Int64
-}
-
-func (e *countingExporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	err := e.SpanExporter.ExportSpans(ctx, spans)
-	if err != nil {
-		e.lost.Add(int64(len(spans)))
-	}
-	return err
 }
 
 // measure sets the meters up: for Prometheus to collect, and for OTLP where
@@ -209,7 +234,7 @@ func (t *Telemetry) measure(ctx context.Context, c Config, about *resource.Resou
 	if !disabled() && asked("OTEL_METRICS_EXPORTER") && os.Getenv("OTEL_METRICS_EXPORTER") != "none" {
 		reader, err := autoexport.NewMetricReader(ctx)
 		if err != nil {
-			return err
+			return fmt.Errorf("OTEL_METRICS_EXPORTER %q: %w", os.Getenv("OTEL_METRICS_EXPORTER"), err)
 		}
 		options = append(options, sdkmetric.WithReader(reader))
 	}

@@ -1,0 +1,316 @@
+package telemetry
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+)
+
+var update = flag.Bool("update", false, "write testdata/names.golden anew")
+
+// scrape gives what /metrics answers, as text and read.
+func scrape(t *testing.T, telemetry *Telemetry) (string, map[string]*dto.MetricFamily) {
+	t.Helper()
+	answer := httptest.NewRecorder()
+	telemetry.MetricsHandler().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	if answer.Code != http.StatusOK {
+		t.Fatalf("/metrics answered %d: %s", answer.Code, answer.Body)
+	}
+	text := answer.Body.String()
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
+	if err != nil {
+		t.Fatalf("/metrics cannot be read: %v", err)
+	}
+	return text, families
+}
+
+// series writes a family as name{label=value ...} → value; a histogram's value
+// is how often it was recorded.
+func series(f *dto.MetricFamily) map[string]float64 {
+	found := map[string]float64{}
+	for _, m := range f.GetMetric() {
+		var by []string
+		for _, l := range m.GetLabel() {
+			by = append(by, l.GetName()+"="+l.GetValue())
+		}
+		v := m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		found[strings.Join(by, " ")] = v
+	}
+	return found
+}
+
+// box is a desk's snapshot in which no two numbers are the same, so that none
+// can stand in another's place.
+func box() Sources {
+	return Sources{
+		Desk: func() admission.Snapshot {
+			return admission.Snapshot{
+				GPUs: []admission.GPUState{
+					{Name: "gpu0", Capacity: 48, Reserve: 2, Booked: 34, Outside: 3, Room: 9, Observed: 38},
+					{Name: "gpu1", Capacity: 80, Reserve: 4, Booked: 0, Outside: 1, Room: 75, Observed: -1, Err: "no driver", Stale: true, Lost: true},
+				},
+				Classes: []admission.ClassState{
+					{Name: "heavy", Slots: 1, Running: 0, Queued: 5, QueueLimit: 10, QueuedBytes: 4096, OldestWait: 90 * time.Second, Paused: true},
+					{Name: "light", Slots: 16, Running: 7, Queued: 0, QueueLimit: 64},
+				},
+				Backends: []admission.BackendState{{Name: "flux", Available: true}, {Name: "vqa"}, {Name: "old", Available: true, Draining: true}},
+			}
+		},
+		Breakers: func() map[string]string {
+			return map[string]string{"flux": "closed", "vqa": "open", "old": "half-open"}
+		},
+	}
+}
+
+// busy is a set-up that has seen one of everything.
+func busy(t *testing.T) *Telemetry {
+	telemetry, _, _ := recorded(t, usual())
+	telemetry.Observe(box())
+	run(telemetry, generate())
+	refuse(telemetry, generate(), 429, &admission.Rejection{Code: admission.CodeQueueFull, Position: -1})
+	refuse(telemetry, generate(), 503, &admission.Rejection{Code: admission.CodeQueueTimeout, Waited: time.Minute})
+	refuse(telemetry, generate(), 499, &admission.Rejection{Code: admission.CodeClientCancelled, Waited: time.Second})
+	telemetry.Reloaded(true)
+	telemetry.Reloaded(false)
+	return telemetry
+}
+
+func TestMetricsSayWhatHappened(t *testing.T) {
+	telemetry := busy(t)
+	telemetry.spansLost.Add(12)
+	_, families := scrape(t, telemetry)
+	post := "http_request_method=POST http_response_status_code=%d http_route=" + pattern
+	for name, want := range map[string]map[string]float64{
+		"http_server_request_duration_seconds": {fmt.Sprintf(post, 200): 1, fmt.Sprintf(post, 429): 1, fmt.Sprintf(post, 503): 1, fmt.Sprintf(post, 499): 1},
+		"anteroom_request_wait_seconds": {"anteroom_class=heavy anteroom_result=ok": 1, "anteroom_class=heavy anteroom_result=refused": 2,
+			"anteroom_class=heavy anteroom_result=cancelled": 1},
+		"anteroom_request_execution_seconds": {"anteroom_backend=flux anteroom_class=heavy anteroom_result=ok": 1},
+		"anteroom_requests_total": {"anteroom_class=heavy anteroom_result=ok anteroom_route=images": 1,
+			"anteroom_class=heavy anteroom_result=refused anteroom_route=images": 2, "anteroom_class=heavy anteroom_result=cancelled anteroom_route=images": 1},
+		"anteroom_refusals_total": {"anteroom_class=heavy anteroom_code=queue_full": 1, "anteroom_class=heavy anteroom_code=queue_timeout": 1,
+			"anteroom_class=heavy anteroom_code=client_cancelled": 1},
+		"anteroom_queue_length":         {"anteroom_class=heavy": 5, "anteroom_class=light": 0},
+		"anteroom_queue_limit":          {"anteroom_class=heavy": 10, "anteroom_class=light": 64},
+		"anteroom_queue_bytes":          {"anteroom_class=heavy": 4096, "anteroom_class=light": 0},
+		"anteroom_queue_oldest_seconds": {"anteroom_class=heavy": 90, "anteroom_class=light": 0},
+		"anteroom_slots":                {"anteroom_class=heavy": 1, "anteroom_class=light": 16},
+		"anteroom_running":              {"anteroom_class=heavy": 0, "anteroom_class=light": 7},
+		"anteroom_paused":               {"anteroom_class=heavy": 1, "anteroom_class=light": 0},
+		"anteroom_vram_capacity_bytes":  {"anteroom_gpu=gpu0": 48, "anteroom_gpu=gpu1": 80},
+		"anteroom_vram_reserve_bytes":   {"anteroom_gpu=gpu0": 2, "anteroom_gpu=gpu1": 4},
+		"anteroom_vram_booked_bytes":    {"anteroom_gpu=gpu0": 34, "anteroom_gpu=gpu1": 0},
+		"anteroom_vram_outside_bytes":   {"anteroom_gpu=gpu0": 3, "anteroom_gpu=gpu1": 1},
+		"anteroom_vram_room_bytes":      {"anteroom_gpu=gpu0": 9, "anteroom_gpu=gpu1": 75},
+		"anteroom_vram_observed_bytes":  {"anteroom_gpu=gpu0": 38}, // gpu1 was never read: no value is not zero
+		"anteroom_gpu_state": {"anteroom_gpu=gpu0 anteroom_state=readable": 1, "anteroom_gpu=gpu0 anteroom_state=stale": 0, "anteroom_gpu=gpu0 anteroom_state=lost": 0,
+			"anteroom_gpu=gpu1 anteroom_state=readable": 0, "anteroom_gpu=gpu1 anteroom_state=stale": 1, "anteroom_gpu=gpu1 anteroom_state=lost": 1},
+		"anteroom_backend_available": {"anteroom_backend=flux": 1, "anteroom_backend=vqa": 0, "anteroom_backend=old": 0},
+		"anteroom_breaker_state": {
+			"anteroom_backend=flux anteroom_state=closed": 1, "anteroom_backend=flux anteroom_state=half-open": 0, "anteroom_backend=flux anteroom_state=open": 0,
+			"anteroom_backend=vqa anteroom_state=closed": 0, "anteroom_backend=vqa anteroom_state=half-open": 0, "anteroom_backend=vqa anteroom_state=open": 1,
+			"anteroom_backend=old anteroom_state=closed": 0, "anteroom_backend=old anteroom_state=half-open": 1, "anteroom_backend=old anteroom_state=open": 0},
+		"anteroom_config_reloads_total": {"anteroom_result=ok": 1, "anteroom_result=failed": 1},
+		"anteroom_config_last_reload":   {"": 0},
+		"anteroom_spans_dropped_total":  {"": 12},
+	} {
+		if families[name] == nil {
+			t.Errorf("/metrics has no %s", name)
+			continue
+		}
+		if got := series(families[name]); !maps.Equal(got, want) {
+			t.Errorf("%s is\n%v, want\n%v", name, got, want)
+		}
+	}
+}
+
+// An image takes twenty seconds, and the HTTP conventions' buckets end at ten.
+func TestDurationsReachTenMinutes(t *testing.T) {
+	_, families := scrape(t, busy(t))
+	for _, name := range []string{"http_server_request_duration_seconds", "anteroom_request_wait_seconds", "anteroom_request_execution_seconds"} {
+		for _, m := range families[name].GetMetric() {
+			var bounds []float64
+			for _, b := range m.GetHistogram().GetBucket() {
+				bounds = append(bounds, b.GetUpperBound())
+			}
+			if !slices.Contains(bounds, 600) || !slices.Contains(bounds, 20) || !slices.Contains(bounds, .005) {
+				t.Errorf("%s has the bounds %v, want them from 5 ms over 20 s to 600 s", name, bounds)
+			}
+		}
+	}
+	wait := families["anteroom_request_wait_seconds"]
+	for _, m := range wait.GetMetric() {
+		if m.GetLabel()[1].GetValue() == ResultOK && m.GetHistogram().GetSampleSum() != 2 {
+			t.Errorf("the wait that was granted took %v s, want 2", m.GetHistogram().GetSampleSum())
+		}
+	}
+}
+
+// Before the desk is there, and after it is, a scrape works.
+func TestTheGaugesWaitForTheirSources(t *testing.T) {
+	noOTEL(t)
+	telemetry := start(t, usual(), &logs{})
+	if _, families := scrape(t, telemetry); families["anteroom_queue_length"] != nil || families["anteroom_config_last_reload"] == nil {
+		t.Error("without sources want the gauges that need none, and no other")
+	}
+	telemetry.Observe(Sources{Desk: box().Desk})
+	if _, families := scrape(t, telemetry); families["anteroom_queue_length"] == nil || families["anteroom_breaker_state"] != nil {
+		t.Error("with a desk alone want its gauges, and no breaker's")
+	}
+}
+
+func TestMetricsCanBeTurnedOff(t *testing.T) {
+	noOTEL(t)
+	config := usual()
+	config.Metrics.Prometheus = false
+	telemetry := start(t, config, &logs{})
+	if telemetry.MetricsHandler() != nil {
+		t.Error("/metrics is served, want it off")
+	}
+	run(telemetry, generate())
+}
+
+// Whatever clients send, the series stay few: labels come from small sets that
+// the configuration knows.
+func TestNoClientCanMakeSeries(t *testing.T) {
+	telemetry, _, _ := recorded(t, usual())
+	telemetry.Observe(box())
+	run(telemetry, generate())
+	telemetry.Begin(httptest.NewRequest("BREW", "http://box/", nil), "").End(time.Now(), 404, "no_route", 0, 0)
+	before, _ := scrape(t, telemetry)
+	for i := range 5000 {
+		r := httptest.NewRequest("POST", fmt.Sprintf("http://host-%d/v1/images/%d?q=%d", i, i, i), nil)
+		r.Header.Set("X-Tenant", fmt.Sprint("tenant-", i))
+		r.Header.Set("User-Agent", fmt.Sprint("agent-", i))
+		r.Header.Set("Baggage", fmt.Sprint("user=", i))
+		run(telemetry, r)
+		r = httptest.NewRequest(fmt.Sprint("BREW", i), fmt.Sprintf("http://box/%d", i), nil)
+		telemetry.Begin(r, "").End(time.Now(), 404, "no_route", 0, 0)
+	}
+	after, _ := scrape(t, telemetry)
+	if a, b := anteroomLines(before), anteroomLines(after); len(a) != len(b) {
+		t.Errorf("10,000 requests made %d lines of %d:\n%s", len(b), len(a), strings.Join(b, "\n"))
+	}
+	if n := len(telemetry.metrics.sets); n > 16 {
+		t.Errorf("%d label sets are kept, want a handful", n)
+	}
+}
+
+func anteroomLines(text string) (found []string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "anteroom_") || strings.HasPrefix(line, "http_") {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+// A slow request's bucket leads to its trace.
+func TestExemplarsNameTheTrace(t *testing.T) {
+	telemetry, _, _ := recorded(t, usual())
+	q, _ := run(telemetry, generate())
+	r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	r.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	answer := httptest.NewRecorder()
+	telemetry.MetricsHandler().ServeHTTP(answer, r)
+	want := fmt.Sprintf(`trace_id="%s"`, q.SpanContext().TraceID())
+	for _, name := range []string{"http_server_request_duration_seconds", "anteroom_request_wait_seconds", "anteroom_request_execution_seconds"} {
+		found := false
+		for line := range strings.Lines(answer.Body.String()) {
+			found = found || strings.HasPrefix(line, name+"_bucket") && strings.Contains(line, want)
+		}
+		if !found {
+			t.Errorf("no bucket of %s has the exemplar %s", name, want)
+		}
+	}
+}
+
+func TestPromtoolFindsNothingWrong(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not installed: ", err)
+	}
+	text, _ := scrape(t, busy(t))
+	check := exec.CommandContext(t.Context(), promtool, "check", "metrics")
+	check.Stdin = strings.NewReader(text)
+	if said, err := check.CombinedOutput(); err != nil || len(said) > 0 {
+		t.Errorf("promtool: %v\n%s", err, said)
+	}
+}
+
+// The names are a contract: what is written here and was released stays.
+func TestTheNamesAreTheContract(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	telemetry.Observe(box())
+	run(telemetry, generate())
+	refuse(telemetry, generate(), 503, &admission.Rejection{Code: admission.CodeQueueTimeout, Reason: admission.ReasonResources, Waited: time.Minute})
+	q := telemetry.Begin(generate(), pattern)
+	q.Execute(time.Now(), flux, http.Header{})
+	q.Executed(time.Now(), 500, nil)
+	q.End(time.Now(), 500, "", 0, 0)
+	telemetry.Reloaded(true)
+
+	var got bytes.Buffer
+	_, families := scrape(t, telemetry)
+	for _, name := range slices.Sorted(maps.Keys(families)) {
+		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") || strings.HasPrefix(name, "promhttp_") {
+			continue // not ours
+		}
+		labels := map[string]bool{}
+		for _, m := range families[name].GetMetric() {
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = true
+			}
+		}
+		if name == "target_info" {
+			labels = nil // the box's
+		}
+		line := []string{"metric", strings.ToLower(families[name].GetType().String()), name}
+		fmt.Fprintln(&got, strings.Join(append(line, slices.Sorted(maps.Keys(labels))...), " "))
+	}
+	telemetry.traces.ForceFlush(t.Context())
+	found := map[string]bool{}
+	for _, s := range memory.GetSpans() {
+		for _, a := range s.Attributes {
+			found[fmt.Sprintf("span %s %q: %s", s.SpanKind, s.Name, a.Key)] = true
+		}
+		for _, e := range s.Events {
+			found[fmt.Sprintf("span %s %q: event %s", s.SpanKind, s.Name, e.Name)] = true
+			for _, a := range e.Attributes {
+				found[fmt.Sprintf("span %s %q: event %s: %s", s.SpanKind, s.Name, e.Name, a.Key)] = true
+			}
+		}
+	}
+	for _, line := range slices.Sorted(maps.Keys(found)) {
+		fmt.Fprintln(&got, line)
+	}
+
+	const golden = "testdata/names.golden"
+	if *update {
+		if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("the names are\n%s\nwant\n%s\n(-update writes them, and breaks every dashboard that used the old ones)", &got, want)
+	}
+}

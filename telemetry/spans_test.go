@@ -1,0 +1,280 @@
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+)
+
+const serverName = "POST " + pattern
+
+func expect(t *testing.T, what string, got, want map[string]any) {
+	t.Helper()
+	if !maps.Equal(got, want) {
+		t.Errorf("%s has\n%v, want\n%v", what, got, want)
+	}
+}
+
+func TestWaitAndExecutionAreSiblingsUnderTheServerSpan(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	q, _ := run(telemetry, generate())
+	found := spans(t, telemetry, memory)
+	if len(found) != 3 {
+		t.Fatalf("got %d spans, want 3: %v", len(found), found)
+	}
+	server, wait, client := found[serverName], found[SpanWait], found["POST"]
+	for name, want := range map[string]struct {
+		span   tracetest.SpanStub
+		kind   trace.SpanKind
+		parent trace.SpanID
+		lasts  time.Duration
+	}{
+		"wait":   {wait, trace.SpanKindInternal, server.SpanContext.SpanID(), 2 * time.Second},
+		"client": {client, trace.SpanKindClient, server.SpanContext.SpanID(), 18 * time.Second},
+		"server": {server, trace.SpanKindServer, trace.SpanID{}, server.EndTime.Sub(server.StartTime)},
+	} {
+		s := want.span
+		if s.SpanKind != want.kind || s.Parent.SpanID() != want.parent || s.EndTime.Sub(s.StartTime) != want.lasts {
+			t.Errorf("%s: got %s under %s for %s, want %s under %s for %s", name,
+				s.SpanKind, s.Parent.SpanID(), s.EndTime.Sub(s.StartTime), want.kind, want.parent, want.lasts)
+		}
+		if s.SpanContext.TraceID() != server.SpanContext.TraceID() || !s.SpanContext.TraceID().IsValid() {
+			t.Errorf("%s is in trace %s, want %s", name, s.SpanContext.TraceID(), server.SpanContext.TraceID())
+		}
+		if s.Status.Code != codes.Unset {
+			t.Errorf("%s has status %v, want none", name, s.Status)
+		}
+	}
+	if q.SpanContext().SpanID() != server.SpanContext.SpanID() {
+		t.Errorf("SpanContext gave %s, want the server span's %s", q.SpanContext().SpanID(), server.SpanContext.SpanID())
+	}
+	if !client.StartTime.Equal(wait.EndTime) || server.EndTime.Before(client.EndTime) {
+		t.Errorf("the server span ends %s, the wait %s, the execution goes from %s to %s: want them in a row",
+			server.EndTime, wait.EndTime, client.StartTime, client.EndTime)
+	}
+}
+
+func TestSpansCarryWhatTheContractSays(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	run(telemetry, generate())
+	found := spans(t, telemetry, memory)
+	expect(t, "the server span", attributes(found[serverName].Attributes), map[string]any{
+		"http.request.method": "POST", "url.path": pattern, "url.scheme": "http", "network.protocol.version": "1.1",
+		"http.route": pattern, "http.response.status_code": int64(200),
+		AttrRoute: "images", AttrClass: "heavy", AttrBackend: "flux", AttrResult: ResultOK,
+	})
+	expect(t, "admission.wait", attributes(found[SpanWait].Attributes), map[string]any{
+		AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrPosition: int64(3),
+		AttrWaited: 2.0, AttrGrant: int64(7), AttrReason: "resources",
+	})
+	expect(t, "the client span", attributes(found["POST"].Attributes), map[string]any{
+		"http.request.method": "POST", "url.full": flux, "server.address": "127.0.0.1", "server.port": int64(8001),
+		"http.response.status_code": int64(200), AttrClass: "heavy", AttrBackend: "flux",
+	})
+	events := found[SpanWait].Events
+	if len(events) != 2 || events[0].Name != EventQueued || events[1].Name != EventGranted {
+		t.Fatalf("admission.wait has events %v, want queued, granted", events)
+	}
+	if d := events[1].Time.Sub(events[0].Time); d != 2*time.Second {
+		t.Errorf("between queued and granted lie %s, want 2s", d)
+	}
+	expect(t, "the event queued", attributes(events[0].Attributes), map[string]any{AttrPosition: int64(3)})
+}
+
+func TestARequestThatRunsAtOnceWasNotQueued(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	q := telemetry.Begin(generate(), pattern)
+	now := time.Now()
+	q.Wait(now)
+	q.Admitted(now, 1, 0, 0, admission.ReasonNone)
+	q.End(now, http.StatusOK, "", 0, 0)
+	wait := spans(t, telemetry, memory)[SpanWait]
+	if len(wait.Events) != 1 || wait.Events[0].Name != EventGranted {
+		t.Errorf("admission.wait has events %v, want granted alone", wait.Events)
+	}
+	if reason, has := attributes(wait.Attributes)[AttrReason]; has {
+		t.Errorf("admission.wait says that it waited for %q, want nothing", reason)
+	}
+}
+
+func TestRefusalsAreOnTheSpans(t *testing.T) {
+	for name, c := range map[string]struct {
+		status    int
+		rejection admission.Rejection
+		events    []string
+		wait      map[string]any
+		result    string
+		error     codes.Code
+	}{
+		"at the door": {429, admission.Rejection{Code: admission.CodeQueueFull, Position: -1}, []string{EventRefused},
+			map[string]any{AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrWaited: 0.0,
+				AttrCode: "queue_full", AttrPosition: int64(-1)}, ResultRefused, codes.Unset},
+		"after its timeout": {503, admission.Rejection{Code: admission.CodeQueueTimeout, Reason: admission.ReasonResources, Position: 2, Waited: time.Minute},
+			[]string{EventQueued, EventRefused},
+			map[string]any{AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrWaited: 60.0,
+				AttrCode: "queue_timeout", AttrPosition: int64(2), AttrReason: "resources"}, ResultRefused, codes.Error},
+		"cancelled while it was queued": {499, admission.Rejection{Code: admission.CodeClientCancelled, Reason: admission.ReasonBehind, Position: 1, Waited: time.Second},
+			[]string{EventQueued, EventRefused},
+			map[string]any{AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrWaited: 1.0,
+				AttrCode: "client_cancelled", AttrPosition: int64(1), AttrReason: "behind"}, ResultCancelled, codes.Unset},
+	} {
+		t.Run(name, func(t *testing.T) {
+			telemetry, memory, _ := recorded(t, usual())
+			refuse(telemetry, generate(), c.status, &c.rejection)
+			found := spans(t, telemetry, memory)
+			if len(found) != 2 {
+				t.Fatalf("got %d spans, want the server's and admission.wait: %v", len(found), found)
+			}
+			expect(t, "admission.wait", attributes(found[SpanWait].Attributes), c.wait)
+			var events []string
+			for _, e := range found[SpanWait].Events {
+				events = append(events, e.Name)
+			}
+			if strings.Join(events, " ") != strings.Join(c.events, " ") {
+				t.Errorf("admission.wait has events %v, want %v", events, c.events)
+			}
+			server := found[serverName]
+			about := attributes(server.Attributes)
+			if about[AttrResult] != c.result || about[AttrCode] != string(c.rejection.Code) || about["http.response.status_code"] != int64(c.status) {
+				t.Errorf("the server span has %v, want result %s, code %s, status %d", about, c.result, c.rejection.Code, c.status)
+			}
+			if server.Status.Code != c.error {
+				t.Errorf("the server span has status %v, want %v", server.Status, c.error)
+			}
+		})
+	}
+}
+
+// A handler that panics in the queue calls neither Admitted nor Refused.
+func TestEndClosesAWaitThatNobodyClosed(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	q := telemetry.Begin(generate(), pattern)
+	q.Wait(time.Now())
+	q.End(time.Now(), http.StatusInternalServerError, "internal", 0, 0)
+	if found := spans(t, telemetry, memory); len(found) != 2 || found[SpanWait].EndTime.IsZero() {
+		t.Errorf("got %v, want admission.wait among two spans", found)
+	}
+}
+
+func TestTheExecutionSaysHowItEnded(t *testing.T) {
+	for name, c := range map[string]struct {
+		status    int
+		err       error
+		errorType any
+		code      codes.Code
+		about     string
+		result    string
+	}{
+		"well":                        {200, nil, nil, codes.Unset, "", ResultOK},
+		"with a refusal":              {429, nil, "429", codes.Error, "", ResultOK},
+		"with an error":               {500, nil, "500", codes.Error, "", ResultFailed},
+		"without an answer":           {0, errors.New("connection refused"), "broken", codes.Error, "connection refused", ResultFailed},
+		"in the middle":               {200, errors.New("unexpected EOF"), "broken", codes.Error, "unexpected EOF", ResultFailed},
+		"because its client left":     {200, context.Canceled, "cancelled", codes.Unset, "", ResultCancelled},
+		"with bytes that are no text": {0, errors.New("malformed: \xff"), "broken", codes.Error, "malformed: \uFFFD", ResultFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			telemetry, memory, _ := recorded(t, usual())
+			q := telemetry.Begin(generate(), pattern)
+			q.Execute(time.Now(), flux, http.Header{})
+			q.Executed(time.Now(), c.status, c.err)
+			client := spans(t, telemetry, memory)["POST"]
+			if got := attributes(client.Attributes)["error.type"]; got != c.errorType {
+				t.Errorf("error.type is %v, want %v", got, c.errorType)
+			}
+			if client.Status.Code != c.code || client.Status.Description != c.about {
+				t.Errorf("the status is %v, want %v %q", client.Status, c.code, c.about)
+			}
+			_, families := scrape(t, telemetry)
+			for by := range series(families["anteroom_request_execution_seconds"]) {
+				if !strings.HasSuffix(by, "anteroom_result="+c.result) {
+					t.Errorf("the metric has %s, want the result %s", by, c.result)
+				}
+			}
+		})
+	}
+}
+
+// A backend with `cancel: ignored` works on when the client has left.
+func TestTheExecutionMayEndAfterTheRequest(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	q := telemetry.Begin(generate(), pattern)
+	began := time.Now()
+	q.Execute(began, flux, http.Header{})
+	q.End(began.Add(time.Second), 499, "client_cancelled", 0, 0)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		q.Executed(began.Add(20*time.Second), http.StatusOK, nil)
+		q.Executed(began.Add(30*time.Second), http.StatusOK, nil) // only the first counts
+	}()
+	<-done
+	client := spans(t, telemetry, memory)["POST"]
+	if d := client.EndTime.Sub(client.StartTime); d != 20*time.Second {
+		t.Errorf("the execution lasted %s, want 20s", d)
+	}
+	_, families := scrape(t, telemetry)
+	for by, n := range series(families["anteroom_request_execution_seconds"]) {
+		if n != 1 {
+			t.Errorf("%s is recorded %v times, want once", by, n)
+		}
+	}
+}
+
+// What clients send is bounded, and fit for OTLP, which refuses a whole batch
+// for one byte that is not UTF-8.
+func TestAPathFromAClientIsFitForExport(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	telemetry.Begin(httptest.NewRequest("BREW", "http://box/%ff"+strings.Repeat("a", 60_000), nil), "").End(time.Now(), 404, "no_route", 0, 0)
+	server := spans(t, telemetry, memory)["_OTHER"]
+	path, _ := attributes(server.Attributes)["url.path"].(string)
+	if !strings.HasPrefix(path, "/%FFaaa") && !strings.HasPrefix(path, "/%ffaaa") || !utf8.ValidString(path) {
+		t.Errorf("url.path begins with %.20q, want /%%ffaaa", path)
+	}
+	if len(path) > maxAttribute {
+		t.Errorf("url.path has %d bytes, want at most %d", len(path), maxAttribute)
+	}
+	if route, has := attributes(server.Attributes)["http.route"]; has {
+		t.Errorf("http.route is %q, want none: no rule matched", route)
+	}
+}
+
+func TestABackendsPasswordIsNotExported(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	q := telemetry.Begin(generate(), pattern)
+	q.Execute(time.Now(), "https://me:hidden@models.example", http.Header{})
+	q.Executed(time.Now(), http.StatusOK, nil)
+	about := attributes(spans(t, telemetry, memory)["POST"].Attributes)
+	if full, _ := about["url.full"].(string); full == "" || strings.Contains(full, "hidden") {
+		t.Errorf("url.full is %q, want it without the password", full)
+	}
+	if port, has := about["server.port"]; has || about["server.address"] != "models.example" {
+		t.Errorf("the client span has %v and port %v, want models.example without one", about, port)
+	}
+}
+
+func TestANilRequestDoesNothing(t *testing.T) {
+	var q *Request
+	q.Classify("", "", "", 0)
+	q.Wait(time.Now())
+	q.Admitted(time.Now(), 0, 0, 0, "")
+	q.Refused(time.Now(), &admission.Rejection{})
+	q.Execute(time.Now(), "", nil)
+	q.Executed(time.Now(), 0, nil)
+	q.End(time.Now(), 0, "", 0, 0)
+	if q.SpanContext().IsValid() {
+		t.Error("a nil Request has a span")
+	}
+}
