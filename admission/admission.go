@@ -116,6 +116,10 @@ type Request struct {
 	// so that distinct demands stay few.
 	VRAM     Bytes
 	Estimate Estimate
+	// History takes the place of Estimate once it has learned enough, and
+	// learns from this request when it is done. Nil: nothing is learned. Only
+	// a Controller asks it.
+	History *History
 	// Size is how many bytes of request body are held while it waits.
 	Size Bytes
 	// Tenant is who asks; empty is a tenant like any other, without a limit.

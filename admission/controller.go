@@ -37,8 +37,9 @@ func (c *Controller) age() time.Duration { return time.Since(c.epoch) }
 // Grant is the right to run. It is given back by Release, once, when the work
 // has ended.
 type Grant struct {
-	ticket Ticket
-	desk   *Controller
+	ticket  Ticket
+	desk    *Controller
+	history *History
 }
 
 // Admit asks for the right to run and blocks until it is given or refused, or
@@ -48,7 +49,10 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if ctx.Err() != nil {
 		return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: -1}
 	}
-	g := &Grant{desk: c}
+	g := &Grant{desk: c, history: r.History}
+	if r.History != nil {
+		r.Estimate = r.History.Estimate(r.VRAM, r.Estimate)
+	}
 	t := &g.ticket
 	c.mu.Lock()
 	c.rules.Submit(c.age(), t, r)
@@ -291,11 +295,18 @@ func (g *Grant) Reason() Reason { return g.ticket.lastBlock.reason }
 // Release gives the grant back, at the end of the work and not before: memory
 // and slots are free for others from here on. Later calls do nothing. Safe
 // from any goroutine.
-func (g *Grant) Release(Outcome) {
-	c := g.desk
+//
+// The outcome says whether the request's History learns how long it took.
+func (g *Grant) Release(o Outcome) {
+	c, t := g.desk, &g.ticket
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.rules.End(c.age(), &g.ticket) {
+	now := c.age()
+	ended := c.rules.End(now, t)
+	if ended {
 		c.settle()
+	}
+	c.mu.Unlock()
+	if ended && o == Done && g.history != nil {
+		g.history.Learn(t.shape.vram, now-t.started)
 	}
 }

@@ -1,0 +1,120 @@
+package admission
+
+import (
+	"math"
+	"slices"
+	"sync"
+	"time"
+)
+
+// History learns how long the work of one route takes, for each demand apart.
+// Its zero value is ready; it may be used by many goroutines at once.
+//
+// Each demand has a histogram whose buckets grow by a tenth, in which each run
+// weighs 3 % more than the one before: a model that was exchanged is
+// forgotten after a hundred and fifty runs.
+type History struct {
+	mu    sync.Mutex
+	kinds []*kind // guarded by mu; the one used last comes first
+}
+
+// Learned is what a History knows of one demand.
+type Learned struct {
+	VRAM     Bytes
+	Runs     uint64
+	Estimate Estimate // the zero value until enough has been seen
+}
+
+// kind is the work of one demand.
+type kind struct {
+	vram   Bytes
+	runs   uint64
+	weight float64 // of the next run
+	total  float64
+	counts [bounds]float64
+	learnt Estimate
+}
+
+const (
+	shortest = time.Millisecond // what is faster counts as this
+	growth   = 1.1              // from bucket to bucket
+	bounds   = 170              // up to some three hours
+	fresh    = 1.03             // how much more a run weighs than the one before
+	enough   = 8                // runs before they are believed
+	maxKinds = 64               // demands come from requests
+)
+
+// Estimate is what to expect of work with that demand: the seed until enough
+// has been seen.
+func (h *History) Estimate(vram Bytes, seed Estimate) Estimate {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if k := h.find(vram); k != nil && k.runs >= enough {
+		return k.learnt
+	}
+	return seed
+}
+
+// Learn takes a run that came to its end by itself.
+func (h *History) Learn(vram Bytes, took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	k := h.find(vram)
+	if k == nil {
+		k = &kind{vram: vram, weight: 1}
+		h.kinds = slices.Insert(h.kinds[:min(len(h.kinds), maxKinds-1)], 0, k)
+	}
+	bucket := int(math.Log(float64(max(took, shortest))/float64(shortest)) / math.Log(growth))
+	k.counts[min(bucket, bounds-1)] += k.weight
+	k.total += k.weight
+	k.weight *= fresh
+	k.runs++
+	if k.weight > 1e100 {
+		for i := range k.counts {
+			k.counts[i] /= k.weight
+		}
+		k.total, k.weight = k.total/k.weight, 1
+	}
+	k.learnt = Estimate{P50: k.quantile(.5), P95: k.quantile(.95)}
+}
+
+// Learned lists what is known, by demand.
+func (h *History) Learned() []Learned {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []Learned
+	for _, k := range h.kinds {
+		l := Learned{VRAM: k.vram, Runs: k.runs}
+		if k.runs >= enough {
+			l.Estimate = k.learnt
+		}
+		all = append(all, l)
+	}
+	slices.SortFunc(all, func(a, b Learned) int { return int(min(1, max(-1, a.VRAM-b.VRAM))) })
+	return all
+}
+
+// find gives the kind of a demand and moves it to the front.
+func (h *History) find(vram Bytes) *kind {
+	for i, k := range h.kinds {
+		if k.vram == vram {
+			copy(h.kinds[1:], h.kinds[:i])
+			h.kinds[0] = k
+			return k
+		}
+	}
+	return nil
+}
+
+// quantile reads the histogram, evenly within a bucket.
+func (k *kind) quantile(q float64) time.Duration {
+	left := q * k.total
+	for i, n := range k.counts {
+		if n > 0 && left <= n {
+			from := float64(shortest) * math.Pow(growth, float64(i))
+			return time.Duration(from * (1 + (growth-1)*left/n))
+		}
+		left -= n
+	}
+	return 0
+}
