@@ -87,6 +87,7 @@ func (c *Config) check(f *findings) {
 		across("routes", "there are none: want one or more")
 	}
 	c.checkCards(across)
+	c.checkReserved(across)
 	c.checkFit(across)
 }
 
@@ -129,6 +130,23 @@ func (c *Config) checkCards(report func(path, problem string)) {
 			want = "want one of " + strings.Join(names, ", ")
 		}
 		report("backends."+name+".gpu", fmt.Sprintf("%q is not in gpus: %s", b.GPU, want))
+	}
+}
+
+// checkReserved finds slots that are reserved and not there.
+func (c *Config) checkReserved(report func(path, problem string)) {
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		b, sum := c.Routing.Backends[name], 0
+		reserved := c.reserved(name)
+		for _, class := range slices.Sorted(maps.Keys(reserved)) {
+			sum += reserved[class]
+			switch {
+			case b.Slots == 0:
+				report("classes."+class+".reserved", fmt.Sprintf("%d of the slots of %s, which has no limit of its own: want backends.%s.slots, or none reserved", reserved[class], name, name))
+			case sum > b.Slots:
+				report("classes."+class+".reserved", fmt.Sprintf("with this %d of the %d slots of %s are reserved: want fewer", sum, b.Slots, name))
+			}
+		}
 	}
 }
 

@@ -164,7 +164,10 @@ func decode(values map[string]any, c *Config) error {
 // Desk is the box as the admission desk is told about it, in the order of the
 // names.
 func (c *Config) Desk() admission.Config {
-	var desk admission.Config
+	desk := admission.Config{Tenants: admission.Tenants{QueueLimit: c.Proxy.Tenants.QueueLimit}}
+	if len(c.Proxy.Tenants.Weights) > 0 {
+		desk.Tenants.Weights = c.Proxy.Tenants.Weights
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.GPUs)) {
 		g := c.GPUs[name]
 		desk.GPUs = append(desk.GPUs, admission.GPU{Name: name, Memory: g.Memory, Reserve: g.Reserve, Hold: g.Unknown == "hold"})
@@ -184,10 +187,24 @@ func (c *Config) Desk() admission.Config {
 			replica.Places = []admission.Place{{GPU: b.GPU, Resident: b.Resident}}
 		}
 		desk.Backends = append(desk.Backends, admission.Backend{
-			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, Replicas: []admission.Replica{replica},
+			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, Replicas: []admission.Replica{replica}, Reserved: c.reserved(name),
 		})
 	}
 	return desk
+}
+
+// reserved are the slots of a backend that its classes have for themselves.
+func (c *Config) reserved(backend string) map[string]int {
+	var slots map[string]int
+	for _, r := range c.Routing.Routes {
+		if n := c.Routing.Classes[r.Class].Reserved; r.Backend == backend && !r.Pass && n > 0 {
+			if slots == nil {
+				slots = make(map[string]int)
+			}
+			slots[r.Class] = n
+		}
+	}
+	return slots
 }
 
 // Public is the configuration in force, ready for JSON, without secrets: a

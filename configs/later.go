@@ -1,16 +1,13 @@
 package configs
 
 import (
-	"fmt"
 	"strings"
-	"time"
 )
 
 // later names the keys that exist in the design of the file and not in this
 // version, with * for a name of the user's own. Whoever wrote one of them made
 // no typing mistake and is told so.
 var later = map[string]bool{
-	"tenants":                  true,
 	"state":                    true,
 	"backends.*.urls":          true,
 	"backends.*.replicas":      true,
@@ -32,14 +29,6 @@ func laterValue(pattern, text string) string {
 	case "backends.*.resident":
 		if text == "learn" {
 			return "learn " + notYet
-		}
-	case "classes.*.boost":
-		if d, err := time.ParseDuration(text); err == nil && d != 0 {
-			return fmt.Sprintf("%v %s", d, notYet)
-		}
-	case "classes.*.reserved":
-		if strings.Trim(text, "0123456789") == "" && strings.Trim(text, "0") != "" {
-			return text + " " + notYet
 		}
 	case "listen", "admin.listen":
 		if text == "systemd" || strings.HasPrefix(text, "systemd:") {

@@ -12,13 +12,14 @@ import (
 
 // Config is the part of the file that this package owns.
 type Config struct {
-	Listen  string       `koanf:"listen"` // host:port or unix:/path
-	TLS     TLSConfig    `koanf:"tls"`
-	Admin   AdminConfig  `koanf:"admin"`
-	Mode    string       `koanf:"mode"` // enforce | observe
-	Trusted []string     `koanf:"trusted"`
-	Limits  LimitsConfig `koanf:"limits"`
-	Drain   DrainConfig  `koanf:"drain"`
+	Listen  string        `koanf:"listen"` // host:port or unix:/path
+	TLS     TLSConfig     `koanf:"tls"`
+	Admin   AdminConfig   `koanf:"admin"`
+	Mode    string        `koanf:"mode"` // enforce | observe
+	Trusted []string      `koanf:"trusted"`
+	Tenants TenantsConfig `koanf:"tenants"`
+	Limits  LimitsConfig  `koanf:"limits"`
+	Drain   DrainConfig   `koanf:"drain"`
 }
 
 // TLSConfig names the files of a certificate and its key, both or neither.
@@ -77,6 +78,7 @@ func (c Config) Check(report func(path, problem string)) {
 			report(fmt.Sprintf("trusted[%d]", i), fmt.Sprintf("%q: want an address or a prefix such as 10.0.0.0/8", text))
 		}
 	}
+	c.Tenants.check(func(path, problem string) { report("tenants."+path, problem) })
 	c.Limits.check(report)
 	if c.Drain.Grace <= 0 {
 		report("drain.grace", fmt.Sprintf("%v: want more than 0s", c.Drain.Grace))

@@ -142,7 +142,7 @@ func (s *rules) cleanHeader(p *httputil.ProxyRequest) {
 			delete(header, name)
 		case strings.HasPrefix(name, "X-Anteroom-"):
 			delete(header, name)
-		case !trusted && strings.HasPrefix(name, "X-Forwarded-"):
+		case !trusted && (strings.HasPrefix(name, "X-Forwarded-") || name == s.tenantHeader):
 			delete(header, name)
 		}
 	}

@@ -53,6 +53,7 @@ type exchange struct {
 	route *routing.Route
 	work  execution
 	trace *telemetry.Request
+	began time.Time
 	now   time.Time // the last look at the clock
 	// ctx ends when the client leaves or the execution timeout has passed.
 	ctx    context.Context
@@ -64,7 +65,8 @@ type exchange struct {
 
 // ServeHTTP carries one request through its life.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{Handler: h, rules: h.rules.Load(), in: r, ctx: r.Context(), now: time.Now()}
+	now := time.Now()
+	x := &exchange{Handler: h, rules: h.rules.Load(), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
 	defer x.end()
 	if err := x.serve(); err != nil {
@@ -197,7 +199,9 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	ask := admission.Request{
 		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM,
 		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
+		History:  x.rules.histories[d.Route.Name],
 	}
+	x.rules.claims(x.in, x.began, &ask)
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)
 	}

@@ -31,8 +31,11 @@ type rules struct {
 	limits   *LimitsConfig
 	table    *routing.Table
 	backends map[string]*backend
-	trusted  []netip.Prefix
-	observe  bool
+	// histories are what was learned of each route, by name.
+	histories    map[string]*admission.History
+	trusted      []netip.Prefix
+	observe      bool
+	tenantHeader string // canonical
 }
 
 // backend is a model server and its line to the desk.
@@ -110,6 +113,13 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 	next := &rules{
 		config: setup.Proxy, limits: &setup.Proxy.Limits, table: table,
 		backends: make(map[string]*backend), observe: setup.Proxy.Mode == "observe",
+		histories: make(map[string]*admission.History), tenantHeader: http.CanonicalHeaderKey(setup.Proxy.Tenants.Header),
+	}
+	for _, route := range table.Routes() {
+		next.histories[route.Name] = new(admission.History)
+		if old != nil && old.histories[route.Name] != nil {
+			next.histories[route.Name] = old.histories[route.Name]
+		}
 	}
 	for _, text := range setup.Proxy.Trusted {
 		prefix, err := parsePrefix(text)

@@ -22,6 +22,9 @@ var (
 	// ErrProtocol says that a connection broke before an answer came, or that
 	// what came was not HTTP. The backend may have seen the request.
 	ErrProtocol = errors.New("routing: the backend broke the connection")
+	// ErrUpload says that the request's own body could not be read, which is no
+	// fault of the backend. It wraps the reason.
+	ErrUpload = errors.New("routing: the request's body ended early")
 )
 
 // Backend is a model server: its connections, its breaker and its health. Its
@@ -51,10 +54,12 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 	if err != nil {
 		return nil, fmt.Errorf("routing: backends.%s.url: %w", name, err)
 	}
-	b := &Backend{Name: name, Config: c, base: base, available: available}
+	b := &Backend{Name: name, Config: c, available: available}
 	b.transport = newTransport(base, c.Protocol)
 	if base.Scheme == "unix" {
 		b.base = &url.URL{Scheme: "http", Host: "localhost"}
+	} else {
+		b.base = &url.URL{Scheme: base.Scheme, Host: base.Host} // without a slash at its end
 	}
 	b.breaker = newBreaker(name, c.Breaker, b.announce)
 	if c.Health.Path != "" {
@@ -103,20 +108,21 @@ func (b *Backend) Base() *url.URL { return b.base }
 // RoundTrip sends the request to the backend, once, and gives its answer. The
 // request's URL must be below Base. The breaker counts it when the answer's
 // body ends: a connection that breaks or an answer of 500 or more is a failure,
-// 429 and 503 and a caller that leaves are neither failure nor success.
+// 429 and 503 and a caller that leaves or does not finish its upload are neither
+// failure nor success.
 //
-// Errors are ErrBreakerOpen, ErrUnreachable, ErrProtocol, or of the request's
-// context. It closes the request's body, as a http.RoundTripper does, but not
+// Errors are ErrBreakerOpen, ErrUnreachable, ErrProtocol, ErrUpload, or of the
+// request's context. It closes the request's body, as a http.RoundTripper does, but not
 // where the breaker is open.
 func (b *Backend) RoundTrip(out *http.Request) (*http.Response, error) {
 	done, err := b.breaker.allow()
 	if err != nil {
 		return nil, err
 	}
-	b.sendOnce(out)
+	sent := b.sendOnce(out)
 	answer, err := b.transport.RoundTrip(out)
 	if err != nil {
-		err = b.blame(out.Context(), err)
+		err = b.blame(out.Context(), sent, err)
 		done(err)
 		return nil, err
 	}
@@ -130,9 +136,10 @@ func (b *Backend) RoundTrip(out *http.Request) (*http.Response, error) {
 }
 
 // sendOnce takes away what http.Transport sees as leave to send a request a
-// second time when a connection that was used before dies: a missing body with
-// an idempotent method, and an idempotency key.
-func (b *Backend) sendOnce(out *http.Request) {
+// second time: a missing body, when a connection that was used before dies
+// under an idempotent method or an HTTP/2 server resets the stream, and an
+// idempotency key. It gives the body as it is sent, nil where there is none.
+func (b *Backend) sendOnce(out *http.Request) *upload {
 	out.GetBody = nil
 	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
 		if v, ok := out.Header[name]; ok {
@@ -140,14 +147,22 @@ func (b *Backend) sendOnce(out *http.Request) {
 			out.Header[lower[name]] = v // Transport looks for the canonical name
 		}
 	}
-	if out.Body != nil && out.Body != http.NoBody || b.Config.Protocol == "h2c" {
-		return // HTTP/2 repeats only what the server says it has not begun
+	if out.Body != nil && out.Body != http.NoBody {
+		sent := &upload{ReadCloser: out.Body}
+		out.Body = sent
+		return sent
 	}
 	switch out.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		// A body that is there, though empty, and is not announced either.
-		out.Body, out.ContentLength, out.TransferEncoding = emptyBody{}, 0, identity
+	case http.MethodPost, http.MethodPut, http.MethodPatch:
+		// Over HTTP/1 they say that they are empty, which takes a missing body,
+		// and are not repeated.
+		if b.Config.Protocol != "h2c" {
+			return nil
+		}
 	}
+	// A body that is there, though empty, and is not announced either.
+	out.Body, out.ContentLength, out.TransferEncoding = emptyBody{}, 0, identity
+	return nil
 }
 
 var (
@@ -160,10 +175,36 @@ type emptyBody struct{}
 func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
 func (emptyBody) Close() error             { return nil }
 
+// upload is a request's body that notes why it could not be read.
+type upload struct {
+	io.ReadCloser
+	closed atomic.Bool // by the transport: what fails afterwards is its doing
+	failed atomic.Pointer[error]
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	n, err := u.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && !u.closed.Load() {
+		reason := err // err itself would be allocated by every Read
+		u.failed.CompareAndSwap(nil, &reason)
+	}
+	return n, err
+}
+
+func (u *upload) Close() error {
+	u.closed.Store(true)
+	return u.ReadCloser.Close()
+}
+
 // blame says whose fault it is that no answer came.
-func (b *Backend) blame(ctx context.Context, err error) error {
+func (b *Backend) blame(ctx context.Context, sent *upload, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if sent != nil {
+		if reason := sent.failed.Load(); reason != nil {
+			return fmt.Errorf("%w: %w", ErrUpload, *reason)
+		}
 	}
 	kind := ErrProtocol
 	if failure, ok := errors.AsType[*net.OpError](err); ok && failure.Op == "dial" {

@@ -31,9 +31,10 @@ var (
 )
 
 // readBody gives the body as expressions see it: nil where there is none, what
-// JSON holds, or a form's fields as a map. A file in a form is represented by
-// its name. An error says why the body cannot be judged.
-func readBody(r *http.Request, b Body) (any, error) {
+// JSON holds, or a form's fields as a map. A file in a form is a map that holds
+// its name, so that no file's name passes for a field's value. An error says why
+// the body cannot be judged.
+func readBody(r *http.Request, b Body, names *names) (any, error) {
 	if len(b.Prefix) == 0 && (!b.Truncated && b.Size <= 0 || r.ContentLength == 0 && (r.Body == nil || r.Body == http.NoBody)) {
 		return nil, nil
 	}
@@ -50,7 +51,7 @@ func readBody(r *http.Request, b Body) (any, error) {
 		return nil, errContentType
 	}
 	if len(types) == 0 || types[0] == "application/json" { // the common ones, unparsed
-		return readJSON(string(b.Prefix))
+		return readJSON(string(b.Prefix), names)
 	}
 	kind, params, err := mime.ParseMediaType(types[0])
 	if err != nil {
@@ -61,9 +62,9 @@ func readBody(r *http.Request, b Body) (any, error) {
 	}
 	switch {
 	case kind == "application/json", kind == "text/json", strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json"):
-		return readJSON(string(b.Prefix))
+		return readJSON(string(b.Prefix), names)
 	case kind == "application/x-www-form-urlencoded":
-		return readURLEncoded(string(b.Prefix))
+		return readURLEncoded(string(b.Prefix), names)
 	case kind == "multipart/form-data":
 		return readMultipart(b.Prefix, params["boundary"])
 	}
@@ -74,12 +75,12 @@ func readBody(r *http.Request, b Body) (any, error) {
 // readURLEncoded reads a form, or JSON under a form's content type, which is
 // what `curl -d` sends: servers that take JSON alone do not look at the type.
 // JSON with an ampersand in it may be a form with fields of its own.
-func readURLEncoded(s string) (any, error) {
+func readURLEncoded(s string, names *names) (any, error) {
 	if start := strings.TrimLeft(s, " \t\r\n"); start != "" && (start[0] == '{' || start[0] == '[') {
 		if strings.ContainsAny(s, "&;") {
 			return nil, errForm
 		}
-		return readJSON(s)
+		return readJSON(s, names)
 	}
 	fields := readFields(s)
 	if fields.err != nil {
@@ -160,14 +161,24 @@ func readMultipart(body []byte, boundary string) (any, error) {
 		if count == maxFields {
 			return nil, errFormSize
 		}
-		name, value, err := readPart(part)
+		name, value, file, err := readPart(part)
 		if err != nil {
 			return nil, err
 		}
-		if before, ok := form[name]; ok && before != value {
-			return nil, errForm
+		switch before := form[name].(type) {
+		case string:
+			if file || before != value {
+				return nil, errForm
+			}
+		case map[string]any:
+			if !file {
+				return nil, errForm
+			}
+		default:
+			if form[name] = value; file {
+				form[name] = map[string]any{"filename": value}
+			}
 		}
-		form[name] = value
 	}
 	// A boundary that ends the form in the middle leaves fields behind it.
 	if bytes.Count(body, []byte("--"+boundary+"--")) != 1 {
@@ -177,40 +188,48 @@ func readMultipart(body []byte, boundary string) (any, error) {
 }
 
 // readPart gives a field's name and text, or a file's name.
-func readPart(part *multipart.Part) (name, value string, err error) {
+func readPart(part *multipart.Part) (name, value string, file bool, err error) {
 	dispositions := part.Header["Content-Disposition"]
 	if len(dispositions) != 1 || strings.Contains(dispositions[0], "*") || strings.Count(strings.ToLower(dispositions[0]), "name=") > 2 {
-		return "", "", errForm // name*= and a second name: each parser has its own idea
+		return "", "", false, errForm // name*= and a second name: each parser has its own idea
 	}
 	kind, params, err := mime.ParseMediaType(dispositions[0])
 	name, named := params["name"]
 	if err != nil || kind != "form-data" || !named || !utf8.ValidString(name) {
-		return "", "", errForm
+		return "", "", false, errForm
 	}
 	for _, encoding := range part.Header["Content-Transfer-Encoding"] {
 		switch strings.ToLower(encoding) {
 		case "7bit", "8bit", "binary":
 		default:
-			return "", "", errForm
+			return "", "", false, errForm
 		}
 	}
-	if file, ok := params["filename"]; ok {
-		return name, file, nil
+	if value, file = params["filename"]; value != "" {
+		return name, value, true, nil
 	}
 	if kind := part.Header.Get("Content-Type"); kind != "" {
 		_, params, err := mime.ParseMediaType(kind)
 		if charset, ok := params["charset"]; err != nil || ok && !strings.EqualFold(charset, "utf-8") {
-			return "", "", errCharset
+			return "", "", false, errCharset
 		}
 	}
 	text, err := io.ReadAll(io.LimitReader(part, maxFieldSize+1))
 	switch {
 	case err != nil:
-		return "", "", errForm
+		return "", "", false, errForm
 	case len(text) > maxFieldSize:
-		return "", "", errFormSize
+		return "", "", false, errFormSize
 	case !utf8.Valid(text):
-		return "", "", errCharset
+		return "", "", false, errCharset
 	}
-	return name, string(text), nil
+	if file {
+		// Browsers send an input without a file so; a file without a name, but
+		// with content, is a field for some parsers.
+		if len(text) > 0 {
+			return "", "", false, errForm
+		}
+		return name, "", true, nil
+	}
+	return name, string(text), false, nil
 }

@@ -27,6 +27,7 @@ type breaker struct {
 	state   gobreaker.State // as last told by gobreaker; guarded by mu
 	until   time.Time       // when it stops being open; guarded by mu
 	timer   *time.Timer     // guarded by mu
+	closed  bool            // nobody wants to know more; guarded by mu
 	changed func()          // called with no lock held
 	pending bool            // guarded by mu
 }
@@ -39,7 +40,7 @@ func newBreaker(name string, c BreakerConfig, changed func()) *breaker {
 		Timeout:     c.Open,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= uint32(c.Failures) },
 		IsExcluded: func(err error) bool {
-			return errors.Is(err, context.Canceled) || errors.Is(err, errOverload)
+			return errors.Is(err, context.Canceled) || errors.Is(err, errOverload) || errors.Is(err, ErrUpload)
 		},
 		OnStateChange: b.onChange,
 	})
@@ -56,6 +57,9 @@ func (b *breaker) onChange(_ string, _, to gobreaker.State) {
 		return
 	}
 	b.until = time.Now().Add(b.open)
+	if b.closed {
+		return
+	}
 	// gobreaker opens up strictly after its timeout.
 	wait := b.open + time.Millisecond
 	if b.timer == nil {
@@ -72,7 +76,7 @@ func (b *breaker) onChange(_ string, _, to gobreaker.State) {
 // one, with no lock held.
 func (b *breaker) tell() {
 	b.mu.Lock()
-	pending := b.pending
+	pending := b.pending && !b.closed
 	b.pending = false
 	b.mu.Unlock()
 	if pending {
@@ -107,6 +111,7 @@ func (b *breaker) look() (gobreaker.State, time.Duration) {
 func (b *breaker) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.closed = true
 	if b.timer != nil {
 		b.timer.Stop()
 	}

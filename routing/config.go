@@ -145,9 +145,10 @@ func (c Config) routeName(i int) string {
 	return fmt.Sprintf("routes[%d]", i)
 }
 
-// wantOne reports a choice that is not one of those there are.
+// wantOne reports a choice that is not one of those there are. Empty is always
+// one.
 func wantOne(report func(path, problem string), path, value string, choices ...string) {
-	if !slices.Contains(choices, value) {
+	if value != "" && !slices.Contains(choices, value) {
 		report(path, fmt.Sprintf("%q: not known: want %s", value, strings.Join(choices, " or ")))
 	}
 }
@@ -170,15 +171,11 @@ func (k ClassConfig) check(report func(path, problem string)) {
 	if k.Estimate <= 0 {
 		report("estimate", fmt.Sprintf("%v: too small: want the execution time to expect, such as 5s", k.Estimate))
 	}
-	if k.Boost != 0 {
-		report("boost", fmt.Sprintf("%v: %s", k.Boost, notYet))
-	}
-	if k.Reserved != 0 {
-		report("reserved", fmt.Sprintf("%d: %s", k.Reserved, notYet))
-	}
+	wantAtLeast(report, "boost", k.Boost, 0)
+	wantAtLeast(report, "reserved", k.Reserved, 0)
 }
 
-var dialects = []string{"", "auto", "problem", "openai", "ollama", "grpc"}
+var dialects = []string{"auto", "problem", "openai", "ollama", "grpc"}
 
 func (b BackendConfig) check(report func(path, problem string)) {
 	u, err := parseURL(b.URL)
@@ -190,10 +187,10 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	}
 	wantAtLeast(report, "resident", b.Resident, 0)
 	wantAtLeast(report, "slots", b.Slots, 0)
-	wantOne(report, "protocol", b.Protocol, "", "http", "h2c")
-	wantOne(report, "cancel", b.Cancel, "", "ignored", "aborts")
+	wantOne(report, "protocol", b.Protocol, "http", "h2c")
+	wantOne(report, "cancel", b.Cancel, "ignored", "aborts")
 	wantOne(report, "errors", b.Errors, dialects...)
-	wantOne(report, "breaker.when_open", b.Breaker.WhenOpen, "", "reject", "hold")
+	wantOne(report, "breaker.when_open", b.Breaker.WhenOpen, "reject", "hold")
 	wantAtLeast(report, "breaker.failures", b.Breaker.Failures, 1)
 	if b.Breaker.Open <= 0 {
 		report("breaker.open", fmt.Sprintf("%v: too short: want a time such as 30s", b.Breaker.Open))
@@ -276,7 +273,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 	}
 	u.route.Pattern = u.pattern.text
 	u.host = strings.ToLower(strings.TrimPrefix(r.Match.Host, "*"))
-	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || u.host == "." || r.Match.Host == "*" ||
+	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || strings.HasSuffix(u.host, ".") || r.Match.Host == "*" ||
 		strings.HasPrefix(r.Match.Host, "*") != strings.HasPrefix(u.host, ".") {
 		report("match.host", fmt.Sprintf("%q: not a host: want a name such as example.com or *.example.com, without a port", r.Match.Host))
 	}
@@ -418,6 +415,11 @@ func NewTable(c Config) (*Table, error) {
 		t.rules[i] = c.compile(i, func(path, problem string) {
 			mistakes = append(mistakes, fmt.Errorf("routing: routes[%d].%s: %s", i, path, problem))
 		})
+		for _, e := range [...]*expression{t.rules[i].when, t.rules[i].amount} {
+			if e != nil {
+				e.addNames(&t.names)
+			}
+		}
 	}
 	return t, errors.Join(mistakes...)
 }

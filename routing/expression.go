@@ -40,6 +40,18 @@ type expression struct {
 	params  bool
 	header  mentioned
 	query   mentioned
+	root    []string // keys right in the body
+	below   []string // keys of what is in it
+}
+
+// addNames tells which keys of bodies the expression looks at.
+func (e *expression) addNames(n *names) {
+	for _, name := range e.root {
+		n.root.add(name)
+	}
+	for _, name := range e.below {
+		n.below.add(name)
+	}
 }
 
 // mentioned are the keys of a map that an expression looks at; all: it cannot
@@ -118,10 +130,56 @@ func (s *survey) visit(node ast.Node, loops int) {
 			s.err = errors.New("a loop within a loop could take hours on a large body: want one loop")
 		}
 	}
+	s.lookup(node)
 	for _, child := range children(node) {
 		s.parents[child] = node
 		s.visit(child, loops)
 	}
+}
+
+// lookup notes which key of a body is looked up at a node.
+func (s *survey) lookup(node ast.Node) {
+	var container, key ast.Node
+	switch n := node.(type) {
+	case *ast.MemberNode:
+		container, key = n.Node, n.Property
+	case *ast.BinaryNode:
+		if n.Operator == "in" {
+			container, key = n.Right, n.Left
+		}
+	case *ast.CallNode:
+		if len(n.Arguments) == 2 { // has
+			container, key = n.Arguments[0], n.Arguments[1]
+		}
+	case *ast.BuiltinNode:
+		if len(n.Arguments) == 2 { // get
+			container, key = n.Arguments[0], n.Arguments[1]
+		}
+	}
+	literal, ok := key.(*ast.StringNode)
+	if !ok {
+		return
+	}
+	switch c := container.(type) {
+	case *ast.IdentifierNode:
+		switch c.Value {
+		case "body":
+			s.root = append(s.root, literal.Value)
+			return
+		case "header", "query", "params":
+			return
+		}
+	case *ast.PointerNode:
+		s.below = append(s.below, literal.Value)
+		return
+	case *ast.MemberNode:
+		if of, ok := c.Node.(*ast.IdentifierNode); !ok || of.Value != "$env" {
+			s.below = append(s.below, literal.Value)
+			return
+		}
+	}
+	// A variable or a result may be the body, or what is in it.
+	s.root, s.below = append(s.root, literal.Value), append(s.below, literal.Value)
 }
 
 // key notes which key of a map is looked up at a node that names the map:
@@ -203,15 +261,33 @@ func (e *expression) run(env *environment) (value any, err error) {
 		}
 	}()
 	machine := vm.VM{MemoryBudget: memoryBudget}
-	value, err = machine.Run(e.program, env)
-	if err != nil {
-		err = describe(err)
+	if value, err = machine.Run(e.program, env); err == nil {
+		return value, nil
 	}
-	return value, err
+	if at, ok := errors.AsType[*file.Error](err); ok && isAbsence(at.Message) {
+		return nil, fmt.Errorf("%w: %w", errAbsent, describe(err))
+	}
+	return nil, describe(err)
 }
 
-// true evaluates a `when`. An error means that the request is not of the kind
-// that the expression was written for.
+// errAbsent is an expression that fails because something is missing or null.
+var errAbsent = errors.New("the request does not have what the expression looks at")
+
+// isAbsence knows by expr's words, for it has no error values. They name the
+// types of what is there, nil or not, and repeat nothing that a client wrote
+// in these places.
+func isAbsence(message string) bool {
+	operation, ok := strings.CutPrefix(message, "invalid operation: ")
+	return ok && (strings.HasPrefix(operation, "<nil> ") || strings.HasSuffix(operation, " <nil>")) ||
+		strings.HasSuffix(message, " from <nil>") || strings.HasSuffix(message, "(type <nil>)") ||
+		strings.HasPrefix(message, "index out of range: ") ||
+		strings.HasPrefix(message, "reflect: ") && strings.HasSuffix(message, " on zero Value") ||
+		strings.HasPrefix(message, "interface conversion: interface {} is nil, ")
+}
+
+// true evaluates a `when`. It fails with errAbsent where the request is not of
+// the kind that the expression was written for. Any other error says that it
+// may be: a number in quotes, or a list so long that the memory runs out.
 func (e *expression) true(env *environment) (bool, error) {
 	value, err := e.run(env)
 	yes, _ := value.(bool)

@@ -24,10 +24,11 @@ var (
 // facts are what the expressions of the rules look at in one request. Each is
 // worked out when the first expression asks for it.
 type facts struct {
-	r    *http.Request
-	path string
-	body Body
-	env  environment
+	r     *http.Request
+	path  string
+	body  Body
+	names *names
+	env   environment
 
 	query         fields
 	queryRead     bool
@@ -65,7 +66,7 @@ func (f *facts) prepare(rule *rule, e *expression) error {
 // readBody reads the body once.
 func (f *facts) readBody() error {
 	if !f.bodyRead {
-		f.env.Body, f.bodyErr = readBody(f.r, f.body)
+		f.env.Body, f.bodyErr = readBody(f.r, f.body, f.names)
 		f.bodyRead = true
 	}
 	return f.bodyErr
@@ -153,14 +154,17 @@ func (f *facts) parameters(m *mentioned) bool {
 }
 
 // when judges a rule's expression. It cannot be decided where what it looks at
-// has no single meaning; where it fails on what is clear, the request is of
-// another kind, and the answer is no.
+// has no single meaning, or another type than the expression takes: a backend
+// may convert it. What is missing makes the answer no.
 func (f *facts) when(rule *rule) (answer, error) {
 	if err := f.prepare(rule, rule.when); err != nil {
 		return maybe, err
 	}
-	if ok, err := rule.when.true(&f.env); err != nil || !ok {
-		return no, nil
+	switch ok, err := rule.when.true(&f.env); {
+	case ok:
+		return yes, nil
+	case err != nil && !errors.Is(err, errAbsent):
+		return maybe, err
 	}
-	return yes, nil
+	return no, nil
 }

@@ -15,6 +15,7 @@ const maxDepth = 200
 var (
 	errJSON      = errors.New("the body is not well-formed JSON")
 	errDuplicate = errors.New("the body names a key twice")
+	errCase      = errors.New("the body has a key that the rules look at in other letters")
 	errDepth     = errors.New("the body is nested too deeply")
 	errNumber    = errors.New("the body holds a number that is too large")
 )
@@ -23,13 +24,14 @@ var (
 // as encoding/json does, and refuses what encoding/json takes although other
 // parsers read it differently: a key that comes twice (first or last one
 // wins), invalid UTF-8 and lone surrogates (replaced, kept or refused), deep
-// nesting. It does in one pass what two would do with encoding/json, whose
+// nesting, and a key of the names in other letters, which servers in Go take for
+// the same key. It does in one pass what two would do with encoding/json, whose
 // Decoder does not show duplicate keys to those who want values.
-func readJSON(s string) (any, error) {
+func readJSON(s string, names *names) (any, error) {
 	if !utf8.ValidString(s) {
 		return nil, errCharset
 	}
-	p := jsonReader{s: s}
+	p := jsonReader{s: s, names: names}
 	p.space()
 	v, err := p.value(0)
 	if err != nil {
@@ -45,8 +47,9 @@ func readJSON(s string) (any, error) {
 // jsonReader is a text and how much of it has been read. Strings without
 // escapes are parts of the text and cost nothing.
 type jsonReader struct {
-	s  string
-	at int
+	s     string
+	at    int
+	names *names // nil: none
 }
 
 func (p *jsonReader) space() {
@@ -103,6 +106,7 @@ func (p *jsonReader) word(w string) error {
 
 func (p *jsonReader) object(depth int) (any, error) {
 	object := make(map[string]any)
+	names := p.names.at(depth)
 	p.at++
 	if p.space(); p.peek() == '}' {
 		p.at++
@@ -118,6 +122,11 @@ func (p *jsonReader) object(depth int) (any, error) {
 		}
 		if _, twice := object[key]; twice {
 			return nil, errDuplicate
+		}
+		if len(names) > 0 {
+			if err := names.check(key, object); err != nil {
+				return nil, err
+			}
 		}
 		if p.space(); p.peek() != ':' {
 			return nil, errJSON

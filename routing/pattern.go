@@ -121,6 +121,8 @@ func parsePattern(text string) (pattern, error) {
 			p.segments = append(p.segments, segment{name: name})
 		case strings.ContainsAny(part, "{}*"):
 			return p, fmt.Errorf("%q is half a wildcard: want a whole segment, such as {name}", part)
+		case strings.Contains(part, "?"):
+			return p, fmt.Errorf("%q has a query: want match.when for that, such as query.n == \"1\"", part)
 		case strings.Contains(part, "%"):
 			return p, fmt.Errorf("%q is encoded: want it as it reads decoded", part)
 		case !isClean("/" + part):

@@ -19,7 +19,19 @@ var (
 )
 
 // Table is the rules, compiled. It is immutable and safe for concurrent use.
-type Table struct{ rules []rule }
+type Table struct {
+	rules []rule
+	names names // of all rules
+}
+
+// Routes are the rules in order. They must not be changed.
+func (t *Table) Routes() []*Route {
+	routes := make([]*Route, len(t.rules))
+	for i := range t.rules {
+		routes[i] = &t.rules[i].route
+	}
+	return routes
+}
 
 // rule is a Route and when it applies.
 type rule struct {
@@ -136,7 +148,7 @@ func (t *Table) Find(r *http.Request) (Candidates, error) {
 				match = maybe
 			} else {
 				if f == nil {
-					f = &facts{r: r, path: path}
+					f = &facts{r: r, path: path, names: &t.names}
 				}
 				judged, _ := f.when(rule)
 				match = min(match, judged)
@@ -225,7 +237,7 @@ func (c Candidates) Decide(r *http.Request, b Body) (Decision, error) {
 		d := Decision{Route: &c.chosen.route, VRAM: c.chosen.vram, Why: c.chosen.why}
 		return d.because(c.reason), nil
 	}
-	f := &facts{r: r, path: c.path, body: b}
+	f := &facts{r: r, path: c.path, body: b, names: &c.table.names}
 	if err := f.require(c.chosen); err != nil {
 		return Decision{}, err
 	}
@@ -234,7 +246,7 @@ func (c Candidates) Decide(r *http.Request, b Body) (Decision, error) {
 
 // decide judges the rules that the body decides on. It gives the rule too.
 func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
-	f := &facts{r: r, path: c.path, body: b}
+	f := &facts{r: r, path: c.path, body: b, names: &c.table.names}
 	var best *rule
 	var dearest Decision
 	var reason error

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/anteroom-gpu/anteroom/configs"
+	"github.com/anteroom-gpu/anteroom/simulation/replay"
+)
+
+// several collects a flag that may be given often.
+type several []string
+
+func (s *several) String() string { return strings.Join(*s, ",") }
+
+func (s *several) Set(text string) error {
+	if text == "" {
+		return errors.New("want a value")
+	}
+	*s = append(*s, text)
+	return nil
+}
+
+// baselines are the schedules to compare with, by the name of --baseline.
+var baselines = map[string]func(*replay.Box, *replay.Trace) (*replay.Log, error){
+	"fifo":        replay.FIFO,
+	"clairvoyant": replay.Clairvoyant,
+	"one-tenant":  replay.OneTenant,
+}
+
+// simulated is one run and what came of it.
+type simulated struct {
+	box    *replay.Box
+	log    *replay.Log
+	result *replay.Result
+}
+
+func runSimulate(args []string, stdout, stderr io.Writer) int {
+	fs := newFlags("simulate", "", "Play a trace against a configuration's rules in virtual time.", stderr)
+	var files, beside several
+	fs.Var(&files, "config", "play against the configuration in `FILE`; may be given often")
+	fs.Var(&files, "c", "short for --config `FILE`")
+	from := fs.String("trace", "", "read the trace from `FILE`, or - for standard input: CSV with the columns at, class and execute, and where wanted vram, tenant, priority, deadline, leave and route")
+	fs.Var(&beside, "baseline", "add a `SCHEDULE` to compare with: fifo (one queue, one request at a time), clairvoyant (a list schedule that knows how long everything runs) or one-tenant (the same rules with fairness off); may be given often")
+	asJSON := fs.Bool("json", false, "print JSON")
+	pictures := fs.String("svg", "", "write pictures of each run into `DIR`")
+	if code, done := parse(fs, args, 0); done {
+		return code
+	}
+	wrong := func(format string, a ...any) int {
+		fmt.Fprintf(stderr, "anteroom simulate: "+format+"\n", a...)
+		return 2
+	}
+	for _, name := range beside {
+		if baselines[name] == nil {
+			return wrong("--baseline %q: want fifo, clairvoyant or one-tenant", name)
+		}
+	}
+	switch {
+	case len(files) == 0:
+		return wrong("no configuration: want one or more with -c FILE")
+	case *from == "":
+		return wrong("no trace: want one with --trace FILE")
+	}
+
+	var boxes []*replay.Box
+	var mistakes []string
+	for _, file := range files {
+		box, wrong := loadBox(file)
+		for _, m := range wrong {
+			mistakes = append(mistakes, m.String())
+		}
+		boxes = append(boxes, box)
+	}
+	trace, err := readTrace(*from)
+	if err != nil {
+		mistakes = append(mistakes, err.Error())
+	}
+	if len(mistakes) > 0 {
+		fmt.Fprintln(stderr, strings.Join(mistakes, "\n"))
+		return 1
+	}
+	fail := func(err error) int {
+		fmt.Fprintln(stderr, err)
+		return 1
+	}
+	runs, err := simulate(boxes, trace, beside)
+	if err != nil {
+		return fail(err)
+	}
+	if *pictures != "" {
+		if err := drawRuns(*pictures, runs, trace); err != nil {
+			return fail(err)
+		}
+	}
+	results := []*replay.Result{}
+	for _, r := range runs {
+		results = append(results, r.result)
+	}
+	if *asJSON {
+		printJSON(stdout, map[string]any{"runs": results})
+	} else if err := replay.WriteTable(stdout, results); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// simulate plays the trace against each box, and beside it each baseline.
+func simulate(boxes []*replay.Box, trace *replay.Trace, beside []string) ([]simulated, error) {
+	var runs []simulated
+	add := func(box *replay.Box, how func(*replay.Box, *replay.Trace) (*replay.Log, error)) error {
+		log, err := how(box, trace)
+		if err != nil {
+			return err
+		}
+		result, err := replay.Judge(box, trace, log)
+		runs = append(runs, simulated{box, log, result})
+		return err
+	}
+	var mistakes []error
+	for _, box := range boxes {
+		if err := add(box, replay.Desk); err != nil {
+			mistakes = append(mistakes, err)
+			continue
+		}
+		for _, name := range beside {
+			named := *box
+			named.Name = fmt.Sprintf("%s (%s)", box.Name, name)
+			if err := add(&named, baselines[name]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return runs, errors.Join(mistakes...)
+}
+
+func readTrace(file string) (*replay.Trace, error) {
+	if file == "-" {
+		return replay.Read("standard input", os.Stdin)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return replay.Read(file, f)
+}
+
+// drawRuns writes the pictures of each run, named after its configuration.
+func drawRuns(dir string, runs []simulated, trace *replay.Trace) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	taken := map[string]int{}
+	for _, r := range runs {
+		name := pictureName(r.box.Name)
+		if taken[name]++; taken[name] > 1 {
+			name = fmt.Sprintf("%s-%d", name, taken[name])
+		}
+		for _, picture := range []struct {
+			name string
+			draw func(*replay.Box, *replay.Trace, *replay.Log) ([]byte, error)
+		}{{"gantt", replay.DrawGantt}, {"waits", replay.DrawWaits}, {"vram", replay.DrawVRAM}} {
+			svg, err := picture.draw(r.box, trace, r.log)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(filepath.Join(dir, name+"-"+picture.name+".svg"), svg, 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// pictureName is a file's name for a run: dir/a.yaml (fifo) becomes a-fifo.
+func pictureName(run string) string {
+	file, baseline, _ := strings.Cut(run, " (")
+	name := strings.TrimSuffix(filepath.Base(file), filepath.Ext(file))
+	if baseline != "" {
+		name += "-" + strings.TrimSuffix(baseline, ")")
+	}
+	return name
+}
+
+// loadBox reads a configuration as a box to play against.
+func loadBox(file string) (*replay.Box, configs.Mistakes) {
+	c, mistakes := loadConfig(configs.Options{File: file, Env: os.Environ()})
+	if len(mistakes) > 0 {
+		return nil, mistakes
+	}
+	return replay.NewBox(file, c)
+}

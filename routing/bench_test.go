@@ -1,0 +1,54 @@
+package routing_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+// benchmarkRoute finds and decides, as a proxy does for each request, behind
+// 20 rules that do not match.
+func benchmarkRoute(b *testing.B, body string, rules ...routing.RouteConfig) {
+	var all []routing.RouteConfig
+	for i := range 20 {
+		all = append(all, light("", path(fmt.Sprintf("/v1/other%d/{x}", i))))
+	}
+	table := aTable(b, append(all, rules...)...)
+	r, seen := posted(b, "/v1/images/generations", body, "Content-Type: application/json")
+	b.ReportAllocs()
+	for b.Loop() {
+		candidates, err := table.Find(r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if !candidates.NeedBody() {
+			_, err = candidates.Decide(r, routing.Body{})
+		} else {
+			_, err = candidates.Decide(r, seen)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// aKiB is a body of 1 KiB with what an image request has.
+var aKiB = `{"model":"flux","n":4,"size":"1024x1024","steps":28,"guidance":3.5,"user":"me","seed":7,"prompt":"` + strings.Repeat("a cat ", 150) + `"}`
+
+func BenchmarkTableRouteByPath(b *testing.B) {
+	benchmarkRoute(b, aKiB, heavy("it", path("/v1/images/generations")))
+}
+
+func BenchmarkTableRouteByWhen(b *testing.B) {
+	benchmarkRoute(b, aKiB,
+		light("caption", routing.MatchConfig{Path: "/v1/images/generations", When: `body.model == "flux-caption"`}),
+		heavy("it", path("/v1/images/generations")))
+}
+
+func BenchmarkTableRouteWithDemand(b *testing.B) {
+	it := heavy("it", path("/v1/images/generations"))
+	it.VRAM = "gib(18) + gib(1) * num(body.n, 1) * megapixels(body.size, 1)"
+	benchmarkRoute(b, aKiB, it)
+}

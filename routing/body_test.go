@@ -1,0 +1,142 @@
+package routing
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func read(contentType, body string) (any, error) {
+	r := &http.Request{Header: http.Header{}, ContentLength: int64(len(body))}
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	return readBody(r, Body{Prefix: []byte(body), Size: int64(len(body))}, nil)
+}
+
+type object = map[string]any
+
+func TestABodyIsReadByItsType(t *testing.T) {
+	for _, c := range []struct {
+		contentType, body string
+		want              any
+	}{
+		{"", `{"n":1}`, object{"n": 1.0}},
+		{"application/json", `{"n":1}`, object{"n": 1.0}},
+		{"Application/JSON ; charset=\"UTF-8\"", `{"n":1}`, object{"n": 1.0}},
+		{"application/vnd.api+json", `[1]`, []any{1.0}},
+		{"text/json;charset=us-ascii", `"a"`, "a"},
+		{"application/x-www-form-urlencoded", "n=1&s=a+b%26&e=&f", object{"n": "1", "s": "a b&", "e": "", "f": ""}},
+		{"application/x-www-form-urlencoded", "n=1&n=1&&", object{"n": "1"}},
+		{"application/x-www-form-urlencoded", ` {"n":1}`, object{"n": 1.0}}, // what curl -d sends
+		{"application/json", "", nil},
+	} {
+		if got, err := read(c.contentType, c.body); err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s %q: got %v, %v; want %v", c.contentType, c.body, got, err, c.want)
+		}
+	}
+}
+
+func TestABodyThatServersReadDifferentlyIsUndecidable(t *testing.T) {
+	const form = "application/x-www-form-urlencoded"
+	for _, c := range []struct {
+		contentType, body string
+		want              error
+	}{
+		{"text/plain", `{"n":1}`, errContentType},
+		{"application/octet-stream", `{"n":1}`, errContentType},
+		{"application/json, text/plain", `{"n":1}`, errContentType},
+		{"application/json; charset=utf-16", `{"n":1}`, errCharset},
+		{form, "n=1&n=50", errForm},
+		{form, "n=1;n=50", errForm},
+		{form, "n=1&%6e=50", errForm},
+		{form, "n=%zz", errForm},
+		{form, "n=%ff", errForm},
+		{form, `{"n":1}&n=50`, errForm},
+		{form, `{"n":1,"n":50}`, errDuplicate},
+		{form, strings.Repeat("a=1&", maxFields+1), errFormSize},
+	} {
+		if v, err := read(c.contentType, c.body); !errors.Is(err, c.want) {
+			t.Errorf("%s %.40q: got %v, %v; want %v", c.contentType, c.body, v, err, c.want)
+		}
+	}
+}
+
+// part is one of a form, with its headers as they stand.
+func part(headers, content string) string {
+	return "--b\r\n" + headers + "\r\n\r\n" + content + "\r\n"
+}
+
+func field(name, value string) string {
+	return part(fmt.Sprintf(`Content-Disposition: form-data; name="%s"`, name), value)
+}
+
+func aFile(name, filename, content string) string {
+	return part(fmt.Sprintf("Content-Disposition: form-data; name=%q; filename=%q\r\nContent-Type: image/png", name, filename), content)
+}
+
+func TestAFormWithFilesIsReadByItsFields(t *testing.T) {
+	for name, c := range map[string]struct {
+		body string
+		want any
+	}{
+		"fields":                    {field("n", "5") + field("s", "a\r\nb") + "--b--", object{"n": "5", "s": "a\r\nb"}},
+		"a line at the end":         {field("n", "5") + "--b--\r\n", object{"n": "5"}},
+		"the same twice":            {field("n", "5") + field("n", "5") + "--b--", object{"n": "5"}},
+		"a file":                    {field("n", "5") + aFile("image", "a.png", "\x89PNG\xff\r\n") + "--b--", object{"n": "5", "image": object{"filename": "a.png"}}},
+		"several files":             {aFile("image", "a.png", "a") + aFile("image", "b.png", "b") + "--b--", object{"image": object{"filename": "a.png"}}},
+		"an input without a file":   {aFile("image", "", "") + "--b--", object{"image": object{"filename": ""}}},
+		"a field with its type":     {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain; charset=UTF-8\r\nContent-Transfer-Encoding: 8bit", "5") + "--b--", object{"n": "5"}},
+		"a name of several scripts": {field("größe", "x") + "--b--", object{"größe": "x"}},
+	} {
+		if got, err := read("multipart/form-data; boundary=b", c.body); err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: got %v, %v; want %v", name, got, err, c.want)
+		}
+	}
+}
+
+func TestAFormThatParsersSplitDifferentlyIsUndecidable(t *testing.T) {
+	const end = "--b--\r\n"
+	five := field("n", "5")
+	for name, c := range map[string]struct {
+		body string
+		want error
+	}{
+		"two values":                 {five + field("n", "50") + end, errForm},
+		"a field and a file":         {five + aFile("n", "5", "x") + end, errForm},
+		"a file and a field":         {aFile("n", "5", "x") + five + end, errForm},
+		"a file without a name":      {aFile("n", "", "50") + end, errForm},
+		"something before":           {"preamble\r\n" + five + end, errForm},
+		"something behind":           {five + end + five + end, errForm},
+		"no end":                     {five, errForm},
+		"half a part":                {five + "--b\r\nContent-Dispo", errForm},
+		"bare line feeds":            {strings.ReplaceAll(five+end, "\r\n", "\n"), errForm},
+		"no name":                    {part("Content-Disposition: form-data", "5") + end, errForm},
+		"no disposition":             {part("X: y", "5") + end, errForm},
+		"another disposition":        {part("Content-Disposition: attachment; name=n", "5") + end, errForm},
+		"two dispositions":           {part("Content-Disposition: form-data; name=n\r\nContent-Disposition: form-data; name=m", "5") + end, errForm},
+		"two names":                  {part(`Content-Disposition: form-data; name="n"; name="m"`, "5") + end, errForm},
+		"an encoded name":            {part("Content-Disposition: form-data; name*=utf-8''n", "5") + end, errForm},
+		"an encoded file name":       {part("Content-Disposition: form-data; name=n; filename*=utf-8''a", "5") + end, errForm},
+		"a name that is not UTF-8":   {field("n\xff", "5") + end, errForm},
+		"another transfer encoding":  {part("Content-Disposition: form-data; name=n\r\nContent-Transfer-Encoding: base64", "NTA=") + end, errForm},
+		"another charset":            {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain; charset=utf-16", "5") + end, errCharset},
+		"a value that is not UTF-8":  {field("n", "5\xff") + end, errCharset},
+		"a field that is too large":  {field("n", strings.Repeat("5", maxFieldSize+1)) + end, errFormSize},
+		"too many fields":            {strings.Repeat(five, maxFields+1) + end, errFormSize},
+		"the end inside of a field":  {field("a", "x\r\n--b--\r\n"+field("n", "50")) + end, errForm},
+		"the end inside of its line": {field("a", "x--b--y") + end, errForm},
+	} {
+		if v, err := read("multipart/form-data; boundary=b", c.body); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v, %v; want %v", name, v, err, c.want)
+		}
+	}
+	for _, contentType := range []string{"multipart/form-data", "multipart/form-data; boundary=c", "multipart/form-data; boundary=b; boundary=c", "multipart/mixed; boundary=b"} {
+		if v, err := read(contentType, five+end); err == nil {
+			t.Errorf("%s: got %v", contentType, v)
+		}
+	}
+}

@@ -1,0 +1,465 @@
+package routing
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// pipes are connections without a network, on which the clock of a bubble
+// runs. It is a net.Listener.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	near, far := net.Pipe()
+	select {
+	case p.conns <- far:
+		return near, nil
+	case <-p.closed:
+		return nil, &net.OpError{Op: "dial", Err: errors.New("refused")}
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
+
+// bench is a backend in a bubble, what it said of itself, and its server.
+type bench struct {
+	*Backend
+	t     *testing.T
+	pipes *pipes
+	start time.Time
+	busy  atomic.Bool
+
+	mu   sync.Mutex
+	told []word // guarded by mu
+}
+
+// word is a call of available, and when it came.
+type word struct {
+	slots int
+	at    time.Duration
+}
+
+// inBubble runs a test on a backend whose breaker opens after three failures
+// for half a minute.
+func inBubble(t *testing.T, serve http.HandlerFunc, test func(t *testing.T, b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{t: t, start: time.Now(), pipes: &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}}
+		config := BackendConfig{URL: "http://backend", Breaker: BreakerConfig{Failures: 3, Open: 30 * time.Second}}
+		var err error
+		b.Backend, err = NewBackend(t.Context(), "it", config, func(slots int) {
+			if b.busy.Swap(true) {
+				t.Error("two calls overlap")
+			}
+			b.mu.Lock()
+			b.told = append(b.told, word{slots, time.Since(b.start)})
+			b.mu.Unlock()
+			b.busy.Store(false)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.transport.DialContext = b.pipes.dial
+		server := http.Server{Handler: serve}
+		go server.Serve(b.pipes)
+		defer synctest.Wait()
+		defer server.Close()
+		defer b.Close()
+		test(t, b)
+	})
+}
+
+func (b *bench) request(ctx context.Context, path string, body io.Reader) *http.Request {
+	b.t.Helper()
+	method := http.MethodGet
+	if body != nil {
+		method = http.MethodPost
+	}
+	r, err := http.NewRequestWithContext(ctx, method, b.Base().String()+path, body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+// get sends a request and reads the answer to its end.
+func (b *bench) get(path string) error {
+	b.t.Helper()
+	res, err := b.RoundTrip(b.request(b.t.Context(), path, nil))
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(io.Discard, res.Body)
+	return err
+}
+
+func (b *bench) wantState(want string) {
+	b.t.Helper()
+	if got := b.State(); got != want {
+		b.t.Fatalf("%v after the start: the breaker is %s, want %s; told %v", time.Since(b.start), got, want, b.heard())
+	}
+}
+
+func (b *bench) wantTold(want ...word) {
+	b.t.Helper()
+	if got := b.heard(); !slices.Equal(got, want) {
+		b.t.Errorf("told %v, want %v", got, want)
+	}
+}
+
+func (b *bench) heard() []word {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.told)
+}
+
+// wait lets the bubble's clock run on. Nothing sleeps for real.
+func (b *bench) wait(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// answering says by the path what the server does: /500 answers 500, /hold
+// answers at the caller's end, /cut breaks off.
+func answering(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/429":
+		w.WriteHeader(http.StatusTooManyRequests)
+	case "/500":
+		http.Error(w, "CUDA out of memory", http.StatusInternalServerError)
+	case "/503":
+		w.WriteHeader(http.StatusServiceUnavailable)
+	case "/404":
+		w.WriteHeader(http.StatusNotFound)
+	case "/hold":
+		<-r.Context().Done()
+	case "/stream":
+		w.Write([]byte("first"))
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	case "/cut":
+		w.Header().Set("Content-Length", "100")
+		w.Write([]byte("half"))
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	case "/chunks":
+		w.Write([]byte("half"))
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	case "/read":
+		io.Copy(io.Discard, r.Body)
+	default:
+		w.Write([]byte("fine"))
+	}
+}
+
+func TestTheBreakerOpensAfterSoManyFailuresInARow(t *testing.T) {
+	for _, failure := range []string{"/500", "/cut", "/chunks"} {
+		t.Run(failure[1:], func(t *testing.T) {
+			inBubble(t, answering, func(t *testing.T, b *bench) {
+				for _, path := range []string{failure, failure, "/fine", failure, failure, "/404", failure, failure} {
+					b.get(path)
+				}
+				b.wantState("closed")
+				b.wantTold()
+				b.get(failure)
+				b.wantState("open")
+				b.wantTold(word{0, 0})
+			})
+		})
+	}
+	t.Run("unreachable", func(t *testing.T) {
+		inBubble(t, answering, func(t *testing.T, b *bench) {
+			b.pipes.Close()
+			for range 3 {
+				b.wantState("closed")
+				if err := b.get("/"); !errors.Is(err, ErrUnreachable) {
+					t.Fatalf("got %v, want ErrUnreachable", err)
+				}
+			}
+			b.wantState("open")
+		})
+	})
+	t.Run("too late", func(t *testing.T) {
+		inBubble(t, answering, func(t *testing.T, b *bench) {
+			for range 3 {
+				b.wantState("closed")
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				if _, err := b.RoundTrip(b.request(ctx, "/hold", nil)); !errors.Is(err, context.DeadlineExceeded) {
+					t.Fatalf("got %v, want DeadlineExceeded", err)
+				}
+				cancel()
+			}
+			b.wantState("open")
+		})
+	})
+}
+
+func TestOverloadAndCallersThatLeaveAreNeitherFailureNorSuccess(t *testing.T) {
+	leave := func(b *bench, path string) {
+		ctx, cancel := context.WithCancel(b.t.Context())
+		defer cancel()
+		if path == "/hold" {
+			go func() { b.wait(time.Second); cancel() }()
+		}
+		res, err := b.RoundTrip(b.request(ctx, path, nil))
+		if err == nil { // a stream: the caller has seen its beginning
+			io.ReadFull(res.Body, make([]byte, 5))
+			cancel()
+			io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+		} else if !errors.Is(err, context.Canceled) {
+			b.t.Fatalf("got %v, want Canceled", err)
+		}
+	}
+	hangUp := func(b *bench, path string) {
+		res, err := b.RoundTrip(b.request(b.t.Context(), path, nil))
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		res.Body.Close()
+	}
+	upload := func(b *bench, path string) {
+		source, client := io.Pipe()
+		go client.CloseWithError(io.ErrUnexpectedEOF)
+		if _, err := b.RoundTrip(b.request(b.t.Context(), path, source)); err == nil {
+			b.t.Fatal("a cut upload was answered")
+		}
+	}
+	get := func(b *bench, path string) { b.get(path) }
+	for _, c := range []struct {
+		name, path string
+		do         func(*bench, string)
+	}{
+		{"429", "/429", get}, {"503", "/503", get},
+		{"left before the answer", "/hold", leave}, {"left in the middle", "/stream", leave}, {"closed in the middle", "/stream", hangUp},
+		{"cut while sending", "/read", upload},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inBubble(t, answering, func(t *testing.T, b *bench) {
+				for range 10 {
+					c.do(b, c.path)
+				}
+				b.wantState("closed")
+				b.get("/500")
+				b.get("/500")
+				c.do(b, c.path)
+				b.wantState("closed") // not a failure
+				b.get("/500")
+				b.wantState("open") // and not a success
+			})
+		})
+	}
+}
+
+func TestAnOpenBreakerRefusesThenTriesOneThenCloses(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		b.wait(time.Minute)
+		for range 3 {
+			b.get("/500")
+		}
+		if remaining, open := b.Open(); !open || remaining != 30*time.Second {
+			t.Errorf("got %v, %v", remaining, open)
+		}
+		b.wait(29 * time.Second)
+		if remaining, open := b.Open(); !open || remaining != time.Second {
+			t.Errorf("got %v, %v", remaining, open)
+		}
+		if err := b.get("/"); !errors.Is(err, ErrBreakerOpen) {
+			t.Fatalf("got %v, want ErrBreakerOpen", err)
+		}
+		b.wantTold(word{0, time.Minute})
+		// Nobody asks: those who wait must be woken all the same.
+		b.wait(2 * time.Second)
+		b.wantState("half-open")
+		b.wantTold(word{0, time.Minute}, word{1, 90*time.Second + time.Millisecond})
+		if remaining, open := b.Open(); open || remaining != 0 {
+			t.Errorf("got %v, %v", remaining, open)
+		}
+
+		res, err := b.RoundTrip(b.request(t.Context(), "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.get("/"); !errors.Is(err, ErrBreakerOpen) {
+			t.Errorf("a second one beside the probe: got %v, want ErrBreakerOpen", err)
+		}
+		b.wantState("half-open") // it counts when its body ends
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		b.wantState("closed")
+		if err := b.get("/"); err != nil {
+			t.Error(err)
+		}
+		b.wantTold(word{0, time.Minute}, word{1, 90*time.Second + time.Millisecond}, word{-1, 91 * time.Second})
+	})
+}
+
+func TestAFailedProbeOpensTheBreakerAgain(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		for range 3 {
+			b.get("/500")
+		}
+		b.wait(time.Minute)
+		b.get("/500")
+		b.wantState("open")
+		if remaining, _ := b.Open(); remaining != 30*time.Second {
+			t.Errorf("%v remain", remaining)
+		}
+		b.wait(time.Minute)
+		b.get("/")
+		b.wantState("closed")
+		half := 30*time.Second + time.Millisecond
+		b.wantTold(word{0, 0}, word{1, half}, word{0, time.Minute}, word{1, time.Minute + half}, word{-1, 2 * time.Minute})
+	})
+}
+
+func TestAProbeThatSaysNothingGivesItsPermitBack(t *testing.T) {
+	for _, path := range []string{"/hold", "/stream", "/429", "/503"} {
+		t.Run(path[1:], func(t *testing.T) {
+			inBubble(t, answering, func(t *testing.T, b *bench) {
+				for range 3 {
+					b.get("/500")
+				}
+				b.wait(time.Minute)
+				for range 5 {
+					ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, nil)
+					ctx, leave := context.WithCancel(ctx)
+					if path == "/hold" {
+						go func() { b.wait(time.Second / 2); leave() }()
+					}
+					res, err := b.RoundTrip(b.request(ctx, path, nil))
+					if err == nil {
+						res.Body.Close()
+					} else if !errors.Is(err, context.Canceled) {
+						t.Fatalf("got %v, want Canceled", err)
+					}
+					leave()
+					cancel()
+					b.wantState("half-open")
+				}
+				if err := b.get("/"); err != nil {
+					t.Fatalf("no permit is left: %v", err)
+				}
+				b.wantState("closed")
+			})
+		})
+	}
+}
+
+func TestAnAnswerFromBeforeTheBreakerOpenedDoesNotCloseIt(t *testing.T) {
+	proceed := make(chan struct{})
+	serve := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			w.(http.Flusher).Flush()
+			select {
+			case <-proceed:
+			case <-r.Context().Done():
+			}
+			return
+		}
+		answering(w, r)
+	}
+	inBubble(t, func(w http.ResponseWriter, r *http.Request) { serve(w, r) }, func(t *testing.T, b *bench) {
+		proceed = make(chan struct{}) // of this bubble
+		res, err := b.RoundTrip(b.request(t.Context(), "/slow", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			b.get("/500")
+		}
+		b.wait(time.Minute)
+		close(proceed)
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		b.wantState("half-open")
+	})
+}
+
+func TestEachRequestIsCountedOnce(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		for range 2 {
+			res, err := b.RoundTrip(b.request(t.Context(), "/cut", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				io.Copy(io.Discard, res.Body)
+			}
+			res.Body.Close()
+			res.Body.Close()
+		}
+		b.wantState("closed") // two failures, however often they are read
+		if n := b.breaker.two.Counts(); n.Requests != 2 || n.TotalFailures != 2 || n.TotalExclusions != 0 {
+			t.Errorf("got %+v", n)
+		}
+		for range 2 {
+			res, err := b.RoundTrip(b.request(t.Context(), "/", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, res.Body)
+			io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+		}
+		if n := b.breaker.two.Counts(); n.Requests != 4 || n.TotalSuccesses != 2 || n.TotalFailures != 2 || n.TotalExclusions != 0 {
+			t.Errorf("got %+v", n)
+		}
+	})
+}
+
+func TestAClosedBackendSaysNothingMore(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		for range 3 {
+			b.get("/500")
+		}
+		b.Close()
+		b.wait(time.Hour)
+		b.wantTold(word{0, 0})
+	})
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		res, err := b.RoundTrip(b.request(t.Context(), "/stream", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.get("/500")
+		b.get("/500")
+		b.Close()
+		b.pipes.Close()
+		b.get("/500") // what was in flight fails after the end
+		res.Body.Close()
+		b.wait(time.Hour)
+		b.wantTold() // what it says of itself is nobody's business any more
+	})
+}

@@ -1,0 +1,77 @@
+package routing
+
+import (
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// names are the keys of bodies that the rules look at. A nil *names has none.
+type names struct {
+	root  spellings // right in the body
+	below spellings // anywhere deeper
+}
+
+// spellings are names as the rules write them, by what encoding/json makes of
+// a key that a struct has no exact field for.
+type spellings map[string][]string
+
+func (n *names) at(depth int) spellings {
+	switch {
+	case n == nil:
+		return nil
+	case depth == 0:
+		return n.root
+	}
+	return n.below
+}
+
+func (s *spellings) add(name string) {
+	if *s == nil {
+		*s = make(spellings)
+	}
+	if key := fold(name); !slices.Contains((*s)[key], name) {
+		(*s)[key] = append((*s)[key], name)
+	}
+}
+
+// check refuses a key that some server takes for one that the rules look at
+// and that the rules do not, and two that one server takes for the same.
+func (s spellings) check(key string, object map[string]any) error {
+	known, ok := s[fold(key)]
+	if !ok {
+		return nil
+	}
+	if !slices.Contains(known, key) {
+		return errCase
+	}
+	for _, other := range known {
+		if _, twice := object[other]; twice {
+			return errDuplicate
+		}
+	}
+	return nil
+}
+
+// fold gives keys that encoding/json does not tell apart the same text.
+func fold(key string) string {
+	for i := range len(key) {
+		if c := key[i]; 'A' <= c && c <= 'Z' || c >= 0x80 {
+			return strings.Map(least, key)
+		}
+	}
+	return key
+}
+
+// least is the same letter for a letter in all its cases: of ASCII the lower
+// one, where there is one.
+func least(r rune) rune {
+	first := r
+	for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
+		first = min(first, other)
+	}
+	if 'A' <= first && first <= 'Z' {
+		first += 'a' - 'A'
+	}
+	return first
+}

@@ -1,0 +1,365 @@
+package routing_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+const none = "routing: no rule matches"
+
+func TestARuleMatchesByMethod(t *testing.T) {
+	table := aTable(t,
+		light("get", routing.MatchConfig{Method: "GET", Path: "/x"}),
+		light("post", routing.MatchConfig{Method: "POST", Path: "/x"}),
+		light("any", path("/y")),
+	)
+	for line, want := range map[string]string{
+		"GET /x":    "get",
+		"HEAD /x":   "get", // what GET answers, without the body
+		"POST /x":   "post",
+		"PUT /x":    none,
+		"DELETE /y": "any",
+		"get /x":    none, // methods are case-sensitive
+	} {
+		wantRule(t, table, asServed(t, line), routing.Body{}, want)
+	}
+}
+
+func TestARuleMatchesByPath(t *testing.T) {
+	for _, c := range []struct {
+		pattern     string
+		matches     []string
+		matchesNone []string
+	}{
+		{"/v1/images", []string{"/v1/images", "/v1/images/", "/v1/images?a=b", "/v1/%69mages"}, []string{"/v1/images/x", "/v1/image", "/v1", "/", "/V1/images", "/v1/images."}},
+		{"/v1/{model}/infer", []string{"/v1/flux/infer", "/v1/a%20b/infer/"}, []string{"/v1/infer", "/v1/a/b/infer", "/v1/a/infer/b"}},
+		{"/v1/**", []string{"/v1", "/v1/", "/v1/a", "/v1/a/b/"}, []string{"/v1a", "/", "/v2/a"}},
+		{"/v1/", []string{"/v1", "/v1/", "/v1/a/b"}, []string{"/v1a"}},
+		{"/v1/{rest...}", []string{"/v1", "/v1/a/b"}, []string{"/v2"}},
+		{"/v1/{$}", []string{"/v1/"}, []string{"/v1", "/v1/a"}},
+		{"/{$}", []string{"/"}, []string{"/a"}},
+		{"/**", []string{"/", "/a", "/a/b.c/"}, nil},
+		{"", []string{"/", "/a"}, nil},
+		{"/größe", []string{"/gr%C3%B6%C3%9Fe"}, []string{"/grosse"}},
+	} {
+		table := aTable(t, light("it", path(c.pattern)))
+		for _, p := range c.matches {
+			wantRule(t, table, asServed(t, "GET "+p), routing.Body{}, "it")
+		}
+		for _, p := range c.matchesNone {
+			wantRule(t, table, asServed(t, "GET "+p), routing.Body{}, none)
+		}
+	}
+}
+
+func TestAPathWithTwoMeaningsIsRefused(t *testing.T) {
+	table := aTable(t, heavy("images", path("/v1/images")), pass("rest", path("/**")))
+	for _, target := range []string{
+		"//v1/images", "/v1//images", "/v1/images//", "//",
+		"/v1/./images", "/v1/../v1/images", "/v1/images/.", "/v1/images/..", "/.",
+		"/v1/%2e%2e/v1/images", "/v1/%2E/images", "/v1/.%2e/images", "/v1/x/%2e%2E",
+		"/v1%2Fimages", "/v1%2fimages", "/%2Fv1/images",
+		"/v1/%252e%252e/images", "/v1/images%252e", "/v1%252Fimages",
+		"/v1/images;a=b", "/v1;a/images", "/v1/images%3Bx=1", "/v1/..;/images",
+		`/v1\images`, "/v1%5Cimages", "/v1/%5c../images",
+		"/v1/images%00", "/v1/images%0a", "/v1/images%7f", "/v1/%80images", "/v1/im%C0%AFages",
+		"http://box//v1/images", "http://box/v1/%2e%2e/images", "http://box",
+	} {
+		if _, err := table.Find(asServed(t, "POST "+target)); !errors.Is(err, routing.ErrPath) {
+			t.Errorf("%s: got %v, want ErrPath", target, err)
+		}
+	}
+	if _, err := table.Find(asServed(t, "OPTIONS *")); !errors.Is(err, routing.ErrPath) {
+		t.Errorf("OPTIONS *: got %v, want ErrPath", err)
+	}
+}
+
+func TestAnAbsoluteTargetMeansItsPath(t *testing.T) {
+	table := aTable(t,
+		heavy("images", routing.MatchConfig{Path: "/v1/images", Host: "inside"}),
+		pass("rest", path("/**")),
+	)
+	// The line's host counts, not the header's: that is what net/http forwards.
+	wantRule(t, table, asServed(t, "POST http://inside/v1/images", "Host: outside"), routing.Body{}, "images")
+	wantRule(t, table, asServed(t, "POST http://outside/v1/images", "Host: inside"), routing.Body{}, "rest")
+}
+
+func TestARuleMatchesByHost(t *testing.T) {
+	table := aTable(t,
+		light("one", routing.MatchConfig{Host: "Images.example.com"}),
+		light("below", routing.MatchConfig{Host: "*.example.com"}),
+	)
+	for host, want := range map[string]string{
+		"images.example.com":      "one",
+		"IMAGES.example.COM:8080": "one",
+		"images.example.com.":     "one", // the same name, written in full
+		"a.example.com":           "below",
+		"a.b.example.com:80":      "below",
+		"example.com":             none,
+		"notexample.com":          none,
+		".example.com":            none,
+		"images.example.com.evil": none,
+		"[::1]:8080":              none,
+		"":                        none,
+	} {
+		wantRule(t, table, asServed(t, "GET /", "Host: "+host), routing.Body{}, want)
+	}
+}
+
+func TestARuleMatchesByHeaders(t *testing.T) {
+	table := aTable(t, light("both", routing.MatchConfig{Headers: map[string]string{"x-tier": "gold", "X-Any": "*"}}))
+	for _, c := range []struct {
+		headers []string
+		want    string
+	}{
+		{[]string{"X-Tier: gold", "X-Any: 1"}, "both"},
+		{[]string{"x-tier: gold", "x-any:"}, "both"},
+		{[]string{"X-Tier: Gold", "X-Any: 1"}, none},
+		{[]string{"X-Tier: gold"}, none},
+		{[]string{"X-Any: 1"}, none},
+		{[]string{"X-Tier: gold,silver", "X-Any: 1"}, none},
+	} {
+		wantRule(t, table, asServed(t, "GET /", c.headers...), routing.Body{}, c.want)
+	}
+}
+
+func TestAHeaderWithTwoMeaningsTakesTheDearestRule(t *testing.T) {
+	table := aTable(t,
+		light("light", routing.MatchConfig{Headers: map[string]string{"X-Class": "light"}}),
+		pass("free", routing.MatchConfig{Headers: map[string]string{"X-Class": "free"}}),
+		heavy("rest", path("/**")),
+	)
+	for _, headers := range [][]string{
+		{"X-Class: light", "X-Class: heavy"},
+		{"X-Class: heavy", "X-Class: light"},
+		{"X-Class: free", "X-Class: heavy"},
+		{"X-Class: light", "Connection: close, x-class"}, // does not reach the backend
+		{"X-Class: free", "Connection: X-Class"},
+	} {
+		wantRule(t, table, asServed(t, "GET /", headers...), routing.Body{}, "rest")
+	}
+	wantRule(t, table, asServed(t, "GET /", "X-Class: light", "X-Class: light"), routing.Body{}, "light")
+	wantRule(t, table, asServed(t, "GET /", "X-Class: free", "Connection: close"), routing.Body{}, "free")
+}
+
+func TestTheFirstRuleThatMatchesDecides(t *testing.T) {
+	table := aTable(t,
+		light("narrow", path("/v1/{a}/x")),
+		heavy("wide", path("/v1/**")),
+		light("never", path("/{a}/b/x")),
+	)
+	wantRule(t, table, asServed(t, "GET /v1/b/x"), routing.Body{}, "narrow")
+	wantRule(t, table, asServed(t, "GET /v1/b/y"), routing.Body{}, "wide")
+	wantRule(t, table, asServed(t, "GET /v2/b/x"), routing.Body{}, "never")
+	wantRule(t, table, asServed(t, "GET /v2"), routing.Body{}, none)
+}
+
+func TestAPassRuleTakesNothing(t *testing.T) {
+	d, err := decide(t, aTable(t, pass("static", path("/**"))), asServed(t, "GET /"), routing.Body{})
+	if err != nil || !d.Route.Pass || d.VRAM != 0 || d.Route.ClassName != "" || d.Route.Backend != "vqa" {
+		t.Errorf("got %+v of %+v, %v", d, d.Route, err)
+	}
+}
+
+func TestAnExpressionSeesTheRequest(t *testing.T) {
+	for _, c := range []struct{ expression, line, body string }{
+		{`method == "PUT"`, "PUT /a", ""},
+		{`path == "/a b"`, "GET /a%20b", ""},
+		{`header["x-n"] == "1" && !("x-m" in header) && !has(header, "x-o")`, "GET /a", ""},
+		{`header.host == "box"`, "GET /a", ""},
+		{`len(header) > 1`, "GET /a", ""},
+		{`query.n == "5" && query["a b"] == "c&d" && !has(query, "m")`, "GET /a?n=5&a+b=c%26d", ""},
+		{`size == 7`, "POST /a", `{"a":1}`},
+		{`body.n == 3 && body.s == "x" && body.l[1] == true && body.m.k == nil`, "POST /a", `{"n":3,"s":"x","l":[0,true],"m":{"k":null}}`},
+		{`has(body, "n") && has(body.l, "a") && !has(body.l, "c") && !has(body.s, "s")`, "POST /a", `{"n":null,"l":["a"],"s":"s"}`},
+		{`any(body.l, # > 2)`, "POST /a", `{"l":[1,2,3]}`},
+		{`num(body.n, 1) > 4 && num(body.m, 1) == 1 && num(body.s, 0) == 7`, "POST /a", `{"n":"5","s":" 7 "}`},
+		{`megapixels(body.size, 1) > 2`, "POST /a", `{"size":"2048x1024"}`},
+	} {
+		table := aTable(t, heavy("it", when(c.expression)), light("rest", path("/**")))
+		r := asServed(t, c.line, "X-N: 1")
+		r.ContentLength = int64(len(c.body))
+		wantRule(t, table, r, routing.Body{Prefix: []byte(c.body), Size: int64(len(c.body))}, "it")
+	}
+	table := aTable(t, heavy("it", routing.MatchConfig{Path: "/m/{model}/{rest...}", When: `params.model == "flux" && params.rest == "a/b"`}))
+	wantRule(t, table, asServed(t, "GET /m/flux/a/b"), routing.Body{}, "it")
+	wantRule(t, table, asServed(t, "GET /m/sdxl/a/b"), routing.Body{}, none)
+}
+
+func TestABodyIsAskedForOnlyWhereItDecides(t *testing.T) {
+	table := aTable(t,
+		light("path", path("/path")),
+		light("header", routing.MatchConfig{Path: "/header", When: `header.a == "b"`}),
+		light("size", routing.MatchConfig{Path: "/size", When: "size < 10"}),
+		light("body", routing.MatchConfig{Path: "/body", When: "body.n == 1"}),
+		routing.RouteConfig{Name: "vram", Match: path("/vram"), Class: "light", Backend: "vqa", VRAM: "gib(num(body.n, 1))"},
+		routing.RouteConfig{Name: "required", Match: path("/required"), Class: "light", Backend: "vqa", RequireBody: true},
+		pass("rest", path("/**")),
+	)
+	for _, c := range []struct {
+		path   string
+		length int64
+		needs  bool
+		first  string
+	}{
+		{"/path", 5, false, "path"},
+		{"/header", 5, false, "rest"},
+		{"/size", 5, false, "size"},
+		{"/size", -1, true, "rest"}, // chunked: not known before it is read
+		{"/body", 5, true, "rest"},
+		{"/vram", 5, true, "vram"},
+		{"/required", 5, true, "required"},
+		{"/other", 5, false, "rest"},
+	} {
+		r := asServed(t, "POST "+c.path)
+		r.ContentLength = c.length
+		candidates, err := table.Find(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if candidates.NeedBody() != c.needs || candidates.First().Name != c.first {
+			t.Errorf("%s of %d bytes: got %v, first %s; want %v, first %s", c.path, c.length, candidates.NeedBody(), candidates.First().Name, c.needs, c.first)
+		}
+	}
+	if (routing.Candidates{}).First() != nil {
+		t.Error("the zero Candidates have a first rule")
+	}
+	if _, err := (routing.Candidates{}).Decide(asServed(t, "GET /"), routing.Body{}); !errors.Is(err, routing.ErrNoRoute) {
+		t.Errorf("the zero Candidates: got %v, want ErrNoRoute", err)
+	}
+}
+
+func TestWhatIsUndecidableTakesTheDearestRuleAndNeverAPass(t *testing.T) {
+	table := aTable(t,
+		pass("free", when(`body.model == "tiny"`)),
+		light("light", when(`body.model == "small"`)),
+		heavy("heavy", when(`body.model == "flux"`)),
+		pass("rest", path("/**")),
+	)
+	full, truncated := `{"model":"tiny"}`, routing.Body{Prefix: []byte(`{"model":"tiny"`), Truncated: true, Size: 1 << 20}
+	for _, c := range []struct {
+		name    string
+		body    string
+		headers []string
+	}{
+		{"malformed", `{"model":"tiny"`, nil},
+		{"a key twice", `{"model":"tiny","model":"flux"}`, nil},
+		{"no JSON", "model=tiny", []string{"Content-Type: text/plain"}},
+		{"compressed", full, []string{"Content-Encoding: gzip"}},
+		{"compressed twice", full, []string{"Content-Encoding: identity", "Content-Encoding: gzip"}},
+		{"two types", full, []string{"Content-Type: application/json", "Content-Type: text/plain"}},
+		{"a bad type", full, []string{"Content-Type: ;"}},
+		{"another charset", full, []string{"Content-Type: application/json; charset=utf-7"}},
+		{"no type, not JSON", "\x1f\x8b", nil},
+		{"a byte order mark", "\ufeff" + full, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, b := posted(t, "/", c.body, c.headers...)
+			wantRule(t, table, r, b, "heavy")
+			if d, _ := decide(t, table, r, b); !strings.Contains(d.Why, "dearest") {
+				t.Errorf("Why says %q", d.Why)
+			}
+		})
+	}
+	t.Run("truncated", func(t *testing.T) {
+		r, _ := posted(t, "/", full)
+		wantRule(t, table, r, truncated, "heavy")
+	})
+	t.Run("clear", func(t *testing.T) {
+		for body, want := range map[string]string{full: "free", `{"model":"small"}`: "light", `{"model":"flux"}`: "heavy", `{"model":"other"}`: "rest", `{}`: "rest", "": "rest"} {
+			r, b := posted(t, "/", body, "Content-Type: application/json; charset=UTF-8")
+			wantRule(t, table, r, b, want)
+		}
+	})
+}
+
+func TestAPassIsNotTakenForWhatCostsNothingToo(t *testing.T) {
+	free := light("costs nothing", path("/**"))
+	free.VRAM = "0"
+	r, b := posted(t, "/", "{")
+	wantRule(t, aTable(t, pass("pass", when("body.a == 1")), free), r, b, "costs nothing")
+	wantRule(t, aTable(t, pass("pass", when("body.a == 1"))), r, b, none)
+	wantRule(t, aTable(t, light("light", when("body.a == 1")), pass("pass", path("/**"))), r, b, "light")
+	// A pass that is certain stands for passes that are not.
+	wantRule(t, aTable(t, pass("pass", when("body.a == 1")), pass("rest", path("/**"))), r, b, "rest")
+}
+
+func TestTheFirstRuleWhoseConditionHoldsDecides(t *testing.T) {
+	table := aTable(t, light("a", when("body.a == 1")), heavy("b", when("body.b == 1")), heavy("rest", path("/**")))
+	for body, want := range map[string]string{`{"a":1,"b":1}`: "a", `{"b":1}`: "b", `{"a":2}`: "rest"} {
+		r, b := posted(t, "/", body)
+		wantRule(t, table, r, b, want)
+	}
+}
+
+func TestTheDearestIsByDemandThenSlotsThenTime(t *testing.T) {
+	c := aConfig(
+		light("a", when("body.a")), routing.RouteConfig{Name: "b", Match: when("body.b"), Class: "few", Backend: "vqa"},
+		routing.RouteConfig{Name: "c", Match: when("body.c"), Class: "long", Backend: "vqa"}, light("d", path("/**")),
+	)
+	c.Classes["few"] = routing.ClassConfig{Slots: 2, VRAM: 512 * admission.MiB, Estimate: time.Second}
+	c.Classes["long"] = routing.ClassConfig{Slots: 2, VRAM: 512 * admission.MiB, Estimate: time.Minute}
+	r, b := posted(t, "/", "{")
+	wantRule(t, compiled(t, c), r, b, "c")
+	c.Classes["light"] = routing.ClassConfig{Slots: 8, VRAM: 513 * admission.MiB, Estimate: time.Second}
+	wantRule(t, compiled(t, c), r, b, "a")
+}
+
+func TestARuleAfterACertainOneIsNotAmongTheDearest(t *testing.T) {
+	table := aTable(t, light("maybe", when("body.a == 1")), light("certain", path("/x")), heavy("later", path("/**")))
+	r, b := posted(t, "/x", "{")
+	wantRule(t, table, r, b, "maybe")
+}
+
+func TestAnUndecidableQueryTakesTheDearestRule(t *testing.T) {
+	table := aTable(t, heavy("many", when(`num(query.n, 1) > 10`)), light("few", path("/**")))
+	for target, want := range map[string]string{
+		"/?n=50":           "many",
+		"/?n=5":            "few",
+		"/":                "few",
+		"/?n=5&n=5":        "few",
+		"/?x=1&x=2&n=5":    "few", // what the rules do not look at may be what it likes
+		"/?n=5&n=50":       "many",
+		"/?n=50&n=5":       "many",
+		"/?n=5;n=50":       "many",
+		"/?a=1;n=50":       "many",
+		"/?n=5&x=%zz":      "many",
+		"/?n=5&%6e=50":     "many",
+		"/?n=%C0%B5":       "many",
+		"/?n=%D9%A5%D9%A0": "many", // 50 in Arabic digits, which int() of Python reads
+	} {
+		wantRule(t, table, asServed(t, "GET "+target), routing.Body{}, want)
+	}
+}
+
+func TestARequiredBodyIsRefusedWhereItCannotBeJudged(t *testing.T) {
+	required := heavy("images", path("/v1/images"))
+	required.RequireBody = true
+	required.VRAM = "gib(18) + gib(4) * num(body.n, 1)"
+	table := aTable(t, required, light("rest", path("/**")))
+	for _, body := range []string{"", "{", `{"n":1,"n":50}`} {
+		r, b := posted(t, "/v1/images", body)
+		if _, err := decide(t, table, r, b); !errors.Is(err, routing.ErrBody) || len(err.Error()) <= len(routing.ErrBody.Error()) {
+			t.Errorf("%q: got %v, want ErrBody with a reason", body, err)
+		}
+	}
+	r, b := posted(t, "/v1/images", `{"n":1}`)
+	wantRule(t, table, r, b, "images")
+	r, b = posted(t, "/v1/other", "{")
+	wantRule(t, table, r, b, "rest")
+
+	// Where it is one of several possible rules it counts if it is the dearest.
+	required.Match = when("body.n == 1")
+	table = aTable(t, required, light("rest", path("/**")))
+	r, b = posted(t, "/", "{")
+	if _, err := decide(t, table, r, b); !errors.Is(err, routing.ErrBody) {
+		t.Errorf("got %v, want ErrBody", err)
+	}
+	table = aTable(t, routing.RouteConfig{Name: "small", Match: when("body.n == 1"), Class: "light", Backend: "vqa", RequireBody: true}, heavy("rest", path("/**")))
+	wantRule(t, table, r, b, "rest")
+}

@@ -1,0 +1,54 @@
+package replay
+
+import (
+	"cmp"
+	"fmt"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/configs"
+	"github.com/anteroom-gpu/anteroom/proxy"
+)
+
+// NewBox is the box that a configuration describes, as serve would see it. The
+// file is what runs and mistakes call it.
+func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
+	var mistakes configs.Mistakes
+	tenants := c.Proxy.Tenants
+	box := &Box{Name: file, Desk: c.Desk(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true}
+	for i := range box.Desk.GPUs {
+		g := &box.Desk.GPUs[i]
+		// There are no readings in virtual time, and nothing outside the box.
+		g.Hold = false
+		if g.Memory == 0 {
+			mistakes = append(mistakes, configs.Mistake{File: file, Path: "gpus." + g.Name + ".memory",
+				Problem: "0: says that the driver knows it, and none is asked here: want the card's size, such as 48GiB"})
+		}
+	}
+	for i, r := range c.Routing.Routes {
+		if r.Pass {
+			continue
+		}
+		class := c.Routing.Classes[r.Class]
+		// What an expression would say of a body, the trace says in its own
+		// column; without one the class's demand stands, as in serve.
+		vram := class.VRAM
+		if own, err := admission.ParseBytes(r.VRAM); err == nil {
+			vram = own
+		}
+		box.Routes = append(box.Routes, Route{
+			Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), Class: r.Class, Backend: r.Backend, VRAM: vram,
+			Estimate:         admission.Estimate{P50: class.Estimate, P95: class.Estimate},
+			ExecutionTimeout: class.ExecutionTimeout,
+			Aborts:           c.Routing.Backends[r.Backend].Cancel == "aborts",
+		})
+	}
+	return box, mistakes
+}
+
+// OneTenant plays a trace against the same rules with fairness off: all
+// requests are one tenant's.
+func OneTenant(box *Box, trace *Trace) (*Log, error) {
+	unfair := *box
+	unfair.Fair = false
+	return Desk(&unfair, trace)
+}

@@ -1,0 +1,218 @@
+package replay
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+)
+
+// epoch is when virtual time begins. It is fixed, as all that follows must be
+// the same each time.
+var epoch = time.Unix(0, 0)
+
+// Desk plays a trace against the admission rules. Its error is Mistakes where
+// the trace asks for what the box does not have.
+func Desk(box *Box, trace *Trace) (*Log, error) {
+	p, err := newPlan(box, trace)
+	if err != nil {
+		return nil, err
+	}
+	d, err := newDesk(p)
+	if err != nil {
+		return nil, err
+	}
+	return &d.log, d.play()
+}
+
+// desk is one run of the rules.
+type desk struct {
+	*plan
+	rules   *admission.Scheduler
+	log     Log
+	coming  agenda
+	waiting map[*admission.Ticket]int32
+	now     time.Duration
+	ticks   int // in a row without a step of time
+	// atRest is called after each event; nil: nothing.
+	atRest func() error
+}
+
+func newDesk(p *plan) (*desk, error) {
+	rules, err := admission.NewScheduler(p.box.Desk, epoch)
+	if err != nil {
+		return nil, err
+	}
+	d := &desk{plan: p, rules: rules, waiting: map[*admission.Ticket]int32{}}
+	d.log.Events = make([]Event, 0, 2*len(p.trace.Rows))
+	return d, nil
+}
+
+// play goes from event to event until nothing is left.
+func (d *desk) play() error {
+	rows := d.trace.Rows
+	for next := 0; ; {
+		// 1. work that ends and clients that leave, 2. the clock, 3. arrivals.
+		at, what := time.Duration(0), 0
+		if len(d.coming) > 0 {
+			at, what = d.coming[0].at, 1
+		}
+		if due, ok := d.rules.Next(); ok && (what == 0 || due < at) {
+			at, what = due, 2
+		}
+		if next < len(rows) && (what == 0 || rows[next].At < at) {
+			at, what = rows[next].At, 3
+		}
+		if what != 2 || at > d.now {
+			d.ticks = 0
+		}
+		d.now = max(d.now, at)
+		switch what {
+		case 0:
+			return d.finish()
+		case 1:
+			d.happen(d.coming.pop())
+		case 2:
+			if d.ticks++; d.ticks > 1000 {
+				return fmt.Errorf("replay: the rules want to be asked again and again at %v", d.now)
+			}
+			d.rules.Tick(d.now)
+		case 3:
+			d.arrive(int32(next))
+			next++
+		}
+		d.decided()
+		if d.atRest != nil {
+			if err := d.atRest(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (d *desk) arrive(request int32) {
+	row := &d.trace.Rows[request]
+	t := new(admission.Ticket)
+	d.rules.Submit(d.now, t, d.request(row, epoch))
+	if r := t.Rejection(); r != nil {
+		d.log.refuse(d.now, request, r.Code)
+	} else if replica, ok := t.Granted(); ok {
+		d.start(t, request, replica)
+	} else {
+		d.waiting[t] = request
+		if row.Leave > 0 {
+			d.coming.push(appointment{at: row.At + row.Leave, request: request, ticket: t, leave: true})
+		}
+	}
+}
+
+func (d *desk) start(t *admission.Ticket, request int32, replica int) {
+	end, fate := d.run(&d.trace.Rows[request], d.now)
+	d.log.start(d.now, request, replica)
+	d.coming.push(appointment{at: end, request: request, ticket: t, fate: fate, started: d.now})
+}
+
+// happen is the end of work, or a client's leaving.
+func (d *desk) happen(a appointment) {
+	if !a.leave {
+		d.log.end(d.now, a.request, a.fate)
+		if row := &d.trace.Rows[a.request]; d.box.Learn && a.fate == Completed {
+			d.route(row).history.Learn(d.vram(row), d.now-a.started)
+		}
+		d.rules.End(d.now, a.ticket)
+	} else if d.rules.Leave(d.now, a.ticket, admission.CodeClientCancelled) {
+		delete(d.waiting, a.ticket)
+		d.log.left(d.now, a.request)
+	}
+}
+
+// decided takes note of what the last event brought the others.
+func (d *desk) decided() {
+	for _, t := range d.rules.Decided() {
+		request := d.waiting[t]
+		delete(d.waiting, t)
+		if r := t.Rejection(); r != nil {
+			d.log.refuse(d.now, request, r.Code)
+		} else if replica, ok := t.Granted(); ok {
+			d.start(t, request, replica)
+		}
+	}
+}
+
+// finish writes down who still waits when nothing will happen any more.
+func (d *desk) finish() error {
+	if len(d.waiting) == 0 {
+		return nil
+	}
+	still := make([]bool, len(d.trace.Rows))
+	for _, request := range d.waiting {
+		still[request] = true
+	}
+	for request, waits := range still {
+		if waits {
+			d.log.refuse(d.now, int32(request), codeNeverStarted)
+		}
+	}
+	return nil
+}
+
+// appointment is something that will happen to a request.
+type appointment struct {
+	at      time.Duration
+	request int32
+	leave   bool // its client leaves, if it still waits; else its work ends
+	fate    Fate
+	started time.Duration
+	ticket  *admission.Ticket
+}
+
+// agenda is a binary heap of appointments: the soonest first, work that ends
+// before clients that leave, then in order of arrival.
+type agenda []appointment
+
+func (h agenda) before(i, j int) bool {
+	a, b := &h[i], &h[j]
+	if a.at != b.at {
+		return a.at < b.at
+	}
+	if a.leave != b.leave {
+		return b.leave
+	}
+	return a.request < b.request
+}
+
+func (h *agenda) push(a appointment) {
+	*h = append(*h, a)
+	s := *h
+	for i := len(s) - 1; i > 0; {
+		parent := (i - 1) / 2
+		if !s.before(i, parent) {
+			break
+		}
+		s[i], s[parent] = s[parent], s[i]
+		i = parent
+	}
+}
+
+func (h *agenda) pop() appointment {
+	s := *h
+	first, last := s[0], len(s)-1
+	s[0] = s[last]
+	s[last] = appointment{}
+	s = s[:last]
+	*h = s
+	for i := 0; ; {
+		child := 2*i + 1
+		if child >= last {
+			return first
+		}
+		if child+1 < last && s.before(child+1, child) {
+			child++
+		}
+		if !s.before(child, i) {
+			return first
+		}
+		s[i], s[child] = s[child], s[i]
+		i = child
+	}
+}
