@@ -19,6 +19,8 @@ COUNT ?= 6
 bench:
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./admission ./routing ./telemetry
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) -benchtime 2s ./proxy
+	go test -run '^$$' -bench . -benchtime 20000x -count $(COUNT) ./cmd/anteroom
+	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./simulation/replay
 
 check:
 	.ci/run

@@ -133,6 +133,8 @@ func explain(err error) *refusal {
 		return refuse(codeExecutionTimeout, "the backend did not finish in time")
 	case errors.Is(err, context.Canceled):
 		return refuse(admission.CodeClientCancelled, "the client left")
+	case errors.Is(err, routing.ErrUpload):
+		return refuse(codeBadBody, "the body broke off before its end")
 	case errors.Is(err, routing.ErrUnreachable):
 		return refuse(codeBackendUnreachable, "the backend does not accept connections")
 	}

@@ -258,18 +258,35 @@ func TestABrokenUploadIsNotTheBackendsFault(t *testing.T) {
 }
 
 func TestABackendThatDiesUnderAnUploadIsAtFault(t *testing.T) {
-	l := listen(t, "tcp", "127.0.0.1:0", func(c net.Conn) {
-		if r, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
-			io.ReadFull(r.Body, make([]byte, 4))
-			c.(*net.TCPConn).SetLinger(0)
-		}
+	t.Run("HTTP/1", func(t *testing.T) {
+		l := listen(t, "tcp", "127.0.0.1:0", func(c net.Conn) {
+			if r, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				io.ReadFull(r.Body, make([]byte, 4))
+				c.(*net.TCPConn).SetLinger(0)
+			}
+		})
+		source, client := io.Pipe()
+		go func() {
+			for err := error(nil); err == nil; {
+				_, err = io.WriteString(client, "more")
+			}
+		}()
+		dieUnder(t, backendAt(t, "http://"+l.Addr().String(), func(c *routing.BackendConfig) { c.Breaker.Failures = 1 }), source)
 	})
-	b := backendAt(t, "http://"+l.Addr().String(), func(c *routing.BackendConfig) { c.Breaker.Failures = 1 })
-	source, client := io.Pipe()
-	go io.WriteString(client, "half") // the rest never comes, and the transport closes the pipe
+	t.Run("HTTP/2", func(t *testing.T) {
+		url := http2Server(t, func(_ net.Conn, kind, _ byte, _ uint32) (goOn bool) { return kind != data })
+		source, client := io.Pipe()
+		go io.WriteString(client, "half") // the rest never comes, and the transport closes the pipe
+		dieUnder(t, backendAt(t, url, func(c *routing.BackendConfig) { c.Protocol, c.Breaker.Failures = "h2c", 1 }), source)
+	})
+}
+
+func dieUnder(t *testing.T, b *routing.Backend, source io.ReadCloser) {
+	t.Helper()
 	if _, _, err := roundTrip(b, newRequest(t, b, "POST", "/", source)); !errors.Is(err, routing.ErrProtocol) {
 		t.Errorf("got %v, want ErrProtocol", err)
 	}
+	source.Close()
 	if b.State() != "open" {
 		t.Error("the breaker did not count it")
 	}

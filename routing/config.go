@@ -243,7 +243,6 @@ func parseURL(text string) (*url.URL, error) {
 }
 
 func isLinkLocal(address netip.Addr) bool {
-	address = address.Unmap()
 	return address.IsLinkLocalUnicast() || address.IsLinkLocalMulticast()
 }
 

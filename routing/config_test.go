@@ -99,8 +99,8 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"classes.light.queue.limit", "want 0 or more", class(func(k *routing.ClassConfig) { k.Queue.Limit = -1 })},
 		{"classes.light.queue.bytes", "want 0B or more", class(func(k *routing.ClassConfig) { k.Queue.Bytes = -1 })},
 		{"classes.light.queue.timeout", "want 0s or more", class(func(k *routing.ClassConfig) { k.Queue.Timeout = -1 })},
-		{"classes.light.boost", "leave it out", class(func(k *routing.ClassConfig) { k.Boost = time.Second })},
-		{"classes.light.reserved", "leave it out", class(func(k *routing.ClassConfig) { k.Reserved = 1 })},
+		{"classes.light.boost", "want 0s or more", class(func(k *routing.ClassConfig) { k.Boost = -1 })},
+		{"classes.light.reserved", "want 0 or more", class(func(k *routing.ClassConfig) { k.Reserved = -1 })},
 		{"classes.light.vram", "want 40GiB or less", class(func(k *routing.ClassConfig) { k.VRAM = 41 * admission.GiB })},
 
 		{"backends.vqa.url", "missing: want http://host:port", url("")},

@@ -16,6 +16,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv("RUN_THE_COMMAND") != "" {
 		main()
 	}
+	if role := os.Getenv("BENCH_ROLE"); role != "" {
+		serveRole(role)
+	}
 	os.Exit(m.Run())
 }
 
@@ -88,7 +91,7 @@ routes:
   - {name: rest, match: {method: GET, path: /**}, pass: true, backend: vqa}
 `
 
-func write(t *testing.T, text string) string {
+func write(t testing.TB, text string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "anteroom.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {

@@ -21,6 +21,7 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		return code
 	}
 	from := options()
+	tuneGC()
 	// Signals and changes are taken before anything is read or open, so that
 	// none of them falls between or ends a half start.
 	ends, hangups, changes := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{}, 1)

@@ -1,0 +1,23 @@
+package main
+
+import (
+	"runtime"
+	"testing"
+)
+
+func TestGarbageIsBoundedHoweverLargeTheHeapIs(t *testing.T) {
+	for live, want := range map[uint64]int{0: 400, 1 << 20: 400, 16 << 20: 400, 32 << 20: 200, 64 << 20: 100, 4 << 30: 100} {
+		if got := gcPercent(live); got != want {
+			t.Errorf("with %d MiB alive: got %d %%, want %d", live>>20, got, want)
+		}
+	}
+}
+
+func TestEveryCollectionIsNoticed(t *testing.T) {
+	seen := make(chan struct{}, 100)
+	afterEachGC(func() { seen <- struct{}{} })
+	for range 3 {
+		runtime.GC()
+		<-seen
+	}
+}
