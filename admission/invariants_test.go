@@ -2,339 +2,430 @@ package admission
 
 import (
 	"fmt"
-	"strings"
-	"testing"
+	"slices"
 	"time"
-
-	"pgregory.net/rapid"
 )
 
-// world plays events against a Scheduler and remembers what must come of them.
-type world struct {
-	s             *Scheduler
-	now           time.Duration
-	all           []*Ticket
-	waiting       map[*Ticket]bool
-	running       map[*Ticket]bool
-	grants        map[*Ticket]int
-	hardened      *Ticket
-	until         map[*Ticket]bool // what ran when the head hardened
-	hardenedAfter uint64
-	withdrawn     bool // the last event changed what may be used
+// The numbers before the failures are those of the promises: 1 to 6 are
+// safety, 7 to 13 progress, 14 to 16 determinism. What a grant, an end or a
+// refusal must not do (2 to 6) is held where it is heard of, in world.
+
+// mementos are what the last check saw, for promises about changes.
+type mementos struct {
+	used  []Bytes // booked and outside, by device
+	seen  []bool  // by account
+	over  []int   // running beyond a class's slots
+	first *Ticket // the blocked head that ranks first
+	at    time.Duration
+	due   time.Duration // its reservation
 }
 
-func newWorld(cfg Config) *world {
-	s, err := NewScheduler(cfg, time.Unix(0, 0))
-	if err != nil {
-		panic(err)
+// hardening is what a hardened head was promised.
+type hardening struct {
+	head  *Ticket
+	after uint64
+	until map[*Ticket]bool // what ran when it hardened
+}
+
+func (w *world) remember() {
+	s, m := w.s, &w.before
+	m.used, m.seen, m.over = m.used[:0], m.seen[:0], m.over[:0]
+	for i, d := range s.devices {
+		m.used = append(m.used, s.live.booked[i]+d.outside)
 	}
-	return &world{s: s, waiting: map[*Ticket]bool{}, running: map[*Ticket]bool{}, grants: map[*Ticket]int{}}
-}
-
-func (w *world) submit(r Request) *Ticket {
-	t := new(Ticket)
-	w.s.Submit(w.now, t, r)
-	w.all = append(w.all, t)
-	w.learn(t)
-	return t
-}
-
-// learn takes note of a ticket's new state.
-func (w *world) learn(t *Ticket) {
-	was := w.running[t]
-	delete(w.waiting, t)
-	delete(w.running, t)
-	switch t.state {
-	case stateWaiting:
-		w.waiting[t] = true
-	case stateRunning:
-		if !was {
-			w.grants[t]++
-		}
-		w.running[t] = true
+	for _, a := range s.accounts {
+		m.seen = append(m.seen, a.seen)
+	}
+	for i := range s.classes {
+		m.over = append(m.over, s.live.classes[i])
+	}
+	m.first, m.at, m.due = nil, w.now, forever
+	if len(s.active) > 0 && s.active[0].head != nil {
+		m.first, m.due = s.active[0].head, s.active[0].reserved
 	}
 }
 
-func (w *world) decided() {
-	for _, t := range w.s.Decided() {
-		if !w.waiting[t] {
-			panic(fmt.Sprintf("ticket %d was decided while it did not wait", t.id))
-		}
-		w.learn(t)
-	}
-}
-
-func (w *world) end(t *Ticket)   { w.s.End(w.now, t); w.learn(t); w.decided() }
-func (w *world) leave(t *Ticket) { w.s.Leave(w.now, t, CodeClientCancelled); w.learn(t); w.decided() }
-
-func (w *world) shapeOf(id uint64) *shape {
-	t, _ := w.s.find(id)
-	return t.shape
-}
-
-// state is the books in words, for a failure's message.
-func (w *world) state() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "at %v, next due %v\n", w.now, w.s.recheck)
-	for _, t := range w.s.running {
-		fmt.Fprintf(&b, "runs %d: %s on %s/%d, %v, ends %v, p95 %v\n", t.id, t.shape.class.cfg.Name, t.shape.backend.cfg.Name, t.replica.number, t.shape.vram, t.end, t.p95)
-	}
-	for _, x := range w.s.Queue(w.now, 0) {
-		if _, barred := w.s.barred(w.shapeOf(x.ID)); barred {
-			continue
-		}
-		fmt.Fprintf(&b, "waits %d: %s for %s %v, %s, %s, hardened %v, starts %v\n", x.ID, x.Class, x.Backend, x.VRAM, x.Reason, x.Resource, x.Hardened, x.EstimatedStart.Sub(w.s.epoch))
-	}
-	return b.String()
-}
-
-// check holds the package's promises against the state.
+// check holds every promise against the state after an event.
 func (w *world) check() error {
+	w.settle()
+	w.books()
+	w.queues()
+	w.heads()
+	w.promised()
+	w.explained()
+	w.atRest()
+	w.remember()
+	w.withdrawn = false
+	return w.broken
+}
+
+// settle does what is due, as the timer would.
+func (w *world) settle() {
+	if next, ok := w.s.Next(); ok && next <= w.now {
+		w.tick()
+	}
+}
+
+// books holds 1: used is what the grants add up to, and never over capacity;
+// after a shrink it does not grow until it is under again.
+func (w *world) books() {
 	s := w.s
-	// Used is what the grants add up to, and never over capacity.
 	var fresh usage
 	fresh.copyFrom(&s.live)
+	clear(fresh.booked)
 	clear(fresh.classes)
 	clear(fresh.backends)
 	clear(fresh.replicas)
+	clear(fresh.reserves)
 	for i := range fresh.holdings {
 		fresh.holdings[i].running, fresh.holdings[i].runs = 0, 0
 	}
 	for t := range w.running {
-		fresh.classes[t.shape.class.index]++
-		fresh.backends[t.shape.backend.index]++
-		fresh.replicas[t.replica.index]++
+		fresh.count(t.shape, t.replica, 1)
 		for _, a := range t.replica.accounts {
-			fresh.holdings[a].running += t.shape.vram
+			fresh.holdings[a].running += w.asked[t].VRAM
 			fresh.holdings[a].runs++
 		}
 	}
-	for i, h := range fresh.holdings {
-		if h != s.live.holdings[i] {
-			return fmt.Errorf("account %d holds %+v, its grants add up to %+v", i, s.live.holdings[i], h)
-		}
-	}
-	booked := make([]Bytes, len(s.devices))
 	for i, a := range s.accounts {
-		booked[a.gpu] += s.live.holdings[i].footprint(a.resident)
+		h := fresh.holdings[i]
+		footprint := h.kept
+		if h.runs > 0 {
+			footprint = max(footprint, a.resident+h.running)
+		}
+		fresh.booked[a.gpu] += footprint
+	}
+	if got, want := fmt.Sprint(s.live), fmt.Sprint(fresh); got != want {
+		w.fail("1: the books say %s, the grants add up to %s", got, want)
 	}
 	for i, d := range s.devices {
-		if booked[i] != s.live.booked[i] {
-			return fmt.Errorf("%s: booked %v, the footprints add up to %v", d.cfg.Name, s.live.booked[i], booked[i])
+		used := s.live.booked[i] + d.outside
+		if d.capacity()-d.cfg.Reserve >= used || i >= len(w.before.used) || used <= w.before.used[i] {
+			continue
 		}
-		if d.observed < 0 && s.room(&s.live, i) < 0 {
-			return fmt.Errorf("%s is over its budget by %v", d.cfg.Name, -s.room(&s.live, i))
+		if w.withdrawn && s.live.booked[i] <= w.before.used[i] {
+			continue // an outsider came, or the card became smaller
 		}
+		w.fail("1: %s is over its budget by %v and was filled further", d.cfg.Name, used-d.capacity()+d.cfg.Reserve)
 	}
 	for i, c := range s.classes {
-		if s.live.classes[i] != fresh.classes[i] || fresh.classes[i] > c.cfg.Slots {
-			return fmt.Errorf("class %s: %d run by the books, %d in truth, %d slots", c.cfg.Name, s.live.classes[i], fresh.classes[i], c.cfg.Slots)
+		if n := s.live.classes[i]; n > c.cfg.Slots && n > w.before.over[i] {
+			w.fail("1: class %s runs %d on %d slots", c.cfg.Name, n, c.cfg.Slots)
 		}
 	}
-	for i, r := range s.replicas {
-		if s.live.replicas[i] != fresh.replicas[i] {
-			return fmt.Errorf("replica %d: %d run by the books, %d in truth", r.index, s.live.replicas[i], fresh.replicas[i])
+	for _, b := range s.backends {
+		for _, r := range b.replicas {
+			if n := s.live.replicas[r.index]; b.cfg.Slots > 0 && n > b.cfg.Slots && !w.withdrawn && !b.gone && w.before.over != nil && !w.reloaded {
+				w.fail("1: backend %s/%d runs %d on %d slots", b.cfg.Name, r.number, n, b.cfg.Slots)
+			}
 		}
 	}
-	// Nobody is lost or doubled.
+}
+
+// queues holds 2, that nobody is lost, 3 and that nobody outstays its time.
+func (w *world) queues() {
+	s := w.s
 	if len(w.waiting) != s.waiting || len(w.running) != len(s.running) {
-		return fmt.Errorf("%d wait and %d run by the books, %d and %d in truth", s.waiting, len(s.running), len(w.waiting), len(w.running))
+		w.fail("2: %d wait and %d run by the books, %d and %d in truth", s.waiting, len(s.running), len(w.waiting), len(w.running))
 	}
-	for t, n := range w.grants {
-		if n > 1 {
-			return fmt.Errorf("ticket %d was granted %d times", t.id, n)
-		}
+	if w.submitted != w.refused+w.ended+len(w.waiting)+len(w.running) {
+		w.fail("2: of %d that came %d were refused, %d ended, %d wait and %d run", w.submitted, w.refused, w.ended, len(w.waiting), len(w.running))
 	}
-	// FIFO within a flow.
 	for _, sh := range s.active {
 		for _, f := range sh.flows {
 			for t := f.waiting.first; t != nil; t = t.links[inFlow].next {
 				if next := t.links[inFlow].next; next != nil && next.id < t.id {
-					return fmt.Errorf("ticket %d stands before %d in its flow", t.id, next.id)
+					w.fail("3: ticket %d stands before %d in its flow", t.id, next.id)
 				}
 			}
 		}
 	}
-	// A hardened head starts when what ran as it hardened has ended.
-	// It may be chosen anew, with what runs by then, only where the replica
-	// that it was to start on has been taken away.
-	if s.hardened != w.hardened || w.withdrawn && s.hardenedAfter != w.hardenedAfter {
-		w.hardened, w.hardenedAfter, w.until = s.hardened, s.hardenedAfter, map[*Ticket]bool{}
-		for t := range w.running {
-			if t.order <= s.hardenedAfter {
-				w.until[t] = true
-			}
+	perTenant := map[string]int{}
+	for t := range w.waiting {
+		q, c := w.asked[t], w.class(w.asked[t].Class)
+		perTenant[q.Tenant]++
+		if c.QueueTimeout > 0 && !w.reloaded && w.now >= w.arrived[t]+c.QueueTimeout {
+			w.fail("ticket %d waits since %v although it may wait %v at most", t.id, w.arrived[t], c.QueueTimeout)
+		}
+		if !q.Deadline.IsZero() && !w.s.epoch.Add(w.now+q.Estimate.P50).Before(q.Deadline) {
+			w.fail("ticket %d waits although it cannot meet its deadline", t.id)
 		}
 	}
-	if w.hardened != nil {
-		for t := range w.until {
-			if !w.running[t] {
-				delete(w.until, t)
-			}
-		}
-		if len(w.until) == 0 {
-			return fmt.Errorf("the hardened head %d waits although all that ran has ended:\n%s", w.hardened.id, w.state())
+	for name, n := range perTenant {
+		if limit := w.cfg.Tenants.QueueLimit; name != "" && limit > 0 && n > limit && !w.reloaded {
+			w.fail("%d of tenant %q wait, which may be %d", n, name, limit)
 		}
 	}
-	// No lost wake-up: when nothing is due, another pass grants nothing.
-	if next, ok := s.Next(); ok && next <= w.now {
-		s.Tick(w.now)
-		w.decided()
-	}
-	before, was := s.starts, w.state()
-	s.pass(w.now)
-	w.decided()
-	if s.starts != before {
-		return fmt.Errorf("another pass granted %d more\nbefore:\n%s\nafter:\n%s", s.starts-before, was, w.state())
-	}
-	return nil
 }
 
-func ruleConfig(r *rapid.T) Config {
-	gib := func(label string, from, to int) Bytes { return Bytes(rapid.IntRange(from, to).Draw(r, label)) * GiB }
-	cfg := Config{
-		GPUs: []GPU{{Name: "g0", Memory: 48 * GiB, Reserve: GiB}, {Name: "g1", Memory: 24 * GiB}},
-		Classes: []Class{
-			{Name: "heavy", Slots: rapid.IntRange(1, 2).Draw(r, "heavy slots"), QueueLimit: 50, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second},
-			{Name: "middle", Slots: 1, QueueLimit: 50, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second, Boost: time.Duration(rapid.IntRange(0, 3).Draw(r, "boost")) * time.Second},
-			{Name: "light", Slots: rapid.IntRange(1, 64).Draw(r, "light slots"), QueueLimit: 50, QueueTimeout: 30 * time.Second, HardenAfter: 5 * time.Second},
-		},
-		Backends: []Backend{
-			{Name: "flux", ReturnsMemory: rapid.Bool().Draw(r, "flux returns"), Replicas: []Replica{{Places: []Place{{"g0", gib("flux resident", 0, 4)}}}}},
-			{Name: "vqa", ReturnsMemory: true, Slots: rapid.IntRange(0, 8).Draw(r, "vqa slots"), Replicas: []Replica{{Places: []Place{{"g0", 0}}}, {Places: []Place{{"g1", GiB}}}}},
-			{Name: "wide", ReturnsMemory: true, Replicas: []Replica{{Places: []Place{{"g0", 0}, {"g1", 0}}}}},
-		},
-		Tenants: Tenants{Weights: map[string]float64{"a": 3}, QueueLimit: rapid.IntRange(0, 20).Draw(r, "tenant limit")},
+// ranksBefore goes by arrival less boost, then by order of arrival.
+func (w *world) ranksBefore(a, b *Ticket) bool {
+	key := func(t *Ticket) time.Duration {
+		return w.arrived[t] - w.class(w.asked[t].Class).Boost - w.asked[t].Boost
 	}
-	if slots := cfg.Backends[1].Slots; slots > 1 {
-		cfg.Backends[1].Reserved = map[string]int{"light": rapid.IntRange(0, slots-1).Draw(r, "reserved"), "middle": 1}
+	if key(a) != key(b) {
+		return key(a) < key(b)
 	}
-	return cfg
+	return a.id < b.id
 }
 
-// events weighs the kinds of event: a box that is never busy proves little.
-var events = []string{
-	"submit", "submit", "submit", "submit", "submit", "submit", "submit", "submit",
-	"end", "end", "end", "end", "end", "leave", "tick", "tick", "availability", "pause", "explain",
-}
-
-func TestPromisesHoldAfterEveryEvent(t *testing.T) {
-	rapid.Check(t, func(r *rapid.T) {
-		w := newWorld(ruleConfig(r))
-		pick := func(from map[*Ticket]bool) *Ticket {
-			var sorted []*Ticket
-			for _, t := range w.all {
-				if from[t] {
-					sorted = append(sorted, t)
-				}
-			}
-			if len(sorted) == 0 {
-				return nil
-			}
-			return sorted[rapid.IntRange(0, len(sorted)-1).Draw(r, "which")]
+// rank is the order of shapes by their eldest, worked out from what was asked.
+func (w *world) rank() []*shape {
+	eldest, before := map[*shape]*Ticket{}, w.ranksBefore
+	for t := range w.waiting {
+		if e := eldest[t.shape]; e == nil || before(t, e) {
+			eldest[t.shape] = t
 		}
-		step := func() { w.now += time.Duration(rapid.IntRange(0, 4000).Draw(r, "ms")) * time.Millisecond }
-		seconds := func(label string) time.Duration {
-			return time.Duration(rapid.IntRange(1, 30).Draw(r, label)) * time.Second
+	}
+	var all []*shape
+	for sh := range eldest {
+		all = append(all, sh)
+	}
+	slices.SortFunc(all, func(a, b *shape) int {
+		h := w.s.hardened
+		switch {
+		case a == b:
+			return 0
+		case h != nil && h.shape == a:
+			return -1
+		case h != nil && h.shape == b:
+			return 1
+		case before(eldest[a], eldest[b]):
+			return -1
 		}
-		actions := map[string]func(*rapid.T){
-			"submit": func(*rapid.T) {
-				step()
-				// Estimates are arbitrary on purpose: nothing may rest on them.
-				q := Request{Estimate: Estimate{seconds("p50"), seconds("p95")}, Tenant: rapid.SampledFrom([]string{"", "a", "b"}).Draw(r, "tenant"),
-					Boost: time.Duration(rapid.SampledFrom([]int{0, 0, 0, -10, 10}).Draw(r, "boost")) * time.Second}
-				switch rapid.IntRange(0, 5).Draw(r, "kind") {
-				case 0, 1:
-					q.Class, q.Backend, q.VRAM = "heavy", "flux", 34*GiB
-				case 2:
-					q.Class, q.Backend, q.VRAM = "middle", rapid.SampledFrom([]string{"wide", "vqa"}).Draw(r, "middle's"), 10*GiB
-				default:
-					q.Class, q.Backend, q.VRAM = "light", "vqa", rapid.SampledFrom([]Bytes{512 * MiB, 3 * GiB}).Draw(r, "vram")
-				}
-				if rapid.IntRange(0, 9).Draw(r, "deadline") == 0 {
-					q.Deadline = w.s.epoch.Add(w.now + seconds("within"))
-				}
-				w.submit(q)
-				w.decided()
-			},
-			"end": func(*rapid.T) {
-				step()
-				if t := pick(w.running); t != nil {
-					w.end(t)
-				}
-			},
-			"leave": func(*rapid.T) {
-				step()
-				if t := pick(w.waiting); t != nil {
-					w.leave(t)
-				}
-			},
-			"tick": func(*rapid.T) {
-				step()
-				w.s.Tick(w.now)
-				w.decided()
-			},
-			"availability": func(*rapid.T) {
-				w.s.SetAvailable(w.now, rapid.SampledFrom([]string{"flux", "vqa", "wide"}).Draw(r, "backend"), rapid.IntRange(0, 1).Draw(r, "replica"), rapid.IntRange(-1, 1).Draw(r, "slots"))
-				w.decided()
-			},
-			"pause": func(*rapid.T) {
-				w.s.SetPaused(w.now, rapid.SampledFrom([]string{"heavy", "light"}).Draw(r, "class"), rapid.Bool().Draw(r, "paused"))
-				w.decided()
-			},
-			"explain": func(r *rapid.T) {
-				before := w.s.starts
-				for _, x := range w.s.Queue(w.now, 0) {
-					if x.Reason == ReasonNone {
-						r.Fatalf("ticket %d waits for no reason: %+v", x.ID, x)
-					}
-				}
-				if w.s.starts != before {
-					r.Fatal("explaining changed something")
-				}
-			},
-		}
-		for range rapid.IntRange(1, 200).Draw(r, "events") {
-			event := rapid.SampledFrom(events).Draw(r, "event")
-			w.withdrawn = event == "availability"
-			actions[event](r)
-			if err := w.check(); err != nil {
-				r.Fatal(err)
-			}
-		}
-		// With no new work all of it ends.
-		for _, b := range []string{"flux", "vqa", "wide"} {
-			w.s.SetAvailable(w.now, b, 0, -1)
-			w.s.SetAvailable(w.now, b, 1, -1)
-			w.decided()
-		}
-		for _, c := range []string{"heavy", "light"} {
-			w.s.SetPaused(w.now, c, false)
-			w.decided()
-		}
-		for range 10_000 {
-			if w.s.Idle() {
-				break
-			}
-			if len(w.s.running) > 0 {
-				w.now += time.Second
-				w.end(w.s.running[0])
-			} else if next, ok := w.s.Next(); ok {
-				w.now = max(w.now, next)
-				w.s.Tick(w.now)
-				w.decided()
-			} else {
-				r.Fatalf("%d wait, nothing runs and nothing is due", w.s.waiting)
-			}
-			if err := w.check(); err != nil {
-				r.Fatal(err)
-			}
-		}
-		if !w.s.Idle() {
-			r.Fatal("the work does not end")
-		}
-		if _, ok := w.s.Next(); ok {
-			r.Fatal("a timer is left")
-		}
+		return 1
 	})
+	return all
+}
+
+// fitsEmpty says whether a shape would fit once all that runs has ended.
+func (w *world) fitsEmpty(sh *shape) bool {
+	var u usage
+	u.copyFrom(&w.s.live)
+	for t := range w.running {
+		w.s.give(&u, t.shape, t.replica)
+	}
+	for _, r := range sh.backend.replicas {
+		if _, ok := w.s.fits(&u, sh, r, w.now); ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) barred(sh *shape) bool {
+	if w.stopped["class "+sh.class.cfg.Name] || w.stopped["backend "+sh.backend.cfg.Name] {
+		return true
+	}
+	for _, r := range sh.backend.replicas {
+		if n, limited := w.probes[place{sh.backend.cfg.Name, r.number}]; !limited || n != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// strange says that a GPU has memory in use that may be an engine's of ours:
+// its first request waits until nothing runs there, and that is not a matter
+// of room, which reservations are about.
+func (w *world) strange() bool {
+	for _, d := range w.s.devices {
+		if d.unclaimed > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// heads holds 6, 7, 9 and 10.
+func (w *world) heads() {
+	s := w.s
+	ranked := w.rank()
+	if !slices.Equal(ranked, s.active) {
+		w.fail("10: the order of heads is not that of arrival less boost")
+	}
+	var held *Ticket
+	for _, sh := range ranked {
+		if w.barred(sh) {
+			if sh.head != nil || sh.reserved < forever {
+				w.fail("6: %s for %s may not run and holds a reservation", sh.class.cfg.Name, sh.backend.cfg.Name)
+			}
+			continue
+		}
+		t := sh.head
+		if t == nil {
+			w.fail("7: %s for %s may run, waits and has no head", sh.class.cfg.Name, sh.backend.cfg.Name)
+			continue
+		}
+		if !w.waiting[t] {
+			w.fail("4: the head %d does not wait", t.id)
+		}
+		to, _ := s.pickNow(sh, w.now)
+		switch {
+		case to != nil && held == nil:
+			w.fail("7: the head %d fits now and waits, and nobody who ranks before it is blocked", t.id)
+		case to == nil && held == nil && (sh.reserved < forever || s.hardened == t):
+			held = t
+		}
+		// A reservation that was written stays until its head starts: what
+		// comes later moves it only where it ranks before it.
+		if t == w.before.first && ranked[0] == sh && w.before.at == w.now && !w.withdrawn && !w.strange() && w.before.due < forever && sh.reserved > w.before.due {
+			w.fail("the reservation of %d moved from %v to %v", t.id, w.before.due, sh.reserved)
+		}
+		since, ok := w.clocks[t]
+		if !ok || w.withdrawn || !w.fitsEmpty(sh) || w.strange() {
+			w.clocks[t] = w.now
+		} else if !w.late {
+			longest := w.longest
+			for _, started := range w.running {
+				longest = max(longest, w.now-started)
+			}
+			if bound := time.Duration(len(s.shapes)) * (sh.class.cfg.HardenAfter + longest); w.now-since > bound {
+				w.fail("9: %d is a blocked head for %v, want %v at most", t.id, w.now-since, bound)
+			}
+		}
+	}
+	for _, m := range s.profile {
+		if n, limited := w.probes[place{m.shape.backend.cfg.Name, m.to.number}]; m.start && limited && n == 0 {
+			w.fail("6: ticket %d has a reservation on a replica that is not available", m.by)
+		}
+	}
+}
+
+// promised holds 8: a hardened head starts when what ran as it hardened has
+// ended. It is chosen anew only where what it was to start on was taken away.
+func (w *world) promised() {
+	s, p := w.s, &w.promise
+	if p.head != nil && s.hardened != p.head && w.waiting[p.head] && !w.withdrawn && w.fitsEmpty(p.head.shape) && !w.strange() {
+		w.fail("8: %d was hardened, waits and is not hardened any more", p.head.id)
+	}
+	if s.hardened != p.head || w.withdrawn && s.hardenedAfter != p.after {
+		if s.hardened != nil {
+			w.tell("  %d hardened after start %d", s.hardened.id, s.hardenedAfter)
+		}
+		*p = hardening{s.hardened, s.hardenedAfter, map[*Ticket]bool{}}
+		for t := range w.running {
+			p.until[t] = true
+		}
+	}
+	if p.head == nil {
+		return
+	}
+	if !w.waiting[p.head] {
+		w.fail("8: the hardened %d does not wait", p.head.id)
+	}
+	for t := range p.until {
+		if _, runs := w.running[t]; !runs {
+			delete(p.until, t)
+		}
+	}
+	if len(p.until) == 0 {
+		w.fail("8: the hardened head %d waits although all that ran has ended", p.head.id)
+	}
+	for _, sh := range s.active {
+		if h := sh.head; h != nil && p.head.shape.blockedSince > sh.blockedSince && p.after == s.hardenedAfter && len(p.until) == len(w.running) &&
+			!w.barred(sh) && w.now-sh.blockedSince >= sh.class.cfg.HardenAfter && !w.withdrawn && w.fitsEmpty(sh) && w.clocks[h] < w.clocks[p.head] {
+			w.fail("8: %d hardened, but %d is blocked for longer", p.head.id, h.id)
+		}
+	}
+}
+
+// atRest holds 13: another pass grants nothing.
+func (w *world) atRest() {
+	before := w.s.starts
+	was := w.s.fingerprint()
+	w.s.pass(w.now)
+	w.decided()
+	if w.s.starts != before {
+		w.fail("13: another pass granted %d more; before it:\n%s", w.s.starts-before, was)
+	}
+}
+
+// fingerprint is all that decides what comes next.
+func (s *Scheduler) fingerprint() string {
+	text := fmt.Sprint(s.live, s.starts, s.waiting, s.virtual, s.recheck)
+	if s.hardened != nil {
+		text += fmt.Sprint(" hardened ", s.hardened.id, s.hardenedAfter)
+	}
+	for _, sh := range s.active {
+		text += fmt.Sprint("\n", sh.class.index, sh.backend.index, sh.vram, sh.waiting, sh.blockedSince, sh.reserved, sh.block)
+		if sh.head != nil {
+			text += fmt.Sprint(" head ", sh.head.id)
+		}
+		for _, f := range sh.flows {
+			text += fmt.Sprint(" ", f.tenant.name, f.tenant.tag, f.waiting.first.id)
+		}
+	}
+	for _, t := range s.running {
+		text += fmt.Sprint("\n", t.id, t.end)
+	}
+	for _, t := range s.expiry {
+		text += fmt.Sprint(" ", t.id)
+	}
+	return text
+}
+
+// explained holds 15: explaining changes nothing, and the reason is the one
+// that decided.
+func (w *world) explained() {
+	s := w.s
+	before := s.fingerprint()
+	queue := s.Queue(w.now, 0)
+	s.Running(w.now)
+	s.Snapshot(w.now)
+	s.Precheck(w.now, "heavy", "flux")
+	s.EstimateWait(w.now, Request{Class: "light", Backend: "vqa", VRAM: GiB})
+	for _, x := range queue {
+		if y, ok := s.Explain(w.now, x.ID); !ok || fmt.Sprint(x) != fmt.Sprint(y) {
+			w.fail("15: the queue says %+v, explain says %+v", x, y)
+		}
+	}
+	if after := s.fingerprint(); after != before {
+		w.fail("15: explaining changed\n%s\nto\n%s", before, after)
+	}
+	if len(queue) != len(w.waiting) {
+		w.fail("15: %d are explained, %d wait", len(queue), len(w.waiting))
+	}
+	running := map[uint64]*Ticket{}
+	for t := range w.running {
+		running[t.id] = t
+	}
+	for _, x := range queue {
+		t, _ := s.find(x.ID)
+		if t == nil {
+			continue
+		}
+		sh := t.shape
+		free, _ := s.pickNow(sh, w.now)
+		right := false
+		switch x.Reason {
+		case ReasonPaused:
+			right = w.stopped["class "+x.Class]
+		case ReasonDraining:
+			right = w.stopped["backend "+x.Backend]
+		case ReasonBackendUnavailable:
+			right = len(w.probes) > 0 && free == nil
+		case ReasonBehind:
+			right = sh.head != nil && sh.head != t
+		case ReasonClassSlots:
+			right = sh.head == t && free == nil && s.live.classes[sh.class.index] >= sh.class.cfg.Slots && int(x.Free) <= 0 && len(x.Holders) > 0
+		case ReasonBackendSlots:
+			right = sh.head == t && free == nil && x.Free <= 0
+		case ReasonResources, ReasonCapacityReduced:
+			right = sh.head == t && free == nil && (x.Need > x.Free || s.devices[s.deviceIndex[x.Resource]].cfg.Hold)
+		case ReasonReservedForOther:
+			right = sh.head == t && free != nil && x.ReservedFor != 0 && x.ReservedFor != x.ID
+		}
+		if !right {
+			w.fail("15: ticket %d is said to wait for %s (%s, needs %d of %d, for %d)", x.ID, x.Reason, x.Resource, x.Need, x.Free, x.ReservedFor)
+		}
+		for _, id := range x.Holders {
+			if running[id] == nil {
+				w.fail("15: ticket %d waits for %d, which does not run", x.ID, id)
+			}
+		}
+		if x.Hardened != (s.hardened == t) {
+			w.fail("15: ticket %d is said to be hardened: %v", x.ID, x.Hardened)
+		}
+	}
 }

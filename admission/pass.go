@@ -205,7 +205,7 @@ func (s *Scheduler) harden(now time.Duration) {
 		}
 		for _, r := range longest.backend.replicas {
 			if _, ok := s.fits(&s.scratch, longest, r, now); ok {
-				s.hardened, s.hardenedAfter = longest.head, s.starts
+				s.hardened, s.hardenedAfter, s.besideValid = longest.head, s.starts, false
 				return
 			}
 		}

@@ -26,6 +26,7 @@ type Scheduler struct {
 	backendIndex map[string]*backend
 
 	shapes  map[shapeKey]*shape
+	recent  recent
 	active  []*shape // those with waiting tickets, by rank
 	waiting int
 	expiry  expiries
@@ -228,7 +229,14 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	s.lastID++
 	t.id = s.lastID
 	t.arrived = now
-	c, b := s.classIndex[r.Class], s.backendIndex[r.Backend]
+	sh := s.recent.find(&r)
+	var c *class
+	var b *backend
+	if sh != nil {
+		c, b = sh.class, sh.backend
+	} else {
+		c, b = s.classIndex[r.Class], s.backendIndex[r.Backend]
+	}
 	if c == nil || b == nil {
 		t.refuse(&Rejection{Code: CodeBackendUnavailable, Class: r.Class, Position: -1,
 			Detail: fmt.Sprintf("class %q or backend %q is not configured", r.Class, r.Backend)})
@@ -252,7 +260,10 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		t.refuse(rejection)
 		return
 	}
-	sh := s.shapeOf(c, b, r.VRAM)
+	if sh == nil {
+		sh = s.shapeOf(c, b, r.VRAM)
+		s.recent.add(sh)
+	}
 	t.shape = sh
 	t.tenant = s.anonymous
 	if r.Tenant != "" {

@@ -165,14 +165,15 @@ func (s *Scheduler) part(t *Ticket) {
 func (s *Scheduler) chargeStart(t *Ticket) {
 	s.virtual = max(s.virtual, t.tenant.tag)
 	t.tenant.running++
-	t.charge = s.share(t) * t.p50.Seconds() / t.tenant.weight
+	t.share = s.share(t)
+	t.charge = t.share * t.p50.Seconds() / t.tenant.weight
 	s.retag(t.tenant, t.charge)
 }
 
 // chargeEnd corrects the charge with the real duration.
 func (s *Scheduler) chargeEnd(t *Ticket, took time.Duration) {
 	t.tenant.running--
-	s.retag(t.tenant, s.share(t)*took.Seconds()/t.tenant.weight-t.charge)
+	s.retag(t.tenant, t.share*took.Seconds()/t.tenant.weight-t.charge)
 }
 
 func (s *Scheduler) retag(ten *tenant, by float64) {

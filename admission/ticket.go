@@ -8,6 +8,8 @@ import "time"
 type Ticket struct {
 	id    uint64
 	state ticketState
+	// deadline says that it expires because of its deadline.
+	deadline bool
 
 	shape  *shape
 	flow   *flow
@@ -18,7 +20,6 @@ type Ticket struct {
 	p50, p95 time.Duration
 	arrived  time.Duration // as the desk's age, like every time in here
 	expires  time.Duration // leaves the queue by itself; never: forever
-	deadline bool          // expires because of its deadline
 	heap     int           // index in the expiry heap
 
 	links [listKinds]link
@@ -31,6 +32,7 @@ type Ticket struct {
 	started time.Duration
 	order   uint64        // of starts, for hardening
 	end     time.Duration // predicted
+	share   float64       // the largest fraction of any one resource that it takes
 	charge  float64       // what its tenant paid in advance
 
 	rejection *Rejection
