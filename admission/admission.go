@@ -129,6 +129,9 @@ type Request struct {
 	Boost time.Duration
 	// Deadline is when the answer must be complete. Zero: none.
 	Deadline time.Time
+	// Alone keeps its GPUs to itself while it runs: it starts when nothing runs
+	// there, and nothing starts beside it. For work whose demand is not known.
+	Alone bool
 }
 
 // Outcome says how a granted request ended.

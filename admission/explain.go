@@ -39,6 +39,9 @@ func (s *Scheduler) positionInClass(t *Ticket) int {
 
 // parallel is how many requests of a shape can run at once on an empty box.
 func (s *Scheduler) parallel(sh *shape) int {
+	if sh.alone {
+		return 1
+	}
 	n := sh.class.cfg.Slots
 	if k := sh.backend.cfg.Slots; k > 0 {
 		n = min(n, k*len(sh.backend.replicas))
@@ -99,9 +102,9 @@ func (s *Scheduler) EstimateWait(now time.Duration, r Request) time.Duration {
 	if c == nil || b == nil {
 		return 0
 	}
-	sh := s.shapes[shapeKey{c.index, b.index, r.VRAM}]
+	sh := s.shapes[shapeKey{c.index, b.index, r.VRAM, r.Alone}]
 	if sh == nil {
-		sh = &shape{class: c, backend: b, vram: r.VRAM, reserved: forever}
+		sh = &shape{class: c, backend: b, vram: r.VRAM, alone: r.Alone, reserved: forever}
 	}
 	return s.estimateWait(now, sh, max(1, r.Estimate.P50))
 }

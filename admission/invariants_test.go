@@ -73,6 +73,7 @@ func (w *world) books() {
 	var fresh usage
 	fresh.copyFrom(&s.live)
 	clear(fresh.booked)
+	clear(fresh.alone)
 	clear(fresh.classes)
 	clear(fresh.backends)
 	clear(fresh.replicas)
@@ -83,6 +84,9 @@ func (w *world) books() {
 	for t := range w.running {
 		fresh.count(t.shape, t.replica, 1)
 		for _, a := range t.replica.accounts {
+			if w.asked[t].Alone {
+				fresh.alone[s.accounts[a].gpu]++
+			}
 			fresh.holdings[a].running += w.asked[t].VRAM
 			fresh.holdings[a].runs++
 		}
@@ -107,6 +111,17 @@ func (w *world) books() {
 			continue // an outsider came, or the card became smaller
 		}
 		w.fail("1: %s is over its budget by %v and was filled further", d.cfg.Name, used-d.capacity()+d.cfg.Reserve)
+	}
+	for i, n := range s.live.alone {
+		runs := 0
+		for k, a := range s.accounts {
+			if a.gpu == i {
+				runs += s.live.holdings[k].runs
+			}
+		}
+		if n > 0 && runs > 1 {
+			w.fail("1: %d run beside one that has %s to itself", runs-1, s.devices[i].cfg.Name)
+		}
 	}
 	for i, c := range s.classes {
 		if n := s.live.classes[i]; n > c.cfg.Slots && n > w.before.over[i] {

@@ -107,6 +107,7 @@ func (h holding) footprint(resident Bytes) Bytes {
 // that the profile predicts. The same rules read and change both.
 type usage struct {
 	booked   []Bytes   // by device
+	alone    []int     // running that keep a device to themselves, by device
 	holdings []holding // by account
 	classes  []int     // running, by class
 	backends []int     // running, by backend
@@ -116,6 +117,7 @@ type usage struct {
 
 func (u *usage) copyFrom(v *usage) {
 	u.booked = append(u.booked[:0], v.booked...)
+	u.alone = append(u.alone[:0], v.alone...)
 	u.holdings = append(u.holdings[:0], v.holdings...)
 	u.classes = append(u.classes[:0], v.classes...)
 	u.backends = append(u.backends[:0], v.backends...)
@@ -168,6 +170,9 @@ func (s *Scheduler) take(u *usage, sh *shape, r *replica) {
 		h.running += sh.vram
 		h.runs++
 		u.booked[acc.gpu] += h.footprint(acc.resident) - before
+		if sh.alone {
+			u.alone[acc.gpu]++
+		}
 	}
 }
 
@@ -188,6 +193,9 @@ func (s *Scheduler) give(u *usage, sh *shape, r *replica) {
 		}
 		h.kept = max(h.kept, stays)
 		u.booked[acc.gpu] += h.footprint(acc.resident) - before
+		if sh.alone {
+			u.alone[acc.gpu]--
+		}
 	}
 }
 
@@ -227,6 +235,9 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 		g := s.accounts[a].gpu
 		d := s.devices[g]
 		need, free := s.extra(u, a, sh.vram), s.room(u, g)
+		if u.alone[g] > 0 || sh.alone && !s.idle(u, g) {
+			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
+		}
 		// What was in use before anything ran here may be this very engine, so
 		// it does not bar the first request; that one runs on a GPU of its own.
 		if !s.accounts[a].seen && d.unclaimed > 0 && u.replicas[r.index] == 0 && s.idle(u, g) {

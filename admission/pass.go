@@ -26,6 +26,7 @@ func (s *Scheduler) pass(now time.Duration) {
 	s.recheck = forever
 	s.expire(now)
 	if s.waiting == 0 {
+		s.profile, s.reservations = s.profile[:0], 0
 		return
 	}
 	s.passes++

@@ -23,7 +23,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	n.inheritClasses(s)
 	replicas := n.inheritBackends(s)
 	for _, t := range s.running {
-		t.shape = n.shapeOf(n.classFor(t.shape.class), replicas[t.replica].backend, t.shape.vram)
+		t.shape = n.shapeOf(n.classFor(t.shape.class), replicas[t.replica].backend, t.shape.vram, t.shape.alone)
 		t.replica = replicas[t.replica].replica
 		n.take(&n.live, t.shape, t.replica)
 		n.running = append(n.running, t)
@@ -199,7 +199,7 @@ func (s *Scheduler) moveWaiting(now time.Duration, t *Ticket, heads map[*Ticket]
 		return
 	}
 	t.boost += c.cfg.Boost - old.class.cfg.Boost
-	t.shape = s.shapeOf(c, b, old.vram)
+	t.shape = s.shapeOf(c, b, old.vram, old.alone)
 	s.enqueue(now, t)
 	if since, was := heads[t]; was && t.shape.head == nil {
 		t.shape.head, t.shape.blockedSince = t, since

@@ -96,6 +96,7 @@ type reserve struct {
 type shapeKey struct {
 	class, backend int
 	vram           Bytes
+	alone          bool
 }
 
 // shape is the queue of one distinct demand. Tens of them exist, so what is
@@ -104,6 +105,7 @@ type shape struct {
 	class   *class
 	backend *backend
 	vram    Bytes
+	alone   bool // nothing runs beside it on its GPUs
 
 	waiting int
 	levels  []level // those with waiting tickets; one for each boost
@@ -173,6 +175,7 @@ func (s *Scheduler) addDevice(d *device) {
 	}
 	s.devices = append(s.devices, d)
 	s.live.booked = append(s.live.booked, 0)
+	s.live.alone = append(s.live.alone, 0)
 }
 
 func (s *Scheduler) addClass(c *class) {
@@ -261,7 +264,7 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		return
 	}
 	if sh == nil {
-		sh = s.shapeOf(c, b, r.VRAM)
+		sh = s.shapeOf(c, b, r.VRAM, r.Alone)
 		s.recent.add(sh)
 	}
 	t.shape = sh
@@ -357,11 +360,11 @@ func (t *Ticket) refuse(r *Rejection) {
 	t.waited = r.Waited
 }
 
-func (s *Scheduler) shapeOf(c *class, b *backend, vram Bytes) *shape {
-	key := shapeKey{c.index, b.index, vram}
+func (s *Scheduler) shapeOf(c *class, b *backend, vram Bytes, alone bool) *shape {
+	key := shapeKey{c.index, b.index, vram, alone}
 	sh := s.shapes[key]
 	if sh == nil {
-		sh = &shape{class: c, backend: b, vram: vram, reserved: forever}
+		sh = &shape{class: c, backend: b, vram: vram, alone: alone, reserved: forever}
 		s.shapes[key] = sh
 		s.trimShapes()
 	}
@@ -387,7 +390,7 @@ func (s *Scheduler) trimShapes() {
 func (s *Scheduler) enqueue(now time.Duration, t *Ticket) {
 	sh := t.shape
 	// A shape that was trimmed while this ticket was being looked at lives on.
-	s.shapes[shapeKey{sh.class.index, sh.backend.index, sh.vram}] = sh
+	s.shapes[shapeKey{sh.class.index, sh.backend.index, sh.vram, sh.alone}] = sh
 	t.state = stateWaiting
 	sh.class.waiting.push(t, inClass)
 	sh.class.bytes += t.size
