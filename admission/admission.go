@@ -81,6 +81,12 @@ type Backend struct {
 	// Else the memory stays with the replica: allocators keep it.
 	ReturnsMemory bool
 	Replicas      []Replica
+	// Reclaims says that the owner of the desk can make an idle replica let go of
+	// its memory. Pinned ones are asked only by hand, and one that was loaded
+	// stays for MinResidency.
+	Reclaims     bool
+	Pinned       bool
+	MinResidency time.Duration
 	// Reserved are slots of each replica that only a class may take, by its
 	// name. They mean something only where Slots is set.
 	Reserved map[string]int
@@ -209,6 +215,10 @@ type Process struct {
 	PID  int
 	Name string
 	Used Bytes // -1: the driver does not say
+	// Backend and Replica say whose process it is. Empty: an outsider, or it
+	// is not known.
+	Backend string
+	Replica int
 }
 
 // Reading is what was seen of one GPU at one moment.

@@ -17,6 +17,9 @@ type Controller struct {
 	timer *time.Timer   // guarded by mu
 	armed time.Duration // when the timer fires; guarded by mu
 	empty chan struct{} // closed when a drain has nothing left; guarded by mu
+
+	attend func(Order)   // guarded by mu; nil: orders are lost
+	seen   chan struct{} // closed at the next reading; guarded by mu; nil: nobody waits for it
 }
 
 // NewController opens a desk for the box that cfg describes. It refuses a
@@ -104,6 +107,11 @@ func (c *Controller) settle() {
 	for _, t := range c.rules.Decided() {
 		close(t.ready)
 	}
+	if orders := c.rules.Orders(); c.attend != nil {
+		for _, o := range orders {
+			c.attend(o)
+		}
+	}
 	if next, ok := c.rules.Next(); ok && next < c.armed {
 		c.armed = next
 		in := next - c.age()
@@ -186,7 +194,14 @@ func (c *Controller) Resume(class string) bool {
 
 // Observe takes a reading of a card.
 func (c *Controller) Observe(r Reading) {
-	c.change(func(now time.Duration) bool { c.rules.Observe(now, r); return true })
+	c.change(func(now time.Duration) bool {
+		c.rules.Observe(now, r)
+		if c.seen != nil {
+			close(c.seen)
+			c.seen = nil
+		}
+		return true
+	})
 }
 
 // Cancel takes a waiter out of the queue; its Admit returns

@@ -219,6 +219,17 @@ func (s *Scheduler) Running(now time.Duration) []Running {
 	return all
 }
 
+func (s *Scheduler) describeReplica(r *replica) ReplicaState {
+	state := ReplicaState{Stance: stances[r.stance], Swaps: r.swaps, Failures: r.failures, Note: r.note}
+	if r.since > 0 {
+		state.Since = s.epoch.Add(r.since)
+	}
+	if r.notBefore > 0 {
+		state.NotBefore = s.epoch.Add(r.notBefore)
+	}
+	return state
+}
+
 // Snapshot describes the books. What is gone from the configuration is left out.
 func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 	snap := Snapshot{At: s.epoch.Add(now), Draining: s.refuseAll != nil}
@@ -230,6 +241,7 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 			Name: d.cfg.Name, Capacity: d.capacity(), Reserve: d.cfg.Reserve, Booked: s.live.booked[i],
 			Outside: d.outside, Room: s.room(&s.live, i), Observed: d.observed, ObservedAt: d.last.At,
 			Source: d.source, Lost: d.lost, Processes: slices.Clone(d.processes),
+			Swaps: d.swapsIn(now, time.Minute),
 		}
 		if d.last.Err != nil {
 			g.Err, g.Stale = d.last.Err.Error(), d.observed >= 0
@@ -258,9 +270,10 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 		}
 		state := BackendState{
 			Name: b.cfg.Name, Slots: b.cfg.Slots, Running: s.live.backends[i],
-			Available: b.available(), Draining: b.draining,
+			Available: b.available(), Draining: b.draining, Pinned: b.cfg.Pinned,
 		}
 		for _, r := range b.replicas {
+			state.Replicas = append(state.Replicas, s.describeReplica(r))
 			for _, a := range r.accounts {
 				h, acc := s.live.holdings[a], s.accounts[a]
 				state.Accounts = append(state.Accounts, AccountState{

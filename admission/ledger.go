@@ -36,6 +36,12 @@ type device struct {
 	calmPeak  Bytes // the largest observed − booked among them, or observed while work runs
 	calmIdle  bool  // whether those readings were taken with nothing running
 
+	dropped Bytes           // all that work has given back since the start
+	swapped []time.Duration // when replicas were last made to let go
+	named   map[owner]bool  // a process of theirs has been seen
+	// droppedThen is dropped as of the last good reading.
+	droppedThen Bytes
+
 	last      Reading       // the last one, good or bad
 	goodAt    time.Duration // when the last good one came
 	source    string        // of the last good one
@@ -87,6 +93,8 @@ type account struct {
 	gpu      int // index into devices
 	resident Bytes
 	seen     bool // a request ran here since we started
+	calm     int  // consecutive readings that say its processes hold less than it is believed to keep
+	calmPeak Bytes
 }
 
 // holding is what an account holds at one moment.
@@ -192,7 +200,11 @@ func (s *Scheduler) give(u *usage, sh *shape, r *replica) {
 			stays = before
 		}
 		h.kept = max(h.kept, stays)
-		u.booked[acc.gpu] += h.footprint(acc.resident) - before
+		after := h.footprint(acc.resident)
+		u.booked[acc.gpu] += after - before
+		if u == &s.live {
+			s.devices[acc.gpu].dropped += max(0, before-after)
+		}
 		if sh.alone {
 			u.alone[acc.gpu]--
 		}
@@ -223,18 +235,24 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 		return block{ReasonClassSlots, c.label, 1, int64(c.cfg.Slots - u.classes[c.index])}, false
 	}
 	b := sh.backend
+	switch r.stance {
+	case emptying, reclaiming:
+		return block{ReasonReclaiming, b.label, 1, 0}, false
+	case waking:
+		return block{ReasonWaking, b.label, 1, 0}, false
+	}
 	if b.cfg.Slots > 0 {
 		if free := u.freeSlots(sh, r); free < 1 {
 			return block{ReasonBackendSlots, b.label, 1, int64(free)}, false
 		}
 	}
-	if r.probes >= 0 && u.replicas[r.index] >= r.probes {
+	if r.probes >= 0 && u.replicas[r.index] >= r.probes && r.stance != asleep {
 		return block{ReasonBackendUnavailable, b.label, 1, 0}, false
 	}
-	for _, a := range r.accounts {
+	for i, a := range r.accounts {
 		g := s.accounts[a].gpu
 		d := s.devices[g]
-		need, free := s.extra(u, a, sh.vram), s.room(u, g)
+		need, free := s.needs(u, sh, r, i), s.room(u, g)
 		if u.alone[g] > 0 || sh.alone && !s.idle(u, g) {
 			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
 		}
@@ -256,7 +274,21 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 			return block{reason, d.cfg.Name, int64(need), int64(free)}, false
 		}
 	}
+	if r.stance == asleep {
+		return block{ReasonWaking, b.label, 1, 0}, false
+	}
 	return block{}, true
+}
+
+// needs is what a start of shape sh adds on the i-th GPU of replica r. One that
+// sleeps first takes back what it held.
+func (s *Scheduler) needs(u *usage, sh *shape, r *replica, i int) Bytes {
+	a := r.accounts[i]
+	need := s.extra(u, a, sh.vram)
+	if r.stance == asleep {
+		need = max(need, r.heldBefore(i)-u.holdings[a].footprint(s.accounts[a].resident))
+	}
+	return need
 }
 
 // idle says that nothing runs on a GPU.
@@ -308,6 +340,9 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 	}
 	first := d.observed < 0
 	d.observed = r.Used
+	s.attribute(g)
+	s.seeFreed(g)
+	d.droppedThen = d.dropped
 	s.settleOutside(g, first)
 	return before != s.room(&s.live, g) || d.lost != wasLost || wasUnknown != d.unknown(now)
 }
@@ -380,6 +415,8 @@ func (s *Scheduler) forget(g int, n Bytes) {
 		cut := min(n, s.live.holdings[largest].kept)
 		s.live.holdings[largest].kept -= cut
 		s.live.booked[g] -= cut
+		d := s.devices[g]
+		d.dropped += cut
 		s.accounts[largest].seen = false
 		n -= cut
 	}

@@ -15,6 +15,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 		return err
 	}
 	n.decided = s.decided
+	n.issued, n.lastOrder = s.issued, s.lastOrder
 	n.lastID, n.starts, n.passes = s.lastID, s.starts, s.passes
 	n.tenants, n.anonymous, n.virtual = s.tenants, s.anonymous, s.virtual
 	n.refuseAll = s.refuseAll
@@ -134,6 +135,11 @@ func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 			to.draining = b.draining
 			for k, r := range b.replicas {
 				to.replicas[k].probes = r.probes
+				to.replicas[k].memory = r.memory
+				if o := r.order; o != nil {
+					o.replica = to.replicas[k]
+					s.orders = append(s.orders, o)
+				}
 			}
 		}
 		for k, r := range b.replicas {

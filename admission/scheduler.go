@@ -53,6 +53,11 @@ type Scheduler struct {
 
 	refuseAll *Rejection // set while draining
 	decided   []*Ticket
+
+	swappable bool     // some backend can be made to let go
+	orders    []*order // under way
+	issued    []Order  // not yet told of
+	lastOrder uint64
 }
 
 // class, backend and replica are the configured things with their state.
@@ -78,11 +83,32 @@ type backend struct {
 }
 
 type replica struct {
+	backend  *backend
 	index    int // among all
 	number   int // within its backend
 	probes   int // -1: all slots; else how many at once
 	accounts []int
 	reserves []reserve
+
+	memory
+}
+
+// memory is where a replica is between loaded and let go.
+type memory struct {
+	stance    stance
+	order     *order        // under way; nil: none
+	since     time.Duration // when it let go or came back
+	loaded    time.Duration // when it last came to hold its weights
+	empty     bool          // it has let go and not worked since
+	byHand    bool          // an operator made it let go
+	held      []Bytes       // before it let go, by account
+	starts    float64       // recent ones; see wanted
+	startsAt  time.Duration
+	reload    time.Duration // as last seen; 0: never
+	notBefore time.Duration // after a failure
+	failures  int
+	swaps     uint64
+	note      string // what the last order came to
 }
 
 // reserve is what a class has for itself of a replica's slots.
@@ -193,9 +219,10 @@ func (s *Scheduler) addBackend(b *backend) {
 		s.backendIndex[b.cfg.Name] = b
 	}
 	s.backends = append(s.backends, b)
+	s.swappable = s.swappable || b.cfg.Reclaims
 	s.live.backends = append(s.live.backends, 0)
 	for i, cfg := range b.cfg.Replicas {
-		r := &replica{index: len(s.replicas), number: i, probes: -1}
+		r := &replica{backend: b, index: len(s.replicas), number: i, probes: -1}
 		for _, name := range slices.Sorted(maps.Keys(b.cfg.Reserved)) {
 			if c := s.classIndex[name]; c != nil && b.cfg.Slots > 0 && b.cfg.Reserved[name] > 0 {
 				r.reserves = append(r.reserves, reserve{c.index, b.cfg.Reserved[name], len(s.live.reserves)})
@@ -440,6 +467,9 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.waited = now - t.arrived
 	s.starts++
 	t.order = s.starts
+	if s.swappable {
+		s.began(now, r)
+	}
 	s.take(&s.live, t.shape, r)
 	s.claim(r)
 	t.shape.class.granted++
