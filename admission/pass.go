@@ -86,6 +86,10 @@ again:
 			to, at, _ = s.earliest(now, t)
 			sh.reserved = at
 		}
+		if s.unraveled {
+			s.unraveled = false
+			goto again
+		}
 		if to != nil {
 			s.reserve(now, t, to, at)
 		}

@@ -54,6 +54,8 @@ type order struct {
 	replica *replica
 	head    *Ticket // nil: for nobody who waits
 	given   bool    // false: what runs there has to end first
+	was     stance  // before it
+	done    bool
 	began   time.Duration
 	places  []placeBefore // by account of the replica
 }
@@ -99,7 +101,7 @@ func (s *Scheduler) Orders() []Order {
 	return o
 }
 
-// room must be made where a head waits for memory: makeRoom looks for idle
+// makeRoom looks for idle
 // replicas whose letting go lets it start, the cheapest first.
 func (s *Scheduler) makeRoom(now time.Duration, sh *shape) {
 	t := sh.head
@@ -119,6 +121,11 @@ func (s *Scheduler) makeRoom(now time.Duration, sh *shape) {
 		}
 		if victims != nil {
 			return
+		}
+	}
+	for _, r := range sh.backend.replicas {
+		for _, a := range r.accounts {
+			s.unraveled = s.unravel(s.accounts[a].gpu) || s.unraveled
 		}
 	}
 }
@@ -193,7 +200,8 @@ func (s *Scheduler) victims(now time.Duration, sh *shape, r *replica, busy bool)
 // mayReclaim says whether a replica can be told to let go at all.
 func (s *Scheduler) mayReclaim(v *replica) bool {
 	b := v.backend
-	return b.cfg.Reclaims && !b.cfg.Pinned && !b.gone && v.stance == awake && v.order == nil
+	// One that sleeps may have kept some of it, and is asked again.
+	return b.cfg.Reclaims && !b.cfg.Pinned && !b.gone && (v.stance == awake || v.stance == asleep) && v.order == nil
 }
 
 // helps says whether a replica holds something on a GPU that lacks room.
@@ -210,12 +218,26 @@ func (s *Scheduler) helps(v *replica, lack []Bytes) bool {
 func (s *Scheduler) keeps(a int) Bytes {
 	h, acc := s.live.holdings[a], s.accounts[a]
 	switch {
+	case h.runs == 0 && acc.disputed && !acc.seen:
+		return h.kept + min(s.devices[acc.gpu].unclaimed, max(0, acc.most-h.kept))
 	case h.runs == 0:
 		return h.kept
 	case acc.backend.cfg.ReturnsMemory:
 		return max(h.kept, acc.resident)
 	}
 	return h.footprint(acc.resident)
+}
+
+// swapping says that something lets go or comes back on a GPU.
+func (s *Scheduler) swapping(g int) bool {
+	for _, o := range s.orders {
+		for _, a := range o.replica.accounts {
+			if o.given && s.accounts[a].gpu == g {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // coming is what orders under way are expected to free on a GPU.
@@ -309,7 +331,7 @@ func (s *Scheduler) began(now time.Duration, r *replica) {
 // empty makes a replica let go: at once where nothing runs there, else when
 // what runs has ended, and nothing more starts until then.
 func (s *Scheduler) empty(now time.Duration, v *replica, head *Ticket) {
-	s.newOrder(now, Reclaim, v, head)
+	s.newOrder(now, Reclaim, v, head).was = v.stance
 	v.stance = emptying
 	s.emptied(now, v)
 }
@@ -338,13 +360,13 @@ func (s *Scheduler) emptied(now time.Duration, v *replica) {
 	if o.head != nil && o.head.state != stateWaiting {
 		// It was for somebody who has left, or has found room elsewhere.
 		s.close(o)
-		v.stance = awake
+		v.stance = o.was
 		return
 	}
 	v.stance, o.given, o.began = reclaiming, true, now
 	for _, a := range v.accounts {
 		d := s.devices[s.accounts[a].gpu]
-		p := placeBefore{held: s.live.holdings[a].kept, observed: -1, dropped: d.dropped}
+		p := placeBefore{held: s.keeps(a), observed: -1, dropped: d.dropped}
 		if d.observed >= 0 && d.last.Err == nil && d.dropped == d.droppedThen {
 			p.observed = d.observed
 		}
@@ -375,7 +397,7 @@ func (s *Scheduler) settleOrders(now time.Duration) {
 		if o.Kind == Reclaim && !o.given {
 			if o.head != nil && o.head.state != stateWaiting {
 				s.close(o)
-				o.replica.stance = awake
+				o.replica.stance = o.was
 				continue
 			}
 			s.emptied(now, o.replica)
@@ -384,7 +406,10 @@ func (s *Scheduler) settleOrders(now time.Duration) {
 }
 
 func (s *Scheduler) close(o *order) {
-	o.replica.order = nil
+	o.replica.order, o.done = nil, true
+	for _, a := range o.replica.accounts {
+		s.devices[s.accounts[a].gpu].moved = true
+	}
 	s.orders = slices.DeleteFunc(s.orders, func(x *order) bool { return x == o })
 }
 
@@ -415,7 +440,8 @@ func (s *Scheduler) seeFreed(g int) {
 			if own, known := d.ownedBy(o.replica); known {
 				p.freed = max(p.freed, p.held-own)
 			} else if p.observed >= 0 {
-				p.freed = max(p.freed, min(p.held, p.observed-d.observed-(d.dropped-p.dropped)))
+				mine := p.observed - d.observed - (d.dropped - p.dropped) - s.alsoFreeing(g, o)
+				p.freed = max(p.freed, min(p.held, mine))
 			} else {
 				// The first reading since: what came back before it is not seen.
 				p.observed, p.dropped = d.observed, d.dropped
@@ -455,6 +481,22 @@ func (s *Scheduler) Ready(id uint64) bool {
 	return true
 }
 
+// alsoFreeing is what others that are letting go on a GPU may have freed.
+func (s *Scheduler) alsoFreeing(g int, but *order) Bytes {
+	var sum Bytes
+	for _, o := range s.orders {
+		if o == but || o.Kind != Reclaim || !o.given {
+			continue
+		}
+		for i, a := range o.replica.accounts {
+			if s.accounts[a].gpu == g {
+				sum += o.places[i].held
+			}
+		}
+	}
+	return sum
+}
+
 // attribute books for idle replicas what the driver says their processes hold:
 // more at once, less after several readings that agree.
 func (s *Scheduler) attribute(g int) {
@@ -480,19 +522,16 @@ func (s *Scheduler) attribute(g int) {
 		if own > h.kept {
 			// It was taken for an outsider's.
 			more := own - h.kept
-			h.kept += more
-			s.live.booked[g] += more
+			s.keep(i, own)
 			d.outside = max(0, d.outside-more)
 			d.unclaimed = max(0, d.unclaimed-more)
-			a.seen, a.calm, a.calmPeak = true, 0, 0
+			a.seen, a.sure, a.calm, a.calmPeak = true, own, 0, 0
 			continue
 		}
 		a.calm++
 		if a.calmPeak = max(a.calmPeak, own); a.calm >= calmReadings {
-			s.live.booked[g] -= h.kept - a.calmPeak
-			d.dropped += h.kept - a.calmPeak
-			h.kept = a.calmPeak
-			a.calm, a.calmPeak = 0, 0
+			s.keep(i, a.calmPeak)
+			a.sure, a.calm, a.calmPeak = a.calmPeak, 0, 0
 		}
 	}
 }
@@ -552,25 +591,22 @@ func (s *Scheduler) Reclaimed(now time.Duration, id uint64, e Ended) bool {
 	r := o.replica
 	r.held = r.held[:0]
 	for i, a := range r.accounts {
-		h, g, p := &s.live.holdings[a], s.accounts[a].gpu, o.places[i]
-		d := s.devices[g]
+		p, d := o.places[i], s.devices[s.accounts[a].gpu]
 		residue := Bytes(0)
 		switch {
+		case e.Dead: // with its process
 		case d.observed >= 0 && d.source != "declared":
-			residue = min(max(0, p.held-p.freed), d.observed)
-			if s.idle(&s.live, g) {
-				// At rest the others hold what is booked for them.
-				residue = min(residue, max(0, d.observed-(s.live.booked[g]-h.kept)))
-			}
+			residue = min(max(0, p.held-p.freed), d.observed, s.live.holdings[a].kept)
 		case e.Failed:
 			residue = p.held
 		}
-		s.live.booked[g] += residue - h.kept
 		r.held = append(r.held, p.held)
-		h.kept = residue
+		s.keep(a, residue)
+		acc := s.accounts[a]
+		acc.sure, acc.disputed, acc.most = 0, true, residue
 	}
 	s.close(o)
-	failed := e.Failed || known && !enough
+	failed := (e.Failed || known && !enough) && !e.Dead
 	r.stance, r.empty = awake, true
 	if e.MustWake {
 		r.stance = asleep
@@ -616,9 +652,7 @@ func (s *Scheduler) Woken(now time.Duration, id uint64, e Ended) bool {
 	if e.Failed {
 		// What it was given is not there; a reading says what is.
 		for i, a := range r.accounts {
-			h := &s.live.holdings[a]
-			s.live.booked[s.accounts[a].gpu] += o.places[i].held - h.kept
-			h.kept = o.places[i].held
+			s.keep(a, o.places[i].held)
 		}
 	}
 	s.backOff(now, r, e.Failed && !e.Dead)
@@ -645,6 +679,7 @@ func (s *Scheduler) wake(now time.Duration, r *replica, head *Ticket) {
 		h, acc := &s.live.holdings[a], s.accounts[a]
 		o.places = append(o.places, placeBefore{held: h.kept})
 		will := max(h.kept, acc.resident, r.heldBefore(i))
+		s.claim(r, i, will-h.kept, nil, o)
 		s.live.booked[acc.gpu] += will - h.kept
 		h.kept = will
 		o.Bytes += will

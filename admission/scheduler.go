@@ -55,6 +55,7 @@ type Scheduler struct {
 	decided   []*Ticket
 
 	swappable bool     // some backend can be made to let go
+	unraveled bool     // in this pass, so that it begins anew
 	orders    []*order // under way
 	issued    []Order  // not yet told of
 	lastOrder uint64
@@ -470,8 +471,10 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	if s.swappable {
 		s.began(now, r)
 	}
+	for i := range r.accounts {
+		s.claim(r, i, s.needs(&s.live, t.shape, r, i), t, nil)
+	}
 	s.take(&s.live, t.shape, r)
-	s.claim(r)
 	t.shape.class.granted++
 	s.chargeStart(t)
 	t.end = now + t.p50
