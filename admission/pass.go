@@ -73,7 +73,7 @@ again:
 		if sh.head == nil {
 			sh.head, sh.blockedSince = t, now
 		}
-		sh.block, sh.reserved = b, forever
+		sh.block, sh.reserved, sh.keptFor = b, forever, s.inTheWay
 		if to != nil {
 			sh.reserved = at
 			s.reserve(t, to, at)
@@ -261,6 +261,7 @@ func (s *Scheduler) besideHardened(now time.Duration, sh *shape, r *replica) boo
 			return true
 		}
 	}
+	s.inTheWay = h.id
 	return false
 }
 
@@ -342,7 +343,8 @@ func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bo
 
 // walk goes through the profile and gives the first moment from which the
 // ticket fits on a replica for as long as it is expected to hold it; forever
-// if there is none.
+// if there is none. Where it would fit now and not for so long, inTheWay says
+// whose reservation it would move.
 func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration {
 	s.layProfile()
 	u := &s.scratch
@@ -351,6 +353,7 @@ func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration
 	if _, ok := s.fits(u, t.shape, r, now); ok {
 		from = now
 	}
+	last := uint64(0) // whose reservation began last
 	for i := 0; i < len(s.profile); {
 		at := s.profile[i].at
 		if from < forever && at >= from+t.p95 {
@@ -359,12 +362,16 @@ func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration
 		for i < len(s.profile) && s.profile[i].at == at {
 			if m := s.profile[i]; m.start {
 				s.take(u, m.shape, m.to)
+				last = m.by
 			} else {
 				s.give(u, m.shape, m.to)
 			}
 			i++
 		}
 		if _, ok := s.fits(u, t.shape, r, now); !ok {
+			if from == now {
+				s.inTheWay = last
+			}
 			from = forever
 		} else if from == forever {
 			from = at
