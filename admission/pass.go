@@ -251,13 +251,13 @@ func (s *Scheduler) besideHardened(now time.Duration, sh *shape, r *replica) boo
 		return true
 	}
 	s.afterHardened()
+	// The start is booked first, and then the head asked for. The other way
+	// round, work that needs nothing more than its backend keeps would always
+	// fit, and the head might need the GPU to be idle.
+	s.scratch.copyFrom(&s.beside)
+	s.take(&s.scratch, sh, r)
 	for _, hr := range h.shape.backend.replicas {
-		if _, ok := s.fits(&s.beside, h.shape, hr, now); !ok {
-			continue
-		}
-		s.scratch.copyFrom(&s.beside)
-		s.take(&s.scratch, h.shape, hr)
-		if _, ok := s.fits(&s.scratch, sh, r, now); ok {
+		if _, ok := s.fits(&s.scratch, h.shape, hr, now); ok {
 			return true
 		}
 	}
