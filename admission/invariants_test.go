@@ -302,6 +302,7 @@ func (w *world) promised() {
 	if s.hardened != p.head || w.withdrawn && s.hardenedAfter != p.after {
 		if s.hardened != nil {
 			w.tell("  %d hardened after start %d", s.hardened.id, s.hardenedAfter)
+			w.hear("hardened", s.hardened)
 		}
 		*p = hardening{s.hardened, s.hardenedAfter, map[*Ticket]bool{}}
 		for t := range w.running {

@@ -35,7 +35,8 @@ type world struct {
 	reloaded                           bool          // limits have changed under those that came before
 	withdrawn                          bool          // the event at hand changes what may be used
 	broken                             error
-	story                              []string // the last events, for a failure's message
+	told                               func(what string, t *Ticket) // hears of what becomes of tickets; nil: nobody does
+	story                              []string                     // the last events, for a failure's message
 
 	promise hardening
 	clocks  map[*Ticket]time.Duration // since when a head is blocked by others' work alone
@@ -85,6 +86,13 @@ func (w *world) note(what string, t *Ticket) {
 	fmt.Fprint(h, w.hash, what, t.id, w.now)
 	w.hash = h.Sum64()
 	w.tell("  %d %s", t.id, what)
+	w.hear(what, t)
+}
+
+func (w *world) hear(what string, t *Ticket) {
+	if w.told != nil {
+		w.told(what, t)
+	}
 }
 
 func (w *world) keyOf(t *Ticket) flowKey {
@@ -167,6 +175,7 @@ func (w *world) starts(t *Ticket) {
 		return
 	}
 	w.note(fmt.Sprint("granted ", number), t)
+	w.hear("granted", t)
 	if w.stopped["class "+q.Class] || w.stopped["backend "+q.Backend] {
 		w.fail("6: ticket %d was granted although its class is paused or its backend drains", t.id)
 	}
