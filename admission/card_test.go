@@ -21,8 +21,6 @@ type truth struct {
 	engines  []*machine
 	events   []event // by time
 	order    int
-	running  []*Ticket
-	swaps    []swapped
 	broken   error
 	story    []string
 }
@@ -38,7 +36,6 @@ type machine struct {
 	working            Bytes
 	busy               int
 	lets               int
-	dead               bool
 	demands            []Bytes
 	lastLoad, lastFree time.Duration
 }
@@ -47,11 +44,6 @@ type event struct {
 	at    time.Duration
 	order int
 	what  func()
-}
-
-type swapped struct {
-	engine string
-	at     time.Duration
 }
 
 func (w *truth) fail(format string, args ...any) {

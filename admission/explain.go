@@ -162,33 +162,22 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		w.InFlow++
 	}
 	before := 0
-	if sh.head != t {
+	if h := sh.head; h != t {
 		before = sh.ahead(t)
+		if h != nil && t.before(h) {
+			before++ // a head stays the head, whoever comes that ranks before it
+		}
 	}
 	if _, barred := s.barred(sh); !barred && (before > 0 || sh.reserved < forever) {
 		w.EstimatedStart = s.epoch.Add(s.estimateStart(now, sh, before, t.p50))
 	}
 	switch b.reason {
 	case ReasonReservedForOther:
-		w.ReservedFor = s.reservedFor(t)
+		w.ReservedFor = sh.keptFor
 	case ReasonClassSlots, ReasonBackendSlots, ReasonResources, ReasonCapacityReduced:
 		w.Holders = s.holders(b)
 	}
 	return w
-}
-
-// reservedFor is whose reservation bars a head: the hardened one's, else that
-// of the first blocked head before it.
-func (s *Scheduler) reservedFor(t *Ticket) uint64 {
-	if s.hardened != nil && s.hardened != t {
-		return s.hardened.id
-	}
-	for _, sh := range s.active {
-		if sh.head != nil && sh.head != t && sh.reserved < forever {
-			return sh.head.id
-		}
-	}
-	return 0
 }
 
 // holders are the running tickets that hold a blocked resource.

@@ -235,13 +235,15 @@ type block struct {
 }
 
 func (b block) String() string {
-	if b.resource == "" {
+	switch {
+	case b.resource == "":
 		return string(b.reason)
-	}
-	if b.reason == ReasonResources || b.reason == ReasonCapacityReduced {
+	case b.reason == ReasonResources || b.reason == ReasonCapacityReduced:
 		return fmt.Sprintf("%s: needs %v of %v that are free", b.resource, Bytes(b.need), Bytes(max(0, b.free)))
+	case b.reason == ReasonClassSlots || b.reason == ReasonBackendSlots:
+		return fmt.Sprintf("%s: %d free", b.resource, b.free)
 	}
-	return fmt.Sprintf("%s: %d free", b.resource, b.free)
+	return fmt.Sprintf("%s: %s", b.resource, b.reason)
 }
 
 // fits says whether a start of shape sh on replica r is within every capacity,

@@ -81,7 +81,7 @@ again:
 		if sh.head == nil {
 			sh.head, sh.blockedSince = t, now
 		}
-		sh.block, sh.reserved = b, at
+		sh.block, sh.reserved, sh.keptFor = b, at, s.inTheWay
 		if s.swappable && s.swap(now, sh) {
 			to, at, _ = s.earliest(now, t)
 			sh.reserved = at
@@ -266,16 +266,17 @@ func (s *Scheduler) besideHardened(now time.Duration, sh *shape, r *replica) boo
 		return true
 	}
 	s.afterHardened()
+	// The start is booked first, and then the head asked for. The other way
+	// round, work that needs nothing more than its backend keeps would always
+	// fit, and the head might need the GPU to be idle.
+	s.scratch.copyFrom(&s.beside)
+	s.take(&s.scratch, sh, r)
 	for _, hr := range h.shape.backend.replicas {
-		if _, ok := s.fits(&s.beside, h.shape, hr, now); !ok {
-			continue
-		}
-		s.scratch.copyFrom(&s.beside)
-		s.take(&s.scratch, h.shape, hr)
-		if _, ok := s.fits(&s.scratch, sh, r, now); ok {
+		if _, ok := s.fits(&s.scratch, h.shape, hr, now); ok {
 			return true
 		}
 	}
+	s.inTheWay = h.id
 	return false
 }
 
@@ -357,7 +358,8 @@ func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bo
 
 // walk goes through the profile and gives the first moment from which the
 // ticket fits on a replica for as long as it is expected to hold it; forever
-// if there is none.
+// if there is none. Where it would fit now and not for so long, inTheWay says
+// whose reservation it would move.
 func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration {
 	s.layProfile(now)
 	u := &s.scratch
@@ -366,6 +368,7 @@ func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration
 	if _, ok := s.fits(u, t.shape, r, now); ok {
 		from = now
 	}
+	last := uint64(0) // whose reservation began last
 	for i := 0; i < len(s.profile); {
 		at := s.profile[i].at
 		if from < forever && at >= from+t.p95 {
@@ -377,12 +380,16 @@ func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration
 				s.letGo(u, m.freed)
 			case m.start:
 				s.take(u, m.shape, m.to)
+				last = m.by
 			default:
 				s.give(u, m.shape, m.to)
 			}
 			i++
 		}
 		if _, ok := s.fits(u, t.shape, r, now); !ok {
+			if from == now {
+				s.inTheWay = last
+			}
 			from = forever
 		} else if from == forever {
 			from = at

@@ -135,7 +135,7 @@ func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 			to.draining = b.draining
 			for k, r := range b.replicas {
 				to.replicas[k].probes = r.probes
-				to.replicas[k].memory = r.memory
+				to.replicas[k].residence = r.residence
 				if o := r.order; o != nil {
 					o.replica = to.replicas[k]
 					s.orders = append(s.orders, o)

@@ -44,7 +44,8 @@ type Scheduler struct {
 	hardened      *Ticket
 	hardenedAfter uint64 // starts when it hardened
 	profile       []mark
-	reservations  int // in the profile
+	reservations  int    // in the profile
+	inTheWay      uint64 // whose reservation barred what was looked at last
 	scratch       usage
 	beside        usage // the hardened head's world; see besideHardened
 	besideValid   bool
@@ -91,11 +92,11 @@ type replica struct {
 	accounts []int
 	reserves []reserve
 
-	memory
+	residence
 }
 
-// memory is where a replica is between loaded and let go.
-type memory struct {
+// residence is where a replica is between loaded and let go.
+type residence struct {
 	stance    stance
 	order     *order        // under way; nil: none
 	since     time.Duration // when it let go or came back
@@ -145,6 +146,7 @@ type shape struct {
 	blockedSince time.Duration
 	block        block
 	reserved     time.Duration // predicted start; forever: none
+	keptFor      uint64        // whose reservation its head would move, if that blocks it
 	first        *Ticket       // its eldest, as of this pass
 	unfit        uint64        // the pass that found it not to fit even with everything ended
 }
