@@ -206,6 +206,10 @@ type Process struct {
 	PID  int
 	Name string
 	Used Bytes // -1: the driver does not say
+	// Backend and Replica say whose process it is. Empty: an outsider, or it
+	// is not known.
+	Backend string
+	Replica int
 }
 
 // Reading is what was seen of one GPU at one moment.

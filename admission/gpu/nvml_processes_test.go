@@ -109,3 +109,17 @@ func TestANameIsAskedForOnceAsLongAsItsProcessLives(t *testing.T) {
 		t.Errorf("the driver was asked for %d names and %d lists, want 1 and 10 or more", names, lists)
 	}
 }
+
+func TestProcessesComeWithWhoseTheyAre(t *testing.T) {
+	flux, _ := begin(t, os.Args[0], engine{Name: "flux", Listen: anyPort, Start: []engine{{Name: "worker"}}})
+	do := setup{Cards: map[string]Config{"gpu0": auto}, Hints: []Hint{{Backend: "flux", Replica: 2, Address: flux["flux"].Address}}}
+	s := startAll(t, modern(t), do, card0(fmt.Sprintf("0.compute %d=4096,%d=1", flux["worker"].PID, os.Getpid()))...)
+	list := s.untilListed()
+	slices.SortFunc(list, func(a, b admission.Process) int { return int(b.Used - a.Used) })
+	if p := list[0]; p.Backend != "flux" || p.Replica != 2 || p.Used != 4096 {
+		t.Errorf("got %+v of the backend's", p)
+	}
+	if p := list[1]; p.Backend != "" {
+		t.Errorf("got %+v of an outsider", p)
+	}
+}

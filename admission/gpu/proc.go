@@ -55,3 +55,13 @@ func readProcess(root string, pid int) (process, bool) {
 	p.started, bad[2] = strconv.ParseUint(fields[19], 10, 64)
 	return p, bad == [3]error{}
 }
+
+// named says whether a process runs a program of that name. The kernel knows a
+// name that the process may have given itself, and the file that it runs.
+func (p process) named(root, name string) bool {
+	if p.name == name || len(p.name) == 15 && strings.HasPrefix(name, p.name) {
+		return true
+	}
+	file, err := os.Readlink(filepath.Join(root, strconv.Itoa(p.pid), "exe"))
+	return err == nil && filepath.Base(strings.TrimSuffix(file, " (deleted)")) == name
+}

@@ -47,6 +47,7 @@ func init() {
 // setup is what a sensor's process is to do.
 type setup struct {
 	Cards map[string]Config
+	Hints []Hint
 }
 
 // run watches until its standard input ends. What it says in the log goes to
@@ -62,7 +63,7 @@ func (s setup) run() {
 		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	sensor := Sensor{Cards: s.Cards, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	sensor := Sensor{Cards: s.Cards, Owners: NewOwners(s.Hints), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	sensor.Watch(ctx, func(r admission.Reading) {
 		mu.Lock()
 		defer mu.Unlock()

@@ -44,7 +44,9 @@ const steady = 3
 // Sensor reads the cards.
 type Sensor struct {
 	Cards map[string]Config // by name
-	Log   *slog.Logger
+	// Owners tell whose the processes on a card are; nil: that stays unknown.
+	Owners *Owners
+	Log    *slog.Logger
 }
 
 // Watch reads the cards until ctx ends, and tells observe about each reading,
@@ -60,7 +62,7 @@ func (s Sensor) Watch(ctx context.Context, observe func(admission.Reading), read
 		if len(sources) == 0 {
 			continue
 		}
-		w := &watcher{pace: usual, gpu: name, sources: sources, log: s.Log, observe: observe}
+		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, log: s.Log, observe: observe}
 		first.Add(1)
 		w.first = sync.OnceFunc(first.Done)
 		all.Go(func() { w.run(ctx) })
@@ -77,6 +79,7 @@ type watcher struct {
 	pace
 	gpu     string
 	sources []source
+	owners  *Owners
 	log     *slog.Logger
 	observe func(admission.Reading)
 	first   func()
@@ -149,6 +152,9 @@ func (w *watcher) read(processes bool) (admission.Reading, source) {
 		r := admission.Reading{GPU: w.gpu}
 		r.Err = s.read(&r, processes)
 		r.At = time.Now()
+		if problem := w.owners.assign(r.Processes); problem != "" {
+			w.log.Warn("processes are not told apart by backend", "gpu", w.gpu, "error", problem)
+		}
 		if !errors.Is(r.Err, errAbsent) || w.source != nil {
 			return r, s
 		}
