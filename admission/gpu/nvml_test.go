@@ -220,13 +220,6 @@ func TestFlappingDoesNotFillTheLog(t *testing.T) {
 	}
 }
 
-func TestAbsurdFiguresAreNoFigures(t *testing.T) {
-	s := start(t, modern(t), auto, "cards 1", "0.uuid GPU-aaaa", "0.total 18446744073709551615", "0.used 5")
-	if r := s.until(func(r seen) bool { return r.GPU != "" }); r.Total > 0 {
-		t.Errorf("got %+v, want a total that the desk throws away", r)
-	}
-}
-
 func TestALibraryThatIsNotNVIDIAsDoesNotEndTheProcess(t *testing.T) {
 	modern(t)
 	directory := t.TempDir()

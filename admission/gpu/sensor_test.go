@@ -32,6 +32,8 @@ type seen struct {
 	Processes        []admission.Process
 	Lost, Ready      bool
 	Listed           bool // the processes are known
+	Desk             books
+	Measured         measured
 }
 
 func init() {
@@ -48,6 +50,11 @@ func init() {
 type setup struct {
 	Cards map[string]Config
 	Hints []Hint
+	Desk  bool // a desk under load takes the readings
+	// Measure is how many admissions to time, by Callers at once; 0: they are
+	// not timed, and go on for ever.
+	Measure, Callers int
+	Every            time.Duration // readings; 0: as often as it can
 }
 
 // run watches until its standard input ends. What it says in the log goes to
@@ -55,6 +62,9 @@ type setup struct {
 func (s setup) run() {
 	usual = pace{every: time.Millisecond, processes: time.Millisecond, patience: 50 * time.Millisecond, absent: time.Millisecond}
 	again = 2 * time.Millisecond
+	if s.Every > 0 {
+		usual.every, usual.absent, again = s.Every, s.Every, s.Every
+	}
 	hostNamespace, _ = os.Readlink("/proc/self/ns/pid")
 	var mu sync.Mutex
 	out := gob.NewEncoder(os.Stdout)
@@ -63,6 +73,14 @@ func (s setup) run() {
 		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
+	var d *desk
+	if s.Desk {
+		d = openDesk(ctx)
+		defer d.close()
+		if s.Measure == 0 {
+			d.run(ctx)
+		}
+	}
 	sensor := Sensor{Cards: s.Cards, Owners: NewOwners(s.Hints), Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	sensor.Watch(ctx, func(r admission.Reading) {
 		mu.Lock()
@@ -71,11 +89,20 @@ func (s setup) run() {
 		if r.Err != nil {
 			s.Err = r.Err.Error()
 		}
+		if d != nil {
+			s.Desk = d.see(r)
+		}
 		out.Encode(s)
 	}, func() {
 		mu.Lock()
-		defer mu.Unlock()
 		out.Encode(seen{Ready: true})
+		mu.Unlock()
+		if s.Measure > 0 {
+			m := d.measure(ctx, s.Measure, s.Callers)
+			mu.Lock()
+			defer mu.Unlock()
+			out.Encode(seen{Measured: m})
+		}
 	})
 }
 
