@@ -99,9 +99,9 @@ type shared struct {
 	now  time.Duration
 
 	others  Bytes
-	waiting map[*Ticket]job
-	running map[*Ticket]job
-	gone    []job // ended, and their memory not free yet
+	waiting map[*Ticket]load
+	running map[*Ticket]load
+	gone    []load // ended, and their memory not free yet
 
 	capacity Bytes   // the last good reading's total
 	excess   []Bytes // of each good reading: what was used and not ours
@@ -115,9 +115,9 @@ type shared struct {
 	falls, absurd, readings int
 }
 
-// job is a request's work: how much it takes, how long it runs, how long after
+// load is a request's work: how much it takes, how long it runs, how long after
 // its start its memory shows on the card and after its end still does.
-type job struct {
+type load struct {
 	heavy             int // 1: it is
 	vram              Bytes
 	takes, load, free time.Duration
@@ -140,7 +140,7 @@ func newShared(t *testing.T, seed uint64) *shared {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &shared{t: t, draw: rand.New(rand.NewPCG(seed, 1)), s: s, waiting: map[*Ticket]job{}, running: map[*Ticket]job{}, capacity: sharedTotal}
+	w := &shared{t: t, draw: rand.New(rand.NewPCG(seed, 1)), s: s, waiting: map[*Ticket]load{}, running: map[*Ticket]load{}, capacity: sharedTotal}
 	w.observe(Reading{Total: sharedTotal})
 	return w
 }
@@ -157,7 +157,7 @@ func (w *shared) ours() (sum Bytes) {
 // submit asks for a heavy or a light one.
 func (w *shared) submit(heavy int) {
 	r := benchLight
-	j := job{heavy: heavy, takes: time.Second + w.upTo(time.Second), load: w.upTo(time.Second), free: w.upTo(time.Second)}
+	j := load{heavy: heavy, takes: time.Second + w.upTo(time.Second), load: w.upTo(time.Second), free: w.upTo(time.Second)}
 	if heavy == 1 {
 		r = benchHeavy
 		j.takes, j.load, j.free = 15*time.Second+w.upTo(10*time.Second), w.upTo(10*time.Second), w.upTo(5*time.Second)
