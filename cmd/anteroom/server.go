@@ -76,6 +76,7 @@ func (s *server) open(cfg *configs.Config) (err error) {
 		return err
 	}
 	s.watchCards(cfg.GPUs)
+	s.handler.Inspect()
 	return nil
 }
 
