@@ -45,7 +45,8 @@ again:
 		sh.first = sh.eldest()
 	}
 	slices.SortFunc(s.active, s.ranked)
-	beside := false
+	blocked, beside, elsewhere := false, false, false
+	stale := false // what some head is said to wait for
 	for i := 0; i < len(s.active); {
 		sh := s.active[i]
 		if b, barred := s.barred(sh); barred {
@@ -74,13 +75,14 @@ again:
 			if wasHardened {
 				goto again // another head may be due for protection
 			}
-			beside = beside || s.reservations > 0
+			stale, beside = stale || blocked, beside || elsewhere
 			s.settle(i, sh)
 			continue
 		}
 		if sh.head == nil {
 			sh.head, sh.blockedSince = t, now
 		}
+		blocked = true
 		sh.block, sh.reserved, sh.keptFor = b, at, s.inTheWay
 		if s.swappable && s.swap(now, sh) {
 			to, at, _ = s.earliest(now, t)
@@ -92,6 +94,7 @@ again:
 		}
 		if to != nil {
 			s.reserve(now, t, to, at)
+			elsewhere = elsewhere || len(sh.backend.replicas) > 1
 		}
 		// Two things change the outcome with no event: the prediction that bars
 		// it may run out, and protection moves it to the front.
@@ -108,6 +111,38 @@ again:
 		// replica, and so make room that was held for it.
 		goto again
 	}
+	if stale {
+		s.refresh(now)
+	}
+}
+
+// refresh says anew what bars the heads now, after others have started beside
+// their reservations.
+func (s *Scheduler) refresh(now time.Duration) {
+	for _, sh := range s.active {
+		if sh.head == nil {
+			continue
+		}
+		if free, b := s.pickNow(sh, now); free == nil {
+			sh.block = b
+		} else {
+			sh.block = s.kept(sh, free)
+		}
+		s.nameReclaim(sh)
+	}
+}
+
+// kept is the block of a shape that would fit now on a replica, if the room
+// were not kept for another.
+func (s *Scheduler) kept(sh *shape, free *replica) block {
+	b := block{reason: ReasonReservedForOther}
+	if len(free.accounts) > 0 {
+		a := free.accounts[0]
+		g := s.accounts[a].gpu
+		b.resource = s.devices[g].cfg.Name
+		b.need, b.free = int64(s.extra(&s.live, a, sh.vram)), int64(s.room(&s.live, g))
+	}
+	return b
 }
 
 // barred says that a shape may not run at all for now, whatever is free.
@@ -294,13 +329,7 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Durat
 		}); best != nil {
 			return best, now, block{}
 		}
-		b = block{reason: ReasonReservedForOther}
-		if len(free.accounts) > 0 {
-			a := free.accounts[0]
-			g := s.accounts[a].gpu
-			b.resource = s.devices[g].cfg.Name
-			b.need, b.free = int64(s.extra(&s.live, a, sh.vram)), int64(s.room(&s.live, g))
-		}
+		b = s.kept(sh, free)
 	}
 	var to *replica
 	at := forever
@@ -337,6 +366,12 @@ func (s *Scheduler) pickNow(sh *shape, now time.Duration) (*replica, block) {
 func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bool) *replica {
 	var best *replica
 	var bestExtra, bestRoom Bytes
+	if only := sh.backend.replicas; len(only) == 1 {
+		if _, ok := s.fits(&s.live, sh, only[0], now); ok && allowed(only[0]) {
+			best = only[0]
+		}
+		return best
+	}
 	for _, r := range sh.backend.replicas {
 		if _, ok := s.fits(&s.live, sh, r, now); !ok || !allowed(r) {
 			continue

@@ -834,12 +834,22 @@ func (s *Scheduler) swap(now time.Duration, sh *shape) bool {
 		s.wakeFor(now, sh)
 	case ReasonResources, ReasonCapacityReduced:
 		s.makeRoom(now, sh)
-		if o := s.orderFor(sh.head); o != nil && o.Kind == Reclaim {
-			sh.block.reason = ReasonReclaiming
-			return true
-		}
+		return s.nameReclaim(sh)
 	}
 	return false
+}
+
+// nameReclaim says of a head that lacks memory that it is being freed, if it is.
+func (s *Scheduler) nameReclaim(sh *shape) bool {
+	if r := sh.block.reason; !s.swappable || r != ReasonResources && r != ReasonCapacityReduced {
+		return false
+	}
+	o := s.orderFor(sh.head)
+	if o == nil || o.Kind != Reclaim {
+		return false
+	}
+	sh.block.reason = ReasonReclaiming
+	return true
 }
 
 // due is when an order that frees memory is expected to have done so.

@@ -263,11 +263,22 @@ func (w *world) decided() {
 
 func (w *world) end(t *Ticket) {
 	since, runs := w.running[t]
+	var held []Bytes
+	if runs {
+		held = w.held(t)
+	}
 	if got := w.s.End(w.now, t); got != runs {
 		w.fail("2: End of ticket %d = %v, want %v", t.id, got, runs)
 	}
 	if runs {
 		w.longest = max(w.longest, w.now-since)
+		if !t.shape.backend.cfg.ReturnsMemory {
+			for i, now := range w.held(t) {
+				if now < held[i] {
+					w.fail("1: as ticket %d ended, its backend holds %v of the %v that it keeps", t.id, now, held[i])
+				}
+			}
+		}
 		delete(w.running, t)
 		w.note("ended", t)
 		w.forget(t)
@@ -276,6 +287,14 @@ func (w *world) end(t *Ticket) {
 	if w.s.End(w.now, t) {
 		w.fail("2: ticket %d ended twice", t.id)
 	}
+}
+
+// held is what a ticket's replica holds on each of its GPUs.
+func (w *world) held(t *Ticket) (held []Bytes) {
+	for _, a := range t.replica.accounts {
+		held = append(held, w.s.live.holdings[a].footprint(w.s.accounts[a].resident))
+	}
+	return held
 }
 
 // leave holds 4 as well: nobody's place gets worse.
