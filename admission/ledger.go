@@ -36,6 +36,13 @@ type device struct {
 	calmPeak  Bytes // the largest observed − booked among them, or observed while work runs
 	calmIdle  bool  // whether those readings were taken with nothing running
 
+	// strangers is the part of outside that no account was measured to hold.
+	strangers        Bytes
+	strangersKnown   bool
+	strangersLeast   Bytes // in the readings at rest that may raise it
+	strangerReadings int
+	restsUntil       time.Duration // nothing starts until then
+
 	dropped Bytes           // all that work has given back since the start
 	swapped []time.Duration // when replicas were last made to let go
 	named   map[owner]bool  // a process of theirs has been seen
@@ -95,6 +102,8 @@ type account struct {
 	seen     bool // a request ran here since we started
 	calm     int  // consecutive readings that say its processes hold less than it is believed to keep
 	calmPeak Bytes
+
+	sight
 }
 
 // holding is what an account holds at one moment.
@@ -253,6 +262,9 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 		g := s.accounts[a].gpu
 		d := s.devices[g]
 		need, free := s.needs(u, sh, r, i), s.room(u, g)
+		if now < d.restsUntil {
+			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
+		}
 		if u.alone[g] > 0 || sh.alone && !s.idle(u, g) {
 			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
 		}
@@ -331,7 +343,9 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 	d.last = r
 	d.lost = r.Lost
 	if r.Err != nil {
-		return d.lost != wasLost || d.unknown(now) != wasUnknown
+		rested := d.restsUntil > now
+		d.restsUntil = 0 // for readings that do not come
+		return rested || d.lost != wasLost || d.unknown(now) != wasUnknown
 	}
 	d.goodAt, d.source = now, r.Source
 	d.total, d.largest = r.Total, max(d.largest, r.Total)
@@ -343,8 +357,12 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 	s.attribute(g)
 	s.seeFreed(g)
 	d.droppedThen = d.dropped
+	if first {
+		s.recognise(g)
+	}
 	s.settleOutside(g, first)
-	return before != s.room(&s.live, g) || d.lost != wasLost || wasUnknown != d.unknown(now)
+	changed := s.look(g)
+	return changed || before != s.room(&s.live, g) || d.lost != wasLost || wasUnknown != d.unknown(now)
 }
 
 // settleOutside follows what others hold: up at once, down slowly.
