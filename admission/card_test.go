@@ -283,7 +283,9 @@ func TestTheCardNeverOverflows(t *testing.T) {
 				w.until(w.now + w.millis(6000))
 			}
 		}
-		honest := !slices.ContainsFunc(w.engines, func(m *machine) bool { return m.lies > 5 })
+		// Behind one that keeps what it was told to free others may wait until
+		// their time is up, but nobody runs into it.
+		honest := !slices.ContainsFunc(w.engines, func(m *machine) bool { return m.lies > 0 })
 		w.until(w.now + 2*time.Hour)
 		if w.broken == nil && honest && !w.s.Idle() {
 			w.fail("after two hours %d still wait and %d run: %+v", w.s.waiting, len(w.s.running), w.s.Queue(w.now, 3))

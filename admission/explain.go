@@ -34,7 +34,7 @@ func (s *Scheduler) positionInClass(t *Ticket) int {
 		}
 		n++
 	}
-	return max(n, t.position)
+	return max(n, int(t.position))
 }
 
 // parallel is how many requests of a shape can run at once on an empty box.
@@ -265,9 +265,14 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 			state.Replicas = append(state.Replicas, s.describeReplica(r))
 			for _, a := range r.accounts {
 				h, acc := s.live.holdings[a], s.accounts[a]
+				atRest := Bytes(-1)
+				if acc.atRestKnown {
+					atRest = acc.atRest
+				}
 				state.Accounts = append(state.Accounts, AccountState{
 					Replica: r.number, GPU: s.devices[acc.gpu].cfg.Name, Resident: acc.resident,
 					Kept: h.kept, Running: h.running, Footprint: h.footprint(acc.resident),
+					Learns: acc.learns, AtRest: atRest,
 				})
 			}
 		}

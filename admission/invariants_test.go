@@ -269,10 +269,10 @@ func (w *world) barred(sh *shape) bool {
 
 // strange says that a GPU has memory in use that may be an engine's of ours:
 // its first request waits until nothing runs there, and that is not a matter
-// of room, which reservations are about.
+// of room, which reservations are about. Nor is a rest for its readings.
 func (w *world) strange() bool {
 	for _, d := range w.s.devices {
-		if d.unclaimed > 0 {
+		if d.unclaimed > 0 || d.restsUntil > w.now {
 			return true
 		}
 	}
@@ -367,7 +367,7 @@ func (w *world) promised() {
 			delete(p.until, t)
 		}
 	}
-	if len(p.until) == 0 {
+	if len(p.until) == 0 && !w.strange() {
 		w.fail("8: the hardened head %d waits although all that ran has ended", p.head.id)
 	}
 	for _, sh := range s.active {

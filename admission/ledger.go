@@ -40,7 +40,14 @@ type device struct {
 	calmPeak  Bytes // the largest observed − booked among them, or observed while work runs
 	calmIdle  bool  // whether those readings were taken with nothing running
 
-	rested  Bytes           // in use when it was last found to be less than booked
+	rested Bytes // in use when it was last found to be less than booked
+	// strangers is the part of outside that no account was measured to hold.
+	strangers        Bytes
+	strangersKnown   bool
+	strangersLeast   Bytes // in the readings at rest that may raise it
+	strangerReadings int
+	restsUntil       time.Duration // nothing starts until then
+
 	dropped Bytes           // all that work has given back since the start
 	swapped []time.Duration // when replicas were last made to let go
 	named   map[owner]bool  // a process of theirs has been seen
@@ -104,6 +111,8 @@ type account struct {
 	most     Bytes
 	calm     int // consecutive readings that say its processes hold less than it is believed to keep
 	calmPeak Bytes
+
+	sight
 }
 
 // holding is what an account holds at one moment.
@@ -271,6 +280,9 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 		g := s.accounts[a].gpu
 		d := s.devices[g]
 		need, free := s.needs(u, sh, r, i), s.room(u, g)
+		if now < d.restsUntil {
+			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
+		}
 		if u.alone[g] > 0 || sh.alone && !s.idle(u, g) || d.disputed() && need > 0 {
 			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
 		}
@@ -375,7 +387,9 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 	d.last = r
 	d.lost = r.Lost
 	if r.Err != nil {
-		return d.lost != wasLost || d.unknown(now) != wasUnknown
+		rested := d.restsUntil > now
+		d.restsUntil = 0 // for readings that do not come
+		return rested || d.lost != wasLost || d.unknown(now) != wasUnknown
 	}
 	d.goodAt, d.source = now, r.Source
 	told := d.disputed() && (d.claimed == nil || d.claimed.state == stateOver) && (d.claimedBy == nil || d.claimedBy.done)
@@ -391,8 +405,12 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 	s.attribute(g)
 	s.seeFreed(g)
 	d.droppedThen, d.moved = d.dropped, false
+	if first {
+		s.recognise(g)
+	}
 	s.settleOutside(g, first)
-	return told || before != s.room(&s.live, g) || d.lost != wasLost || wasUnknown != d.unknown(now)
+	changed := s.look(g) || told
+	return changed || before != s.room(&s.live, g) || d.lost != wasLost || wasUnknown != d.unknown(now)
 }
 
 // settleOutside follows what others hold: up at once, down slowly.

@@ -37,6 +37,7 @@ func (s *Scheduler) pass(now time.Duration) {
 		return
 	}
 	s.passes++
+	s.recheck = min(s.recheck, s.resting(now))
 	s.predict(now)
 again:
 	s.profile, s.reservations = s.profile[:0], 0

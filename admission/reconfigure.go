@@ -16,6 +16,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	}
 	n.decided = s.decided
 	n.issued, n.lastOrder = s.issued, s.lastOrder
+	n.measured = s.measured
 	n.lastID, n.starts, n.passes = s.lastID, s.starts, s.passes
 	n.tenants, n.anonymous, n.virtual = s.tenants, s.anonymous, s.virtual
 	n.refuseAll = s.refuseAll
@@ -148,7 +149,7 @@ func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 				if j < len(to.replicas[k].accounts) {
 					mine := to.replicas[k].accounts[j]
 					s.live.holdings[mine].kept = old.live.holdings[a].kept
-					s.accounts[mine].seen = old.accounts[a].seen
+					s.accounts[mine].inherit(old.accounts[a])
 				}
 			}
 		}

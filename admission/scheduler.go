@@ -60,6 +60,8 @@ type Scheduler struct {
 	orders    []*order // under way
 	issued    []Order  // not yet told of
 	lastOrder uint64
+
+	measured []taken // not yet told of
 }
 
 // class, backend and replica are the configured things with their state.
@@ -238,7 +240,7 @@ func (s *Scheduler) addBackend(b *backend) {
 				continue // the GPU is gone, and with it what was booked there
 			}
 			r.accounts = append(r.accounts, len(s.accounts))
-			s.accounts = append(s.accounts, &account{backend: b, replica: i, gpu: gpu, resident: p.Resident})
+			s.accounts = append(s.accounts, &account{backend: b, replica: i, gpu: gpu, resident: p.Resident, sight: sight{learns: b.cfg.LearnsResident}})
 			s.live.holdings = append(s.live.holdings, holding{})
 		}
 		b.replicas = append(b.replicas, r)
@@ -262,6 +264,7 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	s.lastID++
 	t.id = s.lastID
 	t.arrived = now
+	r.VRAM = s.within(&r)
 	sh := s.recent.find(&r)
 	var c *class
 	var b *backend
@@ -275,7 +278,7 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 			Detail: fmt.Sprintf("class %q or backend %q is not configured", r.Class, r.Backend)})
 		return
 	}
-	t.position = c.waiting.length
+	t.position = int32(c.waiting.length)
 	t.size, t.boost = r.Size, c.cfg.Boost+r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
 	t.expires = forever
@@ -477,6 +480,7 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 		s.claim(r, i, s.needs(&s.live, t.shape, r, i), t, nil)
 	}
 	s.take(&s.live, t.shape, r)
+	s.follow(t, r)
 	t.shape.class.granted++
 	s.chargeStart(t)
 	t.end = now + t.p50
@@ -516,6 +520,7 @@ func (s *Scheduler) End(now time.Duration, t *Ticket) bool {
 	}
 	s.running = slices.Delete(s.running, i, i+1)
 	s.give(&s.live, t.shape, t.replica)
+	s.unfollow(now, t)
 	s.chargeEnd(t, now-t.started)
 	s.pass(now)
 	return true
@@ -533,7 +538,7 @@ func (s *Scheduler) Leave(now time.Duration, t *Ticket, code Code) bool {
 
 // dismiss refuses a waiting ticket and lets the others move up.
 func (s *Scheduler) dismiss(now time.Duration, t *Ticket, r *Rejection) {
-	if s.evict(now, t, r, t.position) {
+	if s.evict(now, t, r, int(t.position)) {
 		s.pass(now)
 	}
 }

@@ -74,6 +74,10 @@ type AccountState struct {
 	Replica                            int
 	GPU                                string
 	Resident, Kept, Running, Footprint Bytes
+	// Learns says that Resident is learned. AtRest is what the replica was last
+	// seen to hold with its weights there and nothing running; -1: not seen.
+	Learns bool
+	AtRest Bytes
 }
 
 // Waiter is one waiting request and why it waits.
