@@ -15,7 +15,8 @@
 //   - Requests of one flow are granted in their order of arrival.
 //   - A blocked head holds a reservation that later starts do not move, and a
 //     head that was blocked for longer than its class's HardenAfter starts when
-//     the work that ran at that moment has ended.
+//     the work that ran at that moment has ended, or seconds later where what
+//     that work left behind has to be read off the card first.
 //   - What can never fit is refused at the door.
 //
 // The package needs the standard library alone.
@@ -81,6 +82,17 @@ type Backend struct {
 	// Else the memory stays with the replica: allocators keep it.
 	ReturnsMemory bool
 	Replicas      []Replica
+	// LearnsResident says that what its replicas hold while idle is not known,
+	// and is to be learned from readings at rest. Where it does not return
+	// memory nothing tells its weights from what requests took: then all of it
+	// counts as kept.
+	LearnsResident bool
+	// Reclaims says that the owner of the desk can make an idle replica let go of
+	// its memory. Pinned ones are asked only by hand, and one that was loaded
+	// stays for MinResidency.
+	Reclaims     bool
+	Pinned       bool
+	MinResidency time.Duration
 	// Reserved are slots of each replica that only a class may take, by its
 	// name. They mean something only where Slots is set.
 	Reserved map[string]int
@@ -114,7 +126,11 @@ type Request struct {
 	// VRAM is what the request takes on each GPU of its replica while it runs,
 	// on top of the replica's resident memory. Already rounded up to a bucket,
 	// so that distinct demands stay few.
-	VRAM     Bytes
+	VRAM Bytes
+	// Raised is how much of VRAM was added because of what had been learned
+	// (negative: taken off). It is no reason to refuse: what no card could give
+	// of it is left out. The History goes by the rest.
+	Raised   Bytes
 	Estimate Estimate
 	// History takes the place of Estimate once it has learned enough, and
 	// learns from this request when it is done. Nil: nothing is learned. Only
@@ -129,6 +145,9 @@ type Request struct {
 	Boost time.Duration
 	// Deadline is when the answer must be complete. Zero: none.
 	Deadline time.Time
+	// Alone keeps its GPUs to itself while it runs: it starts when nothing runs
+	// there, and nothing starts beside it. For work whose demand is not known.
+	Alone bool
 }
 
 // Outcome says how a granted request ended.
@@ -141,6 +160,8 @@ const (
 	// teach nothing.
 	Failed
 	Aborted
+	// OutOfMemory ended for want of memory: what was booked is not enough.
+	OutOfMemory
 )
 
 // Code names a refusal. It is a small closed set and part of the HTTP contract.
@@ -206,6 +227,10 @@ type Process struct {
 	PID  int
 	Name string
 	Used Bytes // -1: the driver does not say
+	// Backend and Replica say whose process it is. Empty: an outsider, or it
+	// is not known.
+	Backend string
+	Replica int
 }
 
 // Reading is what was seen of one GPU at one moment.

@@ -17,6 +17,9 @@ type Controller struct {
 	timer *time.Timer   // guarded by mu
 	armed time.Duration // when the timer fires; guarded by mu
 	empty chan struct{} // closed when a drain has nothing left; guarded by mu
+
+	attend func(Order)   // guarded by mu; nil: orders are lost
+	seen   chan struct{} // closed at the next reading; guarded by mu; nil: nobody waits for it
 }
 
 // NewController opens a desk for the box that cfg describes. It refuses a
@@ -37,9 +40,8 @@ func (c *Controller) age() time.Duration { return time.Since(c.epoch) }
 // Grant is the right to run. It is given back by Release, once, when the work
 // has ended.
 type Grant struct {
-	ticket  Ticket
-	desk    *Controller
-	history *History
+	ticket Ticket
+	desk   *Controller
 }
 
 // Admit asks for the right to run and blocks until it is given or refused, or
@@ -49,9 +51,10 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if ctx.Err() != nil {
 		return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: -1}
 	}
-	g := &Grant{desk: c, history: r.History}
+	g := &Grant{desk: c}
+	g.ticket.history, g.ticket.own = r.History, r.VRAM-r.Raised
 	if r.History != nil {
-		r.Estimate = r.History.Estimate(r.VRAM, r.Estimate)
+		r.Estimate = r.History.Estimate(r.VRAM-r.Raised, r.Estimate)
 	}
 	t := &g.ticket
 	c.mu.Lock()
@@ -95,7 +98,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if t.rejection != nil {
 		return nil, t.rejection
 	}
-	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: t.position, Waited: t.waited}
+	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.waited}
 }
 
 // settle wakes those whose turn came or went, and arms the timer. It is called
@@ -103,6 +106,16 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 func (c *Controller) settle() {
 	for _, t := range c.rules.Decided() {
 		close(t.ready)
+	}
+	for _, m := range c.rules.takings() {
+		if h := m.ticket.history; h != nil {
+			h.LearnPeak(m.ticket.own, m.peak, m.resident)
+		}
+	}
+	if orders := c.rules.Orders(); c.attend != nil {
+		for _, o := range orders {
+			c.attend(o)
+		}
 	}
 	if next, ok := c.rules.Next(); ok && next < c.armed {
 		c.armed = next
@@ -186,7 +199,14 @@ func (c *Controller) Resume(class string) bool {
 
 // Observe takes a reading of a card.
 func (c *Controller) Observe(r Reading) {
-	c.change(func(now time.Duration) bool { c.rules.Observe(now, r); return true })
+	c.change(func(now time.Duration) bool {
+		c.rules.Observe(now, r)
+		if c.seen != nil {
+			close(c.seen)
+			c.seen = nil
+		}
+		return true
+	})
 }
 
 // Cancel takes a waiter out of the queue; its Admit returns
@@ -284,7 +304,7 @@ func (g *Grant) ID() uint64 { return g.ticket.id }
 func (g *Grant) Replica() int { return g.ticket.replica.number }
 
 // Position is how many of its class were waiting before it on arrival.
-func (g *Grant) Position() int { return g.ticket.position }
+func (g *Grant) Position() int { return int(g.ticket.position) }
 
 // Waited is how long it stood in the queue.
 func (g *Grant) Waited() time.Duration { return g.ticket.waited }
@@ -296,17 +316,25 @@ func (g *Grant) Reason() Reason { return g.ticket.lastBlock.reason }
 // and slots are free for others from here on. Later calls do nothing. Safe
 // from any goroutine.
 //
-// The outcome says whether the request's History learns how long it took.
+// The outcome says what the request's History learns from it.
 func (g *Grant) Release(o Outcome) {
 	c, t := g.desk, &g.ticket
 	c.mu.Lock()
 	now := c.age()
+	if t.state == stateRunning {
+		t.teaches = o == Done && t.history != nil
+	}
+	booked := t.shape.vram
 	ended := c.rules.End(now, t)
 	if ended {
 		c.settle()
 	}
 	c.mu.Unlock()
-	if ended && o == Done && g.history != nil {
-		g.history.Learn(t.shape.vram, now-t.started)
+	switch {
+	case !ended || t.history == nil:
+	case o == Done:
+		t.history.Learn(t.own, now-t.started)
+	case o == OutOfMemory:
+		t.history.exhausted(t.own, booked)
 	}
 }

@@ -34,11 +34,14 @@ func (s *Scheduler) positionInClass(t *Ticket) int {
 		}
 		n++
 	}
-	return max(n, t.position)
+	return max(n, int(t.position))
 }
 
 // parallel is how many requests of a shape can run at once on an empty box.
 func (s *Scheduler) parallel(sh *shape) int {
+	if sh.alone {
+		return 1
+	}
 	n := sh.class.cfg.Slots
 	if k := sh.backend.cfg.Slots; k > 0 {
 		n = min(n, k*len(sh.backend.replicas))
@@ -99,9 +102,9 @@ func (s *Scheduler) EstimateWait(now time.Duration, r Request) time.Duration {
 	if c == nil || b == nil {
 		return 0
 	}
-	sh := s.shapes[shapeKey{c.index, b.index, r.VRAM}]
+	sh := s.shapes[shapeKey{c.index, b.index, r.VRAM, r.Alone}]
 	if sh == nil {
-		sh = &shape{class: c, backend: b, vram: r.VRAM, reserved: forever}
+		sh = &shape{class: c, backend: b, vram: r.VRAM, alone: r.Alone, reserved: forever}
 	}
 	return s.estimateWait(now, sh, max(1, r.Estimate.P50))
 }
@@ -205,6 +208,17 @@ func (s *Scheduler) Running(now time.Duration) []Running {
 	return all
 }
 
+func (s *Scheduler) describeReplica(r *replica) ReplicaState {
+	state := ReplicaState{Stance: stances[r.stance], Swaps: r.swaps, Failures: r.failures, Note: r.note}
+	if r.since > 0 {
+		state.Since = s.epoch.Add(r.since)
+	}
+	if r.notBefore > 0 {
+		state.NotBefore = s.epoch.Add(r.notBefore)
+	}
+	return state
+}
+
 // Snapshot describes the books. What is gone from the configuration is left out.
 func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 	snap := Snapshot{At: s.epoch.Add(now), Draining: s.refuseAll != nil}
@@ -216,6 +230,7 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 			Name: d.cfg.Name, Capacity: d.capacity(), Reserve: d.cfg.Reserve, Booked: s.live.booked[i],
 			Outside: d.outside, Room: s.room(&s.live, i), Observed: d.observed, ObservedAt: d.last.At,
 			Source: d.source, Lost: d.lost, Processes: slices.Clone(d.processes),
+			Swaps: d.swapsIn(now, time.Minute),
 		}
 		if d.last.Err != nil {
 			g.Err, g.Stale = d.last.Err.Error(), d.observed >= 0
@@ -244,14 +259,20 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 		}
 		state := BackendState{
 			Name: b.cfg.Name, Slots: b.cfg.Slots, Running: s.live.backends[i],
-			Available: b.available(), Draining: b.draining,
+			Available: b.available(), Draining: b.draining, Pinned: b.cfg.Pinned,
 		}
 		for _, r := range b.replicas {
+			state.Replicas = append(state.Replicas, s.describeReplica(r))
 			for _, a := range r.accounts {
 				h, acc := s.live.holdings[a], s.accounts[a]
+				atRest := Bytes(-1)
+				if acc.atRestKnown {
+					atRest = acc.atRest
+				}
 				state.Accounts = append(state.Accounts, AccountState{
 					Replica: r.number, GPU: s.devices[acc.gpu].cfg.Name, Resident: acc.resident,
 					Kept: h.kept, Running: h.running, Footprint: h.footprint(acc.resident),
+					Learns: acc.learns, AtRest: atRest,
 				})
 			}
 		}

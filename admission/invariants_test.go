@@ -75,6 +75,7 @@ func (w *world) books() {
 	var fresh usage
 	fresh.copyFrom(&s.live)
 	clear(fresh.booked)
+	clear(fresh.alone)
 	clear(fresh.classes)
 	clear(fresh.backends)
 	clear(fresh.replicas)
@@ -85,6 +86,9 @@ func (w *world) books() {
 	for t := range w.running {
 		fresh.count(t.shape, t.replica, 1)
 		for _, a := range t.replica.accounts {
+			if w.asked[t].Alone {
+				fresh.alone[s.accounts[a].gpu]++
+			}
 			fresh.holdings[a].running += w.asked[t].VRAM
 			fresh.holdings[a].runs++
 		}
@@ -110,6 +114,17 @@ func (w *world) books() {
 			continue // an outsider came, or the card became smaller
 		}
 		w.fail("1: %s is over its budget by %v and was filled further", d.cfg.Name, used-d.capacity()+d.cfg.Reserve)
+	}
+	for i, n := range s.live.alone {
+		runs := 0
+		for k, a := range s.accounts {
+			if a.gpu == i {
+				runs += s.live.holdings[k].runs
+			}
+		}
+		if n > 0 && runs > 1 {
+			w.fail("1: %d run beside one that has %s to itself", runs-1, s.devices[i].cfg.Name)
+		}
 	}
 	for i, c := range s.classes {
 		if n := s.live.classes[i]; n > c.cfg.Slots && n > w.before.over[i] {
@@ -254,10 +269,10 @@ func (w *world) barred(sh *shape) bool {
 
 // strange says that a GPU has memory in use that may be an engine's of ours:
 // its first request waits until nothing runs there, and that is not a matter
-// of room, which reservations are about.
+// of room, which reservations are about. Nor is a rest for its readings.
 func (w *world) strange() bool {
 	for _, d := range w.s.devices {
-		if d.unclaimed > 0 {
+		if d.unclaimed > 0 || d.restsUntil > w.now {
 			return true
 		}
 	}
@@ -352,7 +367,7 @@ func (w *world) promised() {
 			delete(p.until, t)
 		}
 	}
-	if len(p.until) == 0 {
+	if len(p.until) == 0 && !w.strange() {
 		w.fail("8: the hardened head %d waits although all that ran has ended", p.head.id)
 	}
 	for _, sh := range s.active {

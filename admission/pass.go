@@ -12,7 +12,8 @@ type mark struct {
 	shape *shape
 	to    *replica
 	start bool
-	by    uint64 // the ticket's id
+	by    uint64   // the ticket's id
+	freed *replica // has let go by then; shape and to mean nothing
 }
 
 // minRemaining keeps the prediction for overdue work from being looked at in
@@ -25,10 +26,18 @@ const minRemaining = time.Millisecond
 func (s *Scheduler) pass(now time.Duration) {
 	s.recheck = forever
 	s.expire(now)
+	if len(s.orders) > 0 {
+		s.settleOrders(now)
+	}
 	if s.waiting == 0 {
+		if s.swappable {
+			s.restore(now)
+		}
+		s.profile, s.reservations = s.profile[:0], 0
 		return
 	}
 	s.passes++
+	s.recheck = min(s.recheck, s.resting(now))
 	s.predict(now)
 again:
 	s.profile, s.reservations = s.profile[:0], 0
@@ -75,10 +84,17 @@ again:
 			sh.head, sh.blockedSince = t, now
 		}
 		blocked = true
-		sh.block, sh.reserved, sh.keptFor = b, forever, s.inTheWay
-		if to != nil {
+		sh.block, sh.reserved, sh.keptFor = b, at, s.inTheWay
+		if s.swappable && s.swap(now, sh) {
+			to, at, _ = s.earliest(now, t)
 			sh.reserved = at
-			s.reserve(t, to, at)
+		}
+		if s.unraveled {
+			s.unraveled = false
+			goto again
+		}
+		if to != nil {
+			s.reserve(now, t, to, at)
 			elsewhere = elsewhere || len(sh.backend.replicas) > 1
 		}
 		// Two things change the outcome with no event: the prediction that bars
@@ -113,6 +129,7 @@ func (s *Scheduler) refresh(now time.Duration) {
 		} else {
 			sh.block = s.kept(sh, free)
 		}
+		s.nameReclaim(sh)
 	}
 }
 
@@ -147,7 +164,7 @@ func (s *Scheduler) usable(b *backend) bool { return !b.draining && b.available(
 // available says that some replica takes work.
 func (b *backend) available() bool {
 	for _, r := range b.replicas {
-		if r.probes != 0 {
+		if r.probes != 0 || r.stance == asleep || r.stance == waking {
 			return true
 		}
 	}
@@ -380,7 +397,7 @@ func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bo
 // if there is none. Where it would fit now and not for so long, inTheWay says
 // whose reservation it would move.
 func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration {
-	s.layProfile()
+	s.layProfile(now)
 	u := &s.scratch
 	u.copyFrom(&s.live)
 	from := forever
@@ -394,10 +411,13 @@ func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration
 			return from
 		}
 		for i < len(s.profile) && s.profile[i].at == at {
-			if m := s.profile[i]; m.start {
+			switch m := s.profile[i]; {
+			case m.freed != nil:
+				s.letGo(u, m.freed)
+			case m.start:
 				s.take(u, m.shape, m.to)
 				last = m.by
-			} else {
+			default:
 				s.give(u, m.shape, m.to)
 			}
 			i++
@@ -414,20 +434,26 @@ func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration
 	return from
 }
 
-// layProfile begins the profile with the predicted ends of what runs, unless
+// layProfile begins the profile with the predicted ends of what runs and with
+// what is being made to let go, unless
 // this pass has done so already.
-func (s *Scheduler) layProfile() {
+func (s *Scheduler) layProfile(now time.Duration) {
 	if len(s.profile) > 0 {
 		return
 	}
 	for _, t := range s.running {
 		s.profile = append(s.profile, mark{at: t.end, shape: t.shape, to: t.replica, by: t.id})
 	}
+	for _, o := range s.orders {
+		if o.Kind == Reclaim {
+			s.mark(mark{at: s.due(now, o), freed: o.replica})
+		}
+	}
 }
 
 // reserve writes a reservation into the profile.
-func (s *Scheduler) reserve(t *Ticket, to *replica, at time.Duration) {
-	s.layProfile()
+func (s *Scheduler) reserve(now time.Duration, t *Ticket, to *replica, at time.Duration) {
+	s.layProfile(now)
 	s.reservations++
 	s.mark(mark{at: at, shape: t.shape, to: to, start: true, by: t.id})
 	s.mark(mark{at: at + t.p95, shape: t.shape, to: to, by: t.id})

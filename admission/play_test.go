@@ -106,6 +106,7 @@ func (w *world) request() Request {
 	case 2:
 		q.Deadline = w.s.epoch.Add(w.now + w.seconds())
 	}
+	q.Alone = w.draw(40) == 0
 	switch w.draw(12) {
 	case 0, 1, 2:
 		q.Class, q.Backend, q.VRAM = "heavy", "flux", 34*GiB

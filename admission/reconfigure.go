@@ -15,6 +15,8 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 		return err
 	}
 	n.decided = s.decided
+	n.issued, n.lastOrder = s.issued, s.lastOrder
+	n.measured = s.measured
 	n.lastID, n.starts, n.passes = s.lastID, s.starts, s.passes
 	n.tenants, n.anonymous, n.virtual = s.tenants, s.anonymous, s.virtual
 	n.refuseAll = s.refuseAll
@@ -23,7 +25,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	n.inheritClasses(s)
 	replicas := n.inheritBackends(s)
 	for _, t := range s.running {
-		t.shape = n.shapeOf(n.classFor(t.shape.class), replicas[t.replica].backend, t.shape.vram)
+		t.shape = n.shapeOf(n.classFor(t.shape.class), replicas[t.replica].backend, t.shape.vram, t.shape.alone)
 		t.replica = replicas[t.replica].replica
 		n.take(&n.live, t.shape, t.replica)
 		n.running = append(n.running, t)
@@ -134,6 +136,11 @@ func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 			to.draining = b.draining
 			for k, r := range b.replicas {
 				to.replicas[k].probes = r.probes
+				to.replicas[k].residence = r.residence
+				if o := r.order; o != nil {
+					o.replica = to.replicas[k]
+					s.orders = append(s.orders, o)
+				}
 			}
 		}
 		for k, r := range b.replicas {
@@ -142,7 +149,7 @@ func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 				if j < len(to.replicas[k].accounts) {
 					mine := to.replicas[k].accounts[j]
 					s.live.holdings[mine].kept = old.live.holdings[a].kept
-					s.accounts[mine].seen = old.accounts[a].seen
+					s.accounts[mine].inherit(old.accounts[a])
 				}
 			}
 		}
@@ -199,7 +206,7 @@ func (s *Scheduler) moveWaiting(now time.Duration, t *Ticket, heads map[*Ticket]
 		return
 	}
 	t.boost += c.cfg.Boost - old.class.cfg.Boost
-	t.shape = s.shapeOf(c, b, old.vram)
+	t.shape = s.shapeOf(c, b, old.vram, old.alone)
 	s.enqueue(now, t)
 	if since, was := heads[t]; was && t.shape.head == nil {
 		t.shape.head, t.shape.blockedSince = t, since

@@ -54,6 +54,14 @@ type Scheduler struct {
 
 	refuseAll *Rejection // set while draining
 	decided   []*Ticket
+
+	swappable bool     // some backend can be made to let go
+	unraveled bool     // in this pass, so that it begins anew
+	orders    []*order // under way
+	issued    []Order  // not yet told of
+	lastOrder uint64
+
+	measured []taken // not yet told of
 }
 
 // class, backend and replica are the configured things with their state.
@@ -79,11 +87,32 @@ type backend struct {
 }
 
 type replica struct {
+	backend  *backend
 	index    int // among all
 	number   int // within its backend
 	probes   int // -1: all slots; else how many at once
 	accounts []int
 	reserves []reserve
+
+	residence
+}
+
+// residence is where a replica is between loaded and let go.
+type residence struct {
+	stance    stance
+	order     *order        // under way; nil: none
+	since     time.Duration // when it let go or came back
+	loaded    time.Duration // when it last came to hold its weights
+	empty     bool          // it has let go and not worked since
+	byHand    bool          // an operator made it let go
+	held      []Bytes       // before it let go, by account
+	starts    float64       // recent ones; see wanted
+	startsAt  time.Duration
+	reload    time.Duration // as last seen; 0: never
+	notBefore time.Duration // after a failure
+	failures  int
+	swaps     uint64
+	note      string // what the last order came to
 }
 
 // reserve is what a class has for itself of a replica's slots.
@@ -97,6 +126,7 @@ type reserve struct {
 type shapeKey struct {
 	class, backend int
 	vram           Bytes
+	alone          bool
 }
 
 // shape is the queue of one distinct demand. Tens of them exist, so what is
@@ -105,6 +135,7 @@ type shape struct {
 	class   *class
 	backend *backend
 	vram    Bytes
+	alone   bool // nothing runs beside it on its GPUs
 
 	waiting int
 	levels  []level // those with waiting tickets; one for each boost
@@ -175,6 +206,7 @@ func (s *Scheduler) addDevice(d *device) {
 	}
 	s.devices = append(s.devices, d)
 	s.live.booked = append(s.live.booked, 0)
+	s.live.alone = append(s.live.alone, 0)
 }
 
 func (s *Scheduler) addClass(c *class) {
@@ -192,9 +224,10 @@ func (s *Scheduler) addBackend(b *backend) {
 		s.backendIndex[b.cfg.Name] = b
 	}
 	s.backends = append(s.backends, b)
+	s.swappable = s.swappable || b.cfg.Reclaims
 	s.live.backends = append(s.live.backends, 0)
 	for i, cfg := range b.cfg.Replicas {
-		r := &replica{index: len(s.replicas), number: i, probes: -1}
+		r := &replica{backend: b, index: len(s.replicas), number: i, probes: -1}
 		for _, name := range slices.Sorted(maps.Keys(b.cfg.Reserved)) {
 			if c := s.classIndex[name]; c != nil && b.cfg.Slots > 0 && b.cfg.Reserved[name] > 0 {
 				r.reserves = append(r.reserves, reserve{c.index, b.cfg.Reserved[name], len(s.live.reserves)})
@@ -207,7 +240,7 @@ func (s *Scheduler) addBackend(b *backend) {
 				continue // the GPU is gone, and with it what was booked there
 			}
 			r.accounts = append(r.accounts, len(s.accounts))
-			s.accounts = append(s.accounts, &account{backend: b, replica: i, gpu: gpu, resident: p.Resident})
+			s.accounts = append(s.accounts, &account{backend: b, replica: i, gpu: gpu, resident: p.Resident, sight: sight{learns: b.cfg.LearnsResident}})
 			s.live.holdings = append(s.live.holdings, holding{})
 		}
 		b.replicas = append(b.replicas, r)
@@ -231,6 +264,7 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	s.lastID++
 	t.id = s.lastID
 	t.arrived = now
+	r.VRAM = s.within(&r)
 	sh := s.recent.find(&r)
 	var c *class
 	var b *backend
@@ -244,7 +278,7 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 			Detail: fmt.Sprintf("class %q or backend %q is not configured", r.Class, r.Backend)})
 		return
 	}
-	t.position = c.waiting.length
+	t.position = int32(c.waiting.length)
 	t.size, t.boost = r.Size, c.cfg.Boost+r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
 	t.expires = forever
@@ -263,7 +297,7 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		return
 	}
 	if sh == nil {
-		sh = s.shapeOf(c, b, r.VRAM)
+		sh = s.shapeOf(c, b, r.VRAM, r.Alone)
 		s.recent.add(sh)
 	}
 	t.shape = sh
@@ -359,11 +393,11 @@ func (t *Ticket) refuse(r *Rejection) {
 	t.waited = r.Waited
 }
 
-func (s *Scheduler) shapeOf(c *class, b *backend, vram Bytes) *shape {
-	key := shapeKey{c.index, b.index, vram}
+func (s *Scheduler) shapeOf(c *class, b *backend, vram Bytes, alone bool) *shape {
+	key := shapeKey{c.index, b.index, vram, alone}
 	sh := s.shapes[key]
 	if sh == nil {
-		sh = &shape{class: c, backend: b, vram: vram, reserved: forever}
+		sh = &shape{class: c, backend: b, vram: vram, alone: alone, reserved: forever}
 		s.shapes[key] = sh
 		s.trimShapes()
 	}
@@ -389,7 +423,7 @@ func (s *Scheduler) trimShapes() {
 func (s *Scheduler) enqueue(now time.Duration, t *Ticket) {
 	sh := t.shape
 	// A shape that was trimmed while this ticket was being looked at lives on.
-	s.shapes[shapeKey{sh.class.index, sh.backend.index, sh.vram}] = sh
+	s.shapes[shapeKey{sh.class.index, sh.backend.index, sh.vram, sh.alone}] = sh
 	t.state = stateWaiting
 	sh.class.waiting.push(t, inClass)
 	sh.class.bytes += t.size
@@ -439,8 +473,14 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.waited = now - t.arrived
 	s.starts++
 	t.order = s.starts
+	if s.swappable {
+		s.began(now, r)
+	}
+	for i := range r.accounts {
+		s.claim(r, i, s.needs(&s.live, t.shape, r, i), t, nil)
+	}
 	s.take(&s.live, t.shape, r)
-	s.claim(r)
+	s.follow(t, r)
 	t.shape.class.granted++
 	s.chargeStart(t)
 	t.end = now + t.p50
@@ -480,6 +520,7 @@ func (s *Scheduler) End(now time.Duration, t *Ticket) bool {
 	}
 	s.running = slices.Delete(s.running, i, i+1)
 	s.give(&s.live, t.shape, t.replica)
+	s.unfollow(now, t)
 	s.chargeEnd(t, now-t.started)
 	s.pass(now)
 	return true
@@ -497,7 +538,7 @@ func (s *Scheduler) Leave(now time.Duration, t *Ticket, code Code) bool {
 
 // dismiss refuses a waiting ticket and lets the others move up.
 func (s *Scheduler) dismiss(now time.Duration, t *Ticket, r *Rejection) {
-	if s.evict(now, t, r, t.position) {
+	if s.evict(now, t, r, int(t.position)) {
 		s.pass(now)
 	}
 }

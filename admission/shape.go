@@ -77,7 +77,7 @@ type recent struct {
 
 func (c *recent) find(r *Request) *shape {
 	for _, sh := range c.shapes {
-		if sh != nil && sh.vram == r.VRAM && sh.class.cfg.Name == r.Class && sh.backend.cfg.Name == r.Backend {
+		if sh != nil && sh.vram == r.VRAM && sh.alone == r.Alone && sh.class.cfg.Name == r.Class && sh.backend.cfg.Name == r.Backend {
 			return sh
 		}
 	}

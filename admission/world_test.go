@@ -49,6 +49,7 @@ type world struct {
 type flowKey struct {
 	class, backend, tenant string
 	vram                   Bytes
+	alone                  bool
 	boost                  time.Duration
 }
 
@@ -113,7 +114,7 @@ func (w *world) hear(what string, t *Ticket) {
 
 func (w *world) keyOf(t *Ticket) flowKey {
 	q := w.asked[t]
-	return flowKey{q.Class, q.Backend, q.Tenant, q.VRAM, q.Boost}
+	return flowKey{q.Class, q.Backend, q.Tenant, q.VRAM, q.Alone, q.Boost}
 }
 
 func (w *world) class(name string) Class {

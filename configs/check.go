@@ -245,18 +245,22 @@ func (c *Config) warnOfStalls(warn func(path, problem string)) {
 	for _, keeper := range names {
 		k := c.Routing.Backends[keeper]
 		room, known := c.Routing.Room[k.GPU]
-		if k.ReturnsMemory || !known {
+		if k.Reclaim.Enabled() && !k.Pinned || !known {
 			continue
+		}
+		most := c.claim(keeper).most
+		if k.ReturnsMemory {
+			most = k.Resident
 		}
 		for _, waiter := range names {
 			w := c.Routing.Backends[waiter]
 			if waiter == keeper || w.GPU != k.GPU {
 				continue
 			}
-			kept, need := c.claim(keeper).most, c.claim(waiter).once
+			kept, need := most, c.claim(waiter).once
 			if kept+need > room && need > 0 {
 				warn("backends."+keeper, fmt.Sprintf("keeps up to %v of %s once it has worked, and %s needs %v of the %v there: %s would wait for as long as %s keeps it: "+
-					"want returns_memory: true where the engine gives memory back, or smaller demands", kept, k.GPU, waiter, need, room, waiter, keeper))
+					"want reclaim, to make it let go, returns_memory: true where the engine gives memory back, or smaller demands", kept, k.GPU, waiter, need, room, waiter, keeper))
 			}
 		}
 	}

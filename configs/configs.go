@@ -187,7 +187,9 @@ func (c *Config) Desk() admission.Config {
 			replica.Places = []admission.Place{{GPU: b.GPU, Resident: b.Resident}}
 		}
 		desk.Backends = append(desk.Backends, admission.Backend{
-			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, Replicas: []admission.Replica{replica}, Reserved: c.reserved(name),
+			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory,
+			Reclaims: b.Reclaim.Enabled(), Pinned: b.Pinned, MinResidency: b.MinResidency,
+			Replicas: []admission.Replica{replica}, Reserved: c.reserved(name),
 		})
 	}
 	return desk

@@ -51,8 +51,8 @@ func TestReadsTheSmallestFile(t *testing.T) {
 			{Name: "light", Slots: 8, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second},
 		},
 		Backends: []admission.Backend{
-			{Name: "flux", Replicas: []admission.Replica{{Places: []admission.Place{{GPU: "gpu0"}}}}},
-			{Name: "vqa", Replicas: []admission.Replica{{Places: []admission.Place{{GPU: "gpu0"}}}}},
+			{Name: "flux", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Places: []admission.Place{{GPU: "gpu0"}}}}},
+			{Name: "vqa", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Places: []admission.Place{{GPU: "gpu0"}}}}},
 		},
 	}
 	if got := c.Desk(); !reflect.DeepEqual(got, want) {

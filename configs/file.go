@@ -160,6 +160,13 @@ func (d *document) value(n *yaml.Node, s *schema, path, pattern string) any {
 		return d.mapping(n, s, path, pattern)
 	case n.Kind == yaml.SequenceNode && s.kind == list:
 		return d.sequence(n, s, path, pattern)
+	case n.Kind == yaml.ScalarNode && s.reads:
+		items, err := s.split(n.Value)
+		if err != nil {
+			d.report(at, path, err.Error())
+			return nil
+		}
+		return items
 	}
 	if problem := laterShape(pattern); problem != "" {
 		d.report(at, path, problem)

@@ -11,11 +11,8 @@ var later = map[string]bool{
 	"state":                    true,
 	"backends.*.urls":          true,
 	"backends.*.replicas":      true,
-	"backends.*.pinned":        true,
-	"backends.*.min_residency": true,
 	"backends.*.retry_oom":     true,
 	"backends.*.completion":    true,
-	"backends.*.reclaim":       true,
 	"backends.*.abandon_after": true,
 	"routes[].preserve_host":   true,
 }

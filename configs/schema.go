@@ -18,6 +18,8 @@ type schema struct {
 	typ  reflect.Type
 	keys map[string]*schema // of a section
 	elem *schema            // of entries, a list or a table
+
+	reads bool // a list that may stand there as one text, which its type reads
 }
 
 type kind int
@@ -39,8 +41,11 @@ var (
 var schemaRoot = schemaOf(reflect.TypeFor[Config]())
 
 func schemaOf(t reflect.Type) *schema {
+	readsText := reflect.PointerTo(t).Implements(textType)
 	switch {
-	case t == durationType || reflect.PointerTo(t).Implements(textType):
+	case t.Kind() == reflect.Slice && readsText:
+		return &schema{kind: list, typ: t, elem: schemaOf(t.Elem()), reads: true}
+	case t == durationType || readsText:
 		return &schema{typ: t}
 	case t.Kind() == reflect.Struct:
 		s := &schema{kind: section, typ: t, keys: map[string]*schema{}}
@@ -80,6 +85,9 @@ func (s *schema) wants() string {
 	case list:
 		if s.elem.kind == section {
 			return "a list"
+		}
+		if s.reads {
+			return "text, or a list such as [a, b]"
 		}
 		return "a list such as [a, b]"
 	}
@@ -139,6 +147,19 @@ func (s *schema) parse(text string) (any, error) {
 		return nil, wrong()
 	}
 	return int(n), nil
+}
+
+// split reads a list from one text, as its type does.
+func (s *schema) split(text string) ([]any, error) {
+	v := reflect.New(s.typ)
+	if err := v.Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
+		return nil, fmt.Errorf("%s: %w", quote(text), err)
+	}
+	items := []any{}
+	for i := range v.Elem().Len() {
+		items = append(items, v.Elem().Index(i).Interface())
+	}
+	return items, nil
 }
 
 // quote shows a value of the user's, not more of it than a line takes.

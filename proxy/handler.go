@@ -41,6 +41,7 @@ type Handler struct {
 	ahead      budget // answers that are read ahead
 	tunnels    tunnels
 	observed   observed
+	ladder     *ladder
 }
 
 // exchange is one request and its answer.
@@ -168,7 +169,8 @@ func (x *exchange) turnAway(certain bool) error {
 // nothing: whether the request may go is settled when it goes.
 func (x *exchange) askBreaker() error {
 	backend := x.backend()
-	if backend.Config.Breaker.WhenOpen == "hold" {
+	// One that sleeps does not fail by not answering: it will be woken.
+	if backend.Config.Breaker.WhenOpen == "hold" || backend.Config.Reclaim.Enabled() && x.desk.Asleep(x.route.Backend, 0) {
 		return nil
 	}
 	if remaining, open := backend.Open(); open {

@@ -75,6 +75,7 @@ func desk(s proxy.Setup) admission.Config {
 	}
 	for name, b := range s.Routing.Backends {
 		c.Backends = append(c.Backends, admission.Backend{Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory,
+			Reclaims: b.Reclaim.Enabled(), Pinned: b.Pinned, MinResidency: b.MinResidency,
 			Replicas: []admission.Replica{{Places: []admission.Place{{GPU: b.GPU, Resident: b.Resident}}}}})
 	}
 	return c

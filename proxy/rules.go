@@ -82,6 +82,7 @@ func New(setup Setup, desk *admission.Controller, t *telemetry.Telemetry) (*Hand
 		return nil, err
 	}
 	h.install(next, nil)
+	h.ladder = newLadder(h)
 	return h, nil
 }
 
@@ -184,8 +185,17 @@ func (s *rules) retire(other *rules) {
 	}
 }
 
-// Close ends health checks and idle connections. What is in flight goes on.
-func (h *Handler) Close() { h.rules.Load().retire(nil) }
+// Inspect asks backends that can tell whether they are loaded, so that memory
+// found in use at the start is known for theirs. It returns at once; call it
+// when the cards have been read.
+func (h *Handler) Inspect() { h.ladder.inspect(h.rules.Load()) }
+
+// Close ends health checks, what is being done about memory, and idle
+// connections. Requests in flight go on.
+func (h *Handler) Close() {
+	h.ladder.close()
+	h.rules.Load().retire(nil)
+}
 
 // Drain tells clients that are refused from now on when the grace ends; the
 // desk does the refusing.
@@ -203,6 +213,17 @@ func (h *Handler) Breakers() map[string]string {
 	}
 	return states
 }
+
+// replica is one server of a backend; nil: there is none.
+func (s *rules) replica(name string, number int) *routing.Backend {
+	if b := s.backends[name]; b != nil && number == 0 {
+		return b.Backend
+	}
+	return nil
+}
+
+// all are a backend's servers, by number.
+func (b *backend) all() []*routing.Backend { return []*routing.Backend{b.Backend} }
 
 // backendNames are in order.
 func (s *rules) backendNames() []string { return slices.Sorted(maps.Keys(s.backends)) }

@@ -37,13 +37,16 @@ type gpuJSON struct {
 	Stale      bool          `json:"stale"`
 	Lost       bool          `json:"lost"`
 	Error      string        `json:"error,omitempty"`
+	Swaps      int           `json:"swaps_last_minute"`
 	Processes  []processJSON `json:"processes,omitempty"`
 }
 
 type processJSON struct {
-	PID  int    `json:"pid"`
-	Name string `json:"name"`
-	Used int64  `json:"used_bytes"`
+	PID     int    `json:"pid"`
+	Name    string `json:"name"`
+	Used    int64  `json:"used_bytes"`        // -1: the driver does not say
+	Backend string `json:"backend,omitempty"` // empty: an outsider, or not known
+	Replica int    `json:"replica,omitempty"`
 }
 
 type classJSON struct {
@@ -69,7 +72,21 @@ type backendJSON struct {
 	Breaker   string        `json:"breaker"`
 	OpenFor   float64       `json:"open_for_s"`
 	Healthy   bool          `json:"healthy"`
+	Pinned    bool          `json:"pinned"`
+	Reclaims  bool          `json:"reclaims"` // it can be made to let go of its memory
+	Replicas  []replicaJSON `json:"replicas"`
 	Accounts  []accountJSON `json:"accounts"`
+}
+
+// replicaJSON is where a replica is between loaded and let go.
+type replicaJSON struct {
+	Replica   int        `json:"replica"`
+	Stance    string     `json:"stance"` // awake, emptying, reclaiming, asleep or waking
+	Since     *time.Time `json:"since"`
+	Swaps     uint64     `json:"swaps"`
+	Failures  int        `json:"failures"`
+	NotBefore *time.Time `json:"not_before"`
+	Note      string     `json:"note,omitempty"`
 }
 
 type accountJSON struct {
@@ -146,13 +163,13 @@ func (a *admin) state(c echo.Context) error {
 func describeGPU(g admission.GPUState) gpuJSON {
 	out := gpuJSON{Name: g.Name, Capacity: int64(g.Capacity), Reserve: int64(g.Reserve), Booked: int64(g.Booked),
 		Outside: int64(g.Outside), Room: int64(g.Room), ObservedAt: known(g.ObservedAt), Source: g.Source,
-		Stale: g.Stale, Lost: g.Lost, Error: g.Err}
+		Stale: g.Stale, Lost: g.Lost, Error: g.Err, Swaps: g.Swaps}
 	if g.Observed >= 0 {
 		observed := int64(g.Observed)
 		out.Observed = &observed
 	}
 	for _, p := range g.Processes {
-		out.Processes = append(out.Processes, processJSON{PID: p.PID, Name: p.Name, Used: int64(p.Used)})
+		out.Processes = append(out.Processes, processJSON{PID: p.PID, Name: p.Name, Used: int64(p.Used), Backend: p.Backend, Replica: p.Replica})
 	}
 	return out
 }
@@ -177,7 +194,12 @@ func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 			accounts = append(accounts, accountJSON{Replica: account.Replica, GPU: account.GPU, Resident: int64(account.Resident),
 				Kept: int64(account.Kept), Running: int64(account.Running), Footprint: int64(account.Footprint)})
 		}
-		out = append(out, backendJSON{Name: name, URL: b.Config.URL, Slots: d.Slots, Running: d.Running, Available: d.Available,
+		replicas := []replicaJSON{}
+		for i, r := range d.Replicas {
+			replicas = append(replicas, replicaJSON{Replica: i, Stance: r.Stance, Since: known(r.Since), Swaps: r.Swaps,
+				Failures: r.Failures, NotBefore: known(r.NotBefore), Note: r.Note})
+		}
+		out = append(out, backendJSON{Name: name, Pinned: d.Pinned, Reclaims: b.Config.Reclaim.Enabled(), Replicas: replicas, URL: b.Config.URL, Slots: d.Slots, Running: d.Running, Available: d.Available,
 			Draining: d.Draining, Breaker: b.State(), OpenFor: remaining.Seconds(), Healthy: b.Healthy(), Accounts: accounts})
 	}
 	return out

@@ -37,6 +37,7 @@ type Backend struct {
 	transport *http.Transport
 	breaker   *breaker
 	unhealthy atomic.Bool
+	hooks     hooks
 
 	telling   sync.Mutex // keeps an older word from being the last
 	available func(slots int)
@@ -61,6 +62,7 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 	} else {
 		b.base = &url.URL{Scheme: base.Scheme, Host: base.Host} // without a slash at its end
 	}
+	b.hooks.ReclaimConfig, b.hooks.engine = c.Reclaim.resolve(c.Health.Path)
 	b.breaker = newBreaker(name, c.Breaker, b.announce)
 	if c.Health.Path != "" {
 		go b.checkHealth(ctx)

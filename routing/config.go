@@ -68,6 +68,10 @@ type BackendConfig struct {
 	Errors        string          `koanf:"errors"`
 	Health        HealthConfig    `koanf:"health"`
 	Breaker       BreakerConfig   `koanf:"breaker"`
+
+	Reclaim      ReclaimConfig `koanf:"reclaim"`
+	Pinned       bool          `koanf:"pinned"`        // never reclaimed
+	MinResidency time.Duration `koanf:"min_residency"` // how long it stays once it is loaded
 }
 
 // HealthConfig is a backend's health check. An empty path: none.
@@ -195,6 +199,8 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	if b.Breaker.Open <= 0 {
 		report("breaker.open", fmt.Sprintf("%v: too short: want a time such as 30s", b.Breaker.Open))
 	}
+	wantAtLeast(report, "min_residency", b.MinResidency, 0)
+	b.Reclaim.check(at(report, "reclaim"), b.Health.Path)
 	if b.Health.Path == "" {
 		return
 	}

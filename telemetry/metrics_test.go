@@ -264,6 +264,8 @@ func TestTheNamesAreTheContract(t *testing.T) {
 	q.Executed(time.Now(), 500, nil)
 	q.End(time.Now(), 500, "", 0, 0)
 	telemetry.Reloaded(true)
+	telemetry.Ordered(SpanReclaim, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB, Failed: true, Note: "200, and nothing came back"})
+	telemetry.Ordered(SpanWake, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB})
 
 	var got bytes.Buffer
 	_, families := scrape(t, telemetry)

@@ -9,6 +9,9 @@ package telemetry
 // lasts to the backend's last byte.
 const (
 	SpanWait = "admission.wait"
+	// These have traces of their own: they serve whoever comes.
+	SpanReclaim = "admission.reclaim"
+	SpanWake    = "admission.wake"
 
 	EventQueued  = "queued"
 	EventGranted = "granted"
@@ -30,6 +33,8 @@ const (
 	AttrResult   = "anteroom.result"      // ok, refused, cancelled, failed
 	AttrGPU      = "anteroom.gpu"
 	AttrState    = "anteroom.state"
+	AttrFreed    = "anteroom.freed" // bytes that were seen to come back
+	AttrOrder    = "anteroom.order" // admission.reclaim or admission.wake
 )
 
 // Results of a request.
@@ -63,6 +68,11 @@ const (
 	MetricVRAMRoom     = "anteroom.vram.room"     // By {gpu}
 	MetricVRAMObserved = "anteroom.vram.observed" // By {gpu}; absent while the card was never read
 	MetricGPUState     = "anteroom.gpu.state"     // 1 or 0 {gpu, state: readable, stale, lost}
+
+	MetricOrders = "anteroom.orders"         // s {order: admission.reclaim, admission.wake; backend, result}
+	MetricSwaps  = "anteroom.gpu.swaps"      // in the last minute {gpu}
+	MetricKept   = "anteroom.backend.kept"   // By {backend, gpu}: what it holds while nothing runs on it
+	MetricAsleep = "anteroom.backend.asleep" // 1 while it has let go and will be woken {backend}
 
 	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
 	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, state: closed, half-open, open}

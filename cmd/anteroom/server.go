@@ -76,6 +76,7 @@ func (s *server) open(cfg *configs.Config) (err error) {
 		return err
 	}
 	s.watchCards(cfg.GPUs)
+	s.handler.Inspect()
 	return nil
 }
 
@@ -94,7 +95,7 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 	ready := make(chan struct{})
 	if read == nil {
 		read = func(ctx context.Context, observe func(admission.Reading)) {
-			gpu.Watch(ctx, cards, s.log, observe, func() { close(ready) })
+			gpu.Sensor{Cards: cards, Log: s.log}.Watch(ctx, observe, func() { close(ready) })
 		}
 	} else {
 		close(ready)
