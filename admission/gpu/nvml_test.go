@@ -28,7 +28,7 @@ func TestWithoutADriverItGoesByTheLedgerAndSaysSoOnce(t *testing.T) {
 func TestIsReadyAfterTheFirstReading(t *testing.T) {
 	s := start(t, modern(t), auto, card0()...)
 	if first := s.next(); first.Ready || first.Err != "" {
-		t.Errorf("got %+v before any reading", first)
+		t.Fatalf("got %+v before any reading", first)
 	}
 	s.untilReady()
 }

@@ -210,6 +210,9 @@ func (s *sensor) set(state ...string) {
 	must(s.t, os.Rename(next, s.state))
 }
 
+// enough is how many readings to wait for what must come.
+const enough = 5000
+
 func (s *sensor) next() seen {
 	s.t.Helper()
 	var r seen
@@ -223,7 +226,7 @@ func (s *sensor) next() seen {
 func (s *sensor) until(wanted func(seen) bool) seen {
 	s.t.Helper()
 	var last seen
-	for range 20000 {
+	for range enough {
 		r := s.next()
 		if r.Ready {
 			continue
@@ -239,8 +242,12 @@ func (s *sensor) until(wanted func(seen) bool) seen {
 
 func (s *sensor) untilReady() {
 	s.t.Helper()
-	for !s.next().Ready {
+	for range enough {
+		if s.next().Ready {
+			return
+		}
 	}
+	s.t.Fatal("it is never ready")
 }
 
 func (s *sensor) untilError(part string) seen {
