@@ -41,6 +41,7 @@ type Handler struct {
 	ahead      budget // answers that are read ahead
 	tunnels    tunnels
 	observed   observed
+	recalled   recalled
 }
 
 // exchange is one request and its answer.
@@ -199,8 +200,9 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	ask := admission.Request{
 		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM,
 		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
-		History:  x.rules.histories[d.Route.Name],
+		History:  x.rules.histories[d.Route],
 	}
+	book(&ask, d.Route.Learn)
 	x.rules.claims(x.in, x.began, &ask)
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)

@@ -79,6 +79,8 @@ type accountJSON struct {
 	Kept      int64  `json:"kept_bytes"`
 	Running   int64  `json:"running_bytes"`
 	Footprint int64  `json:"footprint_bytes"`
+	Learns    bool   `json:"resident_learned"`
+	AtRest    *int64 `json:"at_rest_bytes"` // null: not seen
 }
 
 type runningJSON struct {
@@ -174,8 +176,13 @@ func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 		remaining, _ := b.Open()
 		accounts := []accountJSON{}
 		for _, account := range d.Accounts {
+			var atRest *int64
+			if seen := int64(account.AtRest); seen >= 0 {
+				atRest = &seen
+			}
 			accounts = append(accounts, accountJSON{Replica: account.Replica, GPU: account.GPU, Resident: int64(account.Resident),
-				Kept: int64(account.Kept), Running: int64(account.Running), Footprint: int64(account.Footprint)})
+				Kept: int64(account.Kept), Running: int64(account.Running), Footprint: int64(account.Footprint),
+				Learns: account.Learns, AtRest: atRest})
 		}
 		out = append(out, backendJSON{Name: name, URL: b.Config.URL, Slots: d.Slots, Running: d.Running, Available: d.Available,
 			Draining: d.Draining, Breaker: b.State(), OpenFor: remaining.Seconds(), Healthy: b.Healthy(), Accounts: accounts})

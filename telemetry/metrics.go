@@ -147,6 +147,8 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 	gpu := k.gauge(MetricGPUState, "", "1 for what is true of the card: readable, stale, lost.")
 	up := k.gauge(MetricBackendUp, "", "1 while the backend may be used.")
 	breaker := k.gauge(MetricBreaker, "", "1 for the breaker's present state.")
+	declared := k.gauge(MetricRouteDeclared, "By", "Memory that a request is declared to take.")
+	taken := k.gauge(MetricRouteSeen, "By", "Memory that requests were seen to take.")
 	reload := k.gauge(MetricReloadGood, "", "1 if the last reload was taken.")
 	lost, err := k.Int64ObservableCounter(MetricSpansLost, metric.WithDescription("Spans that could not be exported."))
 	k.keep(err)
@@ -186,6 +188,14 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 		for _, b := range snapshot.Backends {
 			o.ObserveFloat64(up, yes(b.Available && !b.Draining), metric.WithAttributes(attribute.String(AttrBackend, b.Name)))
 		}
+		if s.Memory != nil {
+			for _, r := range s.Memory() {
+				route := attribute.String(AttrRoute, r.Route)
+				o.ObserveFloat64(declared, float64(r.Declared), metric.WithAttributes(route))
+				o.ObserveFloat64(taken, float64(r.P95), metric.WithAttributes(route, attribute.String(AttrQuantile, "0.95")))
+				o.ObserveFloat64(taken, float64(r.Most), metric.WithAttributes(route, attribute.String(AttrQuantile, "1")))
+			}
+		}
 		if s.Breakers == nil {
 			return nil
 		}
@@ -195,7 +205,7 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 			}
 		}
 		return nil
-	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, outside, room, observed, gpu, up, breaker, reload, lost)
+	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, outside, room, observed, gpu, declared, taken, up, breaker, reload, lost)
 	k.keep(err)
 }
 

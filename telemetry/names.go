@@ -30,6 +30,7 @@ const (
 	AttrResult   = "anteroom.result"      // ok, refused, cancelled, failed
 	AttrGPU      = "anteroom.gpu"
 	AttrState    = "anteroom.state"
+	AttrQuantile = "anteroom.quantile"
 )
 
 // Results of a request.
@@ -63,6 +64,9 @@ const (
 	MetricVRAMRoom     = "anteroom.vram.room"     // By {gpu}
 	MetricVRAMObserved = "anteroom.vram.observed" // By {gpu}; absent while the card was never read
 	MetricGPUState     = "anteroom.gpu.state"     // 1 or 0 {gpu, state: readable, stale, lost}
+
+	MetricRouteDeclared = "anteroom.route.vram.declared" // By {route}; of the demand that was measured most often
+	MetricRouteSeen     = "anteroom.route.vram.seen"     // By {route, quantile: 0.95, 1}; of its last runs that could be measured
 
 	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
 	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, state: closed, half-open, open}
