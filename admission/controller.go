@@ -186,6 +186,17 @@ func (c *Controller) SetBackendDraining(backend string, draining bool) bool {
 	return c.change(func(now time.Duration) bool { return c.rules.SetDraining(now, backend, draining) })
 }
 
+// SetResident says what a replica holds while idle; see Scheduler.SetResident.
+func (c *Controller) SetResident(backend string, replica int, gpu string, n Bytes) bool {
+	return c.change(func(now time.Duration) bool { return c.rules.SetResident(now, backend, replica, gpu, n) })
+}
+
+// Recall tells what a replica held before a restart; see Scheduler.Recall. It
+// reports whether there is such a replica on that GPU.
+func (c *Controller) Recall(backend string, replica int, gpu string, kept Bytes) bool {
+	return c.change(func(time.Duration) bool { return c.rules.Recall(backend, replica, gpu, kept) })
+}
+
 // Pause stops a class's grants; its queue stays and its timeouts go on. It
 // reports whether the class exists.
 func (c *Controller) Pause(class string) bool {

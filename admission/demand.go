@@ -36,7 +36,8 @@ const (
 	margin      = 1.1  // what is booked above the measured peaks
 	raise       = 1.25 // above what ran out of memory
 	trials      = 8    // runs that go alone after that where nothing can be measured
-	probation   = 150  // runs after which it is held against what was measured since
+	maxFloor    = 1 << 50
+	probation   = 150 // runs after which it is held against what was measured since
 )
 
 // LearnPeak takes what a run held at its height, beyond the resident memory of
@@ -147,7 +148,7 @@ func (h *History) exhausted(vram, booked Bytes) {
 	defer h.mu.Unlock()
 	k := h.kindOf(vram)
 	k.failures++
-	k.floor = max(k.floor, Bytes(float64(booked)*raise), 1)
+	k.floor = max(k.floor, Bytes(min(float64(booked)*raise, maxFloor)), 1)
 	k.since, k.measured = 0, 0
 	k.totals, k.next, k.p95 = k.totals[:0], 0, 0
 }

@@ -334,6 +334,8 @@ func (s *Scheduler) refit(b *backend) {
 // Recall tells what a replica held on a GPU in an earlier life of the desk. It
 // is booked at the GPU's first reading as far as that shows it; without a
 // reading it is forgotten.
+//
+// It reports whether there is such a replica on that GPU.
 func (s *Scheduler) Recall(name string, replica int, gpu string, kept Bytes) bool {
 	i, ok := s.accountOf(name, replica, gpu)
 	if ok && s.devices[s.accounts[i].gpu].observed < 0 && kept > 0 {

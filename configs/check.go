@@ -88,6 +88,7 @@ func (c *Config) check(f *findings) {
 	}
 	c.checkCards(across)
 	c.checkReserved(across)
+	c.checkLearn(across)
 	c.checkFit(across)
 }
 
@@ -150,6 +151,35 @@ func (c *Config) checkReserved(report func(path, problem string)) {
 	}
 }
 
+// checkLearn finds figures that are to be learned where nothing is read.
+func (c *Config) checkLearn(report func(path, problem string)) {
+	blind := func(backend string) string {
+		b := c.Routing.Backends[backend]
+		switch g, ok := c.GPUs[b.GPU]; {
+		case b.GPU == "":
+			return fmt.Sprintf("learn, and %s takes room on no GPU: want its gpu, or an amount", backend)
+		case ok && g.Source == "declared":
+			return fmt.Sprintf("learn, and %s is never read (source: declared): want an amount, or another source", b.GPU)
+		}
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		if problem := blind(name); problem != "" && c.Routing.Backends[name].Resident.Learn {
+			report("backends."+name+".resident", problem)
+		}
+	}
+	for i, r := range c.Routing.Routes {
+		problem := blind(r.Backend)
+		switch {
+		case r.Pass || problem == "":
+		case strings.TrimSpace(r.VRAM) == "learn":
+			report(fmt.Sprintf("routes[%d].vram", i), problem)
+		case r.VRAM == "" && c.Routing.Classes[r.Class].VRAM.Learn:
+			report("classes."+r.Class+".vram", problem)
+		}
+	}
+}
+
 // demand is what a rule asks for as far as that is known before any request:
 // its own amount, else its class's, which also stands in for an expression
 // that fails.
@@ -160,7 +190,7 @@ func (c *Config) demand(r routing.RouteConfig) admission.Bytes {
 	if own, err := admission.ParseBytes(r.VRAM); r.VRAM != "" && err == nil {
 		return own
 	}
-	return c.Routing.Classes[r.Class].VRAM
+	return c.Routing.Classes[r.Class].VRAM.Amount
 }
 
 // checkFit finds backends that cannot be loaded at all. What requests need
@@ -168,8 +198,8 @@ func (c *Config) demand(r routing.RouteConfig) admission.Bytes {
 func (c *Config) checkFit(report func(path, problem string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		b := c.Routing.Backends[name]
-		if room, known := c.Routing.Room[b.GPU]; known && b.Resident > room {
-			report("backends."+name+".resident", fmt.Sprintf("%v is more than %s can give: want %v or less", b.Resident, b.GPU, room))
+		if room, known := c.Routing.Room[b.GPU]; known && b.Resident.Amount > room {
+			report("backends."+name+".resident", fmt.Sprintf("%v is more than %s can give: want %v or less", b.Resident.Amount, b.GPU, room))
 		}
 	}
 }
@@ -235,7 +265,7 @@ func (c *Config) claim(backend string) claim {
 	if b.Slots > 0 && largest > 0 && admission.Bytes(b.Slots) <= sum/largest {
 		sum = min(sum, admission.Bytes(b.Slots)*largest)
 	}
-	return claim{b.Resident + largest, min(b.Resident+sum, c.Routing.Room[b.GPU])}
+	return claim{b.Resident.Amount + largest, min(b.Resident.Amount+sum, c.Routing.Room[b.GPU])}
 }
 
 // warnOfStalls finds backends that keep so much of what they took that another
@@ -250,7 +280,7 @@ func (c *Config) warnOfStalls(warn func(path, problem string)) {
 		}
 		most := c.claim(keeper).most
 		if k.ReturnsMemory {
-			most = k.Resident
+			most = k.Resident.Amount
 		}
 		for _, waiter := range names {
 			w := c.Routing.Backends[waiter]

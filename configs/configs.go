@@ -184,10 +184,10 @@ func (c *Config) Desk() admission.Config {
 		b := c.Routing.Backends[name]
 		var replica admission.Replica
 		if b.GPU != "" {
-			replica.Places = []admission.Place{{GPU: b.GPU, Resident: b.Resident}}
+			replica.Places = []admission.Place{{GPU: b.GPU, Resident: b.Resident.Amount}}
 		}
 		desk.Backends = append(desk.Backends, admission.Backend{
-			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory,
+			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, LearnsResident: b.Resident.Learn,
 			Reclaims: b.Reclaim.Enabled(), Pinned: b.Pinned, MinResidency: b.MinResidency,
 			Replicas: []admission.Replica{replica}, Reserved: c.reserved(name),
 		})

@@ -26,7 +26,7 @@ func TestReadsTheSmallestFile(t *testing.T) {
 	}
 	c := load(t, Options{File: "testdata/smallest.yaml"})
 	light, ok := c.Routing.Classes["light"]
-	if !ok || light.Slots != 8 || light.VRAM != 512*admission.MiB || light.Estimate != 1500*time.Millisecond {
+	if !ok || light.Slots != 8 || light.VRAM.Amount != 512*admission.MiB || light.Estimate != 1500*time.Millisecond {
 		t.Errorf("classes.light is %+v", light)
 	}
 	if light.Queue.Limit != 100 || light.HardenAfter != 5*time.Second {
@@ -82,7 +82,7 @@ func TestFindsTheNamesThatVariablesMean(t *testing.T) {
 		"ANTEROOM_BACKENDS__SPARE__URL=http://127.0.0.1:8009",
 		"ANTEROOM_BACKENDS__SPARE__SLOTS=3",
 	}})
-	if k := c.Routing.Classes["Image-to-text"]; k.Slots != 16 || k.Queue.Timeout != 30*time.Second || k.VRAM != 512*admission.MiB {
+	if k := c.Routing.Classes["Image-to-text"]; k.Slots != 16 || k.Queue.Timeout != 30*time.Second || k.VRAM.Amount != 512*admission.MiB {
 		t.Errorf("the class is %+v", k)
 	}
 	if len(c.Routing.Classes) != 2 {

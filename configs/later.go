@@ -8,7 +8,6 @@ import (
 // version, with * for a name of the user's own. Whoever wrote one of them made
 // no typing mistake and is told so.
 var later = map[string]bool{
-	"state":                    true,
 	"backends.*.urls":          true,
 	"backends.*.replicas":      true,
 	"backends.*.retry_oom":     true,
@@ -23,10 +22,6 @@ const notYet = "is not available in this version: leave it out"
 // where its key is known; empty: none.
 func laterValue(pattern, text string) string {
 	switch pattern {
-	case "backends.*.resident":
-		if text == "learn" {
-			return "learn " + notYet
-		}
 	case "listen", "admin.listen":
 		if text == "systemd" || strings.HasPrefix(text, "systemd:") {
 			return "a systemd socket " + notYet

@@ -42,6 +42,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	guarded.GET("/api/queue", a.queue)
 	guarded.GET("/api/queue/:id", a.waiter)
 	guarded.GET("/api/backends", a.backends)
+	guarded.GET("/api/learned", a.learned)
 	guarded.GET("/api/config", func(c echo.Context) error { return c.JSON(http.StatusOK, o.Config()) })
 
 	control := guarded.Group("", sameOrigin)

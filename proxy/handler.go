@@ -42,6 +42,7 @@ type Handler struct {
 	tunnels    tunnels
 	observed   observed
 	ladder     *ladder
+	recalled   recalled
 }
 
 // exchange is one request and its answer.
@@ -201,8 +202,9 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	ask := admission.Request{
 		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM,
 		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
-		History:  x.rules.histories[d.Route.Name],
+		History:  x.rules.histories[d.Route],
 	}
+	book(&ask, d.Route.Learn)
 	x.rules.claims(x.in, x.began, &ask)
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)

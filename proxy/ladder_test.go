@@ -71,7 +71,7 @@ func twoEngines(t *testing.T, change func(*routing.BackendConfig)) (b *box, larg
 		for i, name := range []string{"slow", "quick"} {
 			backend(s, name, func(c *routing.BackendConfig) {
 				c.URL = servers[i].URL
-				c.Resident = []admission.Bytes{30 * admission.GiB, 28 * admission.GiB}[i]
+				c.Resident.Amount = []admission.Bytes{30 * admission.GiB, 28 * admission.GiB}[i]
 				c.Reclaim = routing.ReclaimConfig{Call: "POST /sleep", Wake: "POST /wake_up", Probe: "GET /health", Timeout: time.Minute, Settle: 2 * time.Second}
 				if change != nil {
 					change(c)

@@ -31,8 +31,8 @@ type rules struct {
 	limits   *LimitsConfig
 	table    *routing.Table
 	backends map[string]*backend
-	// histories are what was learned of each route, by name.
-	histories    map[string]*admission.History
+	// histories are what was learned of each route.
+	histories    map[*routing.Route]*admission.History
 	trusted      []netip.Prefix
 	observe      bool
 	tenantHeader string // canonical
@@ -114,12 +114,20 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 	next := &rules{
 		config: setup.Proxy, limits: &setup.Proxy.Limits, table: table,
 		backends: make(map[string]*backend), observe: setup.Proxy.Mode == "observe",
-		histories: make(map[string]*admission.History), tenantHeader: http.CanonicalHeaderKey(setup.Proxy.Tenants.Header),
+		histories: make(map[*routing.Route]*admission.History), tenantHeader: http.CanonicalHeaderKey(setup.Proxy.Tenants.Header),
+	}
+	known := make(map[routeKey]*admission.History)
+	if old != nil {
+		for route, history := range old.histories {
+			known[keyOf(route)] = history
+		}
 	}
 	for _, route := range table.Routes() {
-		next.histories[route.Name] = new(admission.History)
-		if old != nil && old.histories[route.Name] != nil {
-			next.histories[route.Name] = old.histories[route.Name]
+		if route.Pass {
+			continue
+		}
+		if next.histories[route] = known[keyOf(route)]; next.histories[route] == nil {
+			next.histories[route] = h.recalled.history(keyOf(route))
 		}
 	}
 	for _, text := range setup.Proxy.Trusted {
@@ -169,6 +177,7 @@ func (h *Handler) install(next, old *rules) {
 	}
 	h.rules.Store(next)
 	if old != nil {
+		h.recalled.keep(old, next)
 		old.retire(next)
 	}
 }

@@ -96,6 +96,8 @@ type accountJSON struct {
 	Kept      int64  `json:"kept_bytes"`
 	Running   int64  `json:"running_bytes"`
 	Footprint int64  `json:"footprint_bytes"`
+	Learns    bool   `json:"resident_learned"`
+	AtRest    *int64 `json:"at_rest_bytes"` // null: not seen
 }
 
 type runningJSON struct {
@@ -191,8 +193,13 @@ func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 		remaining, _ := b.Open()
 		accounts := []accountJSON{}
 		for _, account := range d.Accounts {
+			var atRest *int64
+			if seen := int64(account.AtRest); seen >= 0 {
+				atRest = &seen
+			}
 			accounts = append(accounts, accountJSON{Replica: account.Replica, GPU: account.GPU, Resident: int64(account.Resident),
-				Kept: int64(account.Kept), Running: int64(account.Running), Footprint: int64(account.Footprint)})
+				Kept: int64(account.Kept), Running: int64(account.Running), Footprint: int64(account.Footprint),
+				Learns: account.Learns, AtRest: atRest})
 		}
 		replicas := []replicaJSON{}
 		for i, r := range d.Replicas {

@@ -22,7 +22,7 @@ type RouteConfig struct {
 	Class       string      `koanf:"class"`
 	Backend     string      `koanf:"backend"`
 	Pass        bool        `koanf:"pass"`
-	VRAM        string      `koanf:"vram"` // an amount ("20GiB") or an expression; empty: the class's
+	VRAM        string      `koanf:"vram"` // an amount ("20GiB"), an expression, or "learn"; empty: the class's
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
 }
@@ -38,14 +38,14 @@ type MatchConfig struct {
 
 // ClassConfig is one entry of `classes`.
 type ClassConfig struct {
-	Slots            int             `koanf:"slots"`
-	VRAM             admission.Bytes `koanf:"vram"`
-	Estimate         time.Duration   `koanf:"estimate"`
-	Queue            QueueConfig     `koanf:"queue"`
-	ExecutionTimeout time.Duration   `koanf:"execution_timeout"`
-	Boost            time.Duration   `koanf:"boost"`
-	Reserved         int             `koanf:"reserved"`
-	HardenAfter      time.Duration   `koanf:"harden_after"`
+	Slots            int           `koanf:"slots"`
+	VRAM             VRAM          `koanf:"vram"`
+	Estimate         time.Duration `koanf:"estimate"`
+	Queue            QueueConfig   `koanf:"queue"`
+	ExecutionTimeout time.Duration `koanf:"execution_timeout"`
+	Boost            time.Duration `koanf:"boost"`
+	Reserved         int           `koanf:"reserved"`
+	HardenAfter      time.Duration `koanf:"harden_after"`
 }
 
 // QueueConfig bounds a class's queue.
@@ -57,17 +57,17 @@ type QueueConfig struct {
 
 // BackendConfig is one entry of `backends`. An empty choice is its first.
 type BackendConfig struct {
-	URL           string          `koanf:"url"`
-	GPU           string          `koanf:"gpu"`
-	Resident      admission.Bytes `koanf:"resident"`
-	ReturnsMemory bool            `koanf:"returns_memory"`
-	Slots         int             `koanf:"slots"`
-	Protocol      string          `koanf:"protocol"` // http | h2c
-	Cancel        string          `koanf:"cancel"`   // ignored | aborts
-	PreserveHost  bool            `koanf:"preserve_host"`
-	Errors        string          `koanf:"errors"`
-	Health        HealthConfig    `koanf:"health"`
-	Breaker       BreakerConfig   `koanf:"breaker"`
+	URL           string        `koanf:"url"`
+	GPU           string        `koanf:"gpu"`
+	Resident      Resident      `koanf:"resident"`
+	ReturnsMemory bool          `koanf:"returns_memory"`
+	Slots         int           `koanf:"slots"`
+	Protocol      string        `koanf:"protocol"` // http | h2c
+	Cancel        string        `koanf:"cancel"`   // ignored | aborts
+	PreserveHost  bool          `koanf:"preserve_host"`
+	Errors        string        `koanf:"errors"`
+	Health        HealthConfig  `koanf:"health"`
+	Breaker       BreakerConfig `koanf:"breaker"`
 
 	Reclaim      ReclaimConfig `koanf:"reclaim"`
 	Pinned       bool          `koanf:"pinned"`        // never reclaimed
@@ -96,9 +96,6 @@ type Config struct {
 	// name; buckets never round past it. A GPU that is not listed has no bound.
 	Room map[string]admission.Bytes `koanf:"-"`
 }
-
-// notYet ends the report of what a later version will take.
-const notYet = "is not available in this version; leave it out"
 
 // Check reports every mistake: the path of the key in the file and a sentence
 // that says what is wrong and what is wanted.
@@ -166,7 +163,7 @@ func wantAtLeast[N cmp.Ordered](report func(path, problem string), path string, 
 
 func (k ClassConfig) check(report func(path, problem string)) {
 	wantAtLeast(report, "slots", k.Slots, 1)
-	wantAtLeast(report, "vram", k.VRAM, 0)
+	wantAtLeast(report, "vram", k.VRAM.Amount, 0)
 	wantAtLeast(report, "queue.limit", k.Queue.Limit, 0)
 	wantAtLeast(report, "queue.bytes", k.Queue.Bytes, 0)
 	wantAtLeast(report, "queue.timeout", k.Queue.Timeout, 0)
@@ -189,7 +186,7 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	if err == nil && b.Protocol == "h2c" && u.Scheme == "https" {
 		report("protocol", `"h2c": is without TLS, and the url has it: want http, which takes HTTP/2 where the server offers it`)
 	}
-	wantAtLeast(report, "resident", b.Resident, 0)
+	wantAtLeast(report, "resident", b.Resident.Amount, 0)
 	wantAtLeast(report, "slots", b.Slots, 0)
 	wantOne(report, "protocol", b.Protocol, "http", "h2c")
 	wantOne(report, "cancel", b.Cancel, "ignored", "aborts")
@@ -257,13 +254,13 @@ func isLinkLocal(address netip.Addr) bool {
 func (c Config) compile(i int, report func(path, problem string)) rule {
 	r := c.Routes[i]
 	class, backend := c.Classes[r.Class], c.Backends[r.Backend]
-	u := rule{method: r.Match.Method, vram: class.VRAM, room: -1, why: "the first rule that matches; the class's vram"}
+	u := rule{method: r.Match.Method, vram: class.VRAM.Amount, room: -1, why: "the first rule that matches; the class's vram"}
 	u.route = Route{
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
 		Backend: r.Backend, Pass: r.Pass, RequireBody: r.RequireBody,
 	}
 	if room, ok := c.Room[backend.GPU]; ok {
-		u.room = max(0, room-backend.Resident)
+		u.room = max(0, room-backend.Resident.Amount)
 	}
 
 	if !isToken(r.Match.Method) || r.Match.Method != strings.ToUpper(r.Match.Method) {
@@ -320,16 +317,19 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 	}
 	switch strings.TrimSpace(r.VRAM) {
 	case "":
+		if class.VRAM.Learn {
+			u.route.Learn, u.why = true, "the first rule that matches; its vram is learned from its runs"
+		}
 		return u
 	case "learn":
-		report("vram", `"learn": `+notYet)
+		u.route.Learn, u.why = true, "the first rule that matches; its vram is learned from its runs, and is the class's at the least until then"
 		return u
 	}
 	if u.vram, err = admission.ParseBytes(r.VRAM); err == nil {
 		u.why = "the first rule that matches; its vram"
 		return u
 	}
-	u.vram, u.why = class.VRAM, "the first rule that matches; its vram, worked out"
+	u.vram, u.why = class.VRAM.Amount, "the first rule that matches; its vram, worked out"
 	if u.amount, err = compileAmount(r.VRAM); err != nil {
 		report("vram", fmt.Sprintf("%q: %v: want an amount such as 20GiB, or an expression in bytes such as gib(18) + gib(4) * num(body.n, 1)", r.VRAM, err))
 	}
@@ -400,14 +400,14 @@ func (c Config) checkRoom(report func(path, problem string)) {
 		if r.Pass || !known || !bounded {
 			continue
 		}
-		path, demand := "classes."+r.Class+".vram", class.VRAM
+		path, demand := "classes."+r.Class+".vram", class.VRAM.Amount
 		if own, err := admission.ParseBytes(r.VRAM); err == nil {
 			path, demand = fmt.Sprintf("routes[%d].vram", i), own
 		}
-		if demand > room-backend.Resident && !told[path] {
+		if demand > room-backend.Resident.Amount && !told[path] {
 			told[path] = true
 			report(path, fmt.Sprintf("%v: more than %s can ever give beside the %v that backend %s holds: want %v or less",
-				demand, backend.GPU, backend.Resident, r.Backend, max(0, room-backend.Resident)))
+				demand, backend.GPU, backend.Resident.Amount, r.Backend, max(0, room-backend.Resident.Amount)))
 		}
 	}
 }

@@ -63,6 +63,7 @@ type Route struct {
 	Class       ClassConfig
 	Backend     string
 	Pass        bool
+	Learn       bool   // its demand is to be learned; what a Decision says is the least until then
 	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
 	RequireBody bool
 }
@@ -288,9 +289,9 @@ func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 }
 
 // dearer compares by demand, then by how few of its class may run at once,
-// then by how long they run.
+// then by how long they run. A demand that is to be learned is not compared.
 func dearer(a, b Decision) bool {
-	if a.VRAM != b.VRAM {
+	if a.VRAM != b.VRAM && !a.Route.Learn && !b.Route.Learn {
 		return a.VRAM > b.VRAM
 	}
 	if a.Route.Class.Slots != b.Route.Class.Slots {
@@ -357,6 +358,9 @@ const (
 	smallestStep = 64 * admission.MiB
 	perDoubling  = 8
 )
+
+// RoundUp rounds a demand up to a bucket, as Decide does. There is no bound.
+func RoundUp(n admission.Bytes) admission.Bytes { return bucket(n, -1) }
 
 // bucket rounds an amount up. It does not round past what the card can give,
 // for what fits exactly must not become what never fits; an amount that is

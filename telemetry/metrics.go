@@ -153,6 +153,8 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 	asleep := k.gauge(MetricAsleep, "", "1 while the backend has let go and will be woken.")
 	up := k.gauge(MetricBackendUp, "", "1 while the backend may be used.")
 	breaker := k.gauge(MetricBreaker, "", "1 for the breaker's present state.")
+	declared := k.gauge(MetricRouteDeclared, "By", "Memory that a request is declared to take.")
+	taken := k.gauge(MetricRouteSeen, "By", "Memory that requests were seen to take.")
 	reload := k.gauge(MetricReloadGood, "", "1 if the last reload was taken.")
 	lost, err := k.Int64ObservableCounter(MetricSpansLost, metric.WithDescription("Spans that could not be exported."))
 	k.keep(err)
@@ -204,6 +206,14 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 			}
 			o.ObserveFloat64(asleep, yes(sleeps), metric.WithAttributes(attribute.String(AttrBackend, b.Name)))
 		}
+		if s.Memory != nil {
+			for _, r := range s.Memory() {
+				route := attribute.String(AttrRoute, r.Route)
+				o.ObserveFloat64(declared, float64(r.Declared), metric.WithAttributes(route))
+				o.ObserveFloat64(taken, float64(r.P95), metric.WithAttributes(route, attribute.String(AttrQuantile, "0.95")))
+				o.ObserveFloat64(taken, float64(r.Most), metric.WithAttributes(route, attribute.String(AttrQuantile, "1")))
+			}
+		}
 		if s.Breakers == nil {
 			return nil
 		}
@@ -213,7 +223,7 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 			}
 		}
 		return nil
-	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, outside, room, observed, swaps, kept, asleep, gpu, up, breaker, reload, lost)
+	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, outside, room, observed, swaps, kept, asleep, gpu, declared, taken, up, breaker, reload, lost)
 	k.keep(err)
 }
 

@@ -75,6 +75,7 @@ func box() Sources {
 		Breakers: func() map[string]string {
 			return map[string]string{"flux": "closed", "vqa": "open", "old": "half-open"}
 		},
+		Memory: func() []RouteMemory { return []RouteMemory{{Route: "images", Declared: 31, P95: 29, Most: 30}} },
 	}
 }
 
@@ -105,19 +106,21 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 			"anteroom_class=heavy anteroom_result=refused anteroom_route=images": 2, "anteroom_class=heavy anteroom_result=cancelled anteroom_route=images": 1},
 		"anteroom_refusals_total": {"anteroom_class=heavy anteroom_code=queue_full": 1, "anteroom_class=heavy anteroom_code=queue_timeout": 1,
 			"anteroom_class=heavy anteroom_code=client_cancelled": 1},
-		"anteroom_queue_length":         {"anteroom_class=heavy": 5, "anteroom_class=light": 0},
-		"anteroom_queue_limit":          {"anteroom_class=heavy": 10, "anteroom_class=light": 64},
-		"anteroom_queue_bytes":          {"anteroom_class=heavy": 4096, "anteroom_class=light": 0},
-		"anteroom_queue_oldest_seconds": {"anteroom_class=heavy": 90, "anteroom_class=light": 0},
-		"anteroom_slots":                {"anteroom_class=heavy": 1, "anteroom_class=light": 16},
-		"anteroom_running":              {"anteroom_class=heavy": 0, "anteroom_class=light": 7},
-		"anteroom_paused":               {"anteroom_class=heavy": 1, "anteroom_class=light": 0},
-		"anteroom_vram_capacity_bytes":  {"anteroom_gpu=gpu0": 48, "anteroom_gpu=gpu1": 80},
-		"anteroom_vram_reserve_bytes":   {"anteroom_gpu=gpu0": 2, "anteroom_gpu=gpu1": 4},
-		"anteroom_vram_booked_bytes":    {"anteroom_gpu=gpu0": 34, "anteroom_gpu=gpu1": 0},
-		"anteroom_vram_outside_bytes":   {"anteroom_gpu=gpu0": 3, "anteroom_gpu=gpu1": 1},
-		"anteroom_vram_room_bytes":      {"anteroom_gpu=gpu0": 9, "anteroom_gpu=gpu1": 75},
-		"anteroom_vram_observed_bytes":  {"anteroom_gpu=gpu0": 38}, // gpu1 was never read: no value is not zero
+		"anteroom_queue_length":              {"anteroom_class=heavy": 5, "anteroom_class=light": 0},
+		"anteroom_queue_limit":               {"anteroom_class=heavy": 10, "anteroom_class=light": 64},
+		"anteroom_queue_bytes":               {"anteroom_class=heavy": 4096, "anteroom_class=light": 0},
+		"anteroom_queue_oldest_seconds":      {"anteroom_class=heavy": 90, "anteroom_class=light": 0},
+		"anteroom_slots":                     {"anteroom_class=heavy": 1, "anteroom_class=light": 16},
+		"anteroom_running":                   {"anteroom_class=heavy": 0, "anteroom_class=light": 7},
+		"anteroom_paused":                    {"anteroom_class=heavy": 1, "anteroom_class=light": 0},
+		"anteroom_vram_capacity_bytes":       {"anteroom_gpu=gpu0": 48, "anteroom_gpu=gpu1": 80},
+		"anteroom_vram_reserve_bytes":        {"anteroom_gpu=gpu0": 2, "anteroom_gpu=gpu1": 4},
+		"anteroom_vram_booked_bytes":         {"anteroom_gpu=gpu0": 34, "anteroom_gpu=gpu1": 0},
+		"anteroom_vram_outside_bytes":        {"anteroom_gpu=gpu0": 3, "anteroom_gpu=gpu1": 1},
+		"anteroom_vram_room_bytes":           {"anteroom_gpu=gpu0": 9, "anteroom_gpu=gpu1": 75},
+		"anteroom_vram_observed_bytes":       {"anteroom_gpu=gpu0": 38}, // gpu1 was never read: no value is not zero
+		"anteroom_route_vram_declared_bytes": {"anteroom_route=images": 31},
+		"anteroom_route_vram_seen_bytes":     {"anteroom_quantile=0.95 anteroom_route=images": 29, "anteroom_quantile=1 anteroom_route=images": 30},
 		"anteroom_gpu_state": {"anteroom_gpu=gpu0 anteroom_state=readable": 1, "anteroom_gpu=gpu0 anteroom_state=stale": 0, "anteroom_gpu=gpu0 anteroom_state=lost": 0,
 			"anteroom_gpu=gpu1 anteroom_state=readable": 0, "anteroom_gpu=gpu1 anteroom_state=stale": 1, "anteroom_gpu=gpu1 anteroom_state=lost": 1},
 		"anteroom_backend_available": {"anteroom_backend=flux": 1, "anteroom_backend=vqa": 0, "anteroom_backend=old": 0},

@@ -35,6 +35,7 @@ const (
 	AttrState    = "anteroom.state"
 	AttrFreed    = "anteroom.freed" // bytes that were seen to come back
 	AttrOrder    = "anteroom.order" // admission.reclaim or admission.wake
+	AttrQuantile = "anteroom.quantile"
 )
 
 // Results of a request.
@@ -69,10 +70,12 @@ const (
 	MetricVRAMObserved = "anteroom.vram.observed" // By {gpu}; absent while the card was never read
 	MetricGPUState     = "anteroom.gpu.state"     // 1 or 0 {gpu, state: readable, stale, lost}
 
-	MetricOrders = "anteroom.orders"         // s {order: admission.reclaim, admission.wake; backend, result}
-	MetricSwaps  = "anteroom.gpu.swaps"      // in the last minute {gpu}
-	MetricKept   = "anteroom.backend.kept"   // By {backend, gpu}: what it holds while nothing runs on it
-	MetricAsleep = "anteroom.backend.asleep" // 1 while it has let go and will be woken {backend}
+	MetricOrders        = "anteroom.orders"              // s {order: admission.reclaim, admission.wake; backend, result}
+	MetricSwaps         = "anteroom.gpu.swaps"           // in the last minute {gpu}
+	MetricKept          = "anteroom.backend.kept"        // By {backend, gpu}: what it holds while nothing runs on it
+	MetricAsleep        = "anteroom.backend.asleep"      // 1 while it has let go and will be woken {backend}
+	MetricRouteDeclared = "anteroom.route.vram.declared" // By {route}; of the demand that was measured most often
+	MetricRouteSeen     = "anteroom.route.vram.seen"     // By {route, quantile: 0.95, 1}; of its last runs that could be measured
 
 	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
 	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, state: closed, half-open, open}

@@ -179,8 +179,8 @@ func (e explanation) print(w io.Writer, config *configs.Config) {
 		line("class", "%s (%d at once)", e.Class, class.Slots)
 		for gpu, vram := range e.Demand.VRAM {
 			beside := ""
-			if backend.Resident > 0 {
-				beside = fmt.Sprintf(", beside the %v that %s holds", backend.Resident, e.Backend)
+			if backend.Resident.Amount > 0 {
+				beside = fmt.Sprintf(", beside the %v that %s holds", backend.Resident.Amount, e.Backend)
 			}
 			line("demand", "%v on %s%s", admission.Bytes(vram), gpu, beside)
 		}
