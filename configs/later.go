@@ -10,9 +10,6 @@ import (
 var later = map[string]bool{
 	"backends.*.urls":          true,
 	"backends.*.replicas":      true,
-	"backends.*.retry_oom":     true,
-	"backends.*.completion":    true,
-	"backends.*.abandon_after": true,
 	"routes[].preserve_host":   true,
 }
 

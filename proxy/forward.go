@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -33,6 +34,7 @@ type execution struct {
 	sent     bool // a transport has the request, and its body
 	status   int
 	ended    atomic.Bool
+	full     bool // the backend ran out of memory
 }
 
 // end gives the grant back. Only the first call counts.
@@ -55,7 +57,9 @@ func (e *execution) end(err error) {
 // to its end tells how long such work takes.
 func (e *execution) outcome(err error) admission.Outcome {
 	switch {
-	case e.status == http.StatusSwitchingProtocols, errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
+	case e.full:
+		return admission.OutOfMemory
+	case e.status == http.StatusSwitchingProtocols, errors.Is(err, routing.ErrLate), errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
 		return admission.Aborted
 	case err != nil || e.status >= 400:
 		return admission.Failed
@@ -188,11 +192,28 @@ func (s *rules) trusts(peer string) bool {
 }
 
 // RoundTrip is the transport of the exchange's ReverseProxy. It sends the
-// request once and ties the grant to the end of the answer.
+// request once, or once more where it ran out of memory, and ties the grant to
+// the end of the answer.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	if err := x.ctx.Err(); err != nil {
 		return nil, context.Cause(x.ctx) // the last look before a backend works
 	}
+	if !x.retries() {
+		return x.send(out)
+	}
+	if x.body != nil {
+		x.body.retain()
+		defer x.body.drop()
+	}
+	res, err := x.send(out)
+	if err != nil || !x.work.full || !x.work.ended.Load() {
+		return res, err
+	}
+	return x.again(out, res)
+}
+
+// send sends the request and gives the answer, or what ended the wait for it.
+func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	if x.body != nil {
 		out.Body, out.ContentLength = x.body, x.body.size
 		if len(x.body.trailer) > 0 {
@@ -260,7 +281,10 @@ func (x *exchange) execute(out *http.Request) result {
 		return result{err: err}
 	}
 	e.status = res.StatusCode
+	e.full = routing.OutOfMemory(res)
+	x.backend().Overhear(res)
 	switch {
+	case e.grant != nil && x.backend().AnswersEarly(out.Method, out.URL.Path) && res.StatusCode < 300 && x.follow(res):
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		if c, ok := res.Body.(io.ReadWriteCloser); ok {
 			t := &tunnel{ReadWriteCloser: c}

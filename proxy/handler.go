@@ -54,6 +54,8 @@ type exchange struct {
 	body  *body // nil: none, or streamed
 	route *routing.Route
 	work  execution
+	asked admission.Request // of the desk
+	own   admission.Bytes   // its demand before anything learned
 	trace *telemetry.Request
 	began time.Time
 	now   time.Time // the last look at the clock
@@ -217,7 +219,8 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 func (x *exchange) admit(d routing.Decision) (*admission.Grant, error) {
 	x.now = time.Now()
 	x.trace.Wait(x.now)
-	grant, err := x.desk.Admit(x.ctx, x.ask(d))
+	x.asked, x.own = x.ask(d), d.VRAM
+	grant, err := x.desk.Admit(x.ctx, x.asked)
 	if err != nil {
 		x.now = time.Now()
 		x.trace.Refused(x.now, rejectionOf(err))

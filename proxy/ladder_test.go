@@ -78,7 +78,7 @@ func twoEngines(t *testing.T, change func(*routing.BackendConfig)) (b *box, larg
 				}
 			})
 		}
-		class(s, "heavy", func(c *routing.ClassConfig) { c.VRAM = admission.GiB })
+		class(s, "heavy", func(c *routing.ClassConfig) { c.VRAM.Amount = admission.GiB })
 	})
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {

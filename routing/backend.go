@@ -37,7 +37,10 @@ type Backend struct {
 	transport *http.Transport
 	breaker   *breaker
 	unhealthy atomic.Bool
-	hooks     hooks
+
+	completion *completion // nil: the answer's end is the work's
+	events     events
+	hooks      hooks
 
 	telling   sync.Mutex // keeps an older word from being the last
 	available func(slots int)
@@ -56,6 +59,9 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 		return nil, fmt.Errorf("routing: backends.%s.url: %w", name, err)
 	}
 	b := &Backend{Name: name, Config: c, available: available}
+	if b.completion, err = newCompletion(c.Completion); err != nil {
+		return nil, fmt.Errorf("routing: backends.%s.completion: %w", name, err)
+	}
 	b.transport = newTransport(base, c.Protocol)
 	if base.Scheme == "unix" {
 		b.base = &url.URL{Scheme: "http", Host: "localhost"}
@@ -129,6 +135,9 @@ func (b *Backend) RoundTrip(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	verdict := judge(answer.StatusCode)
+	if b.full(answer) {
+		verdict = ErrMemory
+	}
 	if answer.Body == http.NoBody || answer.StatusCode == http.StatusSwitchingProtocols {
 		done(verdict)
 		return answer, nil

@@ -69,9 +69,24 @@ type BackendConfig struct {
 	Health        HealthConfig  `koanf:"health"`
 	Breaker       BreakerConfig `koanf:"breaker"`
 
-	Reclaim      ReclaimConfig `koanf:"reclaim"`
-	Pinned       bool          `koanf:"pinned"`        // never reclaimed
-	MinResidency time.Duration `koanf:"min_residency"` // how long it stays once it is loaded
+	Reclaim ReclaimConfig `koanf:"reclaim"`
+	// RetryOOM tries once more, alone, what ran out of memory; OOMPatterns are
+	// what such errors say. AbandonAfter gives the grant of work back that has
+	// not ended so long after its client has gone; zero: never.
+	RetryOOM     bool             `koanf:"retry_oom"`
+	OOMPatterns  []string         `koanf:"oom_patterns"`
+	Completion   CompletionConfig `koanf:"completion"`
+	AbandonAfter time.Duration    `koanf:"abandon_after"`
+	Process      ProcessConfig    `koanf:"process"`
+	Pinned       bool             `koanf:"pinned"`        // never reclaimed
+	MinResidency time.Duration    `koanf:"min_residency"` // how long it stays once it is loaded
+}
+
+// ProcessConfig says which process of the host a backend is, where the port that
+// it listens on does not tell.
+type ProcessConfig struct {
+	PID  int    `koanf:"pid"`
+	Name string `koanf:"name"` // of its program
 }
 
 // HealthConfig is a backend's health check. An empty path: none.
@@ -198,6 +213,14 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	}
 	wantAtLeast(report, "min_residency", b.MinResidency, 0)
 	b.Reclaim.check(at(report, "reclaim"), b.Health.Path)
+	b.Completion.check(at(report, "completion"))
+	wantAtLeast(report, "abandon_after", b.AbandonAfter, 0)
+	wantAtLeast(report, "process.pid", b.Process.PID, 0)
+	for i, pattern := range b.OOMPatterns {
+		if pattern == "" {
+			report(fmt.Sprintf("oom_patterns[%d]", i), `"": in every answer: want what an out-of-memory error says`)
+		}
+	}
 	if b.Health.Path == "" {
 		return
 	}

@@ -13,8 +13,8 @@ import (
 
 // metrics are the instruments and the label sets in use.
 type metrics struct {
-	server, wait, execution, orders metric.Float64Histogram
-	requests, refusals, reloads     metric.Int64Counter
+	server, wait, execution, orders  metric.Float64Histogram
+	requests, refusals, reloads, oom metric.Int64Counter
 
 	mu   sync.RWMutex
 	sets map[labels]*set // guarded by mu
@@ -120,6 +120,7 @@ func (m *metrics) make(t *Telemetry, meter metric.Meter) error {
 	m.requests = k.count(MetricRequests, "Requests that have ended, by how.")
 	m.refusals = k.count(MetricRefusals, "Requests that the proxy answered itself, by code.")
 	m.orders = k.seconds(MetricOrders, "Duration of making backends let go of memory, and of bringing them back.")
+	m.oom = k.count(MetricOOM, "Answers of backends that ran out of GPU memory.")
 	m.reloads = k.count(MetricReloads, "Reloads of the configuration.")
 	m.gauges(t, k)
 	return k.err

@@ -267,6 +267,7 @@ func TestTheNamesAreTheContract(t *testing.T) {
 	q.Executed(time.Now(), 500, nil)
 	q.End(time.Now(), 500, "", 0, 0)
 	telemetry.Reloaded(true)
+	telemetry.OutOfMemory("flux", OOMRetried)
 	telemetry.Ordered(SpanReclaim, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB, Failed: true, Note: "200, and nothing came back"})
 	telemetry.Ordered(SpanWake, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB})
 

@@ -46,6 +46,12 @@ const (
 	ResultFailed    = "failed"    // a 5xx of the backend's, or an answer cut short
 )
 
+// What became of an out-of-memory answer.
+const (
+	OOMRetried = "retried" // the request was sent once more
+	OOMPassed  = "passed"  // the client got it
+)
+
 // Metrics. Prometheus adds the unit and `_total` for counters.
 const (
 	MetricServer    = "http.server.request.duration" // s {http.request.method, http.route, http.response.status_code}
@@ -70,6 +76,7 @@ const (
 	MetricVRAMObserved = "anteroom.vram.observed" // By {gpu}; absent while the card was never read
 	MetricGPUState     = "anteroom.gpu.state"     // 1 or 0 {gpu, state: readable, stale, lost}
 
+	MetricOOM           = "anteroom.oom"                 // out-of-memory answers {backend, result: retried, passed}
 	MetricOrders        = "anteroom.orders"              // s {order: admission.reclaim, admission.wake; backend, result}
 	MetricSwaps         = "anteroom.gpu.swaps"           // in the last minute {gpu}
 	MetricKept          = "anteroom.backend.kept"        // By {backend, gpu}: what it holds while nothing runs on it

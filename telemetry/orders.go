@@ -22,6 +22,12 @@ type Order struct {
 	Note    string
 }
 
+// OutOfMemory counts an out-of-memory answer of a backend: OOMRetried or
+// OOMPassed.
+func (t *Telemetry) OutOfMemory(backend, result string) {
+	t.metrics.oom.Add(context.Background(), 1, metric.WithAttributes(attribute.String(AttrBackend, backend), attribute.String(AttrResult, result)))
+}
+
 // Ordered makes a trace of its own of an order that has ended, and counts it.
 // name is SpanReclaim or SpanWake.
 func (t *Telemetry) Ordered(name string, began, ended time.Time, o Order) {

@@ -200,7 +200,7 @@ func (q *Request) Execute(at time.Time, address string, header http.Header) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.executeBegan = at
+	q.executeBegan, q.executed = at, -1
 	if q.ctx == nil {
 		return
 	}
