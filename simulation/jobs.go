@@ -15,7 +15,7 @@ import (
 type jobs struct {
 	*Engine
 	mu     sync.Mutex
-	number int
+	number int           // guarded by mu; of the latest
 	all    []*job        // guarded by mu; the oldest first, those that have ended too
 	last   chan struct{} // guarded by mu; closed when the latest and all before it have ended; nil: there was none
 }
@@ -24,7 +24,6 @@ type jobs struct {
 type job struct {
 	id     string
 	number int
-	model  *model
 	length time.Duration
 	ask    any // what the kind wants to know of it later
 	cancel context.CancelCauseFunc
@@ -54,7 +53,7 @@ func (q *jobs) add(r *http.Request, m *model, id string, length time.Duration, a
 	// Whoever asked is gone by the time that it runs.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	j := &job{
-		id: id, model: m, length: length, ask: ask, cancel: cancel,
+		id: id, length: length, ask: ask, cancel: cancel,
 		begun: make(chan struct{}), ended: make(chan struct{}), told: make(chan struct{}),
 	}
 	q.mu.Lock()

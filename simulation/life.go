@@ -309,8 +309,15 @@ func (e *Engine) suspend(ctx context.Context, m *model, deep, wait bool) error {
 	return nil
 }
 
-// wake brings m back and lets runs begin. It stays asleep after an error.
+// wake brings m back and lets runs begin. It stays asleep after an error. A
+// sleep that still waits for runs to end is over, and nothing was let go of.
 func (e *Engine) wake(ctx context.Context, m *model) error {
+	e.mu.Lock()
+	if m.wanted != nil {
+		close(m.wanted)
+		m.wanted = nil
+	}
+	e.mu.Unlock()
 	if err := e.bring(ctx, m); err != nil {
 		return err
 	}

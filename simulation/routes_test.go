@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -231,6 +232,10 @@ func TestOllamaLetsGoOfWhatNobodyAsksFor(t *testing.T) {
 		b.work(b.run)
 		time.Sleep(4 * time.Minute)
 		b.work(b.run)
+		time.Sleep(5*time.Minute - b.kind.Shortest/2)
+		if b.work(b.run); b.used() == 0 {
+			b.Error("it went because its time came while it was at work")
+		}
 		time.Sleep(4*time.Minute + 59*time.Second)
 		if b.used() == 0 {
 			b.Error("it went within 5 minutes of the last request")
@@ -250,6 +255,12 @@ func TestOllamaLetsGoOfWhatNobodyAsksFor(t *testing.T) {
 		synctest.Wait()
 		if b.used() != 0 {
 			b.Errorf("%v after the 10 s that it was told", b.used())
+		}
+		b.do(call{"POST", "/api/generate", `{"model":"llama3.2","keep_alive":10}`})
+		b.do(call{"POST", "/api/generate", `{"model":"llama3.2","keep_alive":-1}`})
+		time.Sleep(time.Hour)
+		if b.used() == 0 {
+			b.Error("it went at a time that had been taken back")
 		}
 	})
 }
@@ -287,6 +298,65 @@ func TestAStreamThatBreaksIsNoWholeAnswer(t *testing.T) {
 					b.Errorf("got %+v", r)
 				}
 			})
+		})
+	}
+}
+
+func TestAnInterruptedImageIsAnsweredAsFarAsItCame(t *testing.T) {
+	inBubble(t, A1111(), testCard, nil, func(b *bubble) {
+		b.load()
+		got := b.begin(b.Context(), b.run)
+		time.Sleep(b.kind.Shortest / 2)
+		if r := b.do(call{"GET", "/sdapi/v1/progress", ""}); strings.Contains(r.body, `"progress":0,`) || !strings.Contains(r.body, `"job_count":1`) {
+			b.Errorf("at work: %s", r.body)
+		}
+		b.do(call{"POST", "/sdapi/v1/interrupt", ""})
+		if r := <-got; r.status != http.StatusOK || r.took >= b.kind.Shortest || !strings.Contains(r.body, `"images":["`) {
+			b.Errorf("got %+v", r)
+		}
+		if r := b.do(call{"GET", "/sdapi/v1/progress", ""}); !strings.Contains(r.body, `"progress":0,`) || !strings.Contains(r.body, `"job_count":0`) {
+			b.Errorf("at rest: %s", r.body)
+		}
+	})
+}
+
+func TestADeepSleepForgetsTheWeights(t *testing.T) {
+	for level, want := range map[string]time.Duration{"1": VLLM().Wake, "2": VLLM().Load} {
+		inBubble(t, VLLM(), testCard, nil, func(b *bubble) {
+			b.load()
+			b.do(call{"POST", "/sleep?level=" + level, ""})
+			if took := b.brought(); took != want {
+				b.Errorf("level %s: awake after %v, want %v", level, took, want)
+			}
+		})
+	}
+}
+
+// gone is a caller that leaves after the first word.
+type gone struct {
+	*httptest.ResponseRecorder
+	words int
+}
+
+func (g *gone) Write(b []byte) (int, error) { return g.WriteString(string(b)) }
+
+func (g *gone) WriteString(s string) (int, error) {
+	if g.words++; g.words > 1 {
+		return 0, errors.New("broken pipe")
+	}
+	return g.ResponseRecorder.WriteString(s)
+}
+
+func TestAStreamThatNobodyReadsGoesOnWhereCallersAreIgnored(t *testing.T) {
+	for trap, whole := range map[string]bool{ignoresCallers: true, residue: false} {
+		inBubble(t, Ollama(), testCard, []string{trap}, func(b *bubble) {
+			b.work(b.run)
+			start := time.Now()
+			w := &gone{ResponseRecorder: httptest.NewRecorder()}
+			b.engine.ServeHTTP(w, httptest.NewRequest("POST", "/api/generate", strings.NewReader(`{"prompt":"?"}`)))
+			if took := time.Since(start); took >= b.kind.Shortest != whole {
+				b.Errorf("%s: it took %v", trap, took)
+			}
 		})
 	}
 }

@@ -258,6 +258,102 @@ func TestAFullCardIsToldAsTheEngineTellsIt(t *testing.T) {
 	}
 }
 
+func TestAFullCardIsForgottenWhenThereIsRoom(t *testing.T) {
+	for _, kind := range Kinds() {
+		t.Run(kind.Name, func(t *testing.T) {
+			inBubble(t, kind, testCard, nil, func(b *bubble) {
+				others := testCard - kind.Weights/2
+				if err := b.card.Alloc(others); err != nil {
+					b.Fatal(err)
+				}
+				b.work(b.run)
+				if b.used() != others || b.engine.OutOfMemory() != 1 {
+					b.Errorf("%v in use, %d out of memory, want %v and 1", b.used(), b.engine.OutOfMemory(), others)
+				}
+				if err := b.card.Free(others); err != nil {
+					b.Fatal(err)
+				}
+				if r := b.work(b.run); r.status != http.StatusOK || b.used() != kind.Weights+kind.PerRun {
+					b.Errorf("got %+v, and %v in use", r, b.used())
+				}
+				if b.free.path == "" {
+					return
+				}
+				if b.freed(); b.used() != 0 {
+					b.Errorf("%v in use after a free", b.used())
+				}
+			})
+		})
+	}
+}
+
+func TestASwapThatNobodyWaitsForHoldsNobodyUp(t *testing.T) {
+	inBubble(t, LlamaSwap(), testCard, nil, func(b *bubble) {
+		b.work(b.run)
+		first := b.begin(b.Context(), b.run)
+		synctest.Wait()
+		ctx, leave := context.WithCancel(b.Context())
+		second := b.begin(ctx, b.other)
+		synctest.Wait()
+		leave()
+		<-second
+		<-first
+		if r := b.work(b.other); r.status != http.StatusOK || b.used() != b.kind.Others[0].Weights {
+			b.Errorf("got %+v, and %v in use", r, b.used())
+		}
+	})
+}
+
+func TestWeightsThatCannotComeBackAreTriedAgain(t *testing.T) {
+	for _, kind := range Kinds() {
+		if kindCalls[kind.Name].back.path == "" {
+			continue
+		}
+		t.Run(kind.Name, func(t *testing.T) {
+			inBubble(t, kind, testCard, nil, func(b *bubble) {
+				b.load()
+				b.freed()
+				if err := b.card.Alloc(testCard - kind.Weights + 1); err != nil {
+					b.Fatal(err)
+				}
+				if r := b.do(b.back); r.status != http.StatusInternalServerError || !strings.Contains(r.body, "CUDA out of memory") {
+					b.Errorf("beside somebody else: %+v", r)
+				}
+				if n := b.engine.OutOfMemory(); n != 1 {
+					b.Errorf("it counts %d, want 1", n)
+				}
+				if err := b.card.Free(testCard - kind.Weights + 1); err != nil {
+					b.Fatal(err)
+				}
+				b.brought()
+				if r := b.work(b.run); r.status != http.StatusOK {
+					b.Errorf("when there was room again: %+v", r)
+				}
+			})
+		})
+	}
+}
+
+func TestAWakeOvertakesASleepThatWaits(t *testing.T) {
+	inBubble(t, VLLM(), testCard, nil, func(b *bubble) {
+		b.load()
+		run := b.begin(b.Context(), b.run)
+		synctest.Wait()
+		sleep := b.begin(b.Context(), b.free)
+		synctest.Wait()
+		b.brought()
+		if r := <-sleep; r.took >= b.kind.Shortest {
+			b.Errorf("the sleep went on: %+v", r)
+		}
+		if r := <-run; r.status != http.StatusOK || b.used() != b.kind.Weights {
+			b.Errorf("got %+v and %v", r, b.used())
+		}
+		if r := b.work(b.run); r.status != http.StatusOK {
+			b.Errorf("then %+v", r)
+		}
+	})
+}
+
 // The engine is asked for anything at any time, by callers who may leave, and
 // ends in the middle of it. inBubble looks at what is left.
 func TestWhateverHappensNoMemoryIsLost(t *testing.T) {
