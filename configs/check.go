@@ -245,7 +245,7 @@ func (c *Config) warnOfStalls(warn func(path, problem string)) {
 	for _, keeper := range names {
 		k := c.Routing.Backends[keeper]
 		room, known := c.Routing.Room[k.GPU]
-		if k.ReturnsMemory || !known {
+		if k.ReturnsMemory || !known || k.Reclaim.Enabled() && !k.Pinned {
 			continue
 		}
 		for _, waiter := range names {
@@ -256,7 +256,7 @@ func (c *Config) warnOfStalls(warn func(path, problem string)) {
 			kept, need := c.claim(keeper).most, c.claim(waiter).once
 			if kept+need > room && need > 0 {
 				warn("backends."+keeper, fmt.Sprintf("keeps up to %v of %s once it has worked, and %s needs %v of the %v there: %s would wait for as long as %s keeps it: "+
-					"want returns_memory: true where the engine gives memory back, or smaller demands", kept, k.GPU, waiter, need, room, waiter, keeper))
+					"want returns_memory: true where the engine gives memory back, a reclaim that makes it, or smaller demands", kept, k.GPU, waiter, need, room, waiter, keeper))
 			}
 		}
 	}
