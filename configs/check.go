@@ -290,7 +290,7 @@ func (c *Config) warnOfStalls(warn func(path, problem string)) {
 			kept, need := most, c.claim(waiter).once
 			if kept+need > room && need > 0 {
 				warn("backends."+keeper, fmt.Sprintf("keeps up to %v of %s once it has worked, and %s needs %v of the %v there: %s would wait for as long as %s keeps it: "+
-					"want reclaim, to make it let go, returns_memory: true where the engine gives memory back, or smaller demands", kept, k.GPU, waiter, need, room, waiter, keeper))
+					"want returns_memory: true where the engine gives memory back, a reclaim that makes it, or smaller demands", kept, k.GPU, waiter, need, room, waiter, keeper))
 			}
 		}
 	}

@@ -8,8 +8,10 @@
 package configs
 
 import (
+	"cmp"
 	_ "embed"
 	"maps"
+	"net"
 	"net/url"
 	"slices"
 
@@ -193,6 +195,20 @@ func (c *Config) Desk() admission.Config {
 		})
 	}
 	return desk
+}
+
+// Owners are the hints by which processes on a card are told to be a backend's.
+func (c *Config) Owners() []gpu.Hint {
+	var hints []gpu.Hint
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		b := c.Routing.Backends[name]
+		hint := gpu.Hint{Backend: name, PID: b.Process.PID, Name: b.Process.Name}
+		if u, err := url.Parse(b.URL); err == nil && u.Hostname() != "" {
+			hint.Address = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), map[string]string{"https": "443"}[u.Scheme], "80"))
+		}
+		hints = append(hints, hint)
+	}
+	return hints
 }
 
 // reserved are the slots of a backend that its classes have for themselves.

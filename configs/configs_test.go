@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
 )
 
 func TestReadsTheSmallestFile(t *testing.T) {
@@ -90,6 +91,25 @@ func TestFindsTheNamesThatVariablesMean(t *testing.T) {
 	}
 	if b := c.Routing.Backends["spare"]; b.URL != "http://127.0.0.1:8009" || b.Slots != 3 || b.Protocol != "http" {
 		t.Errorf("the backend that only the environment has is %+v", b)
+	}
+}
+
+func TestReadsACommandAsAListOrAsALine(t *testing.T) {
+	text := strings.NewReplacer(
+		`8001", gpu: gpu0`, `8001", gpu: gpu0, reclaim: {stop: docker stop 'flux 1', start: "sh -c 'x && y'", probe: GET /up}, pinned: true`,
+		`8002", gpu: gpu0`, `8002", gpu: gpu0, reclaim: {stop: [docker, stop, 5], start: [], preset: vllm, timeout: 5s}, min_residency: 1m`,
+	).Replace(smallest(t))
+	c := load(t, Options{File: write(t, text), Env: []string{"ANTEROOM_BACKENDS__VQA__RECLAIM__START=docker start \"vqa, 1\""}})
+	flux, vqa := c.Routing.Backends["flux"], c.Routing.Backends["vqa"]
+	want := routing.ReclaimConfig{Stop: routing.Command{"docker", "stop", "flux 1"}, Start: routing.Command{"sh", "-c", "x && y"}, Probe: "GET /up",
+		Models: []string{}, Timeout: 30 * time.Second, Settle: 10 * time.Second}
+	if !reflect.DeepEqual(flux.Reclaim, want) || !flux.Pinned || flux.MinResidency != 30*time.Second {
+		t.Errorf("flux is %+v", flux)
+	}
+	want = routing.ReclaimConfig{Stop: routing.Command{"docker", "stop", "5"}, Start: routing.Command{"docker", "start", "vqa, 1"}, Preset: "vllm",
+		Models: []string{}, Timeout: 5 * time.Second, Settle: 10 * time.Second}
+	if !reflect.DeepEqual(vqa.Reclaim, want) || vqa.Pinned || vqa.MinResidency != time.Minute {
+		t.Errorf("vqa is %+v", vqa)
 	}
 }
 

@@ -297,6 +297,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		report("match.path", fmt.Sprintf("%q: %v", r.Match.Path, err))
 	}
 	u.route.Pattern = u.pattern.text
+	u.closed = u.closedTo(backend.Reclaim.controls())
 	u.host = strings.ToLower(strings.TrimPrefix(r.Match.Host, "*"))
 	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || strings.HasSuffix(u.host, ".") || r.Match.Host == "*" ||
 		strings.HasPrefix(r.Match.Host, "*") != strings.HasPrefix(u.host, ".") {
@@ -410,7 +411,7 @@ func (u *rule) covers(other *rule) bool {
 			return false
 		}
 	}
-	return u.pattern.covers(&other.pattern)
+	return u.pattern.covers(&other.pattern) && !u.leaves(other)
 }
 
 // checkRoom finds what never fits its card.

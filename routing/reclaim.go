@@ -83,20 +83,17 @@ func (c ReclaimConfig) check(report func(path, problem string), health string) {
 	}
 	c.Stop.check(report, "stop")
 	c.Start.check(report, "start")
-	if c.Body != "" && full.Call == "" {
-		report("body", "is of no call: want reclaim.call, such as POST /free, or none")
+	if full.Call == "" && (c.Body != "" || full.Wake != "") {
+		report("call", `"": missing beside what belongs to it: want one such as POST /free`)
 	}
-	if full.Wake != "" && full.Call == "" {
-		report("wake", fmt.Sprintf("%q: beside no call: want reclaim.call too, which it takes back", full.Wake))
-	}
-	if c.WakeBody != "" && full.Wake == "" {
-		report("wake_body", "is of no call: want reclaim.wake, such as POST /wake_up, or none")
+	if full.Wake == "" && c.WakeBody != "" {
+		report("wake", `"": missing beside its body: want one such as POST /wake_up`)
 	}
 	if len(c.Start) > 0 && len(c.Stop) == 0 {
-		report("start", fmt.Sprintf("%q: beside no stop: want reclaim.stop too, which it takes back", c.Start))
+		report("stop", `"": missing beside start: want a command such as [systemctl, stop, vllm]`)
 	}
 	if len(c.Start) > 0 && full.Probe == "" {
-		report("start", fmt.Sprintf("%q: without a probe nobody knows when the server is up: want reclaim.probe, such as GET /health", c.Start))
+		report("probe", `"": missing beside start, so that nobody knows when the server is up: want one such as GET /health`)
 	}
 	if strings.Contains(c.Probe, eachModel) {
 		report("probe", fmt.Sprintf("%q: is asked once, not for each model: want it without %s", c.Probe, eachModel))

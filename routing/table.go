@@ -41,6 +41,7 @@ type rule struct {
 	host    string // lower case; empty: any; from a dot on: any below
 	headers []headerRule
 	when    *expression // nil: always
+	closed  []control   // what the pattern matches and the rule does not
 
 	vram   admission.Bytes // unless amount works
 	amount *expression     // nil: vram
@@ -74,6 +75,9 @@ func (u *rule) matches(r *http.Request, path string) answer {
 		return no
 	}
 	if !u.pattern.match(path) || u.host != "" && !matchHost(u.host, r.Host) {
+		return no
+	}
+	if u.isClosed(r.Method, path) {
 		return no
 	}
 	result := yes
@@ -132,7 +136,8 @@ type Candidates struct {
 // Find gives the rules that the request may match. NeedBody says whether the
 // body decides among them or sets the demand; if it is false, Decide may be
 // called with a nil body. It fails with ErrPath where the path has no single
-// meaning, ErrNoRoute where no rule can match.
+// meaning, ErrNoRoute where no rule can match, with the reason where it is that
+// the path controls a backend and no rule names it.
 func (t *Table) Find(r *http.Request) (Candidates, error) {
 	path, err := cleanPath(r)
 	if err != nil {
@@ -173,7 +178,7 @@ func (t *Table) Find(r *http.Request) (Candidates, error) {
 		open++
 	}
 	if c.from < 0 {
-		return Candidates{}, ErrNoRoute
+		return Candidates{}, t.noRoute(r, path)
 	}
 	if c.chosen == nil && !c.needBody {
 		// All is known already, and some of it cannot be decided.

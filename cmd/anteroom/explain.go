@@ -135,7 +135,9 @@ func explain(config *configs.Config, r *http.Request, body []byte) (explanation,
 	candidates, err := table.Find(r)
 	if err != nil {
 		if errors.Is(err, routing.ErrNoRoute) {
-			return e, fmt.Errorf("no route matches: it would be answered 404 no_route")
+			// What routing adds says why a rule with a wildcard does not match.
+			why := strings.TrimPrefix(err.Error(), routing.ErrNoRoute.Error())
+			return e, fmt.Errorf("no route matches%s: it would be answered 404 no_route", why)
 		}
 		return e, err
 	}

@@ -201,6 +201,13 @@ func TestExplainsARequest(t *testing.T) {
 			t.Errorf("for people: %d, %q, %q", code, stdout, stderr)
 		}
 	})
+	t.Run("for what controls an engine", func(t *testing.T) {
+		file := write(t, strings.Replace(rules, `8002",`, `8002", reclaim: {preset: vllm},`, 1))
+		code, _, stderr := anteroom("explain", "-c", file, "GET", "/is_sleeping")
+		if want := "no route matches: /is_sleeping controls backend vqa, which rest does not open by a wildcard"; code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("got %d, %q, want %s", code, stderr, want)
+		}
+	})
 	t.Run("whose path has no single meaning", func(t *testing.T) {
 		if code, e, _ := explained("GET", "/a/%2e%2e/%2fb"); code != 1 || e.Reason == "" {
 			t.Errorf("got %d, %+v, want 1", code, e)

@@ -27,6 +27,7 @@ type server struct {
 	handler   *proxy.Handler
 	proxy     *proxy.Server
 	served    chan error // what ended Serve
+	owners    *gpu.Owners
 	state     *stateFile
 
 	// read observes the cards until its context ends; nil: the real ones.
@@ -79,6 +80,7 @@ func (s *server) open(cfg *configs.Config) (err error) {
 		s.handler.Close()
 		return err
 	}
+	s.owners = gpu.NewOwners(cfg.Owners())
 	s.watchCards(cfg.GPUs)
 	s.handler.Inspect()
 	s.state.keep(s.handler.Memory)
@@ -100,7 +102,7 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 	ready := make(chan struct{})
 	if read == nil {
 		read = func(ctx context.Context, observe func(admission.Reading)) {
-			gpu.Sensor{Cards: cards, Log: s.log}.Watch(ctx, observe, func() { close(ready) })
+			gpu.Sensor{Cards: cards, Owners: s.owners, Log: s.log}.Watch(ctx, observe, func() { close(ready) })
 		}
 	} else {
 		close(ready)
@@ -161,6 +163,7 @@ func (s *server) Reload() error {
 	}
 	old := s.cfg
 	s.cfg = cfg
+	s.owners.Set(cfg.Owners())
 	if !reflect.DeepEqual(old.GPUs, cfg.GPUs) {
 		s.watchCards(cfg.GPUs)
 	}
