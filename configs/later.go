@@ -8,9 +8,9 @@ import (
 // version, with * for a name of the user's own. Whoever wrote one of them made
 // no typing mistake and is told so.
 var later = map[string]bool{
-	"backends.*.urls":          true,
-	"backends.*.replicas":      true,
-	"routes[].preserve_host":   true,
+	"backends.*.urls":        true,
+	"backends.*.replicas":    true,
+	"routes[].preserve_host": true,
 }
 
 const notYet = "is not available in this version: leave it out"
