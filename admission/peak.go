@@ -288,7 +288,7 @@ func (s *Scheduler) accountOf(name string, replica int, gpu string) (int, bool) 
 // any replica could give it: an overestimate must not turn work away for good.
 func (s *Scheduler) within(r *Request) Bytes {
 	b := s.backendIndex[r.Backend]
-	if r.Raised <= 0 || b == nil {
+	if b == nil {
 		return r.VRAM
 	}
 	return max(r.VRAM-r.Raised, min(r.VRAM, s.mostFor(b)))

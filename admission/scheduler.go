@@ -264,7 +264,9 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	s.lastID++
 	t.id = s.lastID
 	t.arrived = now
-	r.VRAM = s.within(&r)
+	if r.Raised > 0 {
+		r.VRAM = s.within(&r)
+	}
 	sh := s.recent.find(&r)
 	var c *class
 	var b *backend
