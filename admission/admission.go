@@ -208,8 +208,10 @@ type Rejection struct {
 	Detail string
 	// Position is how many of its class were before it; -1 where it never queued.
 	Position int
-	// Waited is how long it stood in the queue.
+	// Waited is how long it stood in the queue; Steps are what for, while it was
+	// the first of its kind.
 	Waited time.Duration
+	Steps  []Step
 	// RetryAfter is when a new arrival could expect to run. Zero: retrying is
 	// pointless or nothing is known.
 	RetryAfter time.Duration

@@ -323,6 +323,9 @@ func (g *Grant) Waited() time.Duration { return g.ticket.waited }
 // Reason is what it last waited for; empty where it did not wait.
 func (g *Grant) Reason() Reason { return g.ticket.lastBlock.reason }
 
+// Steps are what it waited for as the first of its kind, in order of time.
+func (g *Grant) Steps() []Step { return g.ticket.steps }
+
 // Release gives the grant back, at the end of the work and not before: memory
 // and slots are free for others from here on. Later calls do nothing. Safe
 // from any goroutine.

@@ -541,16 +541,18 @@ func (s *Scheduler) unravel(g int) bool {
 		s.live.booked[g] <= d.observed+exact {
 		return false
 	}
+	changed := false
 	for i, a := range s.accounts {
 		if a.gpu == g {
 			a.disputed, a.most = true, s.live.holdings[i].kept
-			s.keep(i, a.sure)
+			s.keep(i, min(a.sure, d.observed))
 			a.seen = a.most == a.sure
+			changed = changed || s.live.holdings[i].kept != a.most
 		}
 	}
 	d.outside = max(0, d.observed-s.live.booked[g])
 	d.unclaimed = d.outside
-	return true
+	return changed
 }
 
 // keep books what an idle account holds.

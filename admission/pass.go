@@ -93,6 +93,7 @@ again:
 			s.unraveled = false
 			goto again
 		}
+		t.step(now, sh.block.reason)
 		if to != nil {
 			s.reserve(now, t, to, at)
 			elsewhere = elsewhere || len(sh.backend.replicas) > 1

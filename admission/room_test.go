@@ -2,6 +2,7 @@ package admission
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -130,6 +131,14 @@ func TestAnIdleEngineMakesRoom(t *testing.T) {
 	b.at(77)
 	b.s.Woken(b.now, o.ID, Ended{})
 	b.runs(again, true)
+	var reasons []Reason
+	for _, step := range again.steps {
+		reasons = append(reasons, step.Reason)
+	}
+	want := []Reason{ReasonReclaiming, ReasonResources, ReasonReclaiming, ReasonWaking}
+	if !slices.Equal(reasons, want) {
+		t.Errorf("it waited for %v, want %v", reasons, want)
+	}
 }
 
 func TestMemoryThatDidNotComeBackStaysBooked(t *testing.T) {

@@ -553,7 +553,7 @@ func (s *Scheduler) evict(now time.Duration, t *Ticket, r *Rejection, position i
 		r.Reason = s.blockOf(t).reason
 	}
 	matters = s.leave(now, t)
-	r.Waited = t.waited
+	r.Waited, r.Steps = t.waited, t.steps
 	t.shape.class.refused++
 	t.refuse(r)
 	return matters

@@ -27,7 +27,8 @@ type Ticket struct {
 	links [listKinds]link
 
 	waited    time.Duration // until the grant or the refusal
-	lastBlock block         // what it last waited for
+	steps     []Step
+	lastBlock block // what it last waited for
 
 	replica *replica
 	started time.Duration
@@ -40,6 +41,22 @@ type Ticket struct {
 	ready     chan struct{} // the Controller's; closed when the state leaves waiting
 	history   *History      // the Controller's; nil: nothing is learned
 	own       Bytes         // the Controller's: the demand before learning raised it
+}
+
+// Step is a reason to wait, and when it began to be the one.
+type Step struct {
+	At     time.Duration // after the arrival
+	Reason Reason
+}
+
+// maxSteps bounds what is remembered of one wait: the first.
+const maxSteps = 16
+
+// step notes what a head waits for, if that is something else than before.
+func (t *Ticket) step(now time.Duration, why Reason) {
+	if n := len(t.steps); n < maxSteps && (n == 0 || t.steps[n-1].Reason != why) {
+		t.steps = append(t.steps, Step{now - t.arrived, why})
+	}
 }
 
 type ticketState uint8

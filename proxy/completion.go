@@ -40,6 +40,7 @@ func (x *exchange) follow(res *http.Response) bool {
 		return true
 	}
 	began := x.now
+	e.job.Store(true)
 	limit := x.route.Class.ExecutionTimeout
 	log, life := x.log, x.ladder.life
 	x.ladder.steps.Go(func() {

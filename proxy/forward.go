@@ -35,12 +35,13 @@ type execution struct {
 	status   int
 	ended    atomic.Bool
 	full     bool // the backend ran out of memory
+	job      atomic.Bool // it goes on after its answer, and has a timeout of its own
 }
 
-// end gives the grant back. Only the first call counts.
-func (e *execution) end(err error) {
+// end gives the grant back. Only the first call counts, and reports true.
+func (e *execution) end(err error) bool {
 	if e.ended.Swap(true) {
-		return
+		return false
 	}
 	if e.grant != nil {
 		e.grant.Release(e.outcome(err))
@@ -51,6 +52,7 @@ func (e *execution) end(err error) {
 	if e.sent {
 		e.trace.Executed(time.Now(), e.status, err)
 	}
+	return true
 }
 
 // outcome says what the work teaches: only an answer that was wanted and came
@@ -76,6 +78,26 @@ func (e *execution) leave(x *exchange) {
 	case !e.sent:
 		e.end(http.ErrAbortHandler)
 	}
+	if x.cut != nil && !e.ended.Load() && !e.job.Load() {
+		x.abandonLater()
+	}
+}
+
+// errAbandoned ends work that went on for too long after its client had left or
+// been told.
+var errAbandoned = errors.New("proxy: abandon_after passed")
+
+// abandonLater gives the grant of work that nobody waits for back when the
+// backend's abandon_after has passed, whether or not it has ended by then. It is
+// the only timer that does, and fires for nothing where the work ends first.
+func (x *exchange) abandonLater() {
+	time.AfterFunc(x.backend().Config.AbandonAfter, func() {
+		if x.work.end(errAbandoned) {
+			x.log.Error("abandon_after passed: the grant of work that has not ended is given back, and the card may be fuller than is booked",
+				"route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend)
+			x.cut()
+		}
+	})
 }
 
 // forward sends the request to its backend and the answer to the client.
@@ -227,7 +249,11 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 		return answer.response, answer.err
 	}
 	// What the context carries stays, its end does not.
-	out = out.WithContext(context.WithoutCancel(out.Context()))
+	ctx := context.WithoutCancel(out.Context())
+	if x.backend().Config.AbandonAfter > 0 {
+		ctx, x.cut = context.WithCancel(ctx)
+	}
+	out = out.WithContext(ctx)
 	var state atomic.Int32 // 0: both wait, 1: the backend was first, 2: the client left first
 	done := make(chan result, 1)
 	go func() {
@@ -303,7 +329,7 @@ func (x *exchange) execute(out *http.Request) result {
 		e.end(b.cut())
 		res.Body = b
 	default:
-		res.Body = newReadAhead(res.Body, int(x.rules.limits.ResponseBuffer), &x.ahead, x.ctx, e.detached, e.end)
+		res.Body = newReadAhead(res.Body, int(x.rules.limits.ResponseBuffer), &x.ahead, x.ctx, e.detached, func(err error) { e.end(err) })
 	}
 	return result{response: res}
 }

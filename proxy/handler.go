@@ -62,8 +62,9 @@ type exchange struct {
 	// ctx ends when the client leaves or the execution timeout has passed.
 	ctx    context.Context
 	cancel context.CancelFunc
-	answer answerBody // nil until a backend has answered
-	failed error      // why forwarding gave no answer
+	cut    context.CancelFunc // breaks the connection of work that is abandoned; nil: never
+	answer answerBody         // nil until a backend has answered
+	failed error              // why forwarding gave no answer
 	code   admission.Code
 }
 
@@ -227,7 +228,7 @@ func (x *exchange) admit(d routing.Decision) (*admission.Grant, error) {
 		return nil, err
 	}
 	x.now = x.now.Add(grant.Waited())
-	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Reason())
+	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Reason(), grant.Steps())
 	if err := x.ctx.Err(); err != nil {
 		grant.Release(admission.Aborted)
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/proxy"
@@ -128,4 +129,20 @@ func TestTheSecondTryHasTheCardToItself(t *testing.T) {
 	if a, b := <-other, <-first; a != 200 || b != 200 {
 		t.Errorf("they are answered with %d and %d", a, b)
 	}
+}
+
+func TestWorkThatNeverEndsIsAbandonedWhereThatIsWanted(t *testing.T) {
+	m := newModel(t)
+	b := open(t, m, func(s *proxy.Setup) {
+		backend(s, "slow", func(c *routing.BackendConfig) { c.AbandonAfter = 50 * time.Millisecond })
+		class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = 50 * time.Millisecond })
+	})
+	if res, _ := b.do("POST", "/slow/x", "{}"); res.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("it is answered with %s, want 504", res.Status)
+	}
+	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+	if m.now.Load() != 1 {
+		t.Errorf("%d are worked on, want the one that goes on", m.now.Load())
+	}
+	eventually(t, "the log says so", func() bool { return strings.Contains(b.logs.String(), "abandon_after passed") })
 }

@@ -121,7 +121,7 @@ func run(telemetry *Telemetry, r *http.Request) (*Request, http.Header) {
 	q.Classify("images", "heavy", "flux", 34*admission.GiB)
 	q.Wait(at)
 	at = at.Add(2 * time.Second)
-	q.Admitted(at, 7, 3, 2*time.Second, admission.ReasonResources)
+	q.Admitted(at, 7, 3, 2*time.Second, admission.ReasonResources, []admission.Step{{At: 0, Reason: admission.ReasonReclaiming}, {At: time.Second, Reason: admission.ReasonResources}})
 	q.Execute(at, flux, header)
 	at = at.Add(18 * time.Second)
 	q.Executed(at, http.StatusOK, nil)

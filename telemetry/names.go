@@ -14,6 +14,7 @@ const (
 	SpanWake    = "admission.wake"
 
 	EventQueued  = "queued"
+	EventBlocked = "blocked" // the first of its kind, by something else than before
 	EventGranted = "granted"
 	EventRefused = "refused"
 )

@@ -140,7 +140,7 @@ func (q *Request) Wait(at time.Time) {
 }
 
 // Admitted closes the admission.wait span with a grant.
-func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Duration, reason admission.Reason) {
+func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Duration, reason admission.Reason, steps []admission.Step) {
 	if q == nil {
 		return
 	}
@@ -152,6 +152,7 @@ func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Du
 	if waited > 0 {
 		q.wait.AddEvent(EventQueued, trace.WithTimestamp(q.waitBegan), trace.WithAttributes(attribute.Int(AttrPosition, position)))
 	}
+	q.blocked(steps)
 	q.wait.AddEvent(EventGranted, trace.WithTimestamp(at))
 	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Int(AttrPosition, position),
@@ -161,6 +162,13 @@ func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Du
 	}
 	q.wait.End(trace.WithTimestamp(at))
 	q.wait = nil
+}
+
+// blocked adds what it waited for to the admission.wait span.
+func (q *Request) blocked(steps []admission.Step) {
+	for _, s := range steps {
+		q.wait.AddEvent(EventBlocked, trace.WithTimestamp(q.waitBegan.Add(s.At)), trace.WithAttributes(attribute.String(AttrReason, string(s.Reason))))
+	}
 }
 
 // Refused closes the admission.wait span with a refusal.
@@ -180,6 +188,7 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	if q.waited > 0 {
 		q.wait.AddEvent(EventQueued, trace.WithTimestamp(q.waitBegan), trace.WithAttributes(attribute.Int(AttrPosition, rejection.Position)))
 	}
+	q.blocked(rejection.Steps)
 	q.wait.AddEvent(EventRefused, trace.WithTimestamp(at), trace.WithAttributes(attribute.String(AttrCode, string(rejection.Code))))
 	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, q.waited.Seconds()),

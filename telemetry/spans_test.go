@@ -84,10 +84,10 @@ func TestSpansCarryWhatTheContractSays(t *testing.T) {
 		"http.response.status_code": int64(200), AttrClass: "heavy", AttrBackend: "flux",
 	})
 	events := found[SpanWait].Events
-	if len(events) != 2 || events[0].Name != EventQueued || events[1].Name != EventGranted {
-		t.Fatalf("admission.wait has events %v, want queued, granted", events)
+	if len(events) != 4 || events[0].Name != EventQueued || events[1].Name != EventBlocked || events[2].Name != EventBlocked || events[3].Name != EventGranted {
+		t.Fatalf("admission.wait has events %v, want queued, blocked twice, granted", events)
 	}
-	if d := events[1].Time.Sub(events[0].Time); d != 2*time.Second {
+	if d := events[3].Time.Sub(events[0].Time); d != 2*time.Second {
 		t.Errorf("between queued and granted lie %s, want 2s", d)
 	}
 	expect(t, "the event queued", attributes(events[0].Attributes), map[string]any{AttrPosition: int64(3)})
@@ -98,7 +98,7 @@ func TestARequestThatRunsAtOnceWasNotQueued(t *testing.T) {
 	q := telemetry.Begin(generate(), pattern)
 	now := time.Now()
 	q.Wait(now)
-	q.Admitted(now, 1, 0, 0, admission.ReasonNone)
+	q.Admitted(now, 1, 0, 0, admission.ReasonNone, nil)
 	q.End(now, http.StatusOK, "", 0, 0)
 	wait := spans(t, telemetry, memory)[SpanWait]
 	if len(wait.Events) != 1 || wait.Events[0].Name != EventGranted {
@@ -269,7 +269,7 @@ func TestANilRequestDoesNothing(t *testing.T) {
 	var q *Request
 	q.Classify("", "", "", 0)
 	q.Wait(time.Now())
-	q.Admitted(time.Now(), 0, 0, 0, "")
+	q.Admitted(time.Now(), 0, 0, 0, "", nil)
 	q.Refused(time.Now(), &admission.Rejection{})
 	q.Execute(time.Now(), "", nil)
 	q.Executed(time.Now(), 0, nil)

@@ -77,6 +77,7 @@ func newThree(t *testing.T, speed float64, engine, trap string) *three {
 	comfyui, vllm, ollama := simulation.ComfyUI(), simulation.VLLM(), simulation.Ollama()
 	comfyui.Weights, comfyui.PerRun = 24*admission.GiB, 10*admission.GiB
 	vllm.Weights, vllm.PerRun = 22*admission.GiB, 0
+	ollama.Model, ollama.Others = "llava", nil
 	ollama.Weights, ollama.PerRun, ollama.ReturnsMemory = 5*admission.GiB, admission.GiB, true
 	text, err := os.ReadFile("../../examples/one-card-three-engines/anteroom.yaml")
 	if err != nil {
@@ -204,7 +205,7 @@ func (b *three) draw(ctx context.Context) {
 // play sends mixed traffic for so long: an image every 45 s, a chat every 6 s,
 // and a caption every 2 s, which alone would keep Ollama busy all the time.
 func (b *three) play(length time.Duration) {
-	ctx, cancel := context.WithTimeout(b.t.Context(), 4*b.real(length)+time.Minute)
+	ctx, cancel := context.WithTimeout(b.t.Context(), 2*b.real(length)+20*time.Second)
 	defer cancel()
 	var all sync.WaitGroup
 	began := time.Now()
@@ -215,7 +216,9 @@ func (b *three) play(length time.Duration) {
 			all.Go(func() { b.draw(ctx) })
 		}
 		if second%6 == 0 {
-			all.Go(func() { b.ask("chat", "POST", "/v1/chat/completions", `{"messages":[{"role":"user","content":"hello"}]}`) })
+			all.Go(func() {
+				b.ask("chat", "POST", "/v1/chat/completions", `{"messages":[{"role":"user","content":"hello"}]}`)
+			})
 		}
 		if second%2 == 0 {
 			all.Go(func() { b.ask("caption", "POST", "/api/generate", `{"model":"llava","prompt":"what","stream":false}`) })
@@ -225,7 +228,19 @@ func (b *three) play(length time.Duration) {
 		case <-ctx.Done():
 		}
 	}
-	all.Wait()
+	done := make(chan struct{})
+	go func() { all.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		for _, w := range b.server.desk.Queue(10) {
+			b.t.Logf("waits: %+v", w)
+		}
+		for _, w := range b.server.desk.Running() {
+			b.t.Logf("runs: %+v", w)
+		}
+		b.t.Fatalf("not all is answered: %+v", b.server.desk.Snapshot())
+	}
 }
 
 // swaps is how often each engine was made to let go.
