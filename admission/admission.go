@@ -213,6 +213,24 @@ type Rejection struct {
 	// RetryAfter is when a new arrival could expect to run. Zero: retrying is
 	// pointless or nothing is known.
 	RetryAfter time.Duration
+	// Stay is what it met in the queue; nil where it never queued.
+	Stay *Stay
+}
+
+// Stay is what a request met in the queue.
+type Stay struct {
+	First, Last Blocked
+	// Expected is how long it was to wait, as could be said on its arrival.
+	Expected time.Duration
+}
+
+// Blocked is what keeps a request from starting.
+type Blocked struct {
+	Reason Reason
+	// Resource names it, as in Waiter; Need and Free are in bytes for a GPU,
+	// else in slots.
+	Resource   string
+	Need, Free int64
 }
 
 func (r *Rejection) Error() string {

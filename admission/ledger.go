@@ -243,6 +243,8 @@ type block struct {
 	need, free int64
 }
 
+func (b block) blocked() Blocked { return Blocked{b.reason, b.resource, b.need, b.free} }
+
 func (b block) String() string {
 	switch {
 	case b.resource == "":

@@ -26,8 +26,8 @@ type Ticket struct {
 
 	links [listKinds]link
 
-	waited    time.Duration // until the grant or the refusal
-	lastBlock block         // what it last waited for
+	waited time.Duration // until the grant or the refusal
+	stay   *Stay         // what it met in the queue; nil: it never queued
 
 	replica *replica
 	started time.Duration
