@@ -14,8 +14,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// desk is one under load in the sensor's process. A heavy request runs all the
-// time, another waits for its room, and light ones come and go without a pause.
+// desk is one in the sensor's process. A heavy request runs all the time, and
+// another waits for its room.
 type desk struct {
 	*admission.Controller
 	held   *admission.Grant
@@ -33,7 +33,7 @@ type books struct {
 
 const heavyTakes = 34 * admission.GiB
 
-// openDesk opens a desk and gives it its load.
+// openDesk opens a desk and gives it the heavy ones.
 func openDesk(ctx context.Context) *desk {
 	everywhere := []admission.Replica{{Places: []admission.Place{{GPU: "gpu0"}}}}
 	c, err := admission.NewController(admission.Config{
@@ -142,12 +142,12 @@ func shared(others int, more ...string) []string {
 func (s *sensor) untilOthers(others int) {
 	s.t.Helper()
 	s.until(func(r seen) bool {
-		return !r.Ready && r.Err == "" && !r.Desk.Stale && r.Desk.Outside == admission.Bytes(others)*admission.GiB
+		return r.Err == "" && !r.Desk.Stale && r.Desk.Outside == admission.Bytes(others)*admission.GiB
 	})
 }
 
 func TestTheLedgerGoesOnWithoutTheDriverAndIsTakenUpAgain(t *testing.T) {
-	s := startAll(t, modern(t), setup{Cards: map[string]Config{"gpu0": auto}, Desk: true}, shared(4)...)
+	s := startAll(t, modern(t), setup{Cards: gpu0, Desk: true, Load: true, Impatient: true}, shared(4)...)
 	s.untilOthers(4)
 	others := 4
 	for _, outage := range []struct {
@@ -162,16 +162,13 @@ func TestTheLedgerGoesOnWithoutTheDriverAndIsTakenUpAgain(t *testing.T) {
 		s.set(shared(others, outage.state...)...)
 		from := s.untilError(outage.says).Desk.Granted
 		// It admits as before, by the books and what was last read.
-		r := s.until(func(r seen) bool {
-			b := r.Desk
-			if b.Booked < heavyTakes || b.Heavy != 1 || b.Waiting != 1 || b.Failed != 0 || b.Outside != admission.Bytes(others)*admission.GiB || !b.Stale {
+		s.until(func(r seen) bool {
+			b, failed := r.Desk, r.Err != "" // one that was under way may still be good
+			if b.Booked < heavyTakes || b.Heavy != 1 || b.Waiting != 1 || b.Failed != 0 || b.Outside != admission.Bytes(others)*admission.GiB || b.Stale != failed {
 				t.Fatalf("%s: the books say %+v", outage.says, b)
 			}
-			return b.Granted >= from+1000
+			return failed && b.Granted >= from+1000
 		})
-		if r.Err == "" {
-			t.Fatalf("%s: it ended by itself: %+v", outage.says, r)
-		}
 		others++
 		s.set(shared(others)...)
 		s.untilOthers(others)
@@ -179,7 +176,7 @@ func TestTheLedgerGoesOnWithoutTheDriverAndIsTakenUpAgain(t *testing.T) {
 }
 
 func TestAbsurdFiguresChangeNothing(t *testing.T) {
-	s := startAll(t, modern(t), setup{Cards: map[string]Config{"gpu0": auto}, Desk: true}, shared(4)...)
+	s := startAll(t, modern(t), setup{Cards: gpu0, Desk: true}, shared(4)...)
 	s.untilOthers(4)
 	for name, state := range map[string][]string{
 		"not available":            {"0.total 18446744073709551615"},
@@ -187,6 +184,7 @@ func TestAbsurdFiguresChangeNothing(t *testing.T) {
 		"use is not available":     {"0.used 18446744073709551615"},
 		"more used than there is":  {"0.used 99999999999"},
 		"more reserved than there": {"0.reserved 50465865729"},
+		"more than any card has":   {"0.total 4611686018427387904"},
 	} {
 		s.set(shared(4, state...)...)
 		for range 20 {
@@ -216,7 +214,7 @@ func BenchmarkAdmission(b *testing.B) {
 			{"flips", [][]string{well, shared(4, "0.memory 9", "init 9"), well, shared(4, "hang 1"), well, shared(4, "0.memory 999", "init 18")}},
 		} {
 			b.Run(fmt.Sprintf("callers=%d/driver=%s", callers, driver.name), func(b *testing.B) {
-				do := setup{Cards: map[string]Config{"gpu0": auto}, Desk: true, Measure: b.N, Callers: callers, Every: 5 * time.Millisecond}
+				do := setup{Cards: gpu0, Desk: true, Measure: b.N, Callers: callers, Impatient: true, Every: 5 * time.Millisecond}
 				s := startAll(b, modern(b), do, well...)
 				m := s.measure(driver.states)
 				b.ReportMetric(float64(m.Mean), "ns/op")

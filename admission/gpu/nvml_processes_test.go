@@ -112,7 +112,7 @@ func TestANameIsAskedForOnceAsLongAsItsProcessLives(t *testing.T) {
 
 func TestProcessesComeWithWhoseTheyAre(t *testing.T) {
 	flux, _ := begin(t, os.Args[0], engine{Name: "flux", Listen: anyPort, Start: []engine{{Name: "worker"}}})
-	do := setup{Cards: map[string]Config{"gpu0": auto}, Hints: []Hint{{Backend: "flux", Replica: 2, Address: flux["flux"].Address}}}
+	do := setup{Cards: gpu0, Hints: []Hint{{Backend: "flux", Replica: 2, Address: flux["flux"].Address}}}
 	s := startAll(t, modern(t), do, card0(fmt.Sprintf("0.compute %d=4096,%d=1", flux["worker"].PID, os.Getpid()))...)
 	list := s.untilListed()
 	slices.SortFunc(list, func(a, b admission.Process) int { return int(b.Used - a.Used) })

@@ -50,9 +50,12 @@ func init() {
 type setup struct {
 	Cards map[string]Config
 	Hints []Hint
-	Desk  bool // a desk under load takes the readings
-	// Measure is how many admissions to time, by Callers at once; 0: they are
-	// not timed, and go on for ever.
+	Desk  bool // a desk takes the readings
+	Load  bool // light requests come and go there without a pause
+	// Impatient makes readings late after a moment. Else they are not on a box
+	// that has better things to do either.
+	Impatient bool
+	// Measure is how many admissions to time, by Callers at once.
 	Measure, Callers int
 	Every            time.Duration // readings; 0: as often as it can
 }
@@ -60,8 +63,11 @@ type setup struct {
 // run watches until its standard input ends. What it says in the log goes to
 // standard error.
 func (s setup) run() {
-	usual = pace{every: time.Millisecond, processes: time.Millisecond, patience: 50 * time.Millisecond, absent: time.Millisecond}
+	usual = pace{every: time.Millisecond, processes: time.Millisecond, patience: time.Minute, absent: time.Millisecond}
 	again = 2 * time.Millisecond
+	if s.Impatient {
+		usual.patience = 50 * time.Millisecond
+	}
 	if s.Every > 0 {
 		usual.every, usual.absent, again = s.Every, s.Every, s.Every
 	}
@@ -77,7 +83,7 @@ func (s setup) run() {
 	if s.Desk {
 		d = openDesk(ctx)
 		defer d.close()
-		if s.Measure == 0 {
+		if s.Load {
 			d.run(ctx)
 		}
 	}
@@ -204,14 +210,26 @@ func (s *sensor) set(state ...string) {
 	must(s.t, os.Rename(next, s.state))
 }
 
+// enough is how many readings to wait for what must come.
+const enough = 5000
+
+func (s *sensor) next() seen {
+	s.t.Helper()
+	var r seen
+	if err := s.readings.Decode(&r); err != nil {
+		s.t.Fatalf("the readings end: %v", err)
+	}
+	return r
+}
+
 // until reads on to the first reading that is wanted.
 func (s *sensor) until(wanted func(seen) bool) seen {
 	s.t.Helper()
 	var last seen
-	for range 20000 {
-		var r seen
-		if err := s.readings.Decode(&r); err != nil {
-			s.t.Fatalf("the readings end: %v; the last one: %+v", err, last)
+	for range enough {
+		r := s.next()
+		if r.Ready {
+			continue
 		}
 		if wanted(r) {
 			return r
@@ -222,6 +240,16 @@ func (s *sensor) until(wanted func(seen) bool) seen {
 	return last
 }
 
+func (s *sensor) untilReady() {
+	s.t.Helper()
+	for range enough {
+		if s.next().Ready {
+			return
+		}
+	}
+	s.t.Fatal("it is never ready")
+}
+
 func (s *sensor) untilError(part string) seen {
 	s.t.Helper()
 	return s.until(func(r seen) bool { return strings.Contains(r.Err, part) })
@@ -229,7 +257,7 @@ func (s *sensor) untilError(part string) seen {
 
 func (s *sensor) untilUsed(used admission.Bytes) seen {
 	s.t.Helper()
-	return s.until(func(r seen) bool { return r.Err == "" && !r.Ready && r.Used == used })
+	return s.until(func(r seen) bool { return r.Err == "" && r.Used == used })
 }
 
 func modern(t testing.TB) string { return compiledFor(t, driverLibrary) }
@@ -245,6 +273,8 @@ func compiledFor(t testing.TB, get func() (string, error)) string {
 }
 
 var auto = Config{Device: "0", Source: "auto", Unknown: "ledger"}
+
+var gpu0 = map[string]Config{"gpu0": auto}
 
 // card0 is a card of 48 GiB, of which the driver keeps one.
 func card0(more ...string) []string {

@@ -30,11 +30,12 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, BAD_ARGUMENT = 2, NOT_FOUND = 6, TOO_SMALL = 7, BAD_VERSION = 25 };
+enum { OK = 0, UNINITIALIZED = 1, BAD_ARGUMENT = 2, NOT_FOUND = 6, TOO_SMALL = 7, NOT_LOADED = 9, MISMATCH = 18, BAD_VERSION = 25, UNKNOWN = 999 };
 
 struct card { unsigned index; };
 typedef struct card *device;
 static struct card all[8];
+static int stale; /* the driver has gone since it was opened */
 
 static const char *value(const char *key) {
 	static __thread char line[1024];
@@ -74,7 +75,10 @@ int nvmlInit_v2(void) {
 	for (unsigned i = 0; i < 8; i++)
 		all[i].index = i;
 	maybe_hang();
-	return number(value("init"));
+	int code = number(value("init"));
+	if (code == OK)
+		stale = 0;
+	return code;
 }
 int nvmlInit(void) { return nvmlInit_v2(); }
 int nvmlShutdown(void) { return OK; }
@@ -137,11 +141,19 @@ int nvmlDeviceGetMigMode(device d, unsigned *now, unsigned *next) {
 }
 #endif
 
+/* A driver that went does not come back to those who had it open. */
+static int memory(device d) {
+	int code = number(of(d, "memory"));
+	if (code == UNINITIALIZED || code == NOT_LOADED || code == MISMATCH || code == UNKNOWN)
+		stale = 1;
+	return stale ? (code ? code : UNINITIALIZED) : code;
+}
+
 int nvmlDeviceGetMemoryInfo(device d, unsigned long long out[3]) {
 	maybe_hang();
 	unsigned long long total = number(of(d, "total")), used = number(of(d, "used")) + number(of(d, "reserved"));
 	out[0] = total, out[1] = total - used, out[2] = used;
-	return number(of(d, "memory"));
+	return memory(d);
 }
 
 struct process1 { unsigned pid; unsigned long long used; };
@@ -194,6 +206,6 @@ int nvmlDeviceGetMemoryInfo_v2(device d, struct memory2 *out) {
 	maybe_hang();
 	out->total = number(of(d, "total")), out->reserved = number(of(d, "reserved")), out->used = number(of(d, "used"));
 	out->free = out->total - out->reserved - out->used;
-	return number(of(d, "memory"));
+	return memory(d);
 }
 #endif
