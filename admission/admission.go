@@ -208,13 +208,30 @@ type Rejection struct {
 	Detail string
 	// Position is how many of its class were before it; -1 where it never queued.
 	Position int
-	// Waited is how long it stood in the queue; Steps are what for, while it was
-	// the first of its kind.
+	// Waited is how long it stood in the queue.
 	Waited time.Duration
-	Steps  []Step
 	// RetryAfter is when a new arrival could expect to run. Zero: retrying is
 	// pointless or nothing is known.
 	RetryAfter time.Duration
+	// Stay is what it met in the queue; nil where it never queued.
+	Stay *Stay
+}
+
+// Stay is what a request met in the queue.
+type Stay struct {
+	First, Last Blocked
+	Steps       []Step // while it was the first of its kind, in order of time
+	// Expected is how long it was to wait, as could be said on its arrival.
+	Expected time.Duration
+}
+
+// Blocked is what keeps a request from starting.
+type Blocked struct {
+	Reason Reason
+	// Resource names it, as in Waiter; Need and Free are in bytes for a GPU,
+	// else in slots.
+	Resource   string
+	Need, Free int64
 }
 
 func (r *Rejection) Error() string {

@@ -321,10 +321,15 @@ func (g *Grant) Position() int { return int(g.ticket.position) }
 func (g *Grant) Waited() time.Duration { return g.ticket.waited }
 
 // Reason is what it last waited for; empty where it did not wait.
-func (g *Grant) Reason() Reason { return g.ticket.lastBlock.reason }
+func (g *Grant) Reason() Reason {
+	if g.ticket.stay == nil {
+		return ReasonNone
+	}
+	return g.ticket.stay.Last.Reason
+}
 
-// Steps are what it waited for as the first of its kind, in order of time.
-func (g *Grant) Steps() []Step { return g.ticket.steps }
+// Stay is what it met in the queue; nil where it did not wait.
+func (g *Grant) Stay() *Stay { return g.ticket.stay }
 
 // Release gives the grant back, at the end of the work and not before: memory
 // and slots are free for others from here on. Later calls do nothing. Safe

@@ -243,6 +243,8 @@ type block struct {
 	need, free int64
 }
 
+func (b block) blocked() Blocked { return Blocked{b.reason, b.resource, b.need, b.free} }
+
 func (b block) String() string {
 	switch {
 	case b.resource == "":
@@ -379,7 +381,7 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 		return false
 	}
 	d := s.devices[g]
-	before, wasLost := s.room(&s.live, g), d.lost
+	before, booked, wasLost := s.room(&s.live, g), s.live.booked[g], d.lost
 	if r.Err == nil && (r.Total <= 0 || r.Used < 0 || r.Used > r.Total) {
 		r.Err = fmt.Errorf("a reading of %v used of %v makes no sense", r.Used, r.Total)
 	}
@@ -410,7 +412,9 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 	}
 	s.settleOutside(g, first)
 	changed := s.look(g) || told
-	return changed || before != s.room(&s.live, g) || d.lost != wasLost || wasUnknown != d.unknown(now)
+	// What turns out to be a backend's own leaves the room as it is, and the
+	// backend's next request needs less of it.
+	return changed || before != s.room(&s.live, g) || booked != s.live.booked[g] || d.lost != wasLost || wasUnknown != d.unknown(now)
 }
 
 // settleOutside follows what others hold: up at once, down slowly.

@@ -63,8 +63,8 @@ again:
 		to, at, b := s.earliest(now, t)
 		if to != nil && at == now {
 			wasHardened := s.hardened == t
-			if t.arrived < now {
-				t.lastBlock = s.blockOf(t)
+			if t.stay != nil {
+				t.stay.Last, t.stay.Steps = s.blockOf(t).blocked(), t.steps
 			}
 			s.leave(now, t)
 			s.start(now, t, to)

@@ -75,7 +75,7 @@ func (b *box) noOrder() {
 func (b *box) runs(t *Ticket, want bool) {
 	b.t.Helper()
 	if _, ok := t.Granted(); ok != want {
-		b.t.Fatalf("at %v ticket %d runs: %v, want %v; it waits for %v", b.now, t.id, ok, want, t.lastBlock)
+		b.t.Fatalf("at %v ticket %d runs: %v, want %v; it waits for %v", b.now, t.id, ok, want, t.stay)
 	}
 }
 

@@ -322,14 +322,17 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		return
 	}
 	s.enqueue(now, t)
-	if sh.eldest() != t {
-		// The head of its shape is blocked, and a longer queue behind it
-		// frees nothing.
-		return
+	// If it is not the eldest the head of its shape is blocked, and a longer
+	// queue behind it frees nothing.
+	if sh.eldest() == t {
+		s.pass(now)
+		// Its own grant is the caller's result, not a decision about another.
+		s.decided = slices.DeleteFunc(s.decided, func(d *Ticket) bool { return d == t })
 	}
-	s.pass(now)
-	// Its own grant is the caller's result, not a decision about another.
-	s.decided = slices.DeleteFunc(s.decided, func(d *Ticket) bool { return d == t })
+	if t.state == stateWaiting {
+		here := s.blockOf(t).blocked()
+		t.stay = &Stay{First: here, Last: here, Expected: s.estimateStart(now, sh, sh.waiting-1, t.p50) - now}
+	}
 }
 
 // atTheDoor refuses what need not ask for room at all.
@@ -549,11 +552,16 @@ func (s *Scheduler) dismiss(now time.Duration, t *Ticket, r *Rejection) {
 // reports that the order may have changed.
 func (s *Scheduler) evict(now time.Duration, t *Ticket, r *Rejection, position int) (matters bool) {
 	r.Class, r.Position = t.shape.class.cfg.Name, position
+	last := s.blockOf(t)
 	if r.Reason == ReasonNone {
-		r.Reason = s.blockOf(t).reason
+		r.Reason = last.reason
+	}
+	if t.stay != nil {
+		t.stay.Last, t.stay.Steps = last.blocked(), t.steps
+		r.Stay = t.stay
 	}
 	matters = s.leave(now, t)
-	r.Waited, r.Steps = t.waited, t.steps
+	r.Waited = t.waited
 	t.shape.class.refused++
 	t.refuse(r)
 	return matters

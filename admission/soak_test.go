@@ -70,3 +70,12 @@ func soakAgain(seed uint64, requests int) error {
 	_, _, err := soaked(seed, requests, false)
 	return err
 }
+
+// A reading may show that what was an outsider's is a backend's own. The room is
+// as before, and that backend's next request needs less of it; nobody told it.
+// The run is the one that found this.
+func TestAReadingThatMovesMemoryToABackendWakesItsQueue(t *testing.T) {
+	if _, _, err := soaked(3, 800, true); err != nil {
+		t.Fatal(err)
+	}
+}

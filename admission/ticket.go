@@ -26,9 +26,9 @@ type Ticket struct {
 
 	links [listKinds]link
 
-	waited    time.Duration // until the grant or the refusal
-	steps     []Step
-	lastBlock block // what it last waited for
+	waited time.Duration // until the grant or the refusal
+	stay   *Stay         // what it met in the queue; nil: it never queued
+	steps  []Step        // of it, so far
 
 	replica *replica
 	started time.Duration

@@ -228,7 +228,7 @@ func (x *exchange) admit(d routing.Decision) (*admission.Grant, error) {
 		return nil, err
 	}
 	x.now = x.now.Add(grant.Waited())
-	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Reason(), grant.Steps())
+	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Stay())
 	if err := x.ctx.Err(); err != nil {
 		grant.Release(admission.Aborted)
 		return nil, err

@@ -22,16 +22,20 @@ const (
 // Attributes of spans and labels of metrics, beside OpenTelemetry's for HTTP.
 // In Prometheus a dot is an underscore.
 const (
-	AttrRoute    = "anteroom.route"       // the rule's name
-	AttrClass    = "anteroom.class"       // empty for what passes through
-	AttrBackend  = "anteroom.backend"     // as configured
-	AttrVRAM     = "anteroom.vram"        // bytes asked for on each GPU
-	AttrPosition = "anteroom.position"    // of its class before it, on arrival
-	AttrReason   = "anteroom.wait.reason" // what it last waited for
-	AttrWaited   = "anteroom.wait"        // seconds
-	AttrGrant    = "anteroom.grant"       // the request's id in the queue
-	AttrCode     = "anteroom.code"        // of a refusal
-	AttrResult   = "anteroom.result"      // ok, refused, cancelled, failed
+	AttrRoute    = "anteroom.route"         // the rule's name
+	AttrClass    = "anteroom.class"         // empty for what passes through
+	AttrBackend  = "anteroom.backend"       // as configured
+	AttrVRAM     = "anteroom.vram"          // bytes asked for on each GPU
+	AttrPosition = "anteroom.position"      // of its class before it, on arrival
+	AttrReason   = "anteroom.wait.reason"   // what it last waited for; in the event queued, on arrival
+	AttrResource = "anteroom.wait.resource" // which resource that was
+	AttrNeed     = "anteroom.wait.need"     // of the resource: bytes, or slots
+	AttrFree     = "anteroom.wait.free"     // of the resource: bytes, or slots
+	AttrExpected = "anteroom.wait.expected" // seconds it was to wait, as of its arrival
+	AttrWaited   = "anteroom.wait"          // seconds
+	AttrGrant    = "anteroom.grant"         // the request's id in the queue
+	AttrCode     = "anteroom.code"          // of a refusal
+	AttrResult   = "anteroom.result"        // ok, refused, cancelled, failed
 	AttrGPU      = "anteroom.gpu"
 	AttrState    = "anteroom.state"
 	AttrFreed    = "anteroom.freed" // bytes that were seen to come back
