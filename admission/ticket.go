@@ -29,7 +29,8 @@ type Ticket struct {
 	waited    time.Duration // until the grant or the refusal
 	lastBlock block         // what it last waited for
 
-	replica *replica
+	replica *replica // whose books it is in
+	granted *replica // what replica was at the grant; Reconfigure leaves it alone
 	started time.Duration
 	order   uint64        // of starts, for hardening
 	end     time.Duration // predicted
