@@ -139,7 +139,7 @@ func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 			case q != nil:
 				q.probes, q.residence = r.probes, r.residence
 				if o := r.order; o != nil {
-					o.replica, o.Replica = q, q.number
+					o.replica, o.Replica, o.Name = q, q.number, q.name
 					s.orders = append(s.orders, o)
 				}
 			case old.live.replicas[r.index] == 0:
