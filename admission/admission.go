@@ -100,6 +100,9 @@ type Backend struct {
 
 // Replica is one process (or one group of processes) of a backend.
 type Replica struct {
+	// Name tells it from the backend's others, also across a Reconfigure; a
+	// server's address does. Empty: its place in the list does.
+	Name string
 	// Places are the GPUs it takes room on: one, or several for a
 	// tensor-parallel server. A request's demand counts on each of them.
 	Places []Place

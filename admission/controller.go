@@ -311,8 +311,12 @@ func (c *Controller) Drain(ctx context.Context, serve bool) error {
 // ID is unique in the process; it is the request's id in Queue, too.
 func (g *Grant) ID() uint64 { return g.ticket.id }
 
-// Replica is the index of the backend's replica to use.
-func (g *Grant) Replica() int { return g.ticket.replica.number }
+// Replica is the place of the replica to use in its backend's list, as of the
+// grant: a Reconfigure since then may have moved it.
+func (g *Grant) Replica() int { return g.ticket.granted.number }
+
+// ReplicaName is the name of the replica to use.
+func (g *Grant) ReplicaName() string { return g.ticket.granted.name }
 
 // Position is how many of its class were waiting before it on arrival.
 func (g *Grant) Position() int { return int(g.ticket.position) }

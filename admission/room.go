@@ -41,6 +41,7 @@ type Order struct {
 	Kind    OrderKind
 	Backend string
 	Replica int
+	Name    string // the replica's
 	// Bytes is what the replica is believed to hold, on all its GPUs, or for a
 	// Wake what it will take.
 	Bytes Bytes
@@ -339,7 +340,7 @@ func (s *Scheduler) empty(now time.Duration, v *replica, head *Ticket) {
 // newOrder begins an order; what it will free is in the profile from now on.
 func (s *Scheduler) newOrder(now time.Duration, kind OrderKind, r *replica, head *Ticket) *order {
 	s.lastOrder++
-	o := &order{Order: Order{ID: s.lastOrder, Kind: kind, Backend: r.backend.cfg.Name, Replica: r.number}, replica: r, head: head, began: now}
+	o := &order{Order: Order{ID: s.lastOrder, Kind: kind, Backend: r.backend.cfg.Name, Replica: r.number, Name: r.name}, replica: r, head: head, began: now}
 	if head != nil {
 		o.For = head.id
 	}

@@ -90,6 +90,7 @@ type replica struct {
 	backend  *backend
 	index    int // among all
 	number   int // within its backend
+	name     string
 	probes   int // -1: all slots; else how many at once
 	accounts []int
 	reserves []reserve
@@ -227,7 +228,7 @@ func (s *Scheduler) addBackend(b *backend) {
 	s.swappable = s.swappable || b.cfg.Reclaims
 	s.live.backends = append(s.live.backends, 0)
 	for i, cfg := range b.cfg.Replicas {
-		r := &replica{backend: b, index: len(s.replicas), number: i, probes: -1}
+		r := &replica{backend: b, index: len(s.replicas), number: i, name: cfg.Name, probes: -1}
 		for _, name := range slices.Sorted(maps.Keys(b.cfg.Reserved)) {
 			if c := s.classIndex[name]; c != nil && b.cfg.Slots > 0 && b.cfg.Reserved[name] > 0 {
 				r.reserves = append(r.reserves, reserve{c.index, b.cfg.Reserved[name], len(s.live.reserves)})
@@ -473,7 +474,7 @@ func (s *Scheduler) leave(now time.Duration, t *Ticket) (matters bool) {
 // start grants a ticket that is in no queue.
 func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.state = stateRunning
-	t.replica = r
+	t.replica, t.granted = r, r
 	t.started = now
 	t.waited = now - t.arrived
 	s.starts++

@@ -30,7 +30,8 @@ type Ticket struct {
 	stay   *Stay         // what it met in the queue; nil: it never queued
 	steps  []Step        // of it, so far
 
-	replica *replica
+	replica *replica // whose books it is in
+	granted *replica // what replica was at the grant; Reconfigure leaves it alone
 	started time.Duration
 	order   uint64        // of starts, for hardening
 	end     time.Duration // predicted

@@ -8,8 +8,6 @@ import (
 // version, with * for a name of the user's own. Whoever wrote one of them made
 // no typing mistake and is told so.
 var later = map[string]bool{
-	"backends.*.urls":        true,
-	"backends.*.replicas":    true,
 	"routes[].preserve_host": true,
 }
 
@@ -23,15 +21,6 @@ func laterValue(pattern, text string) string {
 		if text == "systemd" || strings.HasPrefix(text, "systemd:") {
 			return "a systemd socket " + notYet
 		}
-	}
-	return ""
-}
-
-// laterShape is the problem of a mapping or a list where this version wants
-// one value and a later one takes more; empty: none.
-func laterShape(pattern string) string {
-	if pattern == "backends.*.resident" {
-		return "an amount for each GPU " + notYet
 	}
 	return ""
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/routing"
 )
 
 // schema is what may stand at one place of the file. It is read off the
@@ -18,6 +20,8 @@ type schema struct {
 	typ  reflect.Type
 	keys map[string]*schema // of a section
 	elem *schema            // of entries, a list or a table
+	// spread is the table that may stand in a leaf's place; nil: none may.
+	spread *schema
 
 	reads bool // a list that may stand there as one text, which its type reads
 }
@@ -35,6 +39,7 @@ const (
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
+	residentType = reflect.TypeFor[routing.Resident]()
 )
 
 // schemaRoot is the schema of the whole file.
@@ -45,6 +50,8 @@ func schemaOf(t reflect.Type) *schema {
 	switch {
 	case t.Kind() == reflect.Slice && readsText:
 		return &schema{kind: list, typ: t, elem: schemaOf(t.Elem()), reads: true}
+	case t == residentType:
+		return &schema{typ: t, spread: schemaOf(reflect.TypeOf(routing.Resident{}.PerGPU))}
 	case t == durationType || readsText:
 		return &schema{typ: t}
 	case t.Kind() == reflect.Struct:
@@ -94,6 +101,8 @@ func (s *schema) wants() string {
 	switch {
 	case s.typ == durationType:
 		return "a duration such as 30s, 500ms or 1m30s"
+	case s.spread != nil:
+		return "an amount such as 20GiB, one for each GPU such as {gpu0: 20GiB, gpu1: 20GiB}, or learn"
 	case reflect.PointerTo(s.typ).Implements(textType):
 		return "an amount such as 34GiB or 512MiB"
 	}

@@ -187,8 +187,14 @@ func (a *admin) ready(c echo.Context) error {
 		for _, g := range a.desk.Snapshot().GPUs {
 			checks = append(checks, check{Name: "gpu " + g.Name, Ready: !g.Lost, Note: gpuNote(g)})
 		}
-		for name, state := range a.Breakers() {
-			checks = append(checks, check{Name: "backend " + name, Ready: state != "open", Note: "breaker " + state})
+		for name, states := range a.Breakers() {
+			for i, state := range states {
+				what := "backend " + name
+				if len(states) > 1 {
+					what += " replica " + strconv.Itoa(i)
+				}
+				checks = append(checks, check{Name: what, Ready: state != "open", Note: "breaker " + state})
+			}
 		}
 	}
 	status := http.StatusOK

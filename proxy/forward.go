@@ -34,7 +34,7 @@ type execution struct {
 	sent     bool // a transport has the request, and its body
 	status   int
 	ended    atomic.Bool
-	full     bool // the backend ran out of memory
+	full     bool        // the backend ran out of memory
 	job      atomic.Bool // it goes on after its answer, and has a timeout of its own
 }
 
@@ -103,6 +103,9 @@ func (x *exchange) abandonLater() {
 // forward sends the request to its backend and the answer to the client.
 func (x *exchange) forward(grant *admission.Grant) error {
 	x.work.grant, x.work.trace = grant, x.trace
+	if x.to = x.server(grant); x.to == nil {
+		return refuse(admission.CodeBackendUnavailable, "the replica of %s that had room was taken out of the configuration", x.route.Backend)
+	}
 	x.work.detached = grant != nil && x.backend().Config.Cancel != "aborts" && !isUpgrade(x.in)
 	if limit := x.route.Class.ExecutionTimeout; limit > 0 && !x.route.Pass && !x.rules.observe {
 		x.ctx, x.cancel = context.WithTimeoutCause(x.ctx, limit, errExecutionTimeout)
@@ -133,7 +136,8 @@ func (x *exchange) forward(grant *admission.Grant) error {
 // own log line.
 var silent = log.New(io.Discard, "", 0)
 
-func (x *exchange) backend() *backend { return x.rules.backends[x.route.Backend] }
+// backend is the server that the request goes to.
+func (x *exchange) backend() *backend { return x.to }
 
 // rewrite makes the backend's request of the client's. httputil has stripped
 // what is hop-by-hop already, so that no `Connection: X-Foo` can strip what is

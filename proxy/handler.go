@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,6 +35,8 @@ type Handler struct {
 	log       *slog.Logger
 
 	rules atomic.Pointer[rules]
+	// reloading is held while the desk and rules may not agree on the replicas.
+	reloading sync.RWMutex
 	// drainUntil is when a shutdown's grace ends, in Unix nanoseconds; zero
 	// while there is none.
 	drainUntil atomic.Int64
@@ -53,6 +56,7 @@ type exchange struct {
 	out   output
 	body  *body // nil: none, or streamed
 	route *routing.Route
+	to    *backend // nil: not settled yet
 	work  execution
 	asked admission.Request // of the desk
 	own   admission.Bytes   // its demand before anything learned
@@ -169,16 +173,15 @@ func (x *exchange) turnAway(certain bool) error {
 	return nil
 }
 
-// askBreaker refuses what would queue for a backend that is down. It reserves
-// nothing: whether the request may go is settled when it goes.
+// askBreaker refuses what would queue for a backend all of whose replicas are
+// down. It reserves nothing: whether the request may go is settled when it goes.
 func (x *exchange) askBreaker() error {
-	backend := x.backend()
-	// One that sleeps does not fail by not answering: it will be woken.
-	if backend.Config.Breaker.WhenOpen == "hold" || backend.Config.Reclaim.Enabled() && x.desk.Asleep(x.route.Backend, 0) {
+	servers := x.rules.backends[x.route.Backend]
+	if servers[0].Config.Breaker.WhenOpen == "hold" {
 		return nil
 	}
-	if remaining, open := backend.Open(); open {
-		f := refuse(admission.CodeBackendUnavailable, "the backend %s is unavailable", backend.Name)
+	if remaining, down := servers.down(x.desk); down {
+		f := refuse(admission.CodeBackendUnavailable, "the backend %s is unavailable", x.route.Backend)
 		f.retry = remaining
 		return f
 	}

@@ -68,15 +68,17 @@ func aBox(url string) proxy.Setup {
 
 // desk is the box as admission is told about it.
 func desk(s proxy.Setup) admission.Config {
-	c := admission.Config{GPUs: []admission.GPU{{Name: "gpu0", Memory: 48 * admission.GiB, Reserve: admission.GiB}}}
+	var c admission.Config
+	for name, room := range s.Routing.Room {
+		c.GPUs = append(c.GPUs, admission.GPU{Name: name, Memory: room + admission.GiB, Reserve: admission.GiB})
+	}
 	for name, k := range s.Routing.Classes {
 		c.Classes = append(c.Classes, admission.Class{Name: name, Slots: k.Slots, QueueLimit: k.Queue.Limit, QueueBytes: k.Queue.Bytes,
 			QueueTimeout: k.Queue.Timeout, Boost: k.Boost, HardenAfter: k.HardenAfter})
 	}
 	for name, b := range s.Routing.Backends {
 		c.Backends = append(c.Backends, admission.Backend{Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, LearnsResident: b.Resident.Learn,
-			Reclaims: b.Reclaim.Enabled(), Pinned: b.Pinned, MinResidency: b.MinResidency,
-			Replicas: []admission.Replica{{Places: []admission.Place{{GPU: b.GPU, Resident: b.Resident.Amount}}}}})
+			Reclaims: b.Reclaim.Enabled(), Pinned: b.Pinned, MinResidency: b.MinResidency, Replicas: b.Desk()})
 	}
 	return c
 }

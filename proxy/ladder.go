@@ -57,7 +57,7 @@ func (l *ladder) close() {
 func (l *ladder) attend(o admission.Order) {
 	l.steps.Go(func() {
 		began := time.Now()
-		b := l.rules.Load().replica(o.Backend, o.Replica)
+		b := l.replica(o)
 		var e admission.Ended
 		var freed admission.Bytes
 		name := telemetry.SpanReclaim
@@ -77,6 +77,17 @@ func (l *ladder) attend(o admission.Order) {
 		log(name, "backend", o.Backend, "replica", o.Replica, "for", o.For, "bytes", int64(o.Bytes), "freed", int64(freed),
 			"took_ms", time.Since(began).Milliseconds(), "note", e.Note)
 	})
+}
+
+// replica is the server that an order is for; nil: it has been taken out of the
+// configuration. Its number may have changed since, its name has not.
+func (l *ladder) replica(o admission.Order) *routing.Backend {
+	l.reloading.RLock()
+	defer l.reloading.RUnlock()
+	if b := l.rules.Load().backends[o.Backend].at(o.Name); b != nil {
+		return b.Backend
+	}
+	return nil
 }
 
 var errGone = errors.New("the backend was taken out of the configuration")
@@ -187,8 +198,8 @@ func (l *ladder) setStopped(at place, stopped bool) {
 // tells the desk, so that what was loaded before it is not taken for an
 // outsider's. It returns at once.
 func (l *ladder) inspect(s *rules) {
-	for name, b := range s.backends {
-		for i, r := range b.all() {
+	for name, servers := range s.backends {
+		for i, r := range servers {
 			if !r.Config.Reclaim.Enabled() {
 				continue
 			}

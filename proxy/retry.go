@@ -30,16 +30,24 @@ func (x *exchange) again(out *http.Request, first *http.Response) (*http.Respons
 		grant.Release(abandoned)
 		err = x.ctx.Err()
 	}
+	var to *backend
+	if err == nil {
+		if to = x.server(grant); to == nil {
+			grant.Release(abandoned)
+			err = errGone
+		}
+	}
 	if err != nil {
 		x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
 		return first, nil
 	}
 	first.Body.Close()
 	x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMRetried)
-	x.answer = nil
+	x.answer, x.to = nil, to
 	x.work.grant, x.work.status, x.work.full = grant, 0, false
 	x.work.ended.Store(false)
 	next := out.Clone(out.Context())
+	next.URL.Scheme, next.URL.Host = to.Base().Scheme, to.Base().Host
 	x.now = time.Now()
 	x.trace.Execute(x.now, x.backend().Config.URL, next.Header)
 	return x.send(next)

@@ -22,6 +22,7 @@ type scarce struct {
 	left   atomic.Int32
 	calls  atomic.Int32
 	bodies chan string
+	then   func() // nil: nothing happens before it answers so
 }
 
 func (m *scarce) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -29,6 +30,9 @@ func (m *scarce) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.bodies <- string(body)
 	m.calls.Add(1)
 	if m.left.Add(-1) >= 0 {
+		if m.then != nil {
+			m.then()
+		}
 		w.WriteHeader(http.StatusInternalServerError)
 		io.WriteString(w, outOfMemory)
 		return
@@ -76,7 +80,7 @@ func TestASecondOutOfMemoryIsTheClients(t *testing.T) {
 		}
 	}
 	// The backend is as well as before.
-	if state := b.handler.Breakers()["quick"]; state != "closed" {
+	if state := b.handler.Breakers()["quick"][0]; state != "closed" {
 		t.Errorf("the breaker is %s", state)
 	}
 }

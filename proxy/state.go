@@ -62,10 +62,12 @@ type classJSON struct {
 	Refused     uint64  `json:"refused"`
 }
 
+// backendJSON is a backend; url, breaker, open_for_s and healthy are those of the
+// first of its replicas that works best.
 type backendJSON struct {
 	Name      string        `json:"name"`
 	URL       string        `json:"url"`
-	Slots     int           `json:"slots"`
+	Slots     int           `json:"slots"` // of each replica
 	Running   int           `json:"running"`
 	Available bool          `json:"available"`
 	Draining  bool          `json:"draining"`
@@ -78,15 +80,38 @@ type backendJSON struct {
 	Accounts  []accountJSON `json:"accounts"`
 }
 
-// replicaJSON is where a replica is between loaded and let go.
+// replicaJSON is one server, and where it is between loaded and let go.
 type replicaJSON struct {
 	Replica   int        `json:"replica"`
+	URL       string     `json:"url"`
+	Breaker   string     `json:"breaker"`
+	OpenFor   float64    `json:"open_for_s"`
+	Healthy   bool       `json:"healthy"`
 	Stance    string     `json:"stance"` // awake, emptying, reclaiming, asleep or waking
 	Since     *time.Time `json:"since"`
 	Swaps     uint64     `json:"swaps"`
 	Failures  int        `json:"failures"`
 	NotBefore *time.Time `json:"not_before"`
 	Note      string     `json:"note,omitempty"`
+}
+
+// worksBetter says that a replica is nearer to taking work than another.
+func (r replicaJSON) worksBetter(than replicaJSON) bool {
+	rank := func(r replicaJSON) int {
+		switch {
+		case r.Breaker == "open":
+			return 3
+		case !r.Healthy:
+			return 2
+		case r.Breaker != "closed":
+			return 1
+		}
+		return 0
+	}
+	if a, b := rank(r), rank(than); a != b {
+		return a < b
+	}
+	return r.OpenFor < than.OpenFor
 }
 
 type accountJSON struct {
@@ -189,8 +214,14 @@ func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 	}
 	out := []backendJSON{}
 	for _, name := range rules.backendNames() {
-		b, d := rules.backends[name], desk[name]
-		remaining, _ := b.Open()
+		d := desk[name]
+		replicas := describeReplicas(rules.backends[name], d.Replicas)
+		best := replicas[0]
+		for _, r := range replicas {
+			if r.worksBetter(best) {
+				best = r
+			}
+		}
 		accounts := []accountJSON{}
 		for _, account := range d.Accounts {
 			var atRest *int64
@@ -201,13 +232,23 @@ func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 				Kept: int64(account.Kept), Running: int64(account.Running), Footprint: int64(account.Footprint),
 				Learns: account.Learns, AtRest: atRest})
 		}
-		replicas := []replicaJSON{}
-		for i, r := range d.Replicas {
-			replicas = append(replicas, replicaJSON{Replica: i, Stance: r.Stance, Since: known(r.Since), Swaps: r.Swaps,
-				Failures: r.Failures, NotBefore: known(r.NotBefore), Note: r.Note})
+		out = append(out, backendJSON{Name: name, Pinned: d.Pinned, Reclaims: rules.backends[name][0].Config.Reclaim.Enabled(),
+			URL: best.URL, Slots: d.Slots, Running: d.Running, Available: d.Available, Draining: d.Draining,
+			Breaker: best.Breaker, OpenFor: best.OpenFor, Healthy: best.Healthy, Replicas: replicas, Accounts: accounts})
+	}
+	return out
+}
+
+func describeReplicas(servers replicas, desk []admission.ReplicaState) []replicaJSON {
+	out := make([]replicaJSON, len(servers))
+	for i, b := range servers {
+		remaining, _ := b.Open()
+		out[i] = replicaJSON{Replica: i, URL: b.Config.URL, Breaker: b.State(), OpenFor: remaining.Seconds(), Healthy: b.Healthy()}
+		if i < len(desk) { // a reload may be under way
+			r := desk[i]
+			out[i].Stance, out[i].Since, out[i].Swaps = r.Stance, known(r.Since), r.Swaps
+			out[i].Failures, out[i].NotBefore, out[i].Note = r.Failures, known(r.NotBefore), r.Note
 		}
-		out = append(out, backendJSON{Name: name, Pinned: d.Pinned, Reclaims: b.Config.Reclaim.Enabled(), Replicas: replicas, URL: b.Config.URL, Slots: d.Slots, Running: d.Running, Available: d.Available,
-			Draining: d.Draining, Breaker: b.State(), OpenFor: remaining.Seconds(), Healthy: b.Healthy(), Accounts: accounts})
 	}
 	return out
 }

@@ -27,8 +27,9 @@ var (
 	ErrUpload = errors.New("routing: the request's body ended early")
 )
 
-// Backend is a model server: its connections, its breaker and its health. Its
-// methods may be called from many goroutines.
+// Backend is one model server: its connections, its breaker and its health. What
+// has replicas is several of them under one name. Its methods may be called from
+// many goroutines.
 type Backend struct {
 	Name   string
 	Config BackendConfig
@@ -46,8 +47,8 @@ type Backend struct {
 	available func(slots int)
 }
 
-// NewBackend makes a backend of a configuration that Check accepts. Its health
-// check, where it has one, runs until ctx ends.
+// NewBackend makes a backend of one of the Servers of a configuration that Check
+// accepts. Its health check, where it has one, runs until ctx ends.
 //
 // available is told how many requests may run on the backend whenever that
 // changes: -1 as many as the limits allow, which holds until the first call; 0

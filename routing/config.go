@@ -57,17 +57,19 @@ type QueueConfig struct {
 
 // BackendConfig is one entry of `backends`. An empty choice is its first.
 type BackendConfig struct {
-	URL           string        `koanf:"url"`
-	GPU           string        `koanf:"gpu"`
-	Resident      Resident      `koanf:"resident"`
-	ReturnsMemory bool          `koanf:"returns_memory"`
-	Slots         int           `koanf:"slots"`
-	Protocol      string        `koanf:"protocol"` // http | h2c
-	Cancel        string        `koanf:"cancel"`   // ignored | aborts
-	PreserveHost  bool          `koanf:"preserve_host"`
-	Errors        string        `koanf:"errors"`
-	Health        HealthConfig  `koanf:"health"`
-	Breaker       BreakerConfig `koanf:"breaker"`
+	URL           string          `koanf:"url"`
+	URLs          []string        `koanf:"urls"`     // in place of URL
+	Replicas      []ReplicaConfig `koanf:"replicas"` // in place of URL
+	GPU           string          `koanf:"gpu"`
+	Resident      Resident        `koanf:"resident"`
+	ReturnsMemory bool            `koanf:"returns_memory"`
+	Slots         int             `koanf:"slots"`
+	Protocol      string          `koanf:"protocol"` // http | h2c
+	Cancel        string          `koanf:"cancel"`   // ignored | aborts
+	PreserveHost  bool            `koanf:"preserve_host"`
+	Errors        string          `koanf:"errors"`
+	Health        HealthConfig    `koanf:"health"`
+	Breaker       BreakerConfig   `koanf:"breaker"`
 
 	Reclaim ReclaimConfig `koanf:"reclaim"`
 	// RetryOOM tries once more, alone, what ran out of memory; OOMPatterns are
@@ -194,14 +196,7 @@ func (k ClassConfig) check(report func(path, problem string)) {
 var dialects = []string{"auto", "problem", "openai", "ollama", "grpc"}
 
 func (b BackendConfig) check(report func(path, problem string)) {
-	u, err := parseURL(b.URL)
-	if err != nil {
-		report("url", err.Error())
-	}
-	if err == nil && b.Protocol == "h2c" && u.Scheme == "https" {
-		report("protocol", `"h2c": is without TLS, and the url has it: want http, which takes HTTP/2 where the server offers it`)
-	}
-	wantAtLeast(report, "resident", b.Resident.Amount, 0)
+	b.checkServers(report)
 	wantAtLeast(report, "slots", b.Slots, 0)
 	wantOne(report, "protocol", b.Protocol, "http", "h2c")
 	wantOne(report, "cancel", b.Cancel, "ignored", "aborts")
@@ -282,8 +277,8 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
 		Backend: r.Backend, Pass: r.Pass, RequireBody: r.RequireBody,
 	}
-	if room, ok := c.Room[backend.GPU]; ok {
-		u.room = max(0, room-backend.Resident.Amount)
+	if most, ok := c.roomiest(backend); ok {
+		u.room = most.left
 	}
 
 	if !isToken(r.Match.Method) || r.Match.Method != strings.ToUpper(r.Match.Method) {
@@ -419,8 +414,7 @@ func (c Config) checkRoom(report func(path, problem string)) {
 	told := make(map[string]bool)
 	for i, r := range c.Routes {
 		class, known := c.Classes[r.Class]
-		backend := c.Backends[r.Backend]
-		room, bounded := c.Room[backend.GPU]
+		most, bounded := c.roomiest(c.Backends[r.Backend])
 		if r.Pass || !known || !bounded {
 			continue
 		}
@@ -428,10 +422,10 @@ func (c Config) checkRoom(report func(path, problem string)) {
 		if own, err := admission.ParseBytes(r.VRAM); err == nil {
 			path, demand = fmt.Sprintf("routes[%d].vram", i), own
 		}
-		if demand > room-backend.Resident.Amount && !told[path] {
+		if demand > most.left && !told[path] {
 			told[path] = true
 			report(path, fmt.Sprintf("%v: more than %s can ever give beside the %v that backend %s holds: want %v or less",
-				demand, backend.GPU, backend.Resident.Amount, r.Backend, max(0, room-backend.Resident.Amount)))
+				demand, most.at.GPU, most.at.Resident, r.Backend, most.left))
 		}
 	}
 }

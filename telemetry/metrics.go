@@ -218,9 +218,12 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 		if s.Breakers == nil {
 			return nil
 		}
-		for name, now := range s.Breakers() {
-			for _, state := range []string{"closed", "half-open", "open"} {
-				o.ObserveFloat64(breaker, yes(now == state), metric.WithAttributes(attribute.String(AttrBackend, name), attribute.String(AttrState, state)))
+		for name, replicas := range s.Breakers() {
+			for i, now := range replicas {
+				for _, state := range []string{"closed", "half-open", "open"} {
+					o.ObserveFloat64(breaker, yes(now == state),
+						metric.WithAttributes(attribute.String(AttrBackend, name), attribute.Int(AttrReplica, i), attribute.String(AttrState, state)))
+				}
 			}
 		}
 		return nil

@@ -72,8 +72,8 @@ func box() Sources {
 				Backends: []admission.BackendState{{Name: "flux", Available: true}, {Name: "vqa"}, {Name: "old", Available: true, Draining: true}},
 			}
 		},
-		Breakers: func() map[string]string {
-			return map[string]string{"flux": "closed", "vqa": "open", "old": "half-open"}
+		Breakers: func() map[string][]string {
+			return map[string][]string{"flux": {"closed", "open"}, "vqa": {"open"}, "old": {"half-open"}}
 		},
 		Memory: func() []RouteMemory { return []RouteMemory{{Route: "images", Declared: 31, P95: 29, Most: 30}} },
 	}
@@ -125,9 +125,10 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 			"anteroom_gpu=gpu1 anteroom_state=readable": 0, "anteroom_gpu=gpu1 anteroom_state=stale": 1, "anteroom_gpu=gpu1 anteroom_state=lost": 1},
 		"anteroom_backend_available": {"anteroom_backend=flux": 1, "anteroom_backend=vqa": 0, "anteroom_backend=old": 0},
 		"anteroom_breaker_state": {
-			"anteroom_backend=flux anteroom_state=closed": 1, "anteroom_backend=flux anteroom_state=half-open": 0, "anteroom_backend=flux anteroom_state=open": 0,
-			"anteroom_backend=vqa anteroom_state=closed": 0, "anteroom_backend=vqa anteroom_state=half-open": 0, "anteroom_backend=vqa anteroom_state=open": 1,
-			"anteroom_backend=old anteroom_state=closed": 0, "anteroom_backend=old anteroom_state=half-open": 1, "anteroom_backend=old anteroom_state=open": 0},
+			"anteroom_backend=flux anteroom_replica=0 anteroom_state=closed": 1, "anteroom_backend=flux anteroom_replica=0 anteroom_state=half-open": 0, "anteroom_backend=flux anteroom_replica=0 anteroom_state=open": 0,
+			"anteroom_backend=flux anteroom_replica=1 anteroom_state=closed": 0, "anteroom_backend=flux anteroom_replica=1 anteroom_state=half-open": 0, "anteroom_backend=flux anteroom_replica=1 anteroom_state=open": 1,
+			"anteroom_backend=vqa anteroom_replica=0 anteroom_state=closed": 0, "anteroom_backend=vqa anteroom_replica=0 anteroom_state=half-open": 0, "anteroom_backend=vqa anteroom_replica=0 anteroom_state=open": 1,
+			"anteroom_backend=old anteroom_replica=0 anteroom_state=closed": 0, "anteroom_backend=old anteroom_replica=0 anteroom_state=half-open": 1, "anteroom_backend=old anteroom_replica=0 anteroom_state=open": 0},
 		"anteroom_config_reloads_total": {"anteroom_result=ok": 1, "anteroom_result=failed": 1},
 		"anteroom_config_last_reload":   {"": 0},
 		"anteroom_spans_dropped_total":  {"": 12},

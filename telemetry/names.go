@@ -25,6 +25,7 @@ const (
 	AttrRoute    = "anteroom.route"         // the rule's name
 	AttrClass    = "anteroom.class"         // empty for what passes through
 	AttrBackend  = "anteroom.backend"       // as configured
+	AttrReplica  = "anteroom.replica"       // its place in the backend's list
 	AttrVRAM     = "anteroom.vram"          // bytes asked for on each GPU
 	AttrPosition = "anteroom.position"      // of its class before it, on arrival
 	AttrReason   = "anteroom.wait.reason"   // what it last waited for; in the event queued, on arrival
@@ -90,7 +91,7 @@ const (
 	MetricRouteSeen     = "anteroom.route.vram.seen"     // By {route, quantile: 0.95, 1}; of its last runs that could be measured
 
 	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
-	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, state: closed, half-open, open}
+	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, replica, state: closed, half-open, open}
 
 	MetricReloads    = "anteroom.config.reloads"     // {result: ok, failed}
 	MetricReloadGood = "anteroom.config.last_reload" // 1 if the last one was taken
