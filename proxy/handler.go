@@ -4,9 +4,11 @@
 // What it promises:
 //
 //   - A request is sent to a backend at most once, and never after its client
-//     has been seen to leave.
+//     has been seen to leave. Only one that ended as out of memory, before its
+//     client got anything, is sent once more.
 //   - A grant is given back exactly once, when the backend has ended: at its
-//     last byte, at the end of its connection, or when the handler panics.
+//     last byte or where it says that the work has ended, at the end of its
+//     connection, or when the handler panics.
 //   - What a backend answers is what the client gets. The proxy speaks for
 //     itself only when it refuses, and an answer that was cut looks cut.
 //   - What clients can make it hold is bounded by limits.
