@@ -14,7 +14,6 @@ var later = map[string]bool{
 	"backends.*.pinned":        true,
 	"backends.*.min_residency": true,
 	"backends.*.retry_oom":     true,
-	"backends.*.completion":    true,
 	"backends.*.reclaim":       true,
 	"backends.*.abandon_after": true,
 	"routes[].preserve_host":   true,

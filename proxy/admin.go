@@ -52,7 +52,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	control.POST("/api/backends/:name/reclaim", unavailable)
 	control.POST("/api/backends/:name/wake", unavailable)
 	control.POST("/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
-	control.POST("/api/grants/:id/release", numbered("grant", h.desk.ReleaseGrant))
+	control.POST("/api/grants/:id/release", numbered("grant", h.releaseGrant))
 	control.POST("/api/reload", a.reload)
 	return e
 }

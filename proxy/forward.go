@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -33,6 +34,10 @@ type execution struct {
 	sent     bool // a transport has the request, and its body
 	status   int
 	ended    atomic.Bool
+	// completion is how to follow the work beyond the answer, job what is being
+	// followed. Nil: the answer is the end, or there is none yet.
+	completion *routing.Completion
+	job        atomic.Pointer[job]
 }
 
 // end gives the grant back. Only the first call counts.
@@ -69,6 +74,9 @@ func (e *execution) leave(x *exchange) {
 	switch {
 	case x.answer != nil:
 		x.answer.Close()
+		if x.out.bytes == 0 && x.in.Context().Err() != nil {
+			e.job.Load().leave() // nobody knows of the job
+		}
 	case !e.sent:
 		e.end(http.ErrAbortHandler)
 	}
@@ -77,7 +85,11 @@ func (e *execution) leave(x *exchange) {
 // forward sends the request to its backend and the answer to the client.
 func (x *exchange) forward(grant *admission.Grant) error {
 	x.work.grant, x.work.trace = grant, x.trace
-	x.work.detached = grant != nil && x.backend().Config.Cancel != "aborts" && !isUpgrade(x.in)
+	if x.route.Completion.Applies(x.in) && !x.route.Pass && !isStream(x.in) {
+		x.work.completion = x.route.Completion
+	}
+	// Whether a job was begun is known when it is answered, and not before.
+	x.work.detached = grant != nil && (x.backend().Config.Cancel != "aborts" || x.work.completion != nil) && !isUpgrade(x.in)
 	if limit := x.route.Class.ExecutionTimeout; limit > 0 && !x.route.Pass && !x.rules.observe {
 		x.ctx, x.cancel = context.WithTimeoutCause(x.ctx, limit, errExecutionTimeout)
 	} else {
@@ -125,6 +137,9 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 	x.rules.cleanHeader(p)
 	if x.body != nil {
 		out.Header.Del("Expect") // the body is here
+	}
+	if x.work.completion != nil || x.rules.watched != nil {
+		x.askPlain(out.Header)
 	}
 	x.now = time.Now()
 	x.trace.Execute(x.now, backend.Config.URL, out.Header)
@@ -215,6 +230,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			done <- answer
 		} else if answer.err == nil {
 			answer.body().Close() // it is read to its end all the same
+			x.work.job.Load().leave()
 		}
 	}()
 	select {
@@ -260,6 +276,9 @@ func (x *exchange) execute(out *http.Request) result {
 		return result{err: err}
 	}
 	e.status = res.StatusCode
+	if x.rules.watched != nil {
+		x.watchEvents(res)
+	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		if c, ok := res.Body.(io.ReadWriteCloser); ok {
@@ -274,6 +293,7 @@ func (x *exchange) execute(out *http.Request) result {
 		return result{err: errors.New("proxy: the backend switched protocols on a connection that cannot")}
 	case res.Body == http.NoBody || out.Method == http.MethodHead:
 		e.end(nil)
+	case e.completion != nil && x.begin(res):
 	case isSmall(res):
 		b := readWhole(res)
 		e.end(b.cut())

@@ -6,7 +6,9 @@
 //   - A request is sent to a backend at most once, and never after its client
 //     has been seen to leave.
 //   - A grant is given back exactly once, when the backend has ended: at its
-//     last byte, at the end of its connection, or when the handler panics.
+//     last byte, at the end of its connection, when the work that it goes on
+//     with has ended, or when the handler panics. What is given back earlier, by
+//     a limit of the operator's, is logged.
 //   - What a backend answers is what the client gets. The proxy speaks for
 //     itself only when it refuses, and an answer that was cut looks cut.
 //   - What clients can make it hold is bounded by limits.
@@ -40,6 +42,7 @@ type Handler struct {
 	spool      budget
 	ahead      budget // answers that are read ahead
 	tunnels    tunnels
+	jobs       jobs
 	observed   observed
 }
 

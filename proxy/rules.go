@@ -32,7 +32,9 @@ type rules struct {
 	table    *routing.Table
 	backends map[string]*backend
 	// histories are what was learned of each route, by name.
-	histories    map[string]*admission.History
+	histories map[string]*admission.History
+	// watched are the backends whose jobs end in events that pass by. Nil: none.
+	watched      map[string]bool
 	trusted      []netip.Prefix
 	observe      bool
 	tenantHeader string // canonical
@@ -120,6 +122,12 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 		if old != nil && old.histories[route.Name] != nil {
 			next.histories[route.Name] = old.histories[route.Name]
 		}
+		if route.Completion != nil && route.Completion.Watch {
+			if next.watched == nil {
+				next.watched = make(map[string]bool)
+			}
+			next.watched[route.Backend] = true
+		}
 	}
 	for _, text := range setup.Proxy.Trusted {
 		prefix, err := parsePrefix(text)
@@ -184,8 +192,12 @@ func (s *rules) retire(other *rules) {
 	}
 }
 
-// Close ends health checks and idle connections. What is in flight goes on.
-func (h *Handler) Close() { h.rules.Load().retire(nil) }
+// Close ends health checks, the following of jobs and idle connections. What
+// is in flight goes on.
+func (h *Handler) Close() {
+	h.jobs.close()
+	h.rules.Load().retire(nil)
+}
 
 // Drain tells clients that are refused from now on when the grace ends; the
 // desk does the refusing.

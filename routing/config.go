@@ -25,6 +25,8 @@ type RouteConfig struct {
 	VRAM        string      `koanf:"vram"` // an amount ("20GiB") or an expression; empty: the class's
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
+	// Completion is the backend's, but for what it says itself.
+	Completion CompletionConfig `koanf:"completion"`
 }
 
 // MatchConfig is what a request must look like. Empty fields match anything.
@@ -57,17 +59,18 @@ type QueueConfig struct {
 
 // BackendConfig is one entry of `backends`. An empty choice is its first.
 type BackendConfig struct {
-	URL           string          `koanf:"url"`
-	GPU           string          `koanf:"gpu"`
-	Resident      admission.Bytes `koanf:"resident"`
-	ReturnsMemory bool            `koanf:"returns_memory"`
-	Slots         int             `koanf:"slots"`
-	Protocol      string          `koanf:"protocol"` // http | h2c
-	Cancel        string          `koanf:"cancel"`   // ignored | aborts
-	PreserveHost  bool            `koanf:"preserve_host"`
-	Errors        string          `koanf:"errors"`
-	Health        HealthConfig    `koanf:"health"`
-	Breaker       BreakerConfig   `koanf:"breaker"`
+	URL           string           `koanf:"url"`
+	GPU           string           `koanf:"gpu"`
+	Resident      admission.Bytes  `koanf:"resident"`
+	ReturnsMemory bool             `koanf:"returns_memory"`
+	Slots         int              `koanf:"slots"`
+	Protocol      string           `koanf:"protocol"` // http | h2c
+	Cancel        string           `koanf:"cancel"`   // ignored | aborts
+	PreserveHost  bool             `koanf:"preserve_host"`
+	Errors        string           `koanf:"errors"`
+	Completion    CompletionConfig `koanf:"completion"`
+	Health        HealthConfig     `koanf:"health"`
+	Breaker       BreakerConfig    `koanf:"breaker"`
 }
 
 // HealthConfig is a backend's health check. An empty path: none.
@@ -190,6 +193,8 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	wantOne(report, "protocol", b.Protocol, "http", "h2c")
 	wantOne(report, "cancel", b.Cancel, "ignored", "aborts")
 	wantOne(report, "errors", b.Errors, dialects...)
+	wantOne(report, "completion.preset", b.Completion.Preset, "comfyui", "gradio")
+	b.Completion.compile(at(report, "completion"))
 	wantOne(report, "breaker.when_open", b.Breaker.WhenOpen, "reject", "hold")
 	wantAtLeast(report, "breaker.failures", b.Breaker.Failures, 1)
 	if b.Breaker.Open <= 0 {
@@ -305,8 +310,17 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		if r.VRAM != "" {
 			report("vram", fmt.Sprintf("%q: a route with pass books nothing: want it left out", r.VRAM))
 		}
+		if r.Completion != (CompletionConfig{}) {
+			report("completion", "a route with pass holds nothing to its end: want it left out")
+		}
 		return u
 	}
+	wantOne(report, "completion.preset", r.Completion.Preset, "none", "comfyui", "gradio")
+	u.route.Completion = r.Completion.over(backend.Completion).compile(func(path, problem string) {
+		if r.Completion != (CompletionConfig{}) { // else the backend says so
+			report("completion."+path, problem)
+		}
+	})
 	if r.Class == "" {
 		report("class", `"": missing: want a class, or pass: true`)
 	} else if _, ok := c.Classes[r.Class]; !ok {

@@ -65,6 +65,7 @@ type Route struct {
 	Pass        bool
 	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
 	RequireBody bool
+	Completion  *Completion // nil: an answer is the end of its work
 }
 
 // matches judges everything but the expression.

@@ -1,0 +1,264 @@
+package routing
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/vm"
+)
+
+// CompletionConfig says how to tell that work has ended, for a backend that
+// answers before it is done. Without a preset and a poll there is nothing to
+// tell: the answer is the end.
+type CompletionConfig struct {
+	Preset  string        `koanf:"preset"` // comfyui | gradio; on a route also none
+	Poll    string        `koanf:"poll"`   // METHOD /path, with values of the answer
+	Until   string        `koanf:"until"`  // an expression over what poll is answered
+	Every   time.Duration `koanf:"every"`
+	Timeout time.Duration `koanf:"timeout"`
+	Cancel  string        `koanf:"cancel"` // METHOD /path and a body, with values of the answer
+}
+
+// preset is what is known of an engine.
+type preset struct {
+	submits func(path string) bool // whether a POST there is answered early
+	poll    string
+	until   string
+	failed  string // after until: whether the work came to nothing
+	// gone and goneWhen tell of work that the engine knows no more: until will
+	// never be true.
+	gone, goneWhen string
+	watch          bool
+}
+
+var presets = map[string]preset{
+	// ComfyUI answers when the workflow is in its own queue. In one step it
+	// moves work from there to the history, so that what is in neither was
+	// taken out by hand or lost in a restart.
+	"comfyui": {
+		submits:  func(path string) bool { return path == "/prompt" || path == "/api/prompt" },
+		poll:     "GET /history/{{.json.prompt_id}}",
+		until:    `has(body, json.prompt_id)`,
+		failed:   `body[json.prompt_id].status.status_str == "error"`,
+		gone:     "GET /queue",
+		goneWhen: `has(body, "queue_running") && none(body.queue_running, {#[1] == json.prompt_id}) && none(body.queue_pending, {#[1] == json.prompt_id})`,
+	},
+	// Gradio tells its progress to the caller's stream alone, and each message
+	// once: who opened a second stream for the session would take messages from
+	// the caller. So nothing is asked; the caller's stream is watched as it
+	// passes.
+	"gradio": {
+		submits: func(path string) bool { return strings.HasSuffix(path, "/queue/join") || isGradioCall(path, 1) },
+		watch:   true,
+	},
+}
+
+// isGradioCall says that a path is that of Gradio's plain interface, with at
+// least n segments behind `call`: its name, and for its events also the id.
+func isGradioCall(path string, n int) bool {
+	_, behind, ok := strings.Cut(path, "/call/")
+	return ok && behind != "" && !strings.HasSuffix(behind, "/") && strings.Count(behind, "/") >= n-1
+}
+
+// GradioEvents says whether a GET of the path is answered with Gradio's
+// events, and of which work: empty, of all that a session has.
+func GradioEvents(path string) (event string, ok bool) {
+	if isGradioCall(path, 2) {
+		return path[strings.LastIndexByte(path, '/')+1:], true
+	}
+	return "", strings.HasSuffix(path, "/queue/data")
+}
+
+// Completion is how a route's work is followed to its end. It is immutable.
+type Completion struct {
+	Every   time.Duration // between two looks
+	Timeout time.Duration // from the answer on; then nobody looks any more
+	// Watch says that the end shows in Gradio's events alone.
+	Watch bool
+
+	submits             func(path string) bool // nil: any path
+	poll, cancel, gone  *callTemplate          // nil: there is none
+	until, failed, lost *condition
+}
+
+// Applies says whether the answer to a request is not the end of its work.
+func (c *Completion) Applies(r *http.Request) bool {
+	switch {
+	case c == nil, r.Method == http.MethodGet, r.Method == http.MethodHead, r.Method == http.MethodOptions:
+		return false
+	case c.submits == nil:
+		return true
+	}
+	return r.Method == http.MethodPost && c.submits(r.URL.Path)
+}
+
+// Job is one work that outlives its answer.
+type Job struct {
+	// Poll tells how far it is, Gone whether the engine knows it at all, Cancel
+	// ends it. The zero Call: there is none.
+	Poll, Gone, Cancel Call
+	// Event names it in Gradio's events; empty elsewhere.
+	Event string
+
+	how  *Completion
+	json any // the answer that it began with
+}
+
+// Job reads the answer to a request that Applies. An error says why there is
+// nothing to follow, so that the answer is the end.
+func (c *Completion) Job(path string, answer []byte) (*Job, error) {
+	j := &Job{how: c}
+	var exact any // as it was written: a large number keeps all its digits
+	decoder := json.NewDecoder(bytes.NewReader(answer))
+	decoder.UseNumber()
+	if json.Unmarshal(answer, &j.json) != nil || decoder.Decode(&exact) != nil {
+		return nil, errors.New("the answer is not JSON")
+	}
+	if c.Watch {
+		object, _ := j.json.(map[string]any)
+		if j.Event, _ = object["event_id"].(string); j.Event == "" {
+			return nil, errors.New("the answer has no event_id")
+		}
+		// Whatever it is answered, it shows that the engine lives.
+		root, _, _ := strings.Cut(strings.TrimSuffix(path, "/queue/join"), "/call/")
+		j.Poll = Call{Method: http.MethodGet, Target: root + "/queue/status"}
+	}
+	for _, call := range [...]struct {
+		from *callTemplate
+		to   *Call
+	}{{c.poll, &j.Poll}, {c.gone, &j.Gone}, {c.cancel, &j.Cancel}} {
+		if call.from == nil {
+			continue
+		}
+		var err error
+		if *call.to, err = call.from.fill(exact); err != nil {
+			return nil, err
+		}
+	}
+	return j, nil
+}
+
+// Ended says whether the work has ended, by what Poll was answered, and
+// whether it came to nothing.
+func (j *Job) Ended(status int, answer []byte) (ended, failed bool) {
+	env := j.environment(status, answer)
+	return j.how.until.holds(env), j.how.failed.holds(env)
+}
+
+// Unknown says that the engine knows the work no more, by what Gone was
+// answered.
+func (j *Job) Unknown(status int, answer []byte) bool {
+	return j.how.lost.holds(j.environment(status, answer))
+}
+
+// jobEnvironment is what the expressions of a completion see.
+type jobEnvironment struct {
+	Body   any `expr:"body"`   // what the poll was answered; nil where that is not JSON
+	JSON   any `expr:"json"`   // what the request was answered
+	Status int `expr:"status"` // of the poll
+}
+
+func (j *Job) environment(status int, answer []byte) *jobEnvironment {
+	env := &jobEnvironment{JSON: j.json, Status: status}
+	if json.Unmarshal(answer, &env.Body) != nil {
+		env.Body = nil
+	}
+	return env
+}
+
+// condition is a compiled one.
+type condition struct{ program *vm.Program }
+
+func compileCondition(text string) (*condition, error) {
+	program, err := compileProgram(text, jobEnvironment{}, expr.AsBool())
+	if err != nil {
+		return nil, err
+	}
+	return &condition{program}, nil
+}
+
+// holds is false where the condition is not there or cannot be judged: what it
+// looks at may come with a later answer.
+func (c *condition) holds(env *jobEnvironment) bool {
+	if c == nil {
+		return false
+	}
+	value, err := runProgram(c.program, env)
+	yes, _ := value.(bool)
+	return err == nil && yes
+}
+
+// over is a route's configuration with what it leaves open taken from its
+// backend's. With a preset or a poll of its own it takes no more than the
+// times.
+func (c CompletionConfig) over(backend CompletionConfig) CompletionConfig {
+	c.Every, c.Timeout = cmp.Or(c.Every, backend.Every), cmp.Or(c.Timeout, backend.Timeout)
+	if c.Preset == "" && c.Poll == "" {
+		c.Preset, c.Poll = backend.Preset, backend.Poll
+		c.Until, c.Cancel = cmp.Or(c.Until, backend.Until), cmp.Or(c.Cancel, backend.Cancel)
+	}
+	return c
+}
+
+// compile gives nil where the answer is the end of the work.
+func (c CompletionConfig) compile(report func(path, problem string)) *Completion {
+	p, known := presets[c.Preset]
+	if !known && c.Preset != "" && c.Preset != "none" {
+		return nil // which is reported where it stands
+	}
+	if c.Preset == "none" || c.Preset == "" && c.Poll == "" {
+		if c.Until != "" || c.Cancel != "" {
+			report("poll", `"": missing: want a call such as GET /jobs/{{.json.id}}, or a preset`)
+		}
+		return nil
+	}
+	if p.watch && (c.Poll != "" || c.Until != "") {
+		report("preset", `"gradio": tells the end by the events that pass through: want no poll and no until`)
+	}
+	if c.Poll == "" && c.Until == "" {
+		c.Poll, c.Until = p.poll, p.until
+	} else {
+		c.Poll, p.failed, p.gone = cmp.Or(c.Poll, p.poll), "", ""
+	}
+	out := &Completion{Every: c.Every, Timeout: c.Timeout, Watch: p.watch, submits: p.submits}
+	call := func(path, text string) (t *callTemplate) {
+		if text == "" {
+			return nil
+		}
+		t, err := parseCall(text)
+		if err != nil {
+			report(path, fmt.Sprintf("%q: %v", text, err))
+		}
+		return t
+	}
+	check := func(path, text, example string) *condition {
+		if text == "" {
+			return nil
+		}
+		e, err := compileCondition(text)
+		if err != nil {
+			report(path, fmt.Sprintf("%q: %v: want a condition such as %s", text, err, example))
+		}
+		return e
+	}
+	const example = `body.state == "done"`
+	out.poll, out.cancel, out.gone = call("poll", c.Poll), call("cancel", c.Cancel), call("poll", p.gone)
+	out.until, out.failed, out.lost = check("until", c.Until, example), check("until", p.failed, example), check("until", p.goneWhen, example)
+	if c.Until == "" && !p.watch {
+		report("until", `"": missing: want a condition such as `+example)
+	}
+	if c.Every <= 0 {
+		report("every", fmt.Sprintf("%v: too short: want a time such as 500ms", c.Every))
+	}
+	if c.Timeout <= 0 {
+		report("timeout", fmt.Sprintf("%v: too short: want a time such as 15m", c.Timeout))
+	}
+	return out
+}
