@@ -15,7 +15,6 @@ var later = map[string]bool{
 	"backends.*.min_residency": true,
 	"backends.*.retry_oom":     true,
 	"backends.*.reclaim":       true,
-	"backends.*.abandon_after": true,
 	"routes[].preserve_host":   true,
 }
 

@@ -338,6 +338,24 @@ func TestADrainWaitsForAJob(t *testing.T) {
 	}
 }
 
+func TestWorkThatNeverEndsIsAbandonedWhereThatIsWanted(t *testing.T) {
+	m := newModel(t)
+	b := open(t, m, func(s *proxy.Setup) {
+		backend(s, "slow", func(b *routing.BackendConfig) { b.AbandonAfter = 50 * time.Millisecond })
+		class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = 50 * time.Millisecond })
+	})
+	if res, _ := b.do("POST", "/slow/x", "{}"); res.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("got %d, want 504", res.StatusCode)
+	}
+	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+	if m.now.Load() != 1 {
+		t.Errorf("%d are worked on, want the one that goes on", m.now.Load())
+	}
+	eventually(t, "the log says so", func() bool {
+		return strings.Contains(b.logs.String(), `"level":"ERROR"`) && strings.Contains(b.logs.String(), "abandon_after passed")
+	})
+}
+
 // gradio is a Gradio app: events come by one stream for each session.
 type gradio struct {
 	mu       sync.Mutex

@@ -40,10 +40,10 @@ type execution struct {
 	job        atomic.Pointer[job]
 }
 
-// end gives the grant back. Only the first call counts.
-func (e *execution) end(err error) {
+// end gives the grant back. Only the first call counts, and reports true.
+func (e *execution) end(err error) bool {
 	if e.ended.Swap(true) {
-		return
+		return false
 	}
 	if e.grant != nil {
 		e.grant.Release(e.outcome(err))
@@ -54,6 +54,7 @@ func (e *execution) end(err error) {
 	if e.sent {
 		e.trace.Executed(time.Now(), e.status, err)
 	}
+	return true
 }
 
 // outcome says what the work teaches: only an answer that was wanted and came
@@ -80,6 +81,7 @@ func (e *execution) leave(x *exchange) {
 	case !e.sent:
 		e.end(http.ErrAbortHandler)
 	}
+	x.abandonLater()
 }
 
 // forward sends the request to its backend and the answer to the client.
@@ -221,7 +223,11 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 		return answer.response, answer.err
 	}
 	// What the context carries stays, its end does not.
-	out = out.WithContext(context.WithoutCancel(out.Context()))
+	ctx := context.WithoutCancel(out.Context())
+	if x.backend().Config.AbandonAfter > 0 {
+		ctx, x.cut = context.WithCancel(ctx)
+	}
+	out = out.WithContext(ctx)
 	var state atomic.Int32 // 0: both wait, 1: the backend was first, 2: the client left first
 	done := make(chan result, 1)
 	go func() {
@@ -299,7 +305,7 @@ func (x *exchange) execute(out *http.Request) result {
 		e.end(b.cut())
 		res.Body = b
 	default:
-		res.Body = newReadAhead(res.Body, int(x.rules.limits.ResponseBuffer), &x.ahead, x.ctx, e.detached, e.end)
+		res.Body = newReadAhead(res.Body, int(x.rules.limits.ResponseBuffer), &x.ahead, x.ctx, e.detached, func(err error) { e.end(err) })
 	}
 	return result{response: res}
 }

@@ -61,8 +61,10 @@ type exchange struct {
 	// ctx ends when the client leaves or the execution timeout has passed.
 	ctx    context.Context
 	cancel context.CancelFunc
-	answer answerBody // nil until a backend has answered
-	failed error      // why forwarding gave no answer
+	cut    context.CancelFunc // breaks the connection of abandoned work; nil: never
+	vram   admission.Bytes    // what it asks the desk for
+	answer answerBody         // nil until a backend has answered
+	failed error              // why forwarding gave no answer
 	code   admission.Code
 }
 
@@ -190,7 +192,7 @@ func (x *exchange) seen() routing.Body {
 }
 
 func (x *exchange) classify(d routing.Decision) {
-	x.route = d.Route
+	x.route, x.vram = d.Route, d.VRAM
 	x.trace.Classify(d.Route.Name, d.Route.ClassName, d.Route.Backend, d.VRAM)
 	if x.body != nil {
 		x.body.shed()

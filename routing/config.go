@@ -59,18 +59,21 @@ type QueueConfig struct {
 
 // BackendConfig is one entry of `backends`. An empty choice is its first.
 type BackendConfig struct {
-	URL           string           `koanf:"url"`
-	GPU           string           `koanf:"gpu"`
-	Resident      admission.Bytes  `koanf:"resident"`
-	ReturnsMemory bool             `koanf:"returns_memory"`
-	Slots         int              `koanf:"slots"`
-	Protocol      string           `koanf:"protocol"` // http | h2c
-	Cancel        string           `koanf:"cancel"`   // ignored | aborts
-	PreserveHost  bool             `koanf:"preserve_host"`
-	Errors        string           `koanf:"errors"`
-	Completion    CompletionConfig `koanf:"completion"`
-	Health        HealthConfig     `koanf:"health"`
-	Breaker       BreakerConfig    `koanf:"breaker"`
+	URL           string          `koanf:"url"`
+	GPU           string          `koanf:"gpu"`
+	Resident      admission.Bytes `koanf:"resident"`
+	ReturnsMemory bool            `koanf:"returns_memory"`
+	Slots         int             `koanf:"slots"`
+	Protocol      string          `koanf:"protocol"` // http | h2c
+	Cancel        string          `koanf:"cancel"`   // ignored | aborts
+	PreserveHost  bool            `koanf:"preserve_host"`
+	Errors        string          `koanf:"errors"`
+	// AbandonAfter is how long work that nobody waits for any more keeps its
+	// grant. Zero: until it has ended.
+	AbandonAfter time.Duration    `koanf:"abandon_after"`
+	Completion   CompletionConfig `koanf:"completion"`
+	Health       HealthConfig     `koanf:"health"`
+	Breaker      BreakerConfig    `koanf:"breaker"`
 }
 
 // HealthConfig is a backend's health check. An empty path: none.
@@ -193,6 +196,7 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	wantOne(report, "protocol", b.Protocol, "http", "h2c")
 	wantOne(report, "cancel", b.Cancel, "ignored", "aborts")
 	wantOne(report, "errors", b.Errors, dialects...)
+	wantAtLeast(report, "abandon_after", b.AbandonAfter, 0)
 	wantOne(report, "completion.preset", b.Completion.Preset, "comfyui", "gradio")
 	b.Completion.compile(at(report, "completion"))
 	wantOne(report, "breaker.when_open", b.Breaker.WhenOpen, "reject", "hold")
