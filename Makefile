@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo bench check
+.PHONY: build test demo bench soak check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -21,6 +21,12 @@ bench:
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) -benchtime 2s ./proxy
 	go test -run '^$$' -bench . -benchtime 20000x -count $(COUNT) ./cmd/anteroom
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./simulation/replay
+
+# Ten million drawn requests against the admission rules, every promise held after
+# every event but for what TestSoak says. Minutes, and not a part of check.
+SOAK ?= 10000000
+soak:
+	go test -run TestSoak -timeout 0 ./admission -soak $(SOAK)
 
 check:
 	.ci/run

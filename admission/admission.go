@@ -15,7 +15,8 @@
 //   - Requests of one flow are granted in their order of arrival.
 //   - A blocked head holds a reservation that later starts do not move, and a
 //     head that was blocked for longer than its class's HardenAfter starts when
-//     the work that ran at that moment has ended.
+//     the work that ran at that moment has ended, or seconds later where what
+//     that work left behind has to be read off the card first.
 //   - What can never fit is refused at the door.
 //
 // The package needs the standard library alone.
@@ -81,6 +82,17 @@ type Backend struct {
 	// Else the memory stays with the replica: allocators keep it.
 	ReturnsMemory bool
 	Replicas      []Replica
+	// LearnsResident says that what its replicas hold while idle is not known,
+	// and is to be learned from readings at rest. Where it does not return
+	// memory nothing tells its weights from what requests took: then all of it
+	// counts as kept.
+	LearnsResident bool
+	// Reclaims says that the owner of the desk can make an idle replica let go of
+	// its memory. Pinned ones are asked only by hand, and one that was loaded
+	// stays for MinResidency.
+	Reclaims     bool
+	Pinned       bool
+	MinResidency time.Duration
 	// Reserved are slots of each replica that only a class may take, by its
 	// name. They mean something only where Slots is set.
 	Reserved map[string]int
@@ -88,6 +100,9 @@ type Backend struct {
 
 // Replica is one process (or one group of processes) of a backend.
 type Replica struct {
+	// Name tells it from the backend's others, also across a Reconfigure; a
+	// server's address does. Empty: its place in the list does.
+	Name string
 	// Places are the GPUs it takes room on: one, or several for a
 	// tensor-parallel server. A request's demand counts on each of them.
 	Places []Place
@@ -114,7 +129,11 @@ type Request struct {
 	// VRAM is what the request takes on each GPU of its replica while it runs,
 	// on top of the replica's resident memory. Already rounded up to a bucket,
 	// so that distinct demands stay few.
-	VRAM     Bytes
+	VRAM Bytes
+	// Raised is how much of VRAM was added because of what had been learned
+	// (negative: taken off). It is no reason to refuse: what no card could give
+	// of it is left out. The History goes by the rest.
+	Raised   Bytes
 	Estimate Estimate
 	// History takes the place of Estimate once it has learned enough, and
 	// learns from this request when it is done. Nil: nothing is learned. Only
@@ -144,6 +163,8 @@ const (
 	// teach nothing.
 	Failed
 	Aborted
+	// OutOfMemory ended for want of memory: what was booked is not enough.
+	OutOfMemory
 )
 
 // Code names a refusal. It is a small closed set and part of the HTTP contract.
@@ -195,6 +216,25 @@ type Rejection struct {
 	// RetryAfter is when a new arrival could expect to run. Zero: retrying is
 	// pointless or nothing is known.
 	RetryAfter time.Duration
+	// Stay is what it met in the queue; nil where it never queued.
+	Stay *Stay
+}
+
+// Stay is what a request met in the queue.
+type Stay struct {
+	First, Last Blocked
+	Steps       []Step // while it was the first of its kind, in order of time
+	// Expected is how long it was to wait, as could be said on its arrival.
+	Expected time.Duration
+}
+
+// Blocked is what keeps a request from starting.
+type Blocked struct {
+	Reason Reason
+	// Resource names it, as in Waiter; Need and Free are in bytes for a GPU,
+	// else in slots.
+	Resource   string
+	Need, Free int64
 }
 
 func (r *Rejection) Error() string {
@@ -209,6 +249,10 @@ type Process struct {
 	PID  int
 	Name string
 	Used Bytes // -1: the driver does not say
+	// Backend and Replica say whose process it is. Empty: an outsider, or it
+	// is not known.
+	Backend string
+	Replica int
 }
 
 // Reading is what was seen of one GPU at one moment.

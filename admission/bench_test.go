@@ -3,9 +3,25 @@ package admission
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 )
+
+// cpu reports the processor's time for each operation beside the clock's: where
+// others use the processor too it is the one that says something.
+func cpu(b *testing.B) func() {
+	used := func() time.Duration {
+		var r syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	}
+	before := used()
+	return func() { b.ReportMetric(float64(used()-before)/float64(b.N), "cpu-ns/op") }
+}
 
 func benchConfig(heavySlots, lightSlots int) Config {
 	return Config{
@@ -35,6 +51,7 @@ func BenchmarkAdmitUncontended(b *testing.B) {
 	}
 	ctx := context.Background()
 	b.ReportAllocs()
+	defer cpu(b)()
 	for b.Loop() {
 		g, err := c.Admit(ctx, benchLight)
 		if err != nil {
@@ -68,7 +85,7 @@ func BenchmarkAdmitContended(b *testing.B) {
 
 // fill makes a box whose slots are taken and whose queue holds n requests over
 // the given numbers of shapes and tenants.
-func fill(b *testing.B, n, shapes, tenants int) (*Scheduler, []*Ticket) {
+func fill(b testing.TB, n, shapes, tenants int) (*Scheduler, []*Ticket) {
 	s, err := NewScheduler(benchConfig(1, 8), time.Now())
 	if err != nil {
 		b.Fatal(err)
@@ -109,6 +126,7 @@ func BenchmarkEvent(b *testing.B) {
 			s, _ := fill(b, 100_000, shapes, 1000)
 			now := time.Duration(0)
 			b.ReportAllocs()
+			defer cpu(b)()
 			for b.Loop() {
 				now += time.Millisecond
 				t := s.running[0]
@@ -130,11 +148,40 @@ func BenchmarkCancel(b *testing.B) {
 	s, queue := fill(b, 100_000, 2, 1000)
 	i := 50_000
 	b.ReportAllocs()
+	defer cpu(b)()
 	for b.Loop() {
 		t := queue[i]
 		s.Leave(0, t, CodeClientCancelled)
 		*t = Ticket{}
 		s.Submit(0, t, benchLight)
 		i = 50_000 + (i+1)%40_000
+	}
+}
+
+// waiterBytes is what the core keeps for each of n requests that wait, all told:
+// the ticket, its place in every queue and heap, its flow and its tenant.
+func waiterBytes(tb testing.TB, n, shapes, tenants int) float64 {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	s, queue := fill(tb, n, shapes, tenants)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	runtime.KeepAlive(s)
+	return float64(after.HeapAlloc-before.HeapAlloc)/float64(n) - 8*float64(cap(queue))/float64(n) // queue is the test's
+}
+
+func TestAWaiterTakesHalfAKibibyteAtMost(t *testing.T) {
+	for _, tenants := range []int{1, 1000} {
+		if got := waiterBytes(t, 100_000, 2, tenants); got > 512 {
+			t.Errorf("one of 100,000 waiters of %d tenants takes %.0f bytes, want 512 at most", tenants, got)
+		}
+	}
+}
+
+// BenchmarkWaiter reports what one waiter takes; its time means nothing.
+func BenchmarkWaiter(b *testing.B) {
+	for b.Loop() {
+		b.ReportMetric(waiterBytes(b, 100_000, 2, 1000), "B/waiter")
 	}
 }

@@ -17,6 +17,9 @@ type Controller struct {
 	timer *time.Timer   // guarded by mu
 	armed time.Duration // when the timer fires; guarded by mu
 	empty chan struct{} // closed when a drain has nothing left; guarded by mu
+
+	attend func(Order)   // guarded by mu; nil: orders are lost
+	seen   chan struct{} // closed at the next reading; guarded by mu; nil: nobody waits for it
 }
 
 // NewController opens a desk for the box that cfg describes. It refuses a
@@ -37,9 +40,8 @@ func (c *Controller) age() time.Duration { return time.Since(c.epoch) }
 // Grant is the right to run. It is given back by Release, once, when the work
 // has ended.
 type Grant struct {
-	ticket  Ticket
-	desk    *Controller
-	history *History
+	ticket Ticket
+	desk   *Controller
 }
 
 // Admit asks for the right to run and blocks until it is given or refused, or
@@ -49,9 +51,10 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if ctx.Err() != nil {
 		return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: -1}
 	}
-	g := &Grant{desk: c, history: r.History}
+	g := &Grant{desk: c}
+	g.ticket.history, g.ticket.own = r.History, r.VRAM-r.Raised
 	if r.History != nil {
-		r.Estimate = r.History.Estimate(r.VRAM, r.Estimate)
+		r.Estimate = r.History.Estimate(r.VRAM-r.Raised, r.Estimate)
 	}
 	t := &g.ticket
 	c.mu.Lock()
@@ -95,7 +98,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if t.rejection != nil {
 		return nil, t.rejection
 	}
-	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: t.position, Waited: t.waited}
+	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.waited}
 }
 
 // settle wakes those whose turn came or went, and arms the timer. It is called
@@ -103,6 +106,16 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 func (c *Controller) settle() {
 	for _, t := range c.rules.Decided() {
 		close(t.ready)
+	}
+	for _, m := range c.rules.takings() {
+		if h := m.ticket.history; h != nil {
+			h.LearnPeak(m.ticket.own, m.peak, m.resident)
+		}
+	}
+	if orders := c.rules.Orders(); c.attend != nil {
+		for _, o := range orders {
+			c.attend(o)
+		}
 	}
 	if next, ok := c.rules.Next(); ok && next < c.armed {
 		c.armed = next
@@ -173,6 +186,17 @@ func (c *Controller) SetBackendDraining(backend string, draining bool) bool {
 	return c.change(func(now time.Duration) bool { return c.rules.SetDraining(now, backend, draining) })
 }
 
+// SetResident says what a replica holds while idle; see Scheduler.SetResident.
+func (c *Controller) SetResident(backend string, replica int, gpu string, n Bytes) bool {
+	return c.change(func(now time.Duration) bool { return c.rules.SetResident(now, backend, replica, gpu, n) })
+}
+
+// Recall tells what a replica held before a restart; see Scheduler.Recall. It
+// reports whether there is such a replica on that GPU.
+func (c *Controller) Recall(backend string, replica int, gpu string, kept Bytes) bool {
+	return c.change(func(time.Duration) bool { return c.rules.Recall(backend, replica, gpu, kept) })
+}
+
 // Pause stops a class's grants; its queue stays and its timeouts go on. It
 // reports whether the class exists.
 func (c *Controller) Pause(class string) bool {
@@ -186,7 +210,14 @@ func (c *Controller) Resume(class string) bool {
 
 // Observe takes a reading of a card.
 func (c *Controller) Observe(r Reading) {
-	c.change(func(now time.Duration) bool { c.rules.Observe(now, r); return true })
+	c.change(func(now time.Duration) bool {
+		c.rules.Observe(now, r)
+		if c.seen != nil {
+			close(c.seen)
+			c.seen = nil
+		}
+		return true
+	})
 }
 
 // Cancel takes a waiter out of the queue; its Admit returns
@@ -280,33 +311,53 @@ func (c *Controller) Drain(ctx context.Context, serve bool) error {
 // ID is unique in the process; it is the request's id in Queue, too.
 func (g *Grant) ID() uint64 { return g.ticket.id }
 
-// Replica is the index of the backend's replica to use.
-func (g *Grant) Replica() int { return g.ticket.replica.number }
+// Replica is the place of the replica to use in its backend's list, as of the
+// grant: a Reconfigure since then may have moved it.
+func (g *Grant) Replica() int { return g.ticket.granted.number }
+
+// ReplicaName is the name of the replica to use.
+func (g *Grant) ReplicaName() string { return g.ticket.granted.name }
 
 // Position is how many of its class were waiting before it on arrival.
-func (g *Grant) Position() int { return g.ticket.position }
+func (g *Grant) Position() int { return int(g.ticket.position) }
 
 // Waited is how long it stood in the queue.
 func (g *Grant) Waited() time.Duration { return g.ticket.waited }
 
 // Reason is what it last waited for; empty where it did not wait.
-func (g *Grant) Reason() Reason { return g.ticket.lastBlock.reason }
+func (g *Grant) Reason() Reason {
+	if g.ticket.stay == nil {
+		return ReasonNone
+	}
+	return g.ticket.stay.Last.Reason
+}
+
+// Stay is what it met in the queue; nil where it did not wait.
+func (g *Grant) Stay() *Stay { return g.ticket.stay }
 
 // Release gives the grant back, at the end of the work and not before: memory
 // and slots are free for others from here on. Later calls do nothing. Safe
 // from any goroutine.
 //
-// The outcome says whether the request's History learns how long it took.
+// The outcome says what the request's History learns from it.
 func (g *Grant) Release(o Outcome) {
 	c, t := g.desk, &g.ticket
 	c.mu.Lock()
 	now := c.age()
+	if t.state == stateRunning {
+		t.teaches = o == Done && t.history != nil
+	}
+	booked := t.shape.vram
 	ended := c.rules.End(now, t)
 	if ended {
 		c.settle()
 	}
 	c.mu.Unlock()
-	if ended && o == Done && g.history != nil {
-		g.history.Learn(t.shape.vram, now-t.started)
+	switch {
+	case !ended || t.history == nil:
+	case o == Done:
+		t.history.Learn(t.own, now-t.started)
+	case o == OutOfMemory:
+		t.history.exhausted(t.own, booked)
 	}
 }

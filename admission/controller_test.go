@@ -83,6 +83,12 @@ func TestLightOvertakesAWaitingHeavy(t *testing.T) {
 		if r.err != nil || r.grant.Waited() != 18*time.Second || r.grant.Reason() != ReasonClassSlots {
 			t.Errorf("second heavy: %v, waited %v for %q; want 18s for class_slots", r.err, r.grant.Waited(), r.grant.Reason())
 		}
+		if s := r.grant.Stay(); s == nil || s.First != s.Last || s.First.Resource != "class heavy" || s.Expected != 18*time.Second {
+			t.Errorf("it met %+v, want the slot of class heavy, for 18s", s)
+		}
+		if light.Stay() != nil {
+			t.Errorf("the light one met %+v, want nothing", light.Stay())
+		}
 		r.grant.Release(Done)
 		light.Release(Done)
 		if s := c.Snapshot(); s.GPUs[0].Booked != 0 {

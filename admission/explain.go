@@ -34,7 +34,7 @@ func (s *Scheduler) positionInClass(t *Ticket) int {
 		}
 		n++
 	}
-	return max(n, t.position)
+	return max(n, int(t.position))
 }
 
 // parallel is how many requests of a shape can run at once on an empty box.
@@ -162,33 +162,22 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		w.InFlow++
 	}
 	before := 0
-	if sh.head != t {
+	if h := sh.head; h != t {
 		before = sh.ahead(t)
+		if h != nil && t.before(h) {
+			before++ // a head stays the head, whoever comes that ranks before it
+		}
 	}
 	if _, barred := s.barred(sh); !barred && (before > 0 || sh.reserved < forever) {
 		w.EstimatedStart = s.epoch.Add(s.estimateStart(now, sh, before, t.p50))
 	}
 	switch b.reason {
 	case ReasonReservedForOther:
-		w.ReservedFor = s.reservedFor(t)
+		w.ReservedFor = sh.keptFor
 	case ReasonClassSlots, ReasonBackendSlots, ReasonResources, ReasonCapacityReduced:
 		w.Holders = s.holders(b)
 	}
 	return w
-}
-
-// reservedFor is whose reservation bars a head: the hardened one's, else that
-// of the first blocked head before it.
-func (s *Scheduler) reservedFor(t *Ticket) uint64 {
-	if s.hardened != nil && s.hardened != t {
-		return s.hardened.id
-	}
-	for _, sh := range s.active {
-		if sh.head != nil && sh.head != t && sh.reserved < forever {
-			return sh.head.id
-		}
-	}
-	return 0
 }
 
 // holders are the running tickets that hold a blocked resource.
@@ -219,6 +208,17 @@ func (s *Scheduler) Running(now time.Duration) []Running {
 	return all
 }
 
+func (s *Scheduler) describeReplica(r *replica) ReplicaState {
+	state := ReplicaState{Stance: stances[r.stance], Swaps: r.swaps, Failures: r.failures, Note: r.note}
+	if r.since > 0 {
+		state.Since = s.epoch.Add(r.since)
+	}
+	if r.notBefore > 0 {
+		state.NotBefore = s.epoch.Add(r.notBefore)
+	}
+	return state
+}
+
 // Snapshot describes the books. What is gone from the configuration is left out.
 func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 	snap := Snapshot{At: s.epoch.Add(now), Draining: s.refuseAll != nil}
@@ -230,6 +230,7 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 			Name: d.cfg.Name, Capacity: d.capacity(), Reserve: d.cfg.Reserve, Booked: s.live.booked[i],
 			Outside: d.outside, Room: s.room(&s.live, i), Observed: d.observed, ObservedAt: d.last.At,
 			Source: d.source, Lost: d.lost, Processes: slices.Clone(d.processes),
+			Swaps: d.swapsIn(now, time.Minute),
 		}
 		if d.last.Err != nil {
 			g.Err, g.Stale = d.last.Err.Error(), d.observed >= 0
@@ -258,14 +259,20 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 		}
 		state := BackendState{
 			Name: b.cfg.Name, Slots: b.cfg.Slots, Running: s.live.backends[i],
-			Available: b.available(), Draining: b.draining,
+			Available: b.available(), Draining: b.draining, Pinned: b.cfg.Pinned,
 		}
 		for _, r := range b.replicas {
+			state.Replicas = append(state.Replicas, s.describeReplica(r))
 			for _, a := range r.accounts {
 				h, acc := s.live.holdings[a], s.accounts[a]
+				atRest := Bytes(-1)
+				if acc.atRestKnown {
+					atRest = acc.atRest
+				}
 				state.Accounts = append(state.Accounts, AccountState{
 					Replica: r.number, GPU: s.devices[acc.gpu].cfg.Name, Resident: acc.resident,
 					Kept: h.kept, Running: h.running, Footprint: h.footprint(acc.resident),
+					Learns: acc.learns, AtRest: atRest,
 				})
 			}
 		}

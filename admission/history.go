@@ -7,8 +7,12 @@ import (
 	"time"
 )
 
-// History learns how long the work of one route takes, for each demand apart.
-// Its zero value is ready; it may be used by many goroutines at once.
+// History learns how long the work of one route takes and how much memory, for
+// each demand apart. Its zero value is ready; it may be used by many goroutines
+// at once.
+//
+// A demand goes by the route's own figure: what was booked beyond it because of
+// what was learned does not make it another.
 //
 // Each demand has a histogram whose buckets grow by a tenth, in which each run
 // weighs 3 % more than the one before: a model that was exchanged is
@@ -16,6 +20,8 @@ import (
 type History struct {
 	mu    sync.Mutex
 	kinds []*kind // guarded by mu; the one used last comes first
+	// resident is what its backend holds while idle, as of the last peak.
+	resident Bytes // guarded by mu
 }
 
 // Learned is what a History knows of one demand.
@@ -23,6 +29,7 @@ type Learned struct {
 	VRAM     Bytes
 	Runs     uint64
 	Estimate Estimate // the zero value until enough has been seen
+	Peak     Peak
 }
 
 // kind is the work of one demand.
@@ -33,6 +40,7 @@ type kind struct {
 	total  float64
 	counts [bounds]float64
 	learnt Estimate
+	peaks
 }
 
 const (
@@ -59,11 +67,7 @@ func (h *History) Estimate(vram Bytes, seed Estimate) Estimate {
 func (h *History) Learn(vram Bytes, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	k := h.find(vram)
-	if k == nil {
-		k = &kind{vram: vram, weight: 1}
-		h.kinds = slices.Insert(h.kinds[:min(len(h.kinds), maxKinds-1)], 0, k)
-	}
+	k := h.kindOf(vram)
 	bucket := int(math.Log(float64(max(took, shortest))/float64(shortest)) / math.Log(growth))
 	k.counts[min(bucket, bounds-1)] += k.weight
 	k.total += k.weight
@@ -76,6 +80,7 @@ func (h *History) Learn(vram Bytes, took time.Duration) {
 		k.total, k.weight = k.total/k.weight, 1
 	}
 	k.learnt = Estimate{P50: k.quantile(.5), P95: k.quantile(.95)}
+	k.ran(h.resident)
 }
 
 // Learned lists what is known, by demand.
@@ -84,7 +89,7 @@ func (h *History) Learned() []Learned {
 	defer h.mu.Unlock()
 	var all []Learned
 	for _, k := range h.kinds {
-		l := Learned{VRAM: k.vram, Runs: k.runs}
+		l := Learned{VRAM: k.vram, Runs: k.runs, Peak: k.describe(h.resident)}
 		if k.runs >= enough {
 			l.Estimate = k.learnt
 		}
@@ -104,6 +109,17 @@ func (h *History) find(vram Bytes) *kind {
 		}
 	}
 	return nil
+}
+
+// kindOf is find that makes what is not there, in the place of the one that was
+// not used for longest.
+func (h *History) kindOf(vram Bytes) *kind {
+	k := h.find(vram)
+	if k == nil {
+		k = &kind{vram: vram, weight: 1}
+		h.kinds = slices.Insert(h.kinds[:min(len(h.kinds), maxKinds-1)], 0, k)
+	}
+	return k
 }
 
 // quantile reads the histogram, evenly within a bucket.

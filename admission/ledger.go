@@ -32,9 +32,28 @@ type device struct {
 	// unclaimed is the part of outside that may be an engine of ours which
 	// was loaded before we started, or again behind our back.
 	unclaimed Bytes
+	// claimed and claimedBy are the work, or the waking, that took of it since
+	// the last reading. Nobody knows until the next whether it was its own.
+	claimed   *Ticket
+	claimedBy *order
 	calm      int   // consecutive readings that allow outside or kept to fall
 	calmPeak  Bytes // the largest observed − booked among them, or observed while work runs
 	calmIdle  bool  // whether those readings were taken with nothing running
+
+	rested Bytes // in use when it was last found to be less than booked
+	// strangers is the part of outside that no account was measured to hold.
+	strangers        Bytes
+	strangersKnown   bool
+	strangersLeast   Bytes // in the readings at rest that may raise it
+	strangerReadings int
+	restsUntil       time.Duration // nothing starts until then
+
+	dropped Bytes           // all that work has given back since the start
+	swapped []time.Duration // when replicas were last made to let go
+	named   map[owner]bool  // a process of theirs has been seen
+	// droppedThen is dropped as of the last good reading.
+	droppedThen Bytes
+	moved       bool // work or an order has ended since that reading
 
 	last      Reading       // the last one, good or bad
 	goodAt    time.Duration // when the last good one came
@@ -86,7 +105,14 @@ type account struct {
 	replica  int
 	gpu      int // index into devices
 	resident Bytes
-	seen     bool // a request ran here since we started
+	seen     bool  // a request ran here since we started
+	sure     Bytes // of what it keeps: held at the least, when it was last known
+	disputed bool  // it may have held up to most when that was last in dispute
+	most     Bytes
+	calm     int // consecutive readings that say its processes hold less than it is believed to keep
+	calmPeak Bytes
+
+	sight
 }
 
 // holding is what an account holds at one moment.
@@ -192,7 +218,18 @@ func (s *Scheduler) give(u *usage, sh *shape, r *replica) {
 			stays = before
 		}
 		h.kept = max(h.kept, stays)
-		u.booked[acc.gpu] += h.footprint(acc.resident) - before
+		after := h.footprint(acc.resident)
+		u.booked[acc.gpu] += after - before
+		if u == &s.live {
+			s.devices[acc.gpu].dropped += max(0, before-after)
+			s.devices[acc.gpu].moved = true
+			// It has just worked, so its weights are there, and what the
+			// request took is where its allocator keeps it.
+			acc.sure = max(acc.sure, min(h.kept, acc.resident))
+			if !acc.backend.cfg.ReturnsMemory {
+				acc.sure = max(acc.sure, min(h.kept, acc.resident+sh.vram))
+			}
+		}
 		if sh.alone {
 			u.alone[acc.gpu]--
 		}
@@ -206,14 +243,18 @@ type block struct {
 	need, free int64
 }
 
+func (b block) blocked() Blocked { return Blocked{b.reason, b.resource, b.need, b.free} }
+
 func (b block) String() string {
-	if b.resource == "" {
+	switch {
+	case b.resource == "":
 		return string(b.reason)
-	}
-	if b.reason == ReasonResources || b.reason == ReasonCapacityReduced {
+	case b.reason == ReasonResources || b.reason == ReasonCapacityReduced:
 		return fmt.Sprintf("%s: needs %v of %v that are free", b.resource, Bytes(b.need), Bytes(max(0, b.free)))
+	case b.reason == ReasonClassSlots || b.reason == ReasonBackendSlots:
+		return fmt.Sprintf("%s: %d free", b.resource, b.free)
 	}
-	return fmt.Sprintf("%s: %d free", b.resource, b.free)
+	return fmt.Sprintf("%s: %s", b.resource, b.reason)
 }
 
 // fits says whether a start of shape sh on replica r is within every capacity,
@@ -223,25 +264,34 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 		return block{ReasonClassSlots, c.label, 1, int64(c.cfg.Slots - u.classes[c.index])}, false
 	}
 	b := sh.backend
+	switch r.stance {
+	case emptying, reclaiming:
+		return block{ReasonReclaiming, b.label, 1, 0}, false
+	case waking:
+		return block{ReasonWaking, b.label, 1, 0}, false
+	}
 	if b.cfg.Slots > 0 {
 		if free := u.freeSlots(sh, r); free < 1 {
 			return block{ReasonBackendSlots, b.label, 1, int64(free)}, false
 		}
 	}
-	if r.probes >= 0 && u.replicas[r.index] >= r.probes {
+	if r.probes >= 0 && u.replicas[r.index] >= r.probes && r.stance != asleep {
 		return block{ReasonBackendUnavailable, b.label, 1, 0}, false
 	}
-	for _, a := range r.accounts {
+	for i, a := range r.accounts {
 		g := s.accounts[a].gpu
 		d := s.devices[g]
-		need, free := s.extra(u, a, sh.vram), s.room(u, g)
-		if u.alone[g] > 0 || sh.alone && !s.idle(u, g) {
+		need, free := s.needs(u, sh, r, i), s.room(u, g)
+		if now < d.restsUntil {
+			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
+		}
+		if u.alone[g] > 0 || sh.alone && !s.idle(u, g) || d.disputed() && need > 0 {
 			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
 		}
 		// What was in use before anything ran here may be this very engine, so
 		// it does not bar the first request; that one runs on a GPU of its own.
-		if !s.accounts[a].seen && d.unclaimed > 0 && u.replicas[r.index] == 0 && s.idle(u, g) {
-			free += d.unclaimed
+		if u.replicas[r.index] == 0 && s.idle(u, g) {
+			free += s.claimable(u, a)
 		}
 		if need > 0 && d.unknown(now) {
 			return block{ReasonCapacityReduced, d.cfg.Name, int64(need), 0}, false
@@ -256,7 +306,21 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 			return block{reason, d.cfg.Name, int64(need), int64(free)}, false
 		}
 	}
+	if r.stance == asleep {
+		return block{ReasonWaking, b.label, 1, 0}, false
+	}
 	return block{}, true
+}
+
+// needs is what a start of shape sh adds on the i-th GPU of replica r. One that
+// sleeps first takes back what it held.
+func (s *Scheduler) needs(u *usage, sh *shape, r *replica, i int) Bytes {
+	a := r.accounts[i]
+	need := s.extra(u, a, sh.vram)
+	if r.stance == asleep {
+		need = max(need, r.heldBefore(i)-u.holdings[a].footprint(s.accounts[a].resident))
+	}
+	return need
 }
 
 // idle says that nothing runs on a GPU.
@@ -269,20 +333,46 @@ func (s *Scheduler) idle(u *usage, gpu int) bool {
 	return true
 }
 
-// claim settles, at a replica's first start, what of the memory found at the
-// beginning was its own: what the start needs beyond the room.
-func (s *Scheduler) claim(r *replica) {
-	for _, a := range r.accounts {
-		acc := s.accounts[a]
-		d := s.devices[acc.gpu]
-		if !acc.seen && d.unclaimed > 0 {
-			mine := min(d.unclaimed, s.live.holdings[a].footprint(acc.resident))
-			d.unclaimed -= mine
-			d.outside -= mine
-		}
-		acc.seen = true
+// claim lets a start or a wake on r, which needs that much on its i-th GPU, have
+// memory that may be this very engine's: loaded before the desk began, or again
+// behind its back. What was there is charged to it as far as that explains it.
+// As it may be somebody else's after all, nothing that needs room starts beside
+// it, until a reading after its end has told.
+func (s *Scheduler) claim(r *replica, i int, need Bytes, t *Ticket, o *order) {
+	acc := s.accounts[r.accounts[i]]
+	d := s.devices[acc.gpu]
+	if acc.seen || d.unclaimed == 0 || need <= s.room(&s.live, acc.gpu) {
+		acc.seen = acc.seen || d.unclaimed == 0
+		return
 	}
+	mine := min(need, s.claimable(&s.live, r.accounts[i]))
+	d.unclaimed -= mine
+	d.outside -= mine
+	d.claimed, d.claimedBy = t, o
+	acc.seen = true
 }
+
+// claimable is what in use on an account's GPU may be its own, and not in its
+// books.
+func (s *Scheduler) claimable(u *usage, a int) Bytes {
+	acc := s.accounts[a]
+	may := s.devices[acc.gpu].unclaimed
+	switch {
+	case acc.seen:
+		return 0
+	case may == 0 || !acc.disputed:
+		return may
+	}
+	// What the others may have of it is not for this one.
+	for i, other := range s.accounts {
+		if other != acc && other.gpu == acc.gpu && other.disputed {
+			may -= max(0, other.most-u.holdings[i].kept)
+		}
+	}
+	return max(0, min(may, acc.most-u.holdings[a].kept))
+}
+
+func (d *device) disputed() bool { return d.claimed != nil || d.claimedBy != nil }
 
 // observe takes a reading into the books. It reports whether room changed.
 func (s *Scheduler) observe(now time.Duration, r Reading) bool {
@@ -291,7 +381,7 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 		return false
 	}
 	d := s.devices[g]
-	before, wasLost := s.room(&s.live, g), d.lost
+	before, booked, wasLost := s.room(&s.live, g), s.live.booked[g], d.lost
 	if r.Err == nil && (r.Total <= 0 || r.Used < 0 || r.Used > r.Total) {
 		r.Err = fmt.Errorf("a reading of %v used of %v makes no sense", r.Used, r.Total)
 	}
@@ -299,17 +389,32 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 	d.last = r
 	d.lost = r.Lost
 	if r.Err != nil {
-		return d.lost != wasLost || d.unknown(now) != wasUnknown
+		rested := d.restsUntil > now
+		d.restsUntil = 0 // for readings that do not come
+		return rested || d.lost != wasLost || d.unknown(now) != wasUnknown
 	}
 	d.goodAt, d.source = now, r.Source
+	told := d.disputed() && (d.claimed == nil || d.claimed.state == stateOver) && (d.claimedBy == nil || d.claimedBy.done)
+	if told {
+		d.claimed, d.claimedBy = nil, nil
+	}
 	d.total, d.largest = r.Total, max(d.largest, r.Total)
 	if r.Processes != nil {
 		d.processes = r.Processes
 	}
 	first := d.observed < 0
 	d.observed = r.Used
+	s.attribute(g)
+	s.seeFreed(g)
+	d.droppedThen, d.moved = d.dropped, false
+	if first {
+		s.recognise(g)
+	}
 	s.settleOutside(g, first)
-	return before != s.room(&s.live, g) || d.lost != wasLost || wasUnknown != d.unknown(now)
+	changed := s.look(g) || told
+	// What turns out to be a backend's own leaves the room as it is, and the
+	// backend's next request needs less of it.
+	return changed || before != s.room(&s.live, g) || booked != s.live.booked[g] || d.lost != wasLost || wasUnknown != d.unknown(now)
 }
 
 // settleOutside follows what others hold: up at once, down slowly.
@@ -317,6 +422,15 @@ func (s *Scheduler) settleOutside(g int, first bool) {
 	d := s.devices[g]
 	idle := s.idle(&s.live, g)
 	excess := d.observed - s.live.booked[g]
+	if s.swapping(g) {
+		// What is less than booked is what is being let go.
+		d.calm = 0
+		if excess <= d.outside {
+			return
+		}
+	} else if idle {
+		s.atRest(g)
+	}
 	if excess > d.outside {
 		if first {
 			d.unclaimed = excess
@@ -362,26 +476,98 @@ func (s *Scheduler) settleOutside(g int, first bool) {
 	}
 }
 
-// forget lowers what idle accounts of a GPU are believed to keep by n bytes,
-// the largest first: at rest the card showed that much less in use than is
-// booked, so an engine let go or has died.
+// atRest compares the books of a GPU on which nothing runs with what is in use
+// there. Booked is what each account holds at the most, which is what keeps the
+// card from overflowing. Where the sum is what the card shows, each holds
+// exactly that.
+func (s *Scheduler) atRest(g int) {
+	if excess := s.devices[g].observed - s.live.booked[g]; excess < -exact || excess > exact {
+		return
+	}
+	for i, a := range s.accounts {
+		if a.gpu == g {
+			a.sure = s.live.holdings[i].kept
+		}
+	}
+}
+
+// exact is how far two readings of the same memory may differ.
+const exact = 16 * MiB
+
+// forget lowers what idle accounts of a GPU are believed to keep: at rest the
+// card showed n bytes less in use than is booked, so engines let go, have died
+// or took less than declared. Where just one held that much, it was that one.
+// Else it is not known which, and each is booked with what is left of the card
+// beside what the others hold for sure.
 func (s *Scheduler) forget(g int, n Bytes) {
-	for n > 0 {
-		largest := -1
-		for i, a := range s.accounts {
-			if h := s.live.holdings[i]; a.gpu == g && h.runs == 0 && h.kept > 0 &&
-				(largest < 0 || h.kept > s.live.holdings[largest].kept) {
-				largest = i
+	d := s.devices[g]
+	inUse := s.live.booked[g] - n
+	var sure Bytes
+	known, gone, matches := true, 0, 0
+	for i, a := range s.accounts {
+		if kept := s.live.holdings[i].kept; a.gpu == g && kept > 0 {
+			known = known && a.sure == kept
+			if kept >= n-exact && kept <= n+exact {
+				gone, matches = i, matches+1
 			}
 		}
-		if largest < 0 {
-			return
+	}
+	if known && matches == 1 {
+		s.keep(gone, 0)
+		return
+	}
+	// What has gone since the last look may be anybody's.
+	lost := max(0, d.rested-inUse)
+	if known {
+		lost = n
+	}
+	d.rested = inUse
+	for _, a := range s.accounts {
+		if a.gpu == g {
+			a.sure = max(0, a.sure-lost)
+			sure += a.sure
 		}
-		cut := min(n, s.live.holdings[largest].kept)
-		s.live.holdings[largest].kept -= cut
-		s.live.booked[g] -= cut
-		s.accounts[largest].seen = false
-		n -= cut
+	}
+	for i, a := range s.accounts {
+		if a.gpu == g {
+			s.keep(i, min(s.live.holdings[i].kept, max(0, inUse-(sure-a.sure))))
+		}
+	}
+}
+
+// unravel ends a dispute over who holds what. On a GPU at rest more was booked
+// than is in use, it could not be told for whom, and that bars a head. Each is
+// booked with what it holds for sure; the rest is in use by nobody in
+// particular, and whoever it belongs to finds it again with its next request.
+func (s *Scheduler) unravel(g int) bool {
+	d := s.devices[g]
+	if d.observed < 0 || d.last.Err != nil || d.moved || d.disputed() || !s.idle(&s.live, g) || s.swapping(g) ||
+		s.live.booked[g] <= d.observed+exact {
+		return false
+	}
+	changed := false
+	for i, a := range s.accounts {
+		if a.gpu == g {
+			a.disputed, a.most = true, s.live.holdings[i].kept
+			s.keep(i, min(a.sure, d.observed))
+			a.seen = a.most == a.sure
+			changed = changed || s.live.holdings[i].kept != a.most
+		}
+	}
+	d.outside = max(0, d.observed-s.live.booked[g])
+	d.unclaimed = d.outside
+	return changed
+}
+
+// keep books what an idle account holds.
+func (s *Scheduler) keep(i int, kept Bytes) {
+	a, h := s.accounts[i], &s.live.holdings[i]
+	s.live.booked[a.gpu] += kept - h.kept
+	s.devices[a.gpu].dropped += max(0, h.kept-kept)
+	h.kept = kept
+	a.sure = min(a.sure, kept)
+	if kept == 0 {
+		a.seen = false
 	}
 }
 

@@ -12,7 +12,8 @@ type mark struct {
 	shape *shape
 	to    *replica
 	start bool
-	by    uint64 // the ticket's id
+	by    uint64   // the ticket's id
+	freed *replica // has let go by then; shape and to mean nothing
 }
 
 // minRemaining keeps the prediction for overdue work from being looked at in
@@ -25,11 +26,18 @@ const minRemaining = time.Millisecond
 func (s *Scheduler) pass(now time.Duration) {
 	s.recheck = forever
 	s.expire(now)
+	if len(s.orders) > 0 {
+		s.settleOrders(now)
+	}
 	if s.waiting == 0 {
+		if s.swappable {
+			s.restore(now)
+		}
 		s.profile, s.reservations = s.profile[:0], 0
 		return
 	}
 	s.passes++
+	s.recheck = min(s.recheck, s.resting(now))
 	s.predict(now)
 again:
 	s.profile, s.reservations = s.profile[:0], 0
@@ -38,7 +46,8 @@ again:
 		sh.first = sh.eldest()
 	}
 	slices.SortFunc(s.active, s.ranked)
-	beside := false
+	blocked, beside, elsewhere := false, false, false
+	stale := false // what some head is said to wait for
 	for i := 0; i < len(s.active); {
 		sh := s.active[i]
 		if b, barred := s.barred(sh); barred {
@@ -54,8 +63,8 @@ again:
 		to, at, b := s.earliest(now, t)
 		if to != nil && at == now {
 			wasHardened := s.hardened == t
-			if t.arrived < now {
-				t.lastBlock = s.blockOf(t)
+			if t.stay != nil {
+				t.stay.Last, t.stay.Steps = s.blockOf(t).blocked(), t.steps
 			}
 			s.leave(now, t)
 			s.start(now, t, to)
@@ -67,17 +76,27 @@ again:
 			if wasHardened {
 				goto again // another head may be due for protection
 			}
-			beside = beside || s.reservations > 0
+			stale, beside = stale || blocked, beside || elsewhere
 			s.settle(i, sh)
 			continue
 		}
 		if sh.head == nil {
 			sh.head, sh.blockedSince = t, now
 		}
-		sh.block, sh.reserved = b, forever
-		if to != nil {
+		blocked = true
+		sh.block, sh.reserved, sh.keptFor = b, at, s.inTheWay
+		if s.swappable && s.swap(now, sh) {
+			to, at, _ = s.earliest(now, t)
 			sh.reserved = at
-			s.reserve(t, to, at)
+		}
+		if s.unraveled {
+			s.unraveled = false
+			goto again
+		}
+		t.step(now, sh.block.reason)
+		if to != nil {
+			s.reserve(now, t, to, at)
+			elsewhere = elsewhere || len(sh.backend.replicas) > 1
 		}
 		// Two things change the outcome with no event: the prediction that bars
 		// it may run out, and protection moves it to the front.
@@ -94,6 +113,38 @@ again:
 		// replica, and so make room that was held for it.
 		goto again
 	}
+	if stale {
+		s.refresh(now)
+	}
+}
+
+// refresh says anew what bars the heads now, after others have started beside
+// their reservations.
+func (s *Scheduler) refresh(now time.Duration) {
+	for _, sh := range s.active {
+		if sh.head == nil {
+			continue
+		}
+		if free, b := s.pickNow(sh, now); free == nil {
+			sh.block = b
+		} else {
+			sh.block = s.kept(sh, free)
+		}
+		s.nameReclaim(sh)
+	}
+}
+
+// kept is the block of a shape that would fit now on a replica, if the room
+// were not kept for another.
+func (s *Scheduler) kept(sh *shape, free *replica) block {
+	b := block{reason: ReasonReservedForOther}
+	if len(free.accounts) > 0 {
+		a := free.accounts[0]
+		g := s.accounts[a].gpu
+		b.resource = s.devices[g].cfg.Name
+		b.need, b.free = int64(s.extra(&s.live, a, sh.vram)), int64(s.room(&s.live, g))
+	}
+	return b
 }
 
 // barred says that a shape may not run at all for now, whatever is free.
@@ -114,7 +165,7 @@ func (s *Scheduler) usable(b *backend) bool { return !b.draining && b.available(
 // available says that some replica takes work.
 func (b *backend) available() bool {
 	for _, r := range b.replicas {
-		if r.probes != 0 {
+		if r.probes != 0 || r.stance == asleep || r.stance == waking {
 			return true
 		}
 	}
@@ -252,16 +303,17 @@ func (s *Scheduler) besideHardened(now time.Duration, sh *shape, r *replica) boo
 		return true
 	}
 	s.afterHardened()
+	// The start is booked first, and then the head asked for. The other way
+	// round, work that needs nothing more than its backend keeps would always
+	// fit, and the head might need the GPU to be idle.
+	s.scratch.copyFrom(&s.beside)
+	s.take(&s.scratch, sh, r)
 	for _, hr := range h.shape.backend.replicas {
-		if _, ok := s.fits(&s.beside, h.shape, hr, now); !ok {
-			continue
-		}
-		s.scratch.copyFrom(&s.beside)
-		s.take(&s.scratch, h.shape, hr)
-		if _, ok := s.fits(&s.scratch, sh, r, now); ok {
+		if _, ok := s.fits(&s.scratch, h.shape, hr, now); ok {
 			return true
 		}
 	}
+	s.inTheWay = h.id
 	return false
 }
 
@@ -279,13 +331,7 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Durat
 		}); best != nil {
 			return best, now, block{}
 		}
-		b = block{reason: ReasonReservedForOther}
-		if len(free.accounts) > 0 {
-			a := free.accounts[0]
-			g := s.accounts[a].gpu
-			b.resource = s.devices[g].cfg.Name
-			b.need, b.free = int64(s.extra(&s.live, a, sh.vram)), int64(s.room(&s.live, g))
-		}
+		b = s.kept(sh, free)
 	}
 	var to *replica
 	at := forever
@@ -322,6 +368,12 @@ func (s *Scheduler) pickNow(sh *shape, now time.Duration) (*replica, block) {
 func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bool) *replica {
 	var best *replica
 	var bestExtra, bestRoom Bytes
+	if only := sh.backend.replicas; len(only) == 1 {
+		if _, ok := s.fits(&s.live, sh, only[0], now); ok && allowed(only[0]) {
+			best = only[0]
+		}
+		return best
+	}
 	for _, r := range sh.backend.replicas {
 		if _, ok := s.fits(&s.live, sh, r, now); !ok || !allowed(r) {
 			continue
@@ -343,29 +395,38 @@ func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bo
 
 // walk goes through the profile and gives the first moment from which the
 // ticket fits on a replica for as long as it is expected to hold it; forever
-// if there is none.
+// if there is none. Where it would fit now and not for so long, inTheWay says
+// whose reservation it would move.
 func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration {
-	s.layProfile()
+	s.layProfile(now)
 	u := &s.scratch
 	u.copyFrom(&s.live)
 	from := forever
 	if _, ok := s.fits(u, t.shape, r, now); ok {
 		from = now
 	}
+	last := uint64(0) // whose reservation began last
 	for i := 0; i < len(s.profile); {
 		at := s.profile[i].at
 		if from < forever && at >= from+t.p95 {
 			return from
 		}
 		for i < len(s.profile) && s.profile[i].at == at {
-			if m := s.profile[i]; m.start {
+			switch m := s.profile[i]; {
+			case m.freed != nil:
+				s.letGo(u, m.freed)
+			case m.start:
 				s.take(u, m.shape, m.to)
-			} else {
+				last = m.by
+			default:
 				s.give(u, m.shape, m.to)
 			}
 			i++
 		}
 		if _, ok := s.fits(u, t.shape, r, now); !ok {
+			if from == now {
+				s.inTheWay = last
+			}
 			from = forever
 		} else if from == forever {
 			from = at
@@ -374,20 +435,26 @@ func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration
 	return from
 }
 
-// layProfile begins the profile with the predicted ends of what runs, unless
+// layProfile begins the profile with the predicted ends of what runs and with
+// what is being made to let go, unless
 // this pass has done so already.
-func (s *Scheduler) layProfile() {
+func (s *Scheduler) layProfile(now time.Duration) {
 	if len(s.profile) > 0 {
 		return
 	}
 	for _, t := range s.running {
 		s.profile = append(s.profile, mark{at: t.end, shape: t.shape, to: t.replica, by: t.id})
 	}
+	for _, o := range s.orders {
+		if o.Kind == Reclaim {
+			s.mark(mark{at: s.due(now, o), freed: o.replica})
+		}
+	}
 }
 
 // reserve writes a reservation into the profile.
-func (s *Scheduler) reserve(t *Ticket, to *replica, at time.Duration) {
-	s.layProfile()
+func (s *Scheduler) reserve(now time.Duration, t *Ticket, to *replica, at time.Duration) {
+	s.layProfile(now)
 	s.reservations++
 	s.mark(mark{at: at, shape: t.shape, to: to, start: true, by: t.id})
 	s.mark(mark{at: at + t.p95, shape: t.shape, to: to, by: t.id})

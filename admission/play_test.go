@@ -11,9 +11,9 @@ func boxOf(n draw) Config {
 	cfg := Config{
 		GPUs: []GPU{{Name: "g0", Memory: 48 * GiB, Reserve: GiB}, {Name: "g1", Memory: 24 * GiB, Hold: n(8) == 1}},
 		Classes: []Class{
-			{Name: "heavy", Slots: 1 + n(2), QueueLimit: 50, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second},
-			{Name: "middle", Slots: 1, QueueLimit: 50, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second, Boost: time.Duration(n(4)) * time.Second},
-			{Name: "light", Slots: 1 + n(64), QueueLimit: 50, QueueTimeout: 30 * time.Second, HardenAfter: 5 * time.Second},
+			{Name: "heavy", Slots: 1 + n(2), QueueLimit: 5 + n(30), QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second},
+			{Name: "middle", Slots: 1, QueueLimit: 5 + n(30), QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second, Boost: time.Duration(n(4)) * time.Second},
+			{Name: "light", Slots: 1 + n(64), QueueLimit: 5 + n(30), QueueTimeout: 30 * time.Second, HardenAfter: 5 * time.Second},
 		},
 		Backends: []Backend{
 			{Name: "flux", ReturnsMemory: n(4) > 0, Replicas: []Replica{{Places: []Place{{"g0", Bytes(n(5)) * GiB}}}}},
@@ -31,7 +31,7 @@ func boxOf(n draw) Config {
 // events weighs the kinds of event: a box that is never busy proves little.
 var events = []string{
 	"submit", "submit", "submit", "submit", "submit", "submit", "submit", "submit", "submit", "submit", "submit", "submit",
-	"end", "end", "end", "end", "end", "end", "end", "leave", "leave", "advance", "advance",
+	"end", "end", "end", "end", "end", "end", "end", "end", "end", "leave", "leave", "advance", "advance",
 	"availability", "pause", "drain", "reading", "reload",
 }
 
@@ -79,11 +79,11 @@ func (w *world) step() {
 			w.leave(t)
 		}
 	case "availability":
-		w.setAvailable([]string{"flux", "vqa", "wide"}[w.draw(3)], w.draw(2), w.draw(3)-1)
+		w.setAvailable([]string{"flux", "vqa", "wide"}[w.draw(3)], w.draw(2), max(-1, w.draw(5)-3))
 	case "pause":
-		w.setPaused([]string{"heavy", "light"}[w.draw(2)], w.draw(2) == 1)
+		w.setPaused([]string{"heavy", "light"}[w.draw(2)], w.draw(3) == 1)
 	case "drain":
-		w.setDraining([]string{"flux", "vqa"}[w.draw(2)], w.draw(2) == 1)
+		w.setDraining([]string{"flux", "vqa"}[w.draw(2)], w.draw(3) == 1)
 	case "reading":
 		w.reading()
 	case "reload":

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -25,4 +26,23 @@ func TestPromisesHoldAfterEveryEvent(t *testing.T) {
 			r.Fatal(err)
 		}
 	})
+}
+
+// rapid draws small numbers by preference, which makes for short failures and
+// calm boxes. These are busy ones, the same each time.
+func TestPromisesHoldOnABusyBox(t *testing.T) {
+	for seed := range uint64(15) {
+		n := rand.New(rand.NewPCG(seed, 0)).IntN
+		w := newWorld(boxOf(n), n)
+		w.late = n(2) == 1
+		for range 300 {
+			w.step()
+			if err := w.check(); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+		}
+		if err := w.finish(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
 }

@@ -15,6 +15,8 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 		return err
 	}
 	n.decided = s.decided
+	n.issued, n.lastOrder = s.issued, s.lastOrder
+	n.measured = s.measured
 	n.lastID, n.starts, n.passes = s.lastID, s.starts, s.passes
 	n.tenants, n.anonymous, n.virtual = s.tenants, s.anonymous, s.virtual
 	n.refuseAll = s.refuseAll
@@ -116,33 +118,49 @@ type home struct {
 	replica *replica
 }
 
+// inheritBackends carries the replicas over. One that is still there keeps its
+// account and what is known of it; the work of one that is not goes on in a
+// backend that is gone.
 func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 	homes := map[*replica]home{}
-	for i, b := range old.backends {
-		to := s.backendIndex[b.cfg.Name]
-		if to == nil || b.gone || !old.sameLayout(b, s, to) {
-			if old.live.backends[i] == 0 {
-				continue
-			}
-			// Its work goes on; its accounts stay on the GPUs that are left.
-			to = &backend{cfg: b.cfg, gone: true}
-			s.addBackend(to)
-			for _, r := range to.replicas {
-				r.probes = 0
-			}
-		} else {
+	for _, b := range old.backends {
+		to, gone := s.backendIndex[b.cfg.Name], (*backend)(nil)
+		if b.gone {
+			to = nil
+		}
+		heirs := make([]*replica, len(b.replicas))
+		if to != nil {
 			to.draining = b.draining
-			for k, r := range b.replicas {
-				to.replicas[k].probes = r.probes
-			}
+			heirs = old.heirs(b, s, to)
 		}
 		for k, r := range b.replicas {
-			homes[r] = home{to, to.replicas[k]}
+			q := heirs[k]
+			switch {
+			case q != nil:
+				q.probes, q.residence = r.probes, r.residence
+				if o := r.order; o != nil {
+					o.replica, o.Replica, o.Name = q, q.number, q.name
+					s.orders = append(s.orders, o)
+				}
+			case old.live.replicas[r.index] == 0:
+				continue
+			default:
+				// Its work goes on; its accounts stay on the GPUs that are left.
+				if gone == nil {
+					gone = &backend{cfg: b.cfg, gone: true}
+					s.addBackend(gone)
+					for _, r := range gone.replicas {
+						r.probes = 0
+					}
+				}
+				q = gone.replicas[k]
+			}
+			homes[r] = home{q.backend, q}
 			for j, a := range r.accounts {
-				if j < len(to.replicas[k].accounts) {
-					mine := to.replicas[k].accounts[j]
+				if j < len(q.accounts) {
+					mine := q.accounts[j]
 					s.live.holdings[mine].kept = old.live.holdings[a].kept
-					s.accounts[mine].seen = old.accounts[a].seen
+					s.accounts[mine].inherit(old.accounts[a])
 				}
 			}
 		}
@@ -150,24 +168,44 @@ func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 	return homes
 }
 
-// sameLayout says that a backend takes room where it did before, so that its
-// accounts go on.
-func (s *Scheduler) sameLayout(b *backend, n *Scheduler, to *backend) bool {
-	if len(b.replicas) != len(to.replicas) {
-		return false
-	}
-	for i, r := range b.replicas {
-		q := to.replicas[i]
-		if len(r.accounts) != len(q.accounts) {
-			return false
-		}
-		for j, a := range r.accounts {
-			if s.devices[s.accounts[a].gpu].cfg.Name != n.devices[n.accounts[q.accounts[j]].gpu].cfg.Name {
-				return false
+// heirs are the replicas that take over from those of b, by their numbers; nil
+// where there is none. A name that is still there, with room on the same GPUs,
+// is the same replica. What is left over takes over by its place in the list:
+// an address was written differently, and to go on with what the old one is
+// believed to hold is the safe side.
+func (s *Scheduler) heirs(b *backend, n *Scheduler, to *backend) []*replica {
+	heirs := make([]*replica, len(b.replicas))
+	taken := make([]bool, len(to.replicas))
+	for k, r := range b.replicas {
+		for i, q := range to.replicas {
+			if r.name != "" && r.name == q.name && !taken[i] {
+				taken[i] = true // whatever its GPUs are, it is nobody else
+				if s.sameLayout(r, n, q) {
+					heirs[k] = q
+				}
+				break
 			}
 		}
 	}
-	return true
+	for k, r := range b.replicas {
+		if heirs[k] == nil && k < len(taken) && !taken[k] && s.sameLayout(r, n, to.replicas[k]) && !to.has(r.name) {
+			heirs[k] = to.replicas[k]
+		}
+	}
+	return heirs
+}
+
+// has says whether a replica of the backend is called so.
+func (b *backend) has(name string) bool {
+	return name != "" && slices.ContainsFunc(b.replicas, func(r *replica) bool { return r.name == name })
+}
+
+// sameLayout says that a replica takes room where it did before, so that its
+// accounts go on.
+func (s *Scheduler) sameLayout(r *replica, n *Scheduler, q *replica) bool {
+	return slices.EqualFunc(r.accounts, q.accounts, func(a, b int) bool {
+		return s.devices[s.accounts[a].gpu].cfg.Name == n.devices[n.accounts[b].gpu].cfg.Name
+	})
 }
 
 // rebook works booked out from the holdings.

@@ -2,7 +2,6 @@ package admission
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 )
@@ -44,7 +43,8 @@ type Scheduler struct {
 	hardened      *Ticket
 	hardenedAfter uint64 // starts when it hardened
 	profile       []mark
-	reservations  int // in the profile
+	reservations  int    // in the profile
+	inTheWay      uint64 // whose reservation barred what was looked at last
 	scratch       usage
 	beside        usage // the hardened head's world; see besideHardened
 	besideValid   bool
@@ -53,43 +53,14 @@ type Scheduler struct {
 
 	refuseAll *Rejection // set while draining
 	decided   []*Ticket
-}
 
-// class, backend and replica are the configured things with their state.
-type class struct {
-	cfg     Class
-	index   int
-	label   string // for explanations
-	gone    bool
-	paused  bool
-	waiting list
-	bytes   Bytes
-	granted uint64
-	refused uint64
-}
+	swappable bool     // some backend can be made to let go
+	unraveled bool     // in this pass, so that it begins anew
+	orders    []*order // under way
+	issued    []Order  // not yet told of
+	lastOrder uint64
 
-type backend struct {
-	cfg      Backend
-	index    int
-	label    string
-	gone     bool
-	draining bool
-	replicas []*replica
-}
-
-type replica struct {
-	index    int // among all
-	number   int // within its backend
-	probes   int // -1: all slots; else how many at once
-	accounts []int
-	reserves []reserve
-}
-
-// reserve is what a class has for itself of a replica's slots.
-type reserve struct {
-	class int // index
-	slots int
-	count int // index into usage.reserves
+	measured []taken // not yet told of
 }
 
 // shapeKey is one distinct demand.
@@ -118,103 +89,9 @@ type shape struct {
 	blockedSince time.Duration
 	block        block
 	reserved     time.Duration // predicted start; forever: none
+	keptFor      uint64        // whose reservation its head would move, if that blocks it
 	first        *Ticket       // its eldest, as of this pass
 	unfit        uint64        // the pass that found it not to fit even with everything ended
-}
-
-// NewScheduler lays the books for a box. The epoch is when its age is zero.
-func NewScheduler(cfg Config, epoch time.Time) (*Scheduler, error) {
-	s := &Scheduler{
-		epoch:        epoch,
-		deviceIndex:  map[string]int{},
-		classIndex:   map[string]*class{},
-		backendIndex: map[string]*backend{},
-		shapes:       map[shapeKey]*shape{},
-		tenants:      map[string]*tenant{},
-		policy:       cfg.Tenants,
-		recheck:      forever,
-	}
-	s.anonymous = s.tenantOf("")
-	for _, g := range cfg.GPUs {
-		if _, dup := s.deviceIndex[g.Name]; dup {
-			return nil, fmt.Errorf("admission: gpu %q is listed twice", g.Name)
-		}
-		s.addDevice(&device{cfg: g, observed: -1})
-	}
-	for _, c := range cfg.Classes {
-		if s.classIndex[c.Name] != nil {
-			return nil, fmt.Errorf("admission: class %q is listed twice", c.Name)
-		}
-		if c.Slots < 1 {
-			return nil, fmt.Errorf("admission: class %q has %d slots: want 1 or more", c.Name, c.Slots)
-		}
-		s.addClass(&class{cfg: c})
-	}
-	for _, b := range cfg.Backends {
-		if s.backendIndex[b.Name] != nil {
-			return nil, fmt.Errorf("admission: backend %q is listed twice", b.Name)
-		}
-		if len(b.Replicas) == 0 {
-			return nil, fmt.Errorf("admission: backend %q has no replica", b.Name)
-		}
-		for _, r := range b.Replicas {
-			for _, p := range r.Places {
-				if _, ok := s.deviceIndex[p.GPU]; !ok {
-					return nil, fmt.Errorf("admission: backend %q is on gpu %q, which is not configured", b.Name, p.GPU)
-				}
-			}
-		}
-		s.addBackend(&backend{cfg: b})
-	}
-	return s, nil
-}
-
-func (s *Scheduler) addDevice(d *device) {
-	if !d.gone {
-		s.deviceIndex[d.cfg.Name] = len(s.devices)
-	}
-	s.devices = append(s.devices, d)
-	s.live.booked = append(s.live.booked, 0)
-	s.live.alone = append(s.live.alone, 0)
-}
-
-func (s *Scheduler) addClass(c *class) {
-	c.index, c.label = len(s.classes), "class "+c.cfg.Name
-	if !c.gone {
-		s.classIndex[c.cfg.Name] = c
-	}
-	s.classes = append(s.classes, c)
-	s.live.classes = append(s.live.classes, 0)
-}
-
-func (s *Scheduler) addBackend(b *backend) {
-	b.index, b.label, b.replicas = len(s.backends), "backend "+b.cfg.Name, nil
-	if !b.gone {
-		s.backendIndex[b.cfg.Name] = b
-	}
-	s.backends = append(s.backends, b)
-	s.live.backends = append(s.live.backends, 0)
-	for i, cfg := range b.cfg.Replicas {
-		r := &replica{index: len(s.replicas), number: i, probes: -1}
-		for _, name := range slices.Sorted(maps.Keys(b.cfg.Reserved)) {
-			if c := s.classIndex[name]; c != nil && b.cfg.Slots > 0 && b.cfg.Reserved[name] > 0 {
-				r.reserves = append(r.reserves, reserve{c.index, b.cfg.Reserved[name], len(s.live.reserves)})
-				s.live.reserves = append(s.live.reserves, 0)
-			}
-		}
-		for _, p := range cfg.Places {
-			gpu, ok := s.deviceIndex[p.GPU]
-			if !ok {
-				continue // the GPU is gone, and with it what was booked there
-			}
-			r.accounts = append(r.accounts, len(s.accounts))
-			s.accounts = append(s.accounts, &account{backend: b, replica: i, gpu: gpu, resident: p.Resident})
-			s.live.holdings = append(s.live.holdings, holding{})
-		}
-		b.replicas = append(b.replicas, r)
-		s.replicas = append(s.replicas, r)
-		s.live.replicas = append(s.live.replicas, 0)
-	}
 }
 
 // Decided are the tickets that a call has granted or refused beside the one it
@@ -232,6 +109,9 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	s.lastID++
 	t.id = s.lastID
 	t.arrived = now
+	if r.Raised > 0 {
+		r.VRAM = s.within(&r)
+	}
 	sh := s.recent.find(&r)
 	var c *class
 	var b *backend
@@ -245,7 +125,7 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 			Detail: fmt.Sprintf("class %q or backend %q is not configured", r.Class, r.Backend)})
 		return
 	}
-	t.position = c.waiting.length
+	t.position = int32(c.waiting.length)
 	t.size, t.boost = r.Size, c.cfg.Boost+r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
 	t.expires = forever
@@ -287,14 +167,17 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		return
 	}
 	s.enqueue(now, t)
-	if sh.eldest() != t {
-		// The head of its shape is blocked, and a longer queue behind it
-		// frees nothing.
-		return
+	// If it is not the eldest the head of its shape is blocked, and a longer
+	// queue behind it frees nothing.
+	if sh.eldest() == t {
+		s.pass(now)
+		// Its own grant is the caller's result, not a decision about another.
+		s.decided = slices.DeleteFunc(s.decided, func(d *Ticket) bool { return d == t })
 	}
-	s.pass(now)
-	// Its own grant is the caller's result, not a decision about another.
-	s.decided = slices.DeleteFunc(s.decided, func(d *Ticket) bool { return d == t })
+	if t.state == stateWaiting {
+		here := s.blockOf(t).blocked()
+		t.stay = &Stay{First: here, Last: here, Expected: s.estimateStart(now, sh, sh.waiting-1, t.p50) - now}
+	}
 }
 
 // atTheDoor refuses what need not ask for room at all.
@@ -435,13 +318,19 @@ func (s *Scheduler) leave(now time.Duration, t *Ticket) (matters bool) {
 // start grants a ticket that is in no queue.
 func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.state = stateRunning
-	t.replica = r
+	t.replica, t.granted = r, r
 	t.started = now
 	t.waited = now - t.arrived
 	s.starts++
 	t.order = s.starts
+	if s.swappable {
+		s.began(now, r)
+	}
+	for i := range r.accounts {
+		s.claim(r, i, s.needs(&s.live, t.shape, r, i), t, nil)
+	}
 	s.take(&s.live, t.shape, r)
-	s.claim(r)
+	s.follow(t, r)
 	t.shape.class.granted++
 	s.chargeStart(t)
 	t.end = now + t.p50
@@ -481,6 +370,7 @@ func (s *Scheduler) End(now time.Duration, t *Ticket) bool {
 	}
 	s.running = slices.Delete(s.running, i, i+1)
 	s.give(&s.live, t.shape, t.replica)
+	s.unfollow(now, t)
 	s.chargeEnd(t, now-t.started)
 	s.pass(now)
 	return true
@@ -498,7 +388,7 @@ func (s *Scheduler) Leave(now time.Duration, t *Ticket, code Code) bool {
 
 // dismiss refuses a waiting ticket and lets the others move up.
 func (s *Scheduler) dismiss(now time.Duration, t *Ticket, r *Rejection) {
-	if s.evict(now, t, r, t.position) {
+	if s.evict(now, t, r, int(t.position)) {
 		s.pass(now)
 	}
 }
@@ -507,8 +397,13 @@ func (s *Scheduler) dismiss(now time.Duration, t *Ticket, r *Rejection) {
 // reports that the order may have changed.
 func (s *Scheduler) evict(now time.Duration, t *Ticket, r *Rejection, position int) (matters bool) {
 	r.Class, r.Position = t.shape.class.cfg.Name, position
+	last := s.blockOf(t)
 	if r.Reason == ReasonNone {
-		r.Reason = s.blockOf(t).reason
+		r.Reason = last.reason
+	}
+	if t.stay != nil {
+		t.stay.Last, t.stay.Steps = last.blocked(), t.steps
+		r.Stay = t.stay
 	}
 	matters = s.leave(now, t)
 	r.Waited = t.waited

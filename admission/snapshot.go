@@ -27,6 +27,8 @@ type GPUState struct {
 	Lost       bool
 	Err        string // why the card cannot be read; empty: it can
 	Processes  []Process
+	// Swaps is how often replicas on it were made to let go in the last minute.
+	Swaps int
 }
 
 // ClassState is one class's queue and slots.
@@ -47,7 +49,24 @@ type BackendState struct {
 	Running   int
 	Available bool
 	Draining  bool
+	Pinned    bool
+	Replicas  []ReplicaState
 	Accounts  []AccountState
+}
+
+// ReplicaState is where a replica is between loaded and let go.
+type ReplicaState struct {
+	// Stance is awake, emptying (it lets go when what runs has ended),
+	// reclaiming, asleep (it is woken for its next request) or waking.
+	Stance string
+	// Since is when it last let go or came back; zero: never.
+	Since time.Time
+	Swaps uint64 // how often it was made to let go
+	// Failures counts orders in a row that came to nothing; it is left alone
+	// until NotBefore. Note is what the last one came to.
+	Failures  int
+	NotBefore time.Time
+	Note      string
 }
 
 // AccountState is what one replica holds on one GPU.
@@ -55,6 +74,10 @@ type AccountState struct {
 	Replica                            int
 	GPU                                string
 	Resident, Kept, Running, Footprint Bytes
+	// Learns says that Resident is learned. AtRest is what the replica was last
+	// seen to hold with its weights there and nothing running; -1: not seen.
+	Learns bool
+	AtRest Bytes
 }
 
 // Waiter is one waiting request and why it waits.

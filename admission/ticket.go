@@ -10,6 +10,7 @@ type Ticket struct {
 	state ticketState
 	// deadline says that it expires because of its deadline.
 	deadline bool
+	teaches  bool // what it took is worth learning from
 
 	shape  *shape
 	flow   *flow
@@ -20,15 +21,17 @@ type Ticket struct {
 	p50, p95 time.Duration
 	arrived  time.Duration // as the desk's age, like every time in here
 	expires  time.Duration // leaves the queue by itself; never: forever
-	heap     int           // index in the expiry heap
+	heap     int32         // index in the expiry heap
+	position int32         // in its class, on arrival
 
 	links [listKinds]link
 
-	position  int           // in its class, on arrival
-	waited    time.Duration // until the grant or the refusal
-	lastBlock block         // what it last waited for
+	waited time.Duration // until the grant or the refusal
+	stay   *Stay         // what it met in the queue; nil: it never queued
+	steps  []Step        // of it, so far
 
-	replica *replica
+	replica *replica // whose books it is in
+	granted *replica // what replica was at the grant; Reconfigure leaves it alone
 	started time.Duration
 	order   uint64        // of starts, for hardening
 	end     time.Duration // predicted
@@ -37,6 +40,24 @@ type Ticket struct {
 
 	rejection *Rejection
 	ready     chan struct{} // the Controller's; closed when the state leaves waiting
+	history   *History      // the Controller's; nil: nothing is learned
+	own       Bytes         // the Controller's: the demand before learning raised it
+}
+
+// Step is a reason to wait, and when it began to be the one.
+type Step struct {
+	At     time.Duration // after the arrival
+	Reason Reason
+}
+
+// maxSteps bounds what is remembered of one wait: the first.
+const maxSteps = 16
+
+// step notes what a head waits for, if that is something else than before.
+func (t *Ticket) step(now time.Duration, why Reason) {
+	if n := len(t.steps); n < maxSteps && (n == 0 || t.steps[n-1].Reason != why) {
+		t.steps = append(t.steps, Step{now - t.arrived, why})
+	}
 }
 
 type ticketState uint8
@@ -117,15 +138,15 @@ func (l *list) remove(t *Ticket, kind int) {
 type expiries []*Ticket
 
 func (h *expiries) push(t *Ticket) {
-	t.heap = len(*h)
+	t.heap = int32(len(*h))
 	*h = append(*h, t)
-	h.up(t.heap)
+	h.up(int(t.heap))
 }
 
 func (h *expiries) remove(t *Ticket) {
 	old := *h
 	last := len(old) - 1
-	i := t.heap
+	i := int(t.heap)
 	old.swap(i, last)
 	old[last] = nil
 	*h = old[:last]
@@ -137,7 +158,7 @@ func (h *expiries) remove(t *Ticket) {
 
 func (h expiries) swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].heap, h[j].heap = i, j
+	h[i].heap, h[j].heap = int32(i), int32(j)
 }
 
 // sooner breaks ties by arrival, so that the order of expiry is the same

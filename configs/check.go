@@ -88,6 +88,7 @@ func (c *Config) check(f *findings) {
 	}
 	c.checkCards(across)
 	c.checkReserved(across)
+	c.checkLearn(across)
 	c.checkFit(across)
 }
 
@@ -121,15 +122,28 @@ func (c *Config) checkCards(report func(path, problem string)) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
-		b := c.Routing.Backends[name]
-		if _, ok := c.GPUs[b.GPU]; b.GPU == "" || ok {
-			continue
+		c.eachPlace(name, func(path, _ string, p admission.Place) {
+			if _, ok := c.GPUs[p.GPU]; ok {
+				return
+			}
+			want := "want a GPU of that name there"
+			if len(names) > 0 {
+				want = "want one of " + strings.Join(names, ", ")
+			}
+			report(path, fmt.Sprintf("%q is not in gpus: %s", p.GPU, want))
+		})
+	}
+}
+
+// eachPlace gives every place of a backend's servers, with the keys that put it
+// there and that say what it holds.
+func (c *Config) eachPlace(backend string, do func(path, resident string, p admission.Place)) {
+	b := c.Routing.Backends[backend]
+	for i, server := range b.Servers() {
+		for _, p := range server.Places() {
+			path, resident := b.KeysOf(i).Place(server, p.GPU)
+			do("backends."+backend+"."+path, "backends."+backend+"."+resident, p)
 		}
-		want := "want a GPU of that name there"
-		if len(names) > 0 {
-			want = "want one of " + strings.Join(names, ", ")
-		}
-		report("backends."+name+".gpu", fmt.Sprintf("%q is not in gpus: %s", b.GPU, want))
 	}
 }
 
@@ -150,6 +164,39 @@ func (c *Config) checkReserved(report func(path, problem string)) {
 	}
 }
 
+// checkLearn finds figures that are to be learned where nothing is read.
+func (c *Config) checkLearn(report func(path, problem string)) {
+	blind := func(backend string) string {
+		for _, server := range c.Routing.Backends[backend].Servers() {
+			places := server.Places()
+			if len(places) == 0 {
+				return fmt.Sprintf("learn, and %s takes room on no GPU: want its gpu, or an amount", backend)
+			}
+			for _, p := range places {
+				if g, ok := c.GPUs[p.GPU]; ok && g.Source == "declared" {
+					return fmt.Sprintf("learn, and %s is never read (source: declared): want an amount, or another source", p.GPU)
+				}
+			}
+		}
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		if problem := blind(name); problem != "" && c.Routing.Backends[name].Resident.Learn {
+			report("backends."+name+".resident", problem)
+		}
+	}
+	for i, r := range c.Routing.Routes {
+		problem := blind(r.Backend)
+		switch {
+		case r.Pass || problem == "":
+		case strings.TrimSpace(r.VRAM) == "learn":
+			report(fmt.Sprintf("routes[%d].vram", i), problem)
+		case r.VRAM == "" && c.Routing.Classes[r.Class].VRAM.Learn:
+			report("classes."+r.Class+".vram", problem)
+		}
+	}
+}
+
 // demand is what a rule asks for as far as that is known before any request:
 // its own amount, else its class's, which also stands in for an expression
 // that fails.
@@ -160,17 +207,18 @@ func (c *Config) demand(r routing.RouteConfig) admission.Bytes {
 	if own, err := admission.ParseBytes(r.VRAM); r.VRAM != "" && err == nil {
 		return own
 	}
-	return c.Routing.Classes[r.Class].VRAM
+	return c.Routing.Classes[r.Class].VRAM.Amount
 }
 
 // checkFit finds backends that cannot be loaded at all. What requests need
 // beside them, routing knows.
 func (c *Config) checkFit(report func(path, problem string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
-		b := c.Routing.Backends[name]
-		if room, known := c.Routing.Room[b.GPU]; known && b.Resident > room {
-			report("backends."+name+".resident", fmt.Sprintf("%v is more than %s can give: want %v or less", b.Resident, b.GPU, room))
-		}
+		c.eachPlace(name, func(_, path string, p admission.Place) {
+			if room, known := c.Routing.Room[p.GPU]; known && p.Resident > room {
+				report(path, fmt.Sprintf("%v is more than %s can give: want %v or less", p.Resident, p.GPU, room))
+			}
+		})
 	}
 }
 
@@ -179,14 +227,18 @@ func (c *Config) warn(f *findings) {
 	warn := func(path, problem string) { f.warnings = append(f.warnings, f.place(path, problem)) }
 	classes, backends, gpus := map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, r := range c.Routing.Routes {
+		backends[r.Backend] = true
 		b := c.Routing.Backends[r.Backend]
-		backends[r.Backend], gpus[b.GPU] = true, true
-		if r.Pass {
-			continue
+		for i, server := range b.Servers() {
+			for _, p := range server.Places() {
+				gpus[p.GPU] = true
+			}
+			if len(server.Places()) == 0 && c.demand(r) > 0 {
+				warn("backends."+r.Backend+"."+b.KeysOf(i).GPU, "none, so that the vram of its requests is booked nowhere: want a name in gpus")
+			}
 		}
-		classes[r.Class] = true
-		if b.GPU == "" && c.demand(r) > 0 {
-			warn("backends."+r.Backend+".gpu", "none, so that the vram of its requests is booked nowhere: want a name in gpus")
+		if !r.Pass {
+			classes[r.Class] = true
 		}
 	}
 	unused := func(section string, names []string, used map[string]bool, want string) {
@@ -205,59 +257,6 @@ func (c *Config) warn(f *findings) {
 			warn("gpus."+name+".memory", "not set: while the driver cannot be read the GPU gives no room: want the card's size, such as 24GiB")
 		}
 	}
+	c.warnOfIdlers(warn)
 	c.warnOfStalls(warn)
-}
-
-// claim is what a backend comes to take of its GPU: for its largest request
-// alone, and at most, with everything running that may run at once.
-type claim struct{ once, most admission.Bytes }
-
-func (c *Config) claim(backend string) claim {
-	b := c.Routing.Backends[backend]
-	var largest, sum admission.Bytes
-	slots := make(map[string]admission.Bytes) // the largest demand by class
-	for _, r := range c.Routing.Routes {
-		if r.Backend == backend {
-			slots[r.Class] = max(slots[r.Class], c.demand(r))
-			largest = max(largest, c.demand(r))
-		}
-	}
-	for class, vram := range slots {
-		// Compared by dividing: a product of any two amounts may overflow.
-		n := admission.Bytes(c.Routing.Classes[class].Slots)
-		room := c.Routing.Room[b.GPU]
-		if vram > 0 && n > room/vram {
-			sum = room
-			break
-		}
-		sum = min(room, sum+n*vram)
-	}
-	if b.Slots > 0 && largest > 0 && admission.Bytes(b.Slots) <= sum/largest {
-		sum = min(sum, admission.Bytes(b.Slots)*largest)
-	}
-	return claim{b.Resident + largest, min(b.Resident+sum, c.Routing.Room[b.GPU])}
-}
-
-// warnOfStalls finds backends that keep so much of what they took that another
-// one on the same GPU then finds no room, for as long as they keep it.
-func (c *Config) warnOfStalls(warn func(path, problem string)) {
-	names := slices.Sorted(maps.Keys(c.Routing.Backends))
-	for _, keeper := range names {
-		k := c.Routing.Backends[keeper]
-		room, known := c.Routing.Room[k.GPU]
-		if k.ReturnsMemory || !known {
-			continue
-		}
-		for _, waiter := range names {
-			w := c.Routing.Backends[waiter]
-			if waiter == keeper || w.GPU != k.GPU {
-				continue
-			}
-			kept, need := c.claim(keeper).most, c.claim(waiter).once
-			if kept+need > room && need > 0 {
-				warn("backends."+keeper, fmt.Sprintf("keeps up to %v of %s once it has worked, and %s needs %v of the %v there: %s would wait for as long as %s keeps it: "+
-					"want returns_memory: true where the engine gives memory back, or smaller demands", kept, k.GPU, waiter, need, room, waiter, keeper))
-			}
-		}
-	}
 }

@@ -8,9 +8,12 @@
 package configs
 
 import (
+	"cmp"
 	_ "embed"
 	"maps"
+	"net"
 	"net/url"
+	"reflect"
 	"slices"
 
 	"github.com/go-viper/mapstructure/v2"
@@ -125,25 +128,43 @@ func merge(o Options, file *document, given *overrides) map[string]any {
 
 	values := k.Raw()
 	for key, start := range templates {
+		s := schemaRoot.keys[key].elem
 		switch below := values[key].(type) {
 		case map[string]any:
 			for name, entry := range below {
-				below[name] = complete(start, entry)
+				below[name] = complete(s, start, entry)
 			}
 		case []any:
 			for i, entry := range below {
-				below[i] = complete(start, entry)
+				below[i] = complete(s, start, entry)
 			}
 		}
 	}
 	return values
 }
 
-// complete is an entry with what it does not say itself taken from start.
-func complete(start map[string]any, entry any) map[string]any {
+// complete is an entry with what it does not say itself taken from start. Where
+// start has a list of sections, its one entry is what theirs begin with.
+func complete(s *schema, start map[string]any, entry any) map[string]any {
 	whole := koanfmaps.Copy(start)
+	lists := make(map[string]map[string]any)
+	for key, below := range s.keys {
+		if below.kind == list && below.elem.kind == section {
+			items, _ := whole[key].([]any)
+			lists[key], _ = items[0].(map[string]any)
+			whole[key] = []any{}
+		}
+	}
 	if own, ok := entry.(map[string]any); ok {
 		koanfmaps.Merge(own, whole)
+	}
+	for key, first := range lists {
+		items := []any{}
+		given, _ := whole[key].([]any)
+		for _, item := range given {
+			items = append(items, complete(s.keys[key].elem, first, item))
+		}
+		whole[key] = items
 	}
 	return whole
 }
@@ -157,8 +178,17 @@ func decode(values map[string]any, c *Config) error {
 		ErrorUnused: true,
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(
 			mapstructure.StringToTimeDurationHookFunc(),
+			spreadResident,
 			mapstructure.TextUnmarshallerHookFunc()),
 	}})
+}
+
+// spreadResident makes a mapping of GPUs to amounts what a struct can hold.
+func spreadResident(from, to reflect.Type, data any) (any, error) {
+	if to == residentType && from.Kind() == reflect.Map {
+		return map[string]any{"PerGPU": data}, nil
+	}
+	return data, nil
 }
 
 // Desk is the box as the admission desk is told about it, in the order of the
@@ -182,15 +212,28 @@ func (c *Config) Desk() admission.Config {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		b := c.Routing.Backends[name]
-		var replica admission.Replica
-		if b.GPU != "" {
-			replica.Places = []admission.Place{{GPU: b.GPU, Resident: b.Resident}}
-		}
 		desk.Backends = append(desk.Backends, admission.Backend{
-			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, Replicas: []admission.Replica{replica}, Reserved: c.reserved(name),
+			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, LearnsResident: b.Resident.Learn,
+			Reclaims: b.Reclaim.Enabled(), Pinned: b.Pinned, MinResidency: b.MinResidency,
+			Replicas: b.Desk(), Reserved: c.reserved(name),
 		})
 	}
 	return desk
+}
+
+// Owners are the hints by which processes on a card are told to be a backend's.
+func (c *Config) Owners() []gpu.Hint {
+	var hints []gpu.Hint
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		for i, server := range c.Routing.Backends[name].Servers() {
+			hint := gpu.Hint{Backend: name, Replica: i, PID: server.Process.PID, Name: server.Process.Name}
+			if u, err := url.Parse(server.URL); err == nil && u.Hostname() != "" {
+				hint.Address = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), map[string]string{"https": "443"}[u.Scheme], "80"))
+			}
+			hints = append(hints, hint)
+		}
+	}
+	return hints
 }
 
 // reserved are the slots of a backend that its classes have for themselves.

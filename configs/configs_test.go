@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
 )
 
 func TestReadsTheSmallestFile(t *testing.T) {
@@ -26,7 +27,7 @@ func TestReadsTheSmallestFile(t *testing.T) {
 	}
 	c := load(t, Options{File: "testdata/smallest.yaml"})
 	light, ok := c.Routing.Classes["light"]
-	if !ok || light.Slots != 8 || light.VRAM != 512*admission.MiB || light.Estimate != 1500*time.Millisecond {
+	if !ok || light.Slots != 8 || light.VRAM.Amount != 512*admission.MiB || light.Estimate != 1500*time.Millisecond {
 		t.Errorf("classes.light is %+v", light)
 	}
 	if light.Queue.Limit != 100 || light.HardenAfter != 5*time.Second {
@@ -51,12 +52,76 @@ func TestReadsTheSmallestFile(t *testing.T) {
 			{Name: "light", Slots: 8, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second},
 		},
 		Backends: []admission.Backend{
-			{Name: "flux", Replicas: []admission.Replica{{Places: []admission.Place{{GPU: "gpu0"}}}}},
-			{Name: "vqa", Replicas: []admission.Replica{{Places: []admission.Place{{GPU: "gpu0"}}}}},
+			{Name: "flux", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Name: "http://127.0.0.1:8001", Places: []admission.Place{{GPU: "gpu0"}}}}},
+			{Name: "vqa", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Name: "http://127.0.0.1:8002", Places: []admission.Place{{GPU: "gpu0"}}}}},
 		},
 	}
 	if got := c.Desk(); !reflect.DeepEqual(got, want) {
 		t.Errorf("the desk is told\n%+v\nwant\n%+v", got, want)
+	}
+}
+
+func TestTellsTheDeskWhereEachReplicaIs(t *testing.T) {
+	file := write(t, `
+gpus:
+  gpu0: {memory: 48GiB}
+  gpu1: {memory: 48GiB, device: 1}
+  gpu2: {memory: 24GiB, device: 2}
+classes: {light: {vram: 1GiB}}
+backends:
+  one: {url: "http://one:1", gpu: gpu0, resident: 7GiB}
+  near: {urls: ["http://near:1", "unix:/run/near"], gpu: gpu0, resident: 2GiB}
+  wide: {url: "http://wide:1", resident: {gpu1: 20GiB, gpu0: 10GiB}}
+  far:
+    gpu: gpu0
+    resident: 3GiB
+    replicas:
+      - {url: "http://far:1"}
+      - {url: "http://far:2", gpu: gpu1}
+      - {url: "http://far:3", gpu: gpu2, resident: 4GiB}
+      - {url: "http://far:4", resident: {gpu1: 5GiB, gpu2: 6GiB}}
+      - {url: "http://far:5", gpu: gpu2, resident: {gpu1: 5GiB, gpu2: 6GiB}}
+  none: {urls: ["http://none:1", "http://none:2"]}
+routes:
+  - {match: {path: /one}, class: light, backend: one}
+  - {match: {path: /near}, class: light, backend: near}
+  - {match: {path: /wide}, class: light, backend: wide}
+  - {match: {path: /far}, class: light, backend: far}
+  - {match: {path: /none}, pass: true, backend: none}
+`)
+	told := func(c *Config) string {
+		var b strings.Builder
+		for _, backend := range c.Desk().Backends {
+			b.WriteString(backend.Name)
+			for _, r := range backend.Replicas {
+				fmt.Fprintf(&b, " %s", r.Name)
+				for _, p := range r.Places {
+					fmt.Fprintf(&b, " %s:%v", p.GPU, p.Resident)
+				}
+			}
+			b.WriteString("\n")
+		}
+		return b.String()
+	}
+	c := load(t, Options{File: file})
+	want := `far http://far:1 gpu0:3GiB http://far:2 gpu1:3GiB http://far:3 gpu2:4GiB http://far:4 gpu1:5GiB gpu2:6GiB http://far:5 gpu1:5GiB gpu2:6GiB
+near http://near:1 gpu0:2GiB unix:/run/near gpu0:2GiB
+none http://none:1 http://none:2
+one http://one:1 gpu0:7GiB
+wide http://wide:1 gpu0:10GiB gpu1:20GiB
+`
+	if got := told(c); got != want {
+		t.Errorf("the desk is told\n%swant\n%s", got, want)
+	}
+	c = load(t, Options{File: file, Env: []string{
+		"ANTEROOM_BACKENDS__ONE__RESIDENT=9GiB", "ANTEROOM_BACKENDS__WIDE__RESIDENT=8GiB", "ANTEROOM_BACKENDS__WIDE__GPU=gpu1",
+		"ANTEROOM_BACKENDS__NEAR__URLS=http://near:3, http://near:4",
+	}})
+	got := told(c)
+	for _, want := range []string{"one http://one:1 gpu0:9GiB\n", "wide http://wide:1 gpu1:8GiB\n", "near http://near:3 gpu0:2GiB http://near:4 gpu0:2GiB\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("with the environment the desk is told\n%swant %s", got, want)
+		}
 	}
 }
 
@@ -82,7 +147,7 @@ func TestFindsTheNamesThatVariablesMean(t *testing.T) {
 		"ANTEROOM_BACKENDS__SPARE__URL=http://127.0.0.1:8009",
 		"ANTEROOM_BACKENDS__SPARE__SLOTS=3",
 	}})
-	if k := c.Routing.Classes["Image-to-text"]; k.Slots != 16 || k.Queue.Timeout != 30*time.Second || k.VRAM != 512*admission.MiB {
+	if k := c.Routing.Classes["Image-to-text"]; k.Slots != 16 || k.Queue.Timeout != 30*time.Second || k.VRAM.Amount != 512*admission.MiB {
 		t.Errorf("the class is %+v", k)
 	}
 	if len(c.Routing.Classes) != 2 {
@@ -90,6 +155,25 @@ func TestFindsTheNamesThatVariablesMean(t *testing.T) {
 	}
 	if b := c.Routing.Backends["spare"]; b.URL != "http://127.0.0.1:8009" || b.Slots != 3 || b.Protocol != "http" {
 		t.Errorf("the backend that only the environment has is %+v", b)
+	}
+}
+
+func TestReadsACommandAsAListOrAsALine(t *testing.T) {
+	text := strings.NewReplacer(
+		`8001", gpu: gpu0`, `8001", gpu: gpu0, reclaim: {stop: docker stop 'flux 1', start: "sh -c 'x && y'", probe: GET /up}, pinned: true`,
+		`8002", gpu: gpu0`, `8002", gpu: gpu0, reclaim: {stop: [docker, stop, 5], start: [], preset: vllm, timeout: 5s}, min_residency: 1m`,
+	).Replace(smallest(t))
+	c := load(t, Options{File: write(t, text), Env: []string{"ANTEROOM_BACKENDS__VQA__RECLAIM__START=docker start \"vqa, 1\""}})
+	flux, vqa := c.Routing.Backends["flux"], c.Routing.Backends["vqa"]
+	want := routing.ReclaimConfig{Stop: routing.Command{"docker", "stop", "flux 1"}, Start: routing.Command{"sh", "-c", "x && y"}, Probe: "GET /up",
+		Models: []string{}, Timeout: 30 * time.Second, Settle: 10 * time.Second}
+	if !reflect.DeepEqual(flux.Reclaim, want) || !flux.Pinned || flux.MinResidency != 30*time.Second {
+		t.Errorf("flux is %+v", flux)
+	}
+	want = routing.ReclaimConfig{Stop: routing.Command{"docker", "stop", "5"}, Start: routing.Command{"docker", "start", "vqa, 1"}, Preset: "vllm",
+		Models: []string{}, Timeout: 5 * time.Second, Settle: 10 * time.Second}
+	if !reflect.DeepEqual(vqa.Reclaim, want) || vqa.Pinned || vqa.MinResidency != time.Minute {
+		t.Errorf("vqa is %+v", vqa)
 	}
 }
 

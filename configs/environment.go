@@ -114,6 +114,12 @@ func (o *overrides) set(origin string, steps []string, text string) (string, any
 			return report(err.Error())
 		}
 		value = v
+	case s.reads:
+		items, err := s.split(text)
+		if err != nil {
+			return report(err.Error())
+		}
+		value = items
 	case s.kind == list && s.elem.kind == leaf:
 		items := []any{}
 		for item := range strings.SplitSeq(text, ",") {

@@ -158,12 +158,21 @@ func (d *document) value(n *yaml.Node, s *schema, path, pattern string) any {
 		return d.scalar(at, n, s, path, pattern)
 	case n.Kind == yaml.MappingNode && (s.kind == section || s.kind == entries || s.kind == table):
 		return d.mapping(n, s, path, pattern)
+	case n.Kind == yaml.MappingNode && s.spread != nil:
+		v := d.mapping(n, s.spread, path, pattern)
+		if len(v) == 0 && len(n.Content) > 0 {
+			return nil // all of it has been reported
+		}
+		return v
 	case n.Kind == yaml.SequenceNode && s.kind == list:
 		return d.sequence(n, s, path, pattern)
-	}
-	if problem := laterShape(pattern); problem != "" {
-		d.report(at, path, problem)
-		return nil
+	case n.Kind == yaml.ScalarNode && s.reads:
+		items, err := s.split(n.Value)
+		if err != nil {
+			d.report(at, path, err.Error())
+			return nil
+		}
+		return items
 	}
 	d.report(at, path, fmt.Sprintf("%s: want %s", shape(n), s.wants()))
 	return nil
@@ -198,7 +207,7 @@ func (d *document) scalar(at, n *yaml.Node, s *schema, path, pattern string) any
 }
 
 // mapping reads the keys of a section, or the names of entries or a table.
-func (d *document) mapping(n *yaml.Node, s *schema, path, pattern string) any {
+func (d *document) mapping(n *yaml.Node, s *schema, path, pattern string) map[string]any {
 	out := make(map[string]any)
 	lines := make(map[string]int)
 	for key, value := range d.pairs(n, path) {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/routing"
 )
 
 // schema is what may stand at one place of the file. It is read off the
@@ -18,6 +20,10 @@ type schema struct {
 	typ  reflect.Type
 	keys map[string]*schema // of a section
 	elem *schema            // of entries, a list or a table
+	// spread is the table that may stand in a leaf's place; nil: none may.
+	spread *schema
+
+	reads bool // a list that may stand there as one text, which its type reads
 }
 
 type kind int
@@ -33,14 +39,20 @@ const (
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
+	residentType = reflect.TypeFor[routing.Resident]()
 )
 
 // schemaRoot is the schema of the whole file.
 var schemaRoot = schemaOf(reflect.TypeFor[Config]())
 
 func schemaOf(t reflect.Type) *schema {
+	readsText := reflect.PointerTo(t).Implements(textType)
 	switch {
-	case t == durationType || reflect.PointerTo(t).Implements(textType):
+	case t.Kind() == reflect.Slice && readsText:
+		return &schema{kind: list, typ: t, elem: schemaOf(t.Elem()), reads: true}
+	case t == residentType:
+		return &schema{typ: t, spread: schemaOf(reflect.TypeOf(routing.Resident{}.PerGPU))}
+	case t == durationType || readsText:
 		return &schema{typ: t}
 	case t.Kind() == reflect.Struct:
 		s := &schema{kind: section, typ: t, keys: map[string]*schema{}}
@@ -81,11 +93,16 @@ func (s *schema) wants() string {
 		if s.elem.kind == section {
 			return "a list"
 		}
+		if s.reads {
+			return "text, or a list such as [a, b]"
+		}
 		return "a list such as [a, b]"
 	}
 	switch {
 	case s.typ == durationType:
 		return "a duration such as 30s, 500ms or 1m30s"
+	case s.spread != nil:
+		return "an amount such as 20GiB, one for each GPU such as {gpu0: 20GiB, gpu1: 20GiB}, or learn"
 	case reflect.PointerTo(s.typ).Implements(textType):
 		return "an amount such as 34GiB or 512MiB"
 	}
@@ -139,6 +156,19 @@ func (s *schema) parse(text string) (any, error) {
 		return nil, wrong()
 	}
 	return int(n), nil
+}
+
+// split reads a list from one text, as its type does.
+func (s *schema) split(text string) ([]any, error) {
+	v := reflect.New(s.typ)
+	if err := v.Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
+		return nil, fmt.Errorf("%s: %w", quote(text), err)
+	}
+	items := []any{}
+	for i := range v.Elem().Len() {
+		items = append(items, v.Elem().Index(i).Interface())
+	}
+	return items, nil
 }
 
 // quote shows a value of the user's, not more of it than a line takes.

@@ -42,6 +42,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	guarded.GET("/api/queue", a.queue)
 	guarded.GET("/api/queue/:id", a.waiter)
 	guarded.GET("/api/backends", a.backends)
+	guarded.GET("/api/learned", a.learned)
 	guarded.GET("/api/config", func(c echo.Context) error { return c.JSON(http.StatusOK, o.Config()) })
 
 	control := guarded.Group("", sameOrigin)
@@ -49,8 +50,8 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	control.POST("/api/classes/:name/resume", named("class", h.desk.Resume))
 	control.POST("/api/backends/:name/drain", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, true) }))
 	control.POST("/api/backends/:name/resume", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, false) }))
-	control.POST("/api/backends/:name/reclaim", unavailable)
-	control.POST("/api/backends/:name/wake", unavailable)
+	control.POST("/api/backends/:name/reclaim", asked(h.desk.ReclaimByHand))
+	control.POST("/api/backends/:name/wake", asked(h.desk.WakeByHand))
 	control.POST("/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
 	control.POST("/api/grants/:id/release", numbered("grant", h.releaseGrant))
 	control.POST("/api/reload", a.reload)
@@ -150,8 +151,19 @@ func numbered(what string, do func(id uint64) bool) echo.HandlerFunc {
 	}
 }
 
-func unavailable(echo.Context) error {
-	return echo.NewHTTPError(http.StatusNotImplemented, "this version does not free or load a backend's memory")
+// asked is a call on a backend that the desk may refuse. 202: it is under way,
+// and the backend's state tells what comes of it.
+func asked(do func(backend string) error) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		name, err := url.PathUnescape(c.Param("name"))
+		if err == nil {
+			err = do(name)
+		}
+		if err != nil {
+			return echo.NewHTTPError(http.StatusConflict, strings.TrimPrefix(err.Error(), "admission: "))
+		}
+		return c.NoContent(http.StatusAccepted)
+	}
 }
 
 func (a *admin) reload(c echo.Context) error {
@@ -175,8 +187,14 @@ func (a *admin) ready(c echo.Context) error {
 		for _, g := range a.desk.Snapshot().GPUs {
 			checks = append(checks, check{Name: "gpu " + g.Name, Ready: !g.Lost, Note: gpuNote(g)})
 		}
-		for name, state := range a.Breakers() {
-			checks = append(checks, check{Name: "backend " + name, Ready: state != "open", Note: "breaker " + state})
+		for name, states := range a.Breakers() {
+			for i, state := range states {
+				what := "backend " + name
+				if len(states) > 1 {
+					what += " replica " + strconv.Itoa(i)
+				}
+				checks = append(checks, check{Name: what, Ready: state != "open", Note: "breaker " + state})
+			}
 		}
 	}
 	status := http.StatusOK

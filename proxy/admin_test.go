@@ -87,7 +87,7 @@ func TestAnOperatorSeesAndSteersTheDesk(t *testing.T) {
 	for path, want := range map[string]int{
 		"/api/queue/99999/cancel": 404, "/api/queue/x/cancel": 404, "/api/grants/99999/release": 404,
 		"/api/classes/nobody/pause": 404, "/api/backends/nobody/drain": 404,
-		"/api/backends/slow/reclaim": 501, "/api/backends/slow/wake": 501,
+		"/api/backends/slow/reclaim": 409, "/api/backends/slow/wake": 202,
 		"/api/classes/light/pause": 204, "/api/backends/quick/drain": 204, "/api/reload": 204,
 	} {
 		if got := b.ask("POST", path, nil); got != want {

@@ -74,7 +74,7 @@ func cpuTime(b *testing.B) time.Duration {
 
 // wide lets as many run at once as the benchmark has clients.
 func wide(s *proxy.Setup) {
-	class(s, "light", func(c *routing.ClassConfig) { c.Slots = 1000; c.VRAM = 1 << 20 })
+	class(s, "light", func(c *routing.ClassConfig) { c.Slots = 1000; c.VRAM.Amount = 1 << 20 })
 }
 
 // BenchmarkProxyTraced exports all three spans of every request by OTLP to a

@@ -27,7 +27,8 @@ type body struct {
 	memory *[]byte  // guarded by mu; the body, or its beginning if there is a file
 	file   *os.File // guarded by mu; the whole body
 	offset int64    // guarded by mu
-	closed bool     // guarded by mu
+	closed bool     // guarded by mu; by a transport, or for good
+	keep   bool     // guarded by mu; it may be read a second time
 	spool  *budget
 }
 
@@ -75,6 +76,14 @@ func (b *body) Close() error {
 		return nil
 	}
 	b.closed = true
+	if b.keep {
+		return nil
+	}
+	return b.free()
+}
+
+// free is called under mu.
+func (b *body) free() error {
 	if b.memory != nil {
 		putBuffer(b.memory)
 		b.memory = nil
@@ -84,6 +93,33 @@ func (b *body) Close() error {
 		return b.file.Close()
 	}
 	return nil
+}
+
+// retain keeps the body for a second reading, until drop.
+func (b *body) retain() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.keep = true
+}
+
+// drop says that there will be no other reading than the one under way.
+func (b *body) drop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.keep = false; b.closed {
+		b.free()
+	}
+}
+
+// rewind begins a second reading. It reports whether the first has ended.
+func (b *body) rewind() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.keep || !b.closed {
+		return false
+	}
+	b.closed, b.offset = false, 0
+	return true
 }
 
 // worthwhile is how much of a body must come within limits.body_idle for the

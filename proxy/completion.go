@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
 // Some engines answer when they have put the work into a queue of their own.
@@ -48,6 +49,7 @@ type job struct {
 }
 
 var (
+	errJobMemory   = fmt.Errorf("proxy: the job failed: %w", routing.ErrMemory)
 	errJobFailed   = errors.New("proxy: the job failed")
 	errJobLost     = errors.New("proxy: the backend is gone, and the job with it")
 	errJobUnknown  = errors.New("proxy: the backend does not know the job any more")
@@ -116,6 +118,9 @@ func (x *exchange) follow(found *routing.Job) {
 	go func() {
 		err := j.run()
 		x.jobs.remove(j)
+		if errors.Is(err, routing.ErrMemory) {
+			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
+		}
 		x.work.end(err)
 		j.stop(nil)
 	}()
@@ -199,24 +204,50 @@ func (j *job) look() (ended bool, err error) {
 	case err != nil:
 		return j.missed(err), errJobLost
 	}
-	ended, failed := j.Ended(status, answer)
 	j.refused = 0
-	switch {
-	case ended && failed:
-		return true, errJobFailed
-	case ended:
-		return true, nil
-	case status >= 500:
+	if ended, err := j.judge(status, answer); ended {
+		return true, err
+	}
+	if status >= 500 {
 		j.silent++ // it may be busy; it is there
 		return false, nil
 	}
 	j.silent = 0
 	if j.Gone.Method != "" && j.looks%goneEvery == 0 {
-		if status, answer, err := j.ask(j.Gone); err == nil && j.Unknown(status, answer) {
-			return true, errJobUnknown
-		}
+		return j.lookForIt()
 	}
 	return false, nil
+}
+
+// lookForIt asks whether the engine knows a job that has not ended by its first
+// word. It may have ended between the two, so that is asked once more.
+func (j *job) lookForIt() (ended bool, err error) {
+	status, answer, err := j.ask(j.Gone)
+	if err != nil || !j.Unknown(status, answer) {
+		return false, nil
+	}
+	status, answer, err = j.ask(j.Poll)
+	if err != nil {
+		return false, nil
+	}
+	if ended, err := j.judge(status, answer); ended {
+		return true, err
+	}
+	return true, errJobUnknown
+}
+
+// judge says how a job ended, by what Poll was answered.
+func (j *job) judge(status int, answer []byte) (ended bool, err error) {
+	ended, failed := j.Ended(status, answer)
+	switch {
+	case !ended:
+		return false, nil
+	case j.backend.SaysFull(answer) && (failed || !j.TellsFailure()):
+		return true, errJobMemory
+	case failed:
+		return true, errJobFailed
+	}
+	return true, nil
 }
 
 // missed counts a look that was not answered and says whether the backend is

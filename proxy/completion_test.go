@@ -28,6 +28,7 @@ type comfy struct {
 	most    int             // guarded by mu; drawn at once, ever
 	calls   []string        // guarded by mu; beside prompts and polls
 	asked   []*http.Request // guarded by mu; polls
+	slips   bool            // guarded by mu; what is drawn ends when the queue is asked
 
 	arrived chan string
 	answer  chan struct{} // nil: prompts are answered at once
@@ -80,6 +81,11 @@ func (c *comfy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		json.NewEncoder(w).Encode(found)
 	case r.URL.Path == "/queue":
+		for id := range c.drawing {
+			if c.slips {
+				c.end(id, "success")
+			}
+		}
 		running := [][]any{}
 		for id := range c.drawing {
 			running = append(running, []any{1, id, map[string]any{}})
@@ -94,8 +100,14 @@ func (c *comfy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (c *comfy) finish(id, status string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.end(id, status)
+}
+
+// end is finish under mu. What more it says comes with the status.
+func (c *comfy) end(id, status string) {
 	delete(c.drawing, id)
-	c.history[id] = map[string]any{"status": map[string]any{"status_str": status, "completed": status == "success"}}
+	status, message, _ := strings.Cut(status, ": ")
+	c.history[id] = map[string]any{"status": map[string]any{"status_str": status, "messages": []string{message}, "completed": status == "success"}}
 }
 
 // lose takes a job out without a trace.
@@ -185,11 +197,43 @@ func TestAJobHoldsItsGrantToItsRealEnd(t *testing.T) {
 	if n := c.drawn(); n != 1 {
 		t.Errorf("%d were drawn at once, want 1", n)
 	}
-	for _, result := range []string{"ok", "failed"} {
-		if n := b.metric(fmt.Sprintf(`anteroom_request_execution_seconds_count{anteroom_backend="slow",anteroom_class="heavy",anteroom_result=%q`, result)); n != "1" {
-			t.Errorf("%q executions ended %s, want 1", n, result)
-		}
+	b.executed("ok")
+	b.executed("failed")
+}
+
+// executed waits until one heavy execution has ended with that result.
+func (b *box) executed(result string) {
+	b.t.Helper()
+	eventually(b.t, "an execution is counted as "+result, func() bool {
+		return b.metric(`anteroom_request_execution_seconds_count{anteroom_backend="slow",anteroom_class="heavy",anteroom_result="`+result+`"`) == "1"
+	})
+}
+
+func TestAJobThatRunsOutOfMemoryIsCounted(t *testing.T) {
+	c := newComfy()
+	b := open(t, c, asComfy(), func(s *proxy.Setup) {
+		backend(s, "slow", func(b *routing.BackendConfig) { b.OOMPatterns, b.RetryOOM = []string{"CUDA out of memory"}, true })
+	})
+	b.do("POST", "/prompt", "{}")
+	c.finish(<-c.arrived, "error: CUDA out of memory")
+	b.executed("failed")
+	if got := b.metric(`anteroom_oom_total{anteroom_backend="slow",anteroom_result="passed"`); got != "1" {
+		t.Errorf("%q are counted, want 1", got)
 	}
+	b.do("POST", "/prompt", "{}")
+	c.finish(<-c.arrived, "success: of a prompt about CUDA out of memory")
+	b.executed("ok")
+	if got := b.metric(`anteroom_oom_total{anteroom_backend="slow",anteroom_result="passed"`); got != "1" || c.next != 2 {
+		t.Errorf("%q are counted after %d prompts, want 1 after 2", got, c.next)
+	}
+}
+
+func TestAJobThatEndsBetweenTwoLooksHasEndedWell(t *testing.T) {
+	c := newComfy()
+	c.slips = true
+	b := open(t, c, asComfy())
+	b.do("POST", "/prompt", "{}")
+	b.executed("ok")
 }
 
 func TestAnAnswerWithoutAJobIsTheEnd(t *testing.T) {
@@ -230,6 +274,7 @@ func TestAJobThatTheEngineForgotIsOver(t *testing.T) {
 	}
 	c.lose(id)
 	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+	b.executed("failed")
 }
 
 func TestAJobEndsWithItsBackend(t *testing.T) {
@@ -302,6 +347,25 @@ func TestAJobThatTakesTooLongIsCancelledOnce(t *testing.T) {
 	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
 }
 
+func TestAJobThatWasLateBeforeItsAnswerIsCancelledOnce(t *testing.T) {
+	c := newComfy()
+	c.answer = make(chan struct{})
+	b := open(t, c, asComfy(interrupts), func(s *proxy.Setup) {
+		class(s, "heavy", func(c *routing.ClassConfig) { c.ExecutionTimeout = 20 * time.Millisecond })
+	})
+	if res, _ := b.do("POST", "/prompt", "{}"); res.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("got %d, want 504", res.StatusCode)
+	}
+	close(c.answer) // now it is late, and nobody knows of it
+	eventually(t, "the cancel call", func() bool { return len(c.called()) > 0 })
+	c.polled(t, 10)
+	if got, want := c.called(), []string{`POST /interrupt {"prompt_id": "job-1"}`}; !slices.Equal(got, want) || b.running() != 1 {
+		t.Errorf("the engine was called %q with %d grants held, want %q and 1", got, b.running(), want)
+	}
+	c.finish(<-c.arrived, "error")
+	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+}
+
 func TestAJobsGrantCanBeGivenBackByHand(t *testing.T) {
 	c := newComfy()
 	b := open(t, c, asComfy(interrupts))
@@ -312,9 +376,7 @@ func TestAJobsGrantCanBeGivenBackByHand(t *testing.T) {
 		t.Fatalf("got %v, %v with %d grants held, want 204 and none", res, err, b.running())
 	}
 	res.Body.Close()
-	eventually(t, "nobody follows it", func() bool {
-		return b.metric(`anteroom_request_execution_seconds_count{anteroom_backend="slow",anteroom_class="heavy",anteroom_result="cancelled"`) == "1"
-	})
+	b.executed("cancelled")
 	if got := c.called(); len(got) != 0 {
 		t.Errorf("the engine was called %q, want no call: an operator says that it is over", got)
 	}
@@ -336,24 +398,6 @@ func TestADrainWaitsForAJob(t *testing.T) {
 	if err := <-drained; err != nil {
 		t.Errorf("the drain ended with %v, want nil", err)
 	}
-}
-
-func TestWorkThatNeverEndsIsAbandonedWhereThatIsWanted(t *testing.T) {
-	m := newModel(t)
-	b := open(t, m, func(s *proxy.Setup) {
-		backend(s, "slow", func(b *routing.BackendConfig) { b.AbandonAfter = 50 * time.Millisecond })
-		class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = 50 * time.Millisecond })
-	})
-	if res, _ := b.do("POST", "/slow/x", "{}"); res.StatusCode != http.StatusGatewayTimeout {
-		t.Errorf("got %d, want 504", res.StatusCode)
-	}
-	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
-	if m.now.Load() != 1 {
-		t.Errorf("%d are worked on, want the one that goes on", m.now.Load())
-	}
-	eventually(t, "the log says so", func() bool {
-		return strings.Contains(b.logs.String(), `"level":"ERROR"`) && strings.Contains(b.logs.String(), "abandon_after passed")
-	})
 }
 
 // gradio is a Gradio app: events come by one stream for each session.

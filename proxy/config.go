@@ -20,6 +20,7 @@ type Config struct {
 	Tenants TenantsConfig `koanf:"tenants"`
 	Limits  LimitsConfig  `koanf:"limits"`
 	Drain   DrainConfig   `koanf:"drain"`
+	State   StateConfig   `koanf:"state"`
 }
 
 // TLSConfig names the files of a certificate and its key, both or neither.

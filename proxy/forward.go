@@ -38,6 +38,7 @@ type execution struct {
 	// followed. Nil: the answer is the end, or there is none yet.
 	completion *routing.Completion
 	job        atomic.Pointer[job]
+	full       bool // the backend ran out of memory
 }
 
 // end gives the grant back. Only the first call counts, and reports true.
@@ -61,7 +62,9 @@ func (e *execution) end(err error) bool {
 // to its end tells how long such work takes.
 func (e *execution) outcome(err error) admission.Outcome {
 	switch {
-	case e.status == http.StatusSwitchingProtocols, errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
+	case e.full, errors.Is(err, routing.ErrMemory):
+		return admission.OutOfMemory
+	case e.status == http.StatusSwitchingProtocols, errors.Is(err, errJobTimeout), errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
 		return admission.Aborted
 	case err != nil || e.status >= 400:
 		return admission.Failed
@@ -81,12 +84,35 @@ func (e *execution) leave(x *exchange) {
 	case !e.sent:
 		e.end(http.ErrAbortHandler)
 	}
-	x.abandonLater()
+	if x.cut != nil && !e.ended.Load() && e.job.Load() == nil {
+		x.abandonLater()
+	}
+}
+
+// errAbandoned ends work that went on for too long after its client had left or
+// been told.
+var errAbandoned = errors.New("proxy: abandon_after passed")
+
+// abandonLater gives the grant of work that nobody waits for back when the
+// backend's abandon_after has passed, whether or not it has ended by then. It is
+// the only timer that does, and fires for nothing where the work ends first or
+// turns out to be a job, which has a timeout of its own.
+func (x *exchange) abandonLater() {
+	time.AfterFunc(x.backend().Config.AbandonAfter, func() {
+		if x.work.job.Load() == nil && x.work.end(errAbandoned) {
+			x.log.Error("abandon_after passed: the grant of work that has not ended is given back, and the card may be fuller than is booked",
+				"route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend)
+			x.cut()
+		}
+	})
 }
 
 // forward sends the request to its backend and the answer to the client.
 func (x *exchange) forward(grant *admission.Grant) error {
 	x.work.grant, x.work.trace = grant, x.trace
+	if x.to = x.server(grant); x.to == nil {
+		return refuse(admission.CodeBackendUnavailable, "the replica of %s that had room was taken out of the configuration", x.route.Backend)
+	}
 	if x.route.Completion.Applies(x.in) && !x.route.Pass && !isStream(x.in) {
 		x.work.completion = x.route.Completion
 	}
@@ -121,7 +147,8 @@ func (x *exchange) forward(grant *admission.Grant) error {
 // own log line.
 var silent = log.New(io.Discard, "", 0)
 
-func (x *exchange) backend() *backend { return x.rules.backends[x.route.Backend] }
+// backend is the server that the request goes to.
+func (x *exchange) backend() *backend { return x.to }
 
 // rewrite makes the backend's request of the client's. httputil has stripped
 // what is hop-by-hop already, so that no `Connection: X-Foo` can strip what is
@@ -205,11 +232,28 @@ func (s *rules) trusts(peer string) bool {
 }
 
 // RoundTrip is the transport of the exchange's ReverseProxy. It sends the
-// request once and ties the grant to the end of the answer.
+// request once, or once more where it ran out of memory, and ties the grant to
+// the end of the answer.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	if err := x.ctx.Err(); err != nil {
 		return nil, context.Cause(x.ctx) // the last look before a backend works
 	}
+	if !x.retries() {
+		return x.send(out)
+	}
+	if x.body != nil {
+		x.body.retain()
+		defer x.body.drop()
+	}
+	res, err := x.send(out)
+	if err != nil || !x.work.full || !x.work.ended.Load() {
+		return res, err
+	}
+	return x.again(out, res)
+}
+
+// send sends the request and gives the answer, or what ended the wait for it.
+func (x *exchange) send(out *http.Request) (*http.Response, error) {
 	if x.body != nil {
 		out.Body, out.ContentLength = x.body, x.body.size
 		if len(x.body.trailer) > 0 {
@@ -282,6 +326,7 @@ func (x *exchange) execute(out *http.Request) result {
 		return result{err: err}
 	}
 	e.status = res.StatusCode
+	e.full = routing.OutOfMemory(res)
 	if x.rules.watched != nil {
 		x.watchEvents(res)
 	}

@@ -95,7 +95,7 @@ func TestAStatusWithoutAMessagePasses(t *testing.T) {
 
 func TestARefusedCallGetsItsStatus(t *testing.T) {
 	m := newModel(t)
-	b := open(t, m, overH2C, func(s *proxy.Setup) { class(s, "heavy", func(c *routing.ClassConfig) { c.VRAM *= 3 }) })
+	b := open(t, m, overH2C, func(s *proxy.Setup) { class(s, "heavy", func(c *routing.ClassConfig) { c.VRAM.Amount *= 3 }) })
 	r := b.request(t.Context(), "POST", "/heavy", "", "Content-Type", "application/grpc", "Te", "trailers")
 	res, err := h2c(t).Do(r)
 	if err != nil {

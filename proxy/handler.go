@@ -4,7 +4,8 @@
 // What it promises:
 //
 //   - A request is sent to a backend at most once, and never after its client
-//     has been seen to leave.
+//     has been seen to leave. Only one that ended as out of memory, before its
+//     client got anything, is sent once more.
 //   - A grant is given back exactly once, when the backend has ended: at its
 //     last byte, at the end of its connection, when the work that it goes on
 //     with has ended, or when the handler panics. What is given back earlier, by
@@ -21,6 +22,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +38,8 @@ type Handler struct {
 	log       *slog.Logger
 
 	rules atomic.Pointer[rules]
+	// reloading is held while the desk and rules may not agree on the replicas.
+	reloading sync.RWMutex
 	// drainUntil is when a shutdown's grace ends, in Unix nanoseconds; zero
 	// while there is none.
 	drainUntil atomic.Int64
@@ -44,6 +48,8 @@ type Handler struct {
 	tunnels    tunnels
 	jobs       jobs
 	observed   observed
+	ladder     *ladder
+	recalled   recalled
 }
 
 // exchange is one request and its answer.
@@ -54,15 +60,17 @@ type exchange struct {
 	out   output
 	body  *body // nil: none, or streamed
 	route *routing.Route
+	to    *backend // nil: not settled yet
 	work  execution
+	asked admission.Request // of the desk
+	own   admission.Bytes   // its demand before anything learned
 	trace *telemetry.Request
 	began time.Time
 	now   time.Time // the last look at the clock
 	// ctx ends when the client leaves or the execution timeout has passed.
 	ctx    context.Context
 	cancel context.CancelFunc
-	cut    context.CancelFunc // breaks the connection of abandoned work; nil: never
-	vram   admission.Bytes    // what it asks the desk for
+	cut    context.CancelFunc // breaks the connection of work that is abandoned; nil: never
 	answer answerBody         // nil until a backend has answered
 	failed error              // why forwarding gave no answer
 	code   admission.Code
@@ -169,15 +177,15 @@ func (x *exchange) turnAway(certain bool) error {
 	return nil
 }
 
-// askBreaker refuses what would queue for a backend that is down. It reserves
-// nothing: whether the request may go is settled when it goes.
+// askBreaker refuses what would queue for a backend all of whose replicas are
+// down. It reserves nothing: whether the request may go is settled when it goes.
 func (x *exchange) askBreaker() error {
-	backend := x.backend()
-	if backend.Config.Breaker.WhenOpen == "hold" {
+	servers := x.rules.backends[x.route.Backend]
+	if servers[0].Config.Breaker.WhenOpen == "hold" {
 		return nil
 	}
-	if remaining, open := backend.Open(); open {
-		f := refuse(admission.CodeBackendUnavailable, "the backend %s is unavailable", backend.Name)
+	if remaining, down := servers.down(x.desk); down {
+		f := refuse(admission.CodeBackendUnavailable, "the backend %s is unavailable", x.route.Backend)
 		f.retry = remaining
 		return f
 	}
@@ -192,7 +200,7 @@ func (x *exchange) seen() routing.Body {
 }
 
 func (x *exchange) classify(d routing.Decision) {
-	x.route, x.vram = d.Route, d.VRAM
+	x.route = d.Route
 	x.trace.Classify(d.Route.Name, d.Route.ClassName, d.Route.Backend, d.VRAM)
 	if x.body != nil {
 		x.body.shed()
@@ -204,8 +212,9 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	ask := admission.Request{
 		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM,
 		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
-		History:  x.rules.histories[d.Route.Name],
+		History:  x.rules.histories[d.Route],
 	}
+	book(&ask, d.Route.Learn)
 	x.rules.claims(x.in, x.began, &ask)
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)
@@ -218,14 +227,15 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 func (x *exchange) admit(d routing.Decision) (*admission.Grant, error) {
 	x.now = time.Now()
 	x.trace.Wait(x.now)
-	grant, err := x.desk.Admit(x.ctx, x.ask(d))
+	x.asked, x.own = x.ask(d), d.VRAM
+	grant, err := x.desk.Admit(x.ctx, x.asked)
 	if err != nil {
 		x.now = time.Now()
 		x.trace.Refused(x.now, rejectionOf(err))
 		return nil, err
 	}
 	x.now = x.now.Add(grant.Waited())
-	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Reason())
+	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Stay())
 	if err := x.ctx.Err(); err != nil {
 		grant.Release(admission.Aborted)
 		return nil, err

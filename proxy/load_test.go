@@ -198,7 +198,7 @@ func startModel(t *testing.T, address string) (kill func(), at string) {
 func TestABackendThatIsKilled(t *testing.T) {
 	kill, at := startModel(t, "127.0.0.1:0")
 	b := openAt(t, "http://"+at, func(s *proxy.Setup) {
-		class(s, "light", func(c *routing.ClassConfig) { c.Slots = 20; c.VRAM = admission.GiB })
+		class(s, "light", func(c *routing.ClassConfig) { c.Slots = 20; c.VRAM.Amount = admission.GiB })
 		backend(s, "quick", func(c *routing.BackendConfig) { c.Breaker.Open = time.Second })
 	})
 	answers := make(chan int, 20)

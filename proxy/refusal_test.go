@@ -55,7 +55,7 @@ func TestAFullQueueIsRefusedWithATimeToComeBack(t *testing.T) {
 
 func TestWhatNeverFitsIsTold(t *testing.T) {
 	b := open(t, newModel(t), func(s *proxy.Setup) {
-		class(s, "heavy", func(c *routing.ClassConfig) { c.VRAM = 80 * admission.GiB })
+		class(s, "heavy", func(c *routing.ClassConfig) { c.VRAM.Amount = 80 * admission.GiB })
 	})
 	res, body := b.do("POST", "/heavy", "{}")
 	if res.StatusCode != http.StatusUnprocessableEntity || res.Header.Get("X-Should-Retry") != "false" || res.Header.Get("Retry-After") != "" {

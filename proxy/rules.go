@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -17,7 +16,7 @@ import (
 )
 
 // Setup is everything that a configuration says to a handler. It is checked
-// already.
+// already. The desk knows the replicas of a backend by their urls.
 type Setup struct {
 	Proxy   Config
 	Routing routing.Config
@@ -30,49 +29,14 @@ type rules struct {
 	config   Config
 	limits   *LimitsConfig
 	table    *routing.Table
-	backends map[string]*backend
-	// histories are what was learned of each route, by name.
-	histories map[string]*admission.History
+	backends map[string]replicas
+	// histories are what was learned of each route.
+	histories map[*routing.Route]*admission.History
 	// watched are the backends whose jobs end in events that pass by. Nil: none.
 	watched      map[string]bool
 	trusted      []netip.Prefix
 	observe      bool
 	tenantHeader string // canonical
-}
-
-// backend is a model server and its line to the desk.
-type backend struct {
-	*routing.Backend
-	cancel context.CancelFunc // ends its health check
-	link   *link
-}
-
-// link carries a backend's word on what may be used of it to the desk, as long
-// as the backend is the one that rules.
-type link struct {
-	mu    sync.Mutex
-	desk  *admission.Controller // guarded by mu; nil: not yet, or no longer
-	slots int                   // guarded by mu; the last word
-}
-
-func (l *link) available(name string, slots int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.slots = slots
-	if l.desk != nil {
-		l.desk.SetAvailable(name, 0, slots)
-	}
-}
-
-// connect makes the link speak to a desk, beginning with the last word; nil
-// silences it.
-func (l *link) connect(name string, desk *admission.Controller) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.desk = desk
-	if desk != nil {
-		desk.SetAvailable(name, 0, l.slots)
-	}
 }
 
 // New makes a handler in front of a desk that was opened for the same box.
@@ -84,29 +48,32 @@ func New(setup Setup, desk *admission.Controller, t *telemetry.Telemetry) (*Hand
 		return nil, err
 	}
 	h.install(next, nil)
+	h.ladder = newLadder(h)
 	return h, nil
 }
 
 // Reload puts new rules and limits in place. What runs and what waits stays; a
-// backend that is configured as before stays too, with its breaker. A setup
+// server that is configured as before stays too, with its breaker. A setup
 // that is refused changes nothing. Calls must not overlap.
 func (h *Handler) Reload(setup Setup) error {
 	old := h.rules.Load()
 	next, err := h.prepare(setup, old)
-	if err == nil {
-		err = h.desk.Reconfigure(setup.Desk)
-	}
 	if err != nil {
-		if next != nil {
-			next.retire(old)
-		}
+		return err
+	}
+	// From here on the desk may send requests where only the new rules know the
+	// way; who is sent there waits for them.
+	h.reloading.Lock()
+	defer h.reloading.Unlock()
+	if err := h.desk.Reconfigure(setup.Desk); err != nil {
+		next.retire(old)
 		return err
 	}
 	h.install(next, old)
 	return nil
 }
 
-// prepare compiles a setup and makes the backends that old does not have.
+// prepare compiles a setup and makes the servers that old does not have.
 func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 	table, err := routing.NewTable(setup.Routing)
 	if err != nil {
@@ -114,13 +81,21 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 	}
 	next := &rules{
 		config: setup.Proxy, limits: &setup.Proxy.Limits, table: table,
-		backends: make(map[string]*backend), observe: setup.Proxy.Mode == "observe",
-		histories: make(map[string]*admission.History), tenantHeader: http.CanonicalHeaderKey(setup.Proxy.Tenants.Header),
+		backends: make(map[string]replicas), observe: setup.Proxy.Mode == "observe",
+		histories: make(map[*routing.Route]*admission.History), tenantHeader: http.CanonicalHeaderKey(setup.Proxy.Tenants.Header),
+	}
+	known := make(map[routeKey]*admission.History)
+	if old != nil {
+		for route, history := range old.histories {
+			known[keyOf(route)] = history
+		}
 	}
 	for _, route := range table.Routes() {
-		next.histories[route.Name] = new(admission.History)
-		if old != nil && old.histories[route.Name] != nil {
-			next.histories[route.Name] = old.histories[route.Name]
+		if route.Pass {
+			continue
+		}
+		if next.histories[route] = known[keyOf(route)]; next.histories[route] == nil {
+			next.histories[route] = h.recalled.history(keyOf(route))
 		}
 		if route.Completion != nil && route.Completion.Watch {
 			if next.watched == nil {
@@ -137,65 +112,72 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 		next.trusted = append(next.trusted, prefix.Masked())
 	}
 	for name, config := range setup.Routing.Backends {
-		if old != nil && old.backends[name] != nil && reflect.DeepEqual(old.backends[name].Config, config) {
-			next.backends[name] = old.backends[name]
-			continue
-		}
-		if next.backends[name], err = newBackend(name, config); err != nil {
-			delete(next.backends, name)
-			next.retire(old)
-			return nil, err
+		for _, server := range config.Servers() {
+			b := old.same(name, server)
+			if b == nil {
+				if b, err = newBackend(name, server); err != nil {
+					next.retire(old)
+					return nil, err
+				}
+			}
+			next.backends[name] = append(next.backends[name], b)
 		}
 	}
 	return next, nil
 }
 
-func newBackend(name string, config routing.BackendConfig) (*backend, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &link{slots: -1}
-	b, err := routing.NewBackend(ctx, name, config, func(slots int) { l.available(name, slots) })
-	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("proxy: backend %s: %w", name, err)
-	}
-	return &backend{Backend: b, cancel: cancel, link: l}, nil
-}
-
 // install makes rules the ones that new requests begin under.
 func (h *Handler) install(next, old *rules) {
 	h.spool.limit.Store(int64(next.limits.Spool))
-	if old != nil {
-		for name, b := range old.backends {
-			if next.backends[name] != b {
-				b.link.connect(name, nil)
-			}
+	// First those that go are silenced: their places may be taken by others.
+	next.leavesOut(old, func(b *backend) { b.link.connect(nil, 0) })
+	for _, servers := range next.backends {
+		for i, b := range servers {
+			b.link.connect(h.desk, i)
 		}
-	}
-	for name, b := range next.backends {
-		b.link.connect(name, h.desk)
 	}
 	h.rules.Store(next)
 	if old != nil {
+		h.recalled.keep(old, next)
 		old.retire(next)
 	}
 }
 
-// retire ends the backends that the other rules do not share. What is in
-// flight goes on.
+// retire ends the servers that the other rules do not share. What is in flight
+// goes on.
 func (s *rules) retire(other *rules) {
-	for name, b := range s.backends {
-		if other == nil || other.backends[name] != b {
-			b.link.connect(name, nil)
-			b.cancel()
-			b.Close()
+	other.leavesOut(s, func(b *backend) {
+		b.link.connect(nil, 0)
+		b.cancel()
+		b.Close()
+	})
+}
+
+// leavesOut calls do for each server of other rules that these do not have. No
+// rules have none.
+func (s *rules) leavesOut(other *rules, do func(*backend)) {
+	if other == nil {
+		return
+	}
+	for name, servers := range other.backends {
+		for _, b := range servers {
+			if s == nil || !slices.Contains(s.backends[name], b) {
+				do(b)
+			}
 		}
 	}
 }
 
-// Close ends health checks, the following of jobs and idle connections. What
-// is in flight goes on.
+// Inspect asks backends that can tell whether they are loaded, so that memory
+// found in use at the start is known for theirs. It returns at once; call it
+// when the cards have been read.
+func (h *Handler) Inspect() { h.ladder.inspect(h.rules.Load()) }
+
+// Close ends health checks, what is being done about memory, the following of
+// jobs, and idle connections. Requests in flight go on.
 func (h *Handler) Close() {
 	h.jobs.close()
+	h.ladder.close()
 	h.rules.Load().retire(nil)
 }
 
@@ -206,12 +188,14 @@ func (h *Handler) Drain(until time.Time) { h.drainUntil.Store(until.UnixNano()) 
 // Draining says that Drain was called.
 func (h *Handler) Draining() bool { return h.drainUntil.Load() != 0 }
 
-// Breakers gives each backend's breaker state.
-func (h *Handler) Breakers() map[string]string {
+// Breakers gives each backend's breaker states, by replica.
+func (h *Handler) Breakers() map[string][]string {
 	backends := h.rules.Load().backends
-	states := make(map[string]string, len(backends))
-	for name, b := range backends {
-		states[name] = b.State()
+	states := make(map[string][]string, len(backends))
+	for name, servers := range backends {
+		for _, b := range servers {
+			states[name] = append(states[name], b.State())
+		}
 	}
 	return states
 }

@@ -37,13 +37,16 @@ type gpuJSON struct {
 	Stale      bool          `json:"stale"`
 	Lost       bool          `json:"lost"`
 	Error      string        `json:"error,omitempty"`
+	Swaps      int           `json:"swaps_last_minute"`
 	Processes  []processJSON `json:"processes,omitempty"`
 }
 
 type processJSON struct {
-	PID  int    `json:"pid"`
-	Name string `json:"name"`
-	Used int64  `json:"used_bytes"`
+	PID     int    `json:"pid"`
+	Name    string `json:"name"`
+	Used    int64  `json:"used_bytes"`        // -1: the driver does not say
+	Backend string `json:"backend,omitempty"` // empty: an outsider, or not known
+	Replica int    `json:"replica,omitempty"`
 }
 
 type classJSON struct {
@@ -59,17 +62,56 @@ type classJSON struct {
 	Refused     uint64  `json:"refused"`
 }
 
+// backendJSON is a backend; url, breaker, open_for_s and healthy are those of the
+// first of its replicas that works best.
 type backendJSON struct {
 	Name      string        `json:"name"`
 	URL       string        `json:"url"`
-	Slots     int           `json:"slots"`
+	Slots     int           `json:"slots"` // of each replica
 	Running   int           `json:"running"`
 	Available bool          `json:"available"`
 	Draining  bool          `json:"draining"`
 	Breaker   string        `json:"breaker"`
 	OpenFor   float64       `json:"open_for_s"`
 	Healthy   bool          `json:"healthy"`
+	Pinned    bool          `json:"pinned"`
+	Reclaims  bool          `json:"reclaims"` // it can be made to let go of its memory
+	Replicas  []replicaJSON `json:"replicas"`
 	Accounts  []accountJSON `json:"accounts"`
+}
+
+// replicaJSON is one server, and where it is between loaded and let go.
+type replicaJSON struct {
+	Replica   int        `json:"replica"`
+	URL       string     `json:"url"`
+	Breaker   string     `json:"breaker"`
+	OpenFor   float64    `json:"open_for_s"`
+	Healthy   bool       `json:"healthy"`
+	Stance    string     `json:"stance"` // awake, emptying, reclaiming, asleep or waking
+	Since     *time.Time `json:"since"`
+	Swaps     uint64     `json:"swaps"`
+	Failures  int        `json:"failures"`
+	NotBefore *time.Time `json:"not_before"`
+	Note      string     `json:"note,omitempty"`
+}
+
+// worksBetter says that a replica is nearer to taking work than another.
+func (r replicaJSON) worksBetter(than replicaJSON) bool {
+	rank := func(r replicaJSON) int {
+		switch {
+		case r.Breaker == "open":
+			return 3
+		case !r.Healthy:
+			return 2
+		case r.Breaker != "closed":
+			return 1
+		}
+		return 0
+	}
+	if a, b := rank(r), rank(than); a != b {
+		return a < b
+	}
+	return r.OpenFor < than.OpenFor
 }
 
 type accountJSON struct {
@@ -79,6 +121,8 @@ type accountJSON struct {
 	Kept      int64  `json:"kept_bytes"`
 	Running   int64  `json:"running_bytes"`
 	Footprint int64  `json:"footprint_bytes"`
+	Learns    bool   `json:"resident_learned"`
+	AtRest    *int64 `json:"at_rest_bytes"` // null: not seen
 }
 
 type runningJSON struct {
@@ -146,13 +190,13 @@ func (a *admin) state(c echo.Context) error {
 func describeGPU(g admission.GPUState) gpuJSON {
 	out := gpuJSON{Name: g.Name, Capacity: int64(g.Capacity), Reserve: int64(g.Reserve), Booked: int64(g.Booked),
 		Outside: int64(g.Outside), Room: int64(g.Room), ObservedAt: known(g.ObservedAt), Source: g.Source,
-		Stale: g.Stale, Lost: g.Lost, Error: g.Err}
+		Stale: g.Stale, Lost: g.Lost, Error: g.Err, Swaps: g.Swaps}
 	if g.Observed >= 0 {
 		observed := int64(g.Observed)
 		out.Observed = &observed
 	}
 	for _, p := range g.Processes {
-		out.Processes = append(out.Processes, processJSON{PID: p.PID, Name: p.Name, Used: int64(p.Used)})
+		out.Processes = append(out.Processes, processJSON{PID: p.PID, Name: p.Name, Used: int64(p.Used), Backend: p.Backend, Replica: p.Replica})
 	}
 	return out
 }
@@ -170,15 +214,41 @@ func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 	}
 	out := []backendJSON{}
 	for _, name := range rules.backendNames() {
-		b, d := rules.backends[name], desk[name]
-		remaining, _ := b.Open()
+		d := desk[name]
+		replicas := describeReplicas(rules.backends[name], d.Replicas)
+		best := replicas[0]
+		for _, r := range replicas {
+			if r.worksBetter(best) {
+				best = r
+			}
+		}
 		accounts := []accountJSON{}
 		for _, account := range d.Accounts {
+			var atRest *int64
+			if seen := int64(account.AtRest); seen >= 0 {
+				atRest = &seen
+			}
 			accounts = append(accounts, accountJSON{Replica: account.Replica, GPU: account.GPU, Resident: int64(account.Resident),
-				Kept: int64(account.Kept), Running: int64(account.Running), Footprint: int64(account.Footprint)})
+				Kept: int64(account.Kept), Running: int64(account.Running), Footprint: int64(account.Footprint),
+				Learns: account.Learns, AtRest: atRest})
 		}
-		out = append(out, backendJSON{Name: name, URL: b.Config.URL, Slots: d.Slots, Running: d.Running, Available: d.Available,
-			Draining: d.Draining, Breaker: b.State(), OpenFor: remaining.Seconds(), Healthy: b.Healthy(), Accounts: accounts})
+		out = append(out, backendJSON{Name: name, Pinned: d.Pinned, Reclaims: rules.backends[name][0].Config.Reclaim.Enabled(),
+			URL: best.URL, Slots: d.Slots, Running: d.Running, Available: d.Available, Draining: d.Draining,
+			Breaker: best.Breaker, OpenFor: best.OpenFor, Healthy: best.Healthy, Replicas: replicas, Accounts: accounts})
+	}
+	return out
+}
+
+func describeReplicas(servers replicas, desk []admission.ReplicaState) []replicaJSON {
+	out := make([]replicaJSON, len(servers))
+	for i, b := range servers {
+		remaining, _ := b.Open()
+		out[i] = replicaJSON{Replica: i, URL: b.Config.URL, Breaker: b.State(), OpenFor: remaining.Seconds(), Healthy: b.Healthy()}
+		if i < len(desk) { // a reload may be under way
+			r := desk[i]
+			out[i].Stance, out[i].Since, out[i].Swaps = r.Stance, known(r.Since), r.Swaps
+			out[i].Failures, out[i].NotBefore, out[i].Note = r.Failures, known(r.NotBefore), r.Note
+		}
 	}
 	return out
 }

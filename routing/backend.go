@@ -27,8 +27,9 @@ var (
 	ErrUpload = errors.New("routing: the request's body ended early")
 )
 
-// Backend is a model server: its connections, its breaker and its health. Its
-// methods may be called from many goroutines.
+// Backend is one model server: its connections, its breaker and its health. What
+// has replicas is several of them under one name. Its methods may be called from
+// many goroutines.
 type Backend struct {
 	Name   string
 	Config BackendConfig
@@ -38,12 +39,14 @@ type Backend struct {
 	breaker   *breaker
 	unhealthy atomic.Bool
 
+	hooks hooks
+
 	telling   sync.Mutex // keeps an older word from being the last
 	available func(slots int)
 }
 
-// NewBackend makes a backend of a configuration that Check accepts. Its health
-// check, where it has one, runs until ctx ends.
+// NewBackend makes a backend of one of the Servers of a configuration that Check
+// accepts. Its health check, where it has one, runs until ctx ends.
 //
 // available is told how many requests may run on the backend whenever that
 // changes: -1 as many as the limits allow, which holds until the first call; 0
@@ -61,6 +64,7 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 	} else {
 		b.base = &url.URL{Scheme: base.Scheme, Host: base.Host} // without a slash at its end
 	}
+	b.hooks.ReclaimConfig, b.hooks.engine = c.Reclaim.resolve(c.Health.Path)
 	b.breaker = newBreaker(name, c.Breaker, b.announce)
 	if c.Health.Path != "" {
 		go b.checkHealth(ctx)
@@ -127,6 +131,9 @@ func (b *Backend) RoundTrip(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	verdict := judge(answer.StatusCode)
+	if b.full(answer) {
+		verdict = ErrMemory
+	}
 	if answer.Body == http.NoBody || answer.StatusCode == http.StatusSwitchingProtocols {
 		done(verdict)
 		return answer, nil

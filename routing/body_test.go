@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
@@ -57,6 +58,19 @@ func TestABodyThatServersReadDifferentlyIsUndecidable(t *testing.T) {
 		{form, "n=%ff", errForm},
 		{form, `{"n":1}&n=50`, errForm},
 		{form, `{"n":1,"n":50}`, errDuplicate},
+		{form, "größe=1", errForm},
+		{form, "n=1\r\n", errForm},
+		{form, "\ufeff{\"n\":50}", errForm}, // which Python reads as JSON
+		{form, "_charset_=utf-16&n=1", errForm},
+		{form, "n%00=1", errForm},
+		{form, "n=1%00", errForm},
+		{form, "+n=1", errForm},
+		{form + "; charset=utf-16", "n=1", errCharset},
+		{"application/json; charset=utf-8; charset=utf-16", `{"n":1}`, errContentType},
+		{"json", `{"n":1}`, errContentType},
+		{"multipart/form-data; boundary=b", `{"n":1}`, errForm},
+		{"multipart/mixed; boundary=b", field("n", "1") + "--b--", errContentType},
+		{"", "n=1", errJSON},
 		{form, strings.Repeat("a=1&", maxFields+1), errFormSize},
 	} {
 		if v, err := read(c.contentType, c.body); !errors.Is(err, c.want) {
@@ -105,38 +119,137 @@ func TestAFormThatParsersSplitDifferentlyIsUndecidable(t *testing.T) {
 		body string
 		want error
 	}{
-		"two values":                 {five + field("n", "50") + end, errForm},
-		"a field and a file":         {five + aFile("n", "5", "x") + end, errForm},
-		"a file and a field":         {aFile("n", "5", "x") + five + end, errForm},
-		"a file without a name":      {aFile("n", "", "50") + end, errForm},
-		"something before":           {"preamble\r\n" + five + end, errForm},
-		"something behind":           {five + end + five + end, errForm},
-		"no end":                     {five, errForm},
-		"half a part":                {five + "--b\r\nContent-Dispo", errForm},
-		"bare line feeds":            {strings.ReplaceAll(five+end, "\r\n", "\n"), errForm},
-		"no name":                    {part("Content-Disposition: form-data", "5") + end, errForm},
-		"no disposition":             {part("X: y", "5") + end, errForm},
-		"another disposition":        {part("Content-Disposition: attachment; name=n", "5") + end, errForm},
-		"two dispositions":           {part("Content-Disposition: form-data; name=n\r\nContent-Disposition: form-data; name=m", "5") + end, errForm},
-		"two names":                  {part(`Content-Disposition: form-data; name="n"; name="m"`, "5") + end, errForm},
-		"an encoded name":            {part("Content-Disposition: form-data; name*=utf-8''n", "5") + end, errForm},
-		"an encoded file name":       {part("Content-Disposition: form-data; name=n; filename*=utf-8''a", "5") + end, errForm},
-		"a name that is not UTF-8":   {field("n\xff", "5") + end, errForm},
-		"another transfer encoding":  {part("Content-Disposition: form-data; name=n\r\nContent-Transfer-Encoding: base64", "NTA=") + end, errForm},
-		"another charset":            {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain; charset=utf-16", "5") + end, errCharset},
-		"a value that is not UTF-8":  {field("n", "5\xff") + end, errCharset},
-		"a field that is too large":  {field("n", strings.Repeat("5", maxFieldSize+1)) + end, errFormSize},
-		"too many fields":            {strings.Repeat(five, maxFields+1) + end, errFormSize},
-		"the end inside of a field":  {field("a", "x\r\n--b--\r\n"+field("n", "50")) + end, errForm},
-		"the end inside of its line": {field("a", "x--b--y") + end, errForm},
+		"two values":                   {five + field("n", "50") + end, errForm},
+		"a field and a file":           {five + aFile("n", "5", "x") + end, errForm},
+		"a file and a field":           {aFile("n", "5", "x") + five + end, errForm},
+		"a file without a name":        {aFile("n", "", "50") + end, errForm},
+		"something before":             {"preamble\r\n" + five + end, errForm},
+		"something behind":             {five + end + five + end, errForm},
+		"no end":                       {five, errForm},
+		"half a part":                  {five + "--b\r\nContent-Dispo", errForm},
+		"bare line feeds":              {strings.ReplaceAll(five+end, "\r\n", "\n"), errForm},
+		"no name":                      {part("Content-Disposition: form-data", "5") + end, errForm},
+		"no disposition":               {part("X: y", "5") + end, errForm},
+		"another disposition":          {part("Content-Disposition: attachment; name=n", "5") + end, errForm},
+		"two dispositions":             {part("Content-Disposition: form-data; name=n\r\nContent-Disposition: form-data; name=m", "5") + end, errForm},
+		"two names":                    {part(`Content-Disposition: form-data; name="n"; name="m"`, "5") + end, errForm},
+		"an encoded name":              {part("Content-Disposition: form-data; name*=utf-8''n", "5") + end, errForm},
+		"an encoded file name":         {part("Content-Disposition: form-data; name=n; filename*=utf-8''a", "5") + end, errForm},
+		"a name within an encoded one": {part(`Content-Disposition: form-data; name="m"; filename="=?utf-8?q?a=22=3B_name=3D=22n?="`, "5") + end, errForm},
+		"a name after a file's":        {part(`Content-Disposition: form-data; filename="a"; name="n"`, "5") + end, errForm},
+		"a name in a parameter":        {part(`Content-Disposition: form-data; name="n"; x="; name=m"`, "5") + end, errForm},
+		"an escape in a name":          {part(`Content-Disposition: form-data; name="\n"`, "5") + end, errForm},
+		"percents in a name":           {part(`Content-Disposition: form-data; name="%6e"`, "5") + end, errForm},
+		"a header over two lines":      {part("Content-Disposition: form-data;\r\n name=n", "5") + end, errForm},
+		"a header with a line feed":    {part("X: y\nContent-Disposition: form-data; name=m\r\nContent-Disposition: form-data; name=n", "5") + end, errForm},
+		"a space before the colon":     {part("Content-Disposition : form-data; name=n", "5") + end, errForm},
+		"a header that is too long":    {part("Content-Disposition: form-data; name=n\r\nX: "+strings.Repeat("y", maxFieldHeader), "5") + end, errFormSize},
+		"a boundary with a space":      {strings.Replace(five, "--b", "--b ", 1) + end, errForm},
+		"a boundary after a line feed": {field("a", "x\n--b\nContent-Disposition: form-data; name=n\n\n50") + end, errForm},
+		"a boundary in a line":         {field("a", "x--bc") + end, errForm},
+		"a form within":                {part("Content-Disposition: form-data; name=n\r\nContent-Type: multipart/mixed; boundary=c", "--c--") + end, errForm},
+		"a message within a file":      {part("Content-Disposition: form-data; name=n; filename=a\r\nContent-Type: message/rfc822", "a: b") + end, errForm},
+		"a field that may be a file":   {part("Content-Disposition: form-data; name=n\r\nContent-Type: application/octet-stream", "5") + end, errForm},
+		"two types":                    {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain\r\nContent-Type: text/plain", "5") + end, errForm},
+		"its own charset":              {field("_charset_", "utf-16") + five + end, errForm},
+		"a zero byte":                  {field("n", "5\x00") + end, errForm},
+		"a name that is not UTF-8":     {field("n\xff", "5") + end, errForm},
+		"another transfer encoding":    {part("Content-Disposition: form-data; name=n\r\nContent-Transfer-Encoding: base64", "NTA=") + end, errForm},
+		"another charset":              {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain; charset=utf-16", "5") + end, errCharset},
+		"a value that is not UTF-8":    {field("n", "5\xff") + end, errCharset},
+		"a field that is too large":    {field("n", strings.Repeat("5", maxFieldSize+1)) + end, errFormSize},
+		"too many fields":              {strings.Repeat(five, maxFields+1) + end, errFormSize},
+		"the end inside of a field":    {field("a", "x\r\n--b--\r\n"+field("n", "50")) + end, errForm},
+		"the end inside of its line":   {field("a", "x--b--y") + end, errForm},
 	} {
 		if v, err := read("multipart/form-data; boundary=b", c.body); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, %v; want %v", name, v, err, c.want)
 		}
 	}
-	for _, contentType := range []string{"multipart/form-data", "multipart/form-data; boundary=c", "multipart/form-data; boundary=b; boundary=c", "multipart/mixed; boundary=b"} {
+	for _, contentType := range []string{"multipart/form-data", "multipart/form-data; boundary=c", "multipart/form-data; boundary=b; boundary=c", "multipart/mixed; boundary=b",
+		`multipart/form-data; boundary=b; x="boundary=c"`, "multipart/form-data; boundary*=utf-8''b", "multipart/form-data; boundary*0=b", `multipart/form-data; boundary="b\\"`, "multipart/form-data; boundary=b; charset=utf-16",
+	} {
 		if v, err := read(contentType, five+end); err == nil {
 			t.Errorf("%s: got %v", contentType, v)
+		}
+	}
+}
+
+func TestAFieldThatServersCallByAnotherNameIsUndecidable(t *testing.T) {
+	e, err := compileWhen(`body.n == "1" || body["l[]"] == "1"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := new(names)
+	e.addNames(known)
+	for _, c := range []struct {
+		query, name string
+		want        error
+	}{
+		{"", "n", nil},
+		{"", "m", nil},
+		{"", "m[]", nil},
+		{"", "N", errCase},
+		{"", "n[]", errForm},
+		{"", "N[0]", errForm},
+		{"", "n [", errForm},
+		{"", "l[]", nil},
+		{"", "l", nil},
+		{"m=2", "n", nil},
+		{"n=1", "n", nil},
+		{"n=2", "n", errForm}, // which the query's goes before for some
+		{"n=2", "m", errForm},
+		{"N[]=2", "m", errForm},
+		{"m=1;n=2", "m", errForm},
+	} {
+		for contentType, body := range map[string]string{
+			"application/x-www-form-urlencoded": url.QueryEscape(c.name) + "=1",
+			"multipart/form-data; boundary=b":   field(c.name, "1") + "--b--",
+		} {
+			r := &http.Request{Header: http.Header{"Content-Type": {contentType}}, URL: &url.URL{RawQuery: c.query}, ContentLength: 1}
+			if v, err := readBody(r, Body{Prefix: []byte(body), Size: int64(len(body))}, known); !errors.Is(err, c.want) {
+				t.Errorf("?%s with %s: got %v, %v; want %v", c.query, body, v, err, c.want)
+			}
+		}
+	}
+}
+
+// TestWhatABackendWouldDecodeIsUndecidable, and so is what is only said to be
+// compressed.
+func TestWhatABackendWouldDecodeIsUndecidable(t *testing.T) {
+	for _, c := range []struct {
+		headers http.Header
+		want    error
+	}{
+		{http.Header{}, nil},
+		{http.Header{"Content-Encoding": {""}}, nil},
+		{http.Header{"Content-Encoding": {"Identity"}}, nil},
+		{http.Header{"Content-Encoding": {"identity", "identity"}}, nil},
+		{http.Header{"Content-Encoding": {"gzip"}}, errEncoded},
+		{http.Header{"Content-Encoding": {"x-gzip"}}, errEncoded},
+		{http.Header{"Content-Encoding": {"deflate"}}, errEncoded},
+		{http.Header{"Content-Encoding": {"br"}}, errEncoded},
+		{http.Header{"Content-Encoding": {"identity, gzip"}}, errEncoded},
+		{http.Header{"Content-Encoding": {"identity", "gzip"}}, errEncoded},
+		{http.Header{"Content-Encoding": {"aws-chunked"}}, errEncoded},
+		{http.Header{"Content_encoding": {"deflate"}}, errEncoded}, // the same to WSGI and CGI
+		{http.Header{"Content_type": {"application/json"}}, errContentType},
+		{http.Header{"Content-Type": {"application/json", "application/json; charset=utf-16"}}, errContentType},
+		{http.Header{"Content-Type": {"application/json"}, "Connection": {"close, content-type"}}, errContentType},
+	} {
+		body := []byte(`{"n":1}`)
+		r := &http.Request{Header: c.headers, ContentLength: int64(len(body))}
+		if v, err := readBody(r, Body{Prefix: body, Size: int64(len(body))}, nil); !errors.Is(err, c.want) {
+			t.Errorf("%v: got %v, %v; want %v", c.headers, v, err, c.want)
+		}
+	}
+}
+
+func TestABoundaryThatOverlapsWithItselfIsUndecidable(t *testing.T) {
+	for _, boundary := range []string{"-", "--", "b-", "b--"} {
+		body := strings.ReplaceAll(field("n", "5")+"--b--", "--b", "--"+boundary)
+		if v, err := read("multipart/form-data; boundary="+boundary, body); !errors.Is(err, errForm) {
+			t.Errorf("%s: got %v, %v", boundary, v, err)
 		}
 	}
 }

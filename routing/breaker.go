@@ -40,7 +40,7 @@ func newBreaker(name string, c BreakerConfig, changed func()) *breaker {
 		Timeout:     c.Open,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= uint32(c.Failures) },
 		IsExcluded: func(err error) bool {
-			return errors.Is(err, context.Canceled) || errors.Is(err, errOverload) || errors.Is(err, ErrUpload)
+			return errors.Is(err, context.Canceled) || errors.Is(err, errOverload) || errors.Is(err, ErrMemory) || errors.Is(err, ErrUpload)
 		},
 		OnStateChange: b.onChange,
 	})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 // tell: the answer is the end.
 type CompletionConfig struct {
 	Preset  string        `koanf:"preset"` // comfyui | gradio; on a route also none
+	On      []string      `koanf:"on"`     // METHOD /path of what is answered early; empty: see Applies
 	Poll    string        `koanf:"poll"`   // METHOD /path, with values of the answer
 	Until   string        `koanf:"until"`  // an expression over what poll is answered
 	Every   time.Duration `koanf:"every"`
@@ -26,8 +28,8 @@ type CompletionConfig struct {
 	Cancel  string        `koanf:"cancel"` // METHOD /path and a body, with values of the answer
 }
 
-// preset is what is known of an engine.
-type preset struct {
+// earlyPreset is what is known of an engine that answers early.
+type earlyPreset struct {
 	submits func(path string) bool // whether a POST there is answered early
 	poll    string
 	until   string
@@ -38,7 +40,7 @@ type preset struct {
 	watch          bool
 }
 
-var presets = map[string]preset{
+var earlyPresets = map[string]earlyPreset{
 	// ComfyUI answers when the workflow is in its own queue. In one step it
 	// moves work from there to the history, so that what is in neither was
 	// taken out by hand or lost in a restart.
@@ -83,7 +85,8 @@ type Completion struct {
 	// Watch says that the end shows in Gradio's events alone.
 	Watch bool
 
-	submits             func(path string) bool // nil: any path
+	on                  []string               // what is answered early; nil: submits says
+	submits             func(path string) bool // of a POST; nil: any path, and any method that changes something
 	poll, cancel, gone  *callTemplate          // nil: there is none
 	until, failed, lost *condition
 }
@@ -91,7 +94,11 @@ type Completion struct {
 // Applies says whether the answer to a request is not the end of its work.
 func (c *Completion) Applies(r *http.Request) bool {
 	switch {
-	case c == nil, r.Method == http.MethodGet, r.Method == http.MethodHead, r.Method == http.MethodOptions:
+	case c == nil:
+		return false
+	case c.on != nil:
+		return slices.Contains(c.on, r.Method+" "+r.URL.Path)
+	case r.Method == http.MethodGet, r.Method == http.MethodHead, r.Method == http.MethodOptions:
 		return false
 	case c.submits == nil:
 		return true
@@ -152,6 +159,9 @@ func (j *Job) Ended(status int, answer []byte) (ended, failed bool) {
 	return j.how.until.holds(env), j.how.failed.holds(env)
 }
 
+// TellsFailure says that Ended can tell work that came to nothing.
+func (j *Job) TellsFailure() bool { return j.how.failed != nil }
+
 // Unknown says that the engine knows the work no more, by what Gone was
 // answered.
 func (j *Job) Unknown(status int, answer []byte) bool {
@@ -195,6 +205,10 @@ func (c *condition) holds(env *jobEnvironment) bool {
 	return err == nil && yes
 }
 
+func (c CompletionConfig) isZero() bool {
+	return len(c.On) == 0 && c.Preset+c.Poll+c.Until+c.Cancel == "" && c.Every == 0 && c.Timeout == 0
+}
+
 // over is a route's configuration with what it leaves open taken from its
 // backend's. With a preset or a poll of its own it takes no more than the
 // times.
@@ -202,6 +216,9 @@ func (c CompletionConfig) over(backend CompletionConfig) CompletionConfig {
 	c.Every, c.Timeout = cmp.Or(c.Every, backend.Every), cmp.Or(c.Timeout, backend.Timeout)
 	if c.Preset == "" && c.Poll == "" {
 		c.Preset, c.Poll = backend.Preset, backend.Poll
+		if len(c.On) == 0 {
+			c.On = backend.On
+		}
 		c.Until, c.Cancel = cmp.Or(c.Until, backend.Until), cmp.Or(c.Cancel, backend.Cancel)
 	}
 	return c
@@ -209,12 +226,12 @@ func (c CompletionConfig) over(backend CompletionConfig) CompletionConfig {
 
 // compile gives nil where the answer is the end of the work.
 func (c CompletionConfig) compile(report func(path, problem string)) *Completion {
-	p, known := presets[c.Preset]
+	p, known := earlyPresets[c.Preset]
 	if !known && c.Preset != "" && c.Preset != "none" {
 		return nil // which is reported where it stands
 	}
 	if c.Preset == "none" || c.Preset == "" && c.Poll == "" {
-		if c.Until != "" || c.Cancel != "" {
+		if c.Until != "" || c.Cancel != "" || len(c.On) > 0 {
 			report("poll", `"": missing: want a call such as GET /jobs/{{.json.id}}, or a preset`)
 		}
 		return nil
@@ -228,6 +245,14 @@ func (c CompletionConfig) compile(report func(path, problem string)) *Completion
 		c.Poll, p.failed, p.gone = cmp.Or(c.Poll, p.poll), "", ""
 	}
 	out := &Completion{Every: c.Every, Timeout: c.Timeout, Watch: p.watch, submits: p.submits}
+	if len(c.On) > 0 {
+		out.on = c.On
+	}
+	for i, line := range c.On {
+		if method, target, ok := splitCall(line); !ok || strings.ContainsAny(target, "?{*") || method != strings.ToUpper(method) {
+			report(fmt.Sprintf("on[%d]", i), fmt.Sprintf("%q: not a request: want a method and a path, such as POST /jobs", line))
+		}
+	}
 	call := func(path, text string) (t *callTemplate) {
 		if text == "" {
 			return nil

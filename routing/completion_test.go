@@ -44,6 +44,8 @@ func TestACompletionAppliesToWhatAnEngineTakesIn(t *testing.T) {
 		{"Gradio's queue", routing.CompletionConfig{}, times(routing.CompletionConfig{Preset: "gradio"}), "POST /gradio_api/queue/join", true},
 		{"Gradio's plain calls", routing.CompletionConfig{}, times(routing.CompletionConfig{Preset: "gradio"}), "POST /gradio_api/call/predict", true},
 		{"Gradio's uploads", routing.CompletionConfig{}, times(routing.CompletionConfig{Preset: "gradio"}), "POST /gradio_api/upload", false},
+		{"what is named", routing.CompletionConfig{}, times(routing.CompletionConfig{On: []string{"POST /jobs"}, Poll: own.Poll, Until: own.Until}), "POST /jobs", true},
+		{"what is not named", routing.CompletionConfig{}, times(routing.CompletionConfig{On: []string{"POST /jobs"}, Poll: own.Poll, Until: own.Until}), "POST /sync", false},
 		{"a poll of one's own", routing.CompletionConfig{}, times(own), "PUT /anything", true},
 		{"a poll of one's own, read", routing.CompletionConfig{}, times(own), "GET /anything", false},
 		{"a route of its own", own, times(routing.CompletionConfig{Preset: "comfyui"}), "POST /anything", true},

@@ -22,7 +22,7 @@ type RouteConfig struct {
 	Class       string      `koanf:"class"`
 	Backend     string      `koanf:"backend"`
 	Pass        bool        `koanf:"pass"`
-	VRAM        string      `koanf:"vram"` // an amount ("20GiB") or an expression; empty: the class's
+	VRAM        string      `koanf:"vram"` // an amount ("20GiB"), an expression, or "learn"; empty: the class's
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
 	// Completion is the backend's, but for what it says itself.
@@ -40,14 +40,14 @@ type MatchConfig struct {
 
 // ClassConfig is one entry of `classes`.
 type ClassConfig struct {
-	Slots            int             `koanf:"slots"`
-	VRAM             admission.Bytes `koanf:"vram"`
-	Estimate         time.Duration   `koanf:"estimate"`
-	Queue            QueueConfig     `koanf:"queue"`
-	ExecutionTimeout time.Duration   `koanf:"execution_timeout"`
-	Boost            time.Duration   `koanf:"boost"`
-	Reserved         int             `koanf:"reserved"`
-	HardenAfter      time.Duration   `koanf:"harden_after"`
+	Slots            int           `koanf:"slots"`
+	VRAM             VRAM          `koanf:"vram"`
+	Estimate         time.Duration `koanf:"estimate"`
+	Queue            QueueConfig   `koanf:"queue"`
+	ExecutionTimeout time.Duration `koanf:"execution_timeout"`
+	Boost            time.Duration `koanf:"boost"`
+	Reserved         int           `koanf:"reserved"`
+	HardenAfter      time.Duration `koanf:"harden_after"`
 }
 
 // QueueConfig bounds a class's queue.
@@ -60,20 +60,37 @@ type QueueConfig struct {
 // BackendConfig is one entry of `backends`. An empty choice is its first.
 type BackendConfig struct {
 	URL           string          `koanf:"url"`
+	URLs          []string        `koanf:"urls"`     // in place of URL
+	Replicas      []ReplicaConfig `koanf:"replicas"` // in place of URL
 	GPU           string          `koanf:"gpu"`
-	Resident      admission.Bytes `koanf:"resident"`
+	Resident      Resident        `koanf:"resident"`
 	ReturnsMemory bool            `koanf:"returns_memory"`
 	Slots         int             `koanf:"slots"`
 	Protocol      string          `koanf:"protocol"` // http | h2c
 	Cancel        string          `koanf:"cancel"`   // ignored | aborts
 	PreserveHost  bool            `koanf:"preserve_host"`
 	Errors        string          `koanf:"errors"`
-	// AbandonAfter is how long work that nobody waits for any more keeps its
-	// grant. Zero: until it has ended.
-	AbandonAfter time.Duration    `koanf:"abandon_after"`
+	Health        HealthConfig    `koanf:"health"`
+	Breaker       BreakerConfig   `koanf:"breaker"`
+
+	Reclaim ReclaimConfig `koanf:"reclaim"`
+	// RetryOOM tries once more, alone, what ran out of memory; OOMPatterns are
+	// what such errors say. AbandonAfter gives the grant of work back that has
+	// not ended so long after its client has gone; zero: never.
+	RetryOOM     bool             `koanf:"retry_oom"`
+	OOMPatterns  []string         `koanf:"oom_patterns"`
 	Completion   CompletionConfig `koanf:"completion"`
-	Health       HealthConfig     `koanf:"health"`
-	Breaker      BreakerConfig    `koanf:"breaker"`
+	AbandonAfter time.Duration    `koanf:"abandon_after"`
+	Process      ProcessConfig    `koanf:"process"`
+	Pinned       bool             `koanf:"pinned"`        // never reclaimed
+	MinResidency time.Duration    `koanf:"min_residency"` // how long it stays once it is loaded
+}
+
+// ProcessConfig says which process of the host a backend is, where the port that
+// it listens on does not tell.
+type ProcessConfig struct {
+	PID  int    `koanf:"pid"`
+	Name string `koanf:"name"` // of its program
 }
 
 // HealthConfig is a backend's health check. An empty path: none.
@@ -98,9 +115,6 @@ type Config struct {
 	// name; buckets never round past it. A GPU that is not listed has no bound.
 	Room map[string]admission.Bytes `koanf:"-"`
 }
-
-// notYet ends the report of what a later version will take.
-const notYet = "is not available in this version; leave it out"
 
 // Check reports every mistake: the path of the key in the file and a sentence
 // that says what is wrong and what is wanted.
@@ -168,7 +182,7 @@ func wantAtLeast[N cmp.Ordered](report func(path, problem string), path string, 
 
 func (k ClassConfig) check(report func(path, problem string)) {
 	wantAtLeast(report, "slots", k.Slots, 1)
-	wantAtLeast(report, "vram", k.VRAM, 0)
+	wantAtLeast(report, "vram", k.VRAM.Amount, 0)
 	wantAtLeast(report, "queue.limit", k.Queue.Limit, 0)
 	wantAtLeast(report, "queue.bytes", k.Queue.Bytes, 0)
 	wantAtLeast(report, "queue.timeout", k.Queue.Timeout, 0)
@@ -184,25 +198,26 @@ func (k ClassConfig) check(report func(path, problem string)) {
 var dialects = []string{"auto", "problem", "openai", "ollama", "grpc"}
 
 func (b BackendConfig) check(report func(path, problem string)) {
-	u, err := parseURL(b.URL)
-	if err != nil {
-		report("url", err.Error())
-	}
-	if err == nil && b.Protocol == "h2c" && u.Scheme == "https" {
-		report("protocol", `"h2c": is without TLS, and the url has it: want http, which takes HTTP/2 where the server offers it`)
-	}
-	wantAtLeast(report, "resident", b.Resident, 0)
+	b.checkServers(report)
 	wantAtLeast(report, "slots", b.Slots, 0)
 	wantOne(report, "protocol", b.Protocol, "http", "h2c")
 	wantOne(report, "cancel", b.Cancel, "ignored", "aborts")
 	wantOne(report, "errors", b.Errors, dialects...)
-	wantAtLeast(report, "abandon_after", b.AbandonAfter, 0)
-	wantOne(report, "completion.preset", b.Completion.Preset, "comfyui", "gradio")
-	b.Completion.compile(at(report, "completion"))
 	wantOne(report, "breaker.when_open", b.Breaker.WhenOpen, "reject", "hold")
 	wantAtLeast(report, "breaker.failures", b.Breaker.Failures, 1)
 	if b.Breaker.Open <= 0 {
 		report("breaker.open", fmt.Sprintf("%v: too short: want a time such as 30s", b.Breaker.Open))
+	}
+	wantAtLeast(report, "min_residency", b.MinResidency, 0)
+	b.Reclaim.check(at(report, "reclaim"), b.Health.Path)
+	wantOne(report, "completion.preset", b.Completion.Preset, "comfyui", "gradio")
+	b.Completion.compile(at(report, "completion"))
+	wantAtLeast(report, "abandon_after", b.AbandonAfter, 0)
+	wantAtLeast(report, "process.pid", b.Process.PID, 0)
+	for i, pattern := range b.OOMPatterns {
+		if pattern == "" {
+			report(fmt.Sprintf("oom_patterns[%d]", i), `"": in every answer: want what an out-of-memory error says`)
+		}
 	}
 	if b.Health.Path == "" {
 		return
@@ -260,13 +275,13 @@ func isLinkLocal(address netip.Addr) bool {
 func (c Config) compile(i int, report func(path, problem string)) rule {
 	r := c.Routes[i]
 	class, backend := c.Classes[r.Class], c.Backends[r.Backend]
-	u := rule{method: r.Match.Method, vram: class.VRAM, room: -1, why: "the first rule that matches; the class's vram"}
+	u := rule{method: r.Match.Method, vram: class.VRAM.Amount, room: -1, why: "the first rule that matches; the class's vram"}
 	u.route = Route{
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
 		Backend: r.Backend, Pass: r.Pass, RequireBody: r.RequireBody,
 	}
-	if room, ok := c.Room[backend.GPU]; ok {
-		u.room = max(0, room-backend.Resident)
+	if most, ok := c.roomiest(backend); ok {
+		u.room = most.left
 	}
 
 	if !isToken(r.Match.Method) || r.Match.Method != strings.ToUpper(r.Match.Method) {
@@ -280,6 +295,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		report("match.path", fmt.Sprintf("%q: %v", r.Match.Path, err))
 	}
 	u.route.Pattern = u.pattern.text
+	u.closed = u.closedTo(backend.Reclaim.controls())
 	u.host = strings.ToLower(strings.TrimPrefix(r.Match.Host, "*"))
 	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || strings.HasSuffix(u.host, ".") || r.Match.Host == "*" ||
 		strings.HasPrefix(r.Match.Host, "*") != strings.HasPrefix(u.host, ".") {
@@ -314,14 +330,14 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		if r.VRAM != "" {
 			report("vram", fmt.Sprintf("%q: a route with pass books nothing: want it left out", r.VRAM))
 		}
-		if r.Completion != (CompletionConfig{}) {
+		if !r.Completion.isZero() {
 			report("completion", "a route with pass holds nothing to its end: want it left out")
 		}
 		return u
 	}
 	wantOne(report, "completion.preset", r.Completion.Preset, "none", "comfyui", "gradio")
 	u.route.Completion = r.Completion.over(backend.Completion).compile(func(path, problem string) {
-		if r.Completion != (CompletionConfig{}) { // else the backend says so
+		if !r.Completion.isZero() { // else the backend says so
 			report("completion."+path, problem)
 		}
 	})
@@ -332,16 +348,19 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 	}
 	switch strings.TrimSpace(r.VRAM) {
 	case "":
+		if class.VRAM.Learn {
+			u.route.Learn, u.why = true, "the first rule that matches; its vram is learned from its runs"
+		}
 		return u
 	case "learn":
-		report("vram", `"learn": `+notYet)
+		u.route.Learn, u.why = true, "the first rule that matches; its vram is learned from its runs, and is the class's at the least until then"
 		return u
 	}
 	if u.vram, err = admission.ParseBytes(r.VRAM); err == nil {
 		u.why = "the first rule that matches; its vram"
 		return u
 	}
-	u.vram, u.why = class.VRAM, "the first rule that matches; its vram, worked out"
+	u.vram, u.why = class.VRAM.Amount, "the first rule that matches; its vram, worked out"
 	if u.amount, err = compileAmount(r.VRAM); err != nil {
 		report("vram", fmt.Sprintf("%q: %v: want an amount such as 20GiB, or an expression in bytes such as gib(18) + gib(4) * num(body.n, 1)", r.VRAM, err))
 	}
@@ -399,7 +418,7 @@ func (u *rule) covers(other *rule) bool {
 			return false
 		}
 	}
-	return u.pattern.covers(&other.pattern)
+	return u.pattern.covers(&other.pattern) && !u.leaves(other)
 }
 
 // checkRoom finds what never fits its card.
@@ -407,19 +426,18 @@ func (c Config) checkRoom(report func(path, problem string)) {
 	told := make(map[string]bool)
 	for i, r := range c.Routes {
 		class, known := c.Classes[r.Class]
-		backend := c.Backends[r.Backend]
-		room, bounded := c.Room[backend.GPU]
+		most, bounded := c.roomiest(c.Backends[r.Backend])
 		if r.Pass || !known || !bounded {
 			continue
 		}
-		path, demand := "classes."+r.Class+".vram", class.VRAM
+		path, demand := "classes."+r.Class+".vram", class.VRAM.Amount
 		if own, err := admission.ParseBytes(r.VRAM); err == nil {
 			path, demand = fmt.Sprintf("routes[%d].vram", i), own
 		}
-		if demand > room-backend.Resident && !told[path] {
+		if demand > most.left && !told[path] {
 			told[path] = true
 			report(path, fmt.Sprintf("%v: more than %s can ever give beside the %v that backend %s holds: want %v or less",
-				demand, backend.GPU, backend.Resident, r.Backend, max(0, room-backend.Resident)))
+				demand, most.at.GPU, most.at.Resident, r.Backend, most.left))
 		}
 	}
 }

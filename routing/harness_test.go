@@ -17,12 +17,12 @@ func aConfig(routes ...routing.RouteConfig) routing.Config {
 	breaker := routing.BreakerConfig{Failures: 5, Open: 30 * time.Second}
 	return routing.Config{
 		Classes: map[string]routing.ClassConfig{
-			"heavy": {Slots: 1, VRAM: 34 * admission.GiB, Estimate: 18 * time.Second},
-			"light": {Slots: 8, VRAM: 512 * admission.MiB, Estimate: time.Second},
+			"heavy": {Slots: 1, VRAM: routing.VRAM{Amount: 34 * admission.GiB}, Estimate: 18 * time.Second},
+			"light": {Slots: 8, VRAM: routing.VRAM{Amount: 512 * admission.MiB}, Estimate: time.Second},
 		},
 		Backends: map[string]routing.BackendConfig{
 			"flux": {URL: "http://127.0.0.1:8001", GPU: "gpu0", Breaker: breaker},
-			"vqa":  {URL: "http://127.0.0.1:8002", GPU: "gpu0", Resident: 7 * admission.GiB, Breaker: breaker},
+			"vqa":  {URL: "http://127.0.0.1:8002", GPU: "gpu0", Resident: routing.Resident{Amount: 7 * admission.GiB}, Breaker: breaker},
 		},
 		Routes: routes,
 		Room:   map[string]admission.Bytes{"gpu0": 47 * admission.GiB},

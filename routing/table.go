@@ -41,6 +41,7 @@ type rule struct {
 	host    string // lower case; empty: any; from a dot on: any below
 	headers []headerRule
 	when    *expression // nil: always
+	closed  []control   // what the pattern matches and the rule does not
 
 	vram   admission.Bytes // unless amount works
 	amount *expression     // nil: vram
@@ -63,6 +64,7 @@ type Route struct {
 	Class       ClassConfig
 	Backend     string
 	Pass        bool
+	Learn       bool   // its demand is to be learned; what a Decision says is the least until then
 	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
 	RequireBody bool
 	Completion  *Completion // nil: an answer is the end of its work
@@ -74,6 +76,9 @@ func (u *rule) matches(r *http.Request, path string) answer {
 		return no
 	}
 	if !u.pattern.match(path) || u.host != "" && !matchHost(u.host, r.Host) {
+		return no
+	}
+	if u.isClosed(r.Method, path) {
 		return no
 	}
 	result := yes
@@ -132,7 +137,8 @@ type Candidates struct {
 // Find gives the rules that the request may match. NeedBody says whether the
 // body decides among them or sets the demand; if it is false, Decide may be
 // called with a nil body. It fails with ErrPath where the path has no single
-// meaning, ErrNoRoute where no rule can match.
+// meaning, ErrNoRoute where no rule can match, with the reason where it is that
+// the path controls a backend and no rule names it.
 func (t *Table) Find(r *http.Request) (Candidates, error) {
 	path, err := cleanPath(r)
 	if err != nil {
@@ -173,7 +179,7 @@ func (t *Table) Find(r *http.Request) (Candidates, error) {
 		open++
 	}
 	if c.from < 0 {
-		return Candidates{}, ErrNoRoute
+		return Candidates{}, t.noRoute(r, path)
 	}
 	if c.chosen == nil && !c.needBody {
 		// All is known already, and some of it cannot be decided.
@@ -289,9 +295,9 @@ func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 }
 
 // dearer compares by demand, then by how few of its class may run at once,
-// then by how long they run.
+// then by how long they run. A demand that is to be learned is not compared.
 func dearer(a, b Decision) bool {
-	if a.VRAM != b.VRAM {
+	if a.VRAM != b.VRAM && !a.Route.Learn && !b.Route.Learn {
 		return a.VRAM > b.VRAM
 	}
 	if a.Route.Class.Slots != b.Route.Class.Slots {
@@ -358,6 +364,9 @@ const (
 	smallestStep = 64 * admission.MiB
 	perDoubling  = 8
 )
+
+// RoundUp rounds a demand up to a bucket, as Decide does. There is no bound.
+func RoundUp(n admission.Bytes) admission.Bytes { return bucket(n, -1) }
 
 // bucket rounds an amount up. It does not round past what the card can give,
 // for what fits exactly must not become what never fits; an amount that is

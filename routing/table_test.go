@@ -304,11 +304,11 @@ func TestTheDearestIsByDemandThenSlotsThenTime(t *testing.T) {
 		light("a", when("body.a")), routing.RouteConfig{Name: "b", Match: when("body.b"), Class: "few", Backend: "vqa"},
 		routing.RouteConfig{Name: "c", Match: when("body.c"), Class: "long", Backend: "vqa"}, light("d", path("/**")),
 	)
-	c.Classes["few"] = routing.ClassConfig{Slots: 2, VRAM: 512 * admission.MiB, Estimate: time.Second}
-	c.Classes["long"] = routing.ClassConfig{Slots: 2, VRAM: 512 * admission.MiB, Estimate: time.Minute}
+	c.Classes["few"] = routing.ClassConfig{Slots: 2, VRAM: routing.VRAM{Amount: 512 * admission.MiB}, Estimate: time.Second}
+	c.Classes["long"] = routing.ClassConfig{Slots: 2, VRAM: routing.VRAM{Amount: 512 * admission.MiB}, Estimate: time.Minute}
 	r, b := posted(t, "/", "{")
 	wantRule(t, compiled(t, c), r, b, "c")
-	c.Classes["light"] = routing.ClassConfig{Slots: 8, VRAM: 513 * admission.MiB, Estimate: time.Second}
+	c.Classes["light"] = routing.ClassConfig{Slots: 8, VRAM: routing.VRAM{Amount: 513 * admission.MiB}, Estimate: time.Second}
 	wantRule(t, compiled(t, c), r, b, "a")
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -14,108 +15,78 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// Kind is a sort of model server: what it takes, for how long, and how it
-// behaves. Its routes are all that differs beside these figures.
-type Kind struct {
-	Name  string
-	Model string // as /v1/models lists it
-	// Weights are held from their loading on, which takes Load. Zero: the
-	// weights come and go with each run and are part of PerRun.
-	Weights admission.Bytes
-	Load    time.Duration
-	// PerRun is what one run takes beside the weights.
-	PerRun admission.Bytes
-	// ReturnsMemory gives PerRun back to the card when a run ends. False: it
-	// stays in the engine's allocator for the next run.
-	ReturnsMemory bool
-	// Shortest and Longest bound a run's time, which is drawn evenly.
-	Shortest, Longest time.Duration
-	// Concurrency is how many runs there are at once; others wait inside the
-	// engine. Zero: no bound.
-	Concurrency int
-	// Aborts stops a run when its caller leaves. False: it goes on.
-	Aborts bool
-	// Routes adds the kind's own routes. /health and /v1/models every engine has.
-	Routes func(*Engine, *http.ServeMux)
-}
-
-// Kinds are the engines that can be asked for by name.
-func Kinds() []Kind { return []Kind{Flux(), VQA()} }
-
-// Flux is an image server: 34 GiB at work, one image at a time, deaf to callers
-// that leave.
-func Flux() Kind {
-	return Kind{
-		Name: "flux", Model: "flux",
-		Weights: 22 * admission.GiB, Load: 8 * time.Second,
-		PerRun: 12 * admission.GiB, Concurrency: 1,
-		Shortest: 17 * time.Second, Longest: 20 * time.Second,
-		Routes: imageRoutes,
-	}
-}
-
-// VQA is a small server that answers questions about images.
-func VQA() Kind {
-	return Kind{
-		Name: "vqa", Model: "vqa",
-		Weights: 512 * admission.MiB, Load: 2 * time.Second,
-		PerRun:   480 * admission.MiB,
-		Shortest: time.Second, Longest: 2 * time.Second,
-		Aborts: true, Routes: questionRoutes,
-	}
-}
-
 // Engine is one simulated model server. It is an http.Handler.
 type Engine struct {
 	kind    Kind
 	card    *Card
 	options Options
+	traps   map[string]bool
+	models  []*model
 	routes  http.ServeMux
 	life    context.Context // ends with Close
-	end     context.CancelFunc
-	places  chan struct{} // nil: no bound
+	end     context.CancelCauseFunc
+	swap    chan struct{} // held while one model makes way for another
 	runs    sync.WaitGroup
 	refused atomic.Int64
-	ready   atomic.Bool
-
-	loading chan struct{} // held while loading; a channel, so that waiting for it can end
+	up      atomic.Bool // it has come up: the first weights are, or were, there
+	dead    atomic.Bool // as a process that has crashed
 
 	mu     sync.Mutex
-	random *rand.Rand      // guarded by mu
-	loaded admission.Bytes // guarded by mu; of the weights
-	cached admission.Bytes // guarded by mu; kept by the allocator, in no run
-	closed bool            // guarded by mu
+	random *rand.Rand // guarded by mu
+	closed bool       // guarded by mu
+	broken error      // guarded by mu; of what was done in the background
 }
 
 // Options are what an engine is run with.
 type Options struct {
 	Speed float64 // times faster than the simulated box; 0: 1
 	Seed  uint64  // of the run times
+	// Traps are switched on; the kind must have them.
+	Traps []string
+	// Exit ends the process when a trap says that it dies. Nil: connections are
+	// cut and the memory goes back, as if it had ended.
+	Exit func()
 	// Sleep waits for a real time or until ctx ends, and then returns its error.
 	// Nil: a timer.
 	Sleep func(ctx context.Context, d time.Duration) error
 }
 
 // NewEngine makes an engine on a card. It loads its weights with Load, or else
-// for its first request. The caller ends it by Close.
+// for its first request. The caller ends it by Close. It panics where the kind
+// has no trap of a name.
 func NewEngine(kind Kind, card *Card, o Options) *Engine {
+	if err := kind.CheckTraps(o.Traps); err != nil {
+		panic("simulation: " + err.Error())
+	}
 	if o.Speed == 0 {
 		o.Speed = 1
 	}
 	if o.Sleep == nil {
 		o.Sleep = sleep
 	}
-	e := &Engine{kind: kind, card: card, options: o, loading: make(chan struct{}, 1), random: rand.New(rand.NewPCG(o.Seed, 0))}
-	e.life, e.end = context.WithCancel(context.Background())
-	if kind.Concurrency > 0 {
-		e.places = make(chan struct{}, kind.Concurrency)
+	e := &Engine{
+		kind: kind, card: card, options: o, traps: make(map[string]bool),
+		swap: make(chan struct{}, 1), random: rand.New(rand.NewPCG(o.Seed, 0)),
 	}
-	e.ready.Store(kind.Weights == 0)
-	e.routes.HandleFunc("GET /health", e.health)
-	e.routes.HandleFunc("GET /v1/models", e.models)
-	if kind.Routes != nil {
-		kind.Routes(e, &e.routes)
+	for _, t := range o.Traps {
+		// Those that it has of itself are in its figures and routes already.
+		e.traps[t] = slices.Contains(kind.Traps, t)
 	}
+	e.life, e.end = context.WithCancelCause(context.Background())
+	for _, about := range kind.models() {
+		m := &model{Model: about, loading: make(chan struct{}, 1), takes: about.Load}
+		m.life, m.cut = context.WithCancelCause(e.life)
+		m.ready.Store(m.Weights == 0)
+		if kind.Concurrency > 0 {
+			m.places = make(chan struct{}, kind.Concurrency)
+		}
+		if kind.Explicit && len(e.models) > 0 {
+			m.asleep = make(chan struct{})
+		}
+		e.models = append(e.models, m)
+	}
+	e.up.Store(kind.Weights == 0 || kind.Lazy)
+	kind.Routes(e, &e.routes)
 	return e
 }
 
@@ -131,7 +102,14 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 // ServeHTTP answers the kind's routes.
-func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) { e.routes.ServeHTTP(w, r) }
+func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !e.dead.Load() {
+		e.routes.ServeHTTP(w, r)
+	}
+	if e.dead.Load() {
+		panic(http.ErrAbortHandler)
+	}
+}
 
 // OutOfMemory is how many requests ended for want of memory, whether or not
 // their callers saw the answer.
@@ -143,19 +121,30 @@ func (e *Engine) Close() error {
 	e.mu.Lock()
 	e.closed = true
 	e.mu.Unlock()
-	e.end()
+	e.end(errClosed)
 	e.runs.Wait()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	held := e.loaded + e.cached
-	e.loaded, e.cached = 0, 0
-	return e.card.Free(held)
+	var held admission.Bytes
+	for _, m := range e.models {
+		held += m.loaded + m.cached + m.left
+		m.loaded, m.cached, m.left = 0, 0, 0
+	}
+	return errors.Join(e.broken, e.card.Free(held))
 }
 
-var errClosed = errors.New("the engine has ended")
+// note keeps an error of the background for Close, unless it is that very end.
+func (e *Engine) note(err error) {
+	if err == nil || errors.Is(err, errClosed) {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.broken = errors.Join(e.broken, err)
+}
 
-// begin counts a run or a load, which Close waits for. After a nil error the
-// caller calls runs.Done.
+// begin counts what Close waits for. After a nil error the caller calls
+// runs.Done.
 func (e *Engine) begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -166,53 +155,22 @@ func (e *Engine) begin() error {
 	return nil
 }
 
-// loadSteps is how many pieces weights come in: a card fills up while they load.
-const loadSteps = 8
-
-// Load brings the weights onto the card, where they stay. It returns at once if
-// they are there, and an *OutOfMemory, with nothing taken, where they do not fit.
+// Load brings the first model's weights onto the card, where they stay. It
+// returns at once if they are there or if the kind is Lazy, and an *OutOfMemory,
+// with nothing taken, where they do not fit.
 func (e *Engine) Load(ctx context.Context) error {
-	if err := e.begin(); err != nil {
-		return err
+	if e.kind.Lazy {
+		return nil
 	}
-	defer e.runs.Done()
-	return e.load(ctx)
+	return e.bring(ctx, e.models[0])
 }
 
-func (e *Engine) load(ctx context.Context) error {
-	if e.ready.Load() {
-		return nil
+// count notes an *OutOfMemory, and returns the error.
+func (e *Engine) count(err error) error {
+	if full := (*OutOfMemory)(nil); errors.As(err, &full) {
+		e.refused.Add(1)
 	}
-	select {
-	case e.loading <- struct{}{}:
-		defer func() { <-e.loading }()
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-e.life.Done():
-		return errClosed
-	}
-	if e.ready.Load() {
-		return nil
-	}
-	// From here on it goes on without its caller: a model that is half loaded is
-	// of no use to the next one.
-	var taken admission.Bytes
-	for step := range admission.Bytes(loadSteps) {
-		piece := e.kind.Weights*(step+1)/loadSteps - taken
-		err := e.card.Alloc(piece)
-		if err == nil {
-			taken += piece
-			err = e.options.Sleep(e.life, e.real(e.kind.Load)/loadSteps)
-		}
-		if err != nil {
-			return errors.Join(err, e.card.Free(taken))
-		}
-	}
-	e.mu.Lock()
-	e.loaded = taken
-	e.mu.Unlock()
-	e.ready.Store(true)
-	return nil
+	return err
 }
 
 func (e *Engine) real(d time.Duration) time.Duration {
@@ -242,35 +200,64 @@ func (e *Engine) length(r *http.Request) (time.Duration, error) {
 	return time.Duration(seconds * float64(time.Second)), nil
 }
 
-// run does one piece of work of that length in equal steps and calls step after
-// each; nil: nobody is to be told. It waits for the weights, for a place and for
-// time, and returns how long the work itself took. Its error is an *OutOfMemory
-// where the card is full, else that of ctx, of step, or errClosed.
-func (e *Engine) run(ctx context.Context, length time.Duration, steps int, step func(int) error) (took time.Duration, err error) {
+// after does work that goes on when its request has been answered. It ends with
+// the engine, whose Close waits for it.
+func (e *Engine) after(do func()) error {
+	if err := e.begin(); err != nil {
+		return err
+	}
+	go func() {
+		defer e.runs.Done()
+		do()
+	}()
+	return nil
+}
+
+// aborts says whether a run ends when its caller leaves.
+func (e *Engine) aborts() bool { return e.kind.Aborts && !e.traps[ignoresCallers] }
+
+// caller is the context of a run for r.
+func (e *Engine) caller(r *http.Request) context.Context {
+	if e.aborts() {
+		return r.Context()
+	}
+	return context.WithoutCancel(r.Context())
+}
+
+// run does one piece of work on m, of that length, in equal steps and calls step
+// after each; nil: nobody is to be told. It waits for the weights, for a place
+// and for time, and returns how long the work itself took. Its error is an
+// *OutOfMemory where the card is full, else that of ctx, of step, errAsleep,
+// errCut or errClosed.
+func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps int, step func(int) error) (took time.Duration, err error) {
 	if err := e.begin(); err != nil {
 		return 0, err
 	}
 	defer e.runs.Done()
-	ctx, cancel := e.until(ctx)
-	defer cancel()
-	defer func() {
-		if full := (*OutOfMemory)(nil); errors.As(err, &full) {
-			e.refused.Add(1)
-		}
-	}()
-	if e.places != nil {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(e.life, func() { cancel(errClosed) })()
+	defer func() { e.count(err) }()
+	// A request that meets a sleeper takes no place.
+	if err := e.meet(ctx, m); err != nil {
+		return 0, err
+	}
+	if m.places != nil {
 		select {
-		case e.places <- struct{}{}:
-			defer func() { <-e.places }()
+		case m.places <- struct{}{}:
+			defer func() { <-m.places }()
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		}
 	}
-	if err := e.load(ctx); err != nil {
+	life, err := e.enter(ctx, m)
+	if err != nil {
 		return 0, err
 	}
+	defer func() { err = errors.Join(err, e.leave(m)) }()
+	defer context.AfterFunc(life, func() { cancel(context.Cause(life)) })()
 	start := time.Now()
-	if err := e.take(); err != nil {
+	if err := e.take(m); err != nil {
 		return 0, err
 	}
 	for i := range steps {
@@ -288,39 +275,19 @@ func (e *Engine) run(ctx context.Context, length time.Duration, steps int, step 
 		}
 	}
 	took = time.Duration(float64(time.Since(start)) * e.options.Speed)
-	return took, errors.Join(err, e.give())
+	return took, errors.Join(err, e.give(m))
 }
 
-// until is ctx that ends with the engine, and goes on without the caller where
-// the kind does.
-func (e *Engine) until(ctx context.Context) (context.Context, context.CancelFunc) {
-	if !e.kind.Aborts {
-		ctx = context.WithoutCancel(ctx)
+// model is the one of that name. Nil: there is none. Every name is the first's
+// where there is one model.
+func (e *Engine) model(name string) *model {
+	if len(e.models) == 1 || name == "" {
+		return e.models[0]
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(e.life, func() { cancel(errClosed) })
-	return ctx, func() { stop(); cancel(nil) }
-}
-
-// take gets a run's memory: first what the allocator has kept.
-func (e *Engine) take() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	kept := min(e.cached, e.kind.PerRun)
-	if err := e.card.Alloc(e.kind.PerRun - kept); err != nil {
-		return err
+	for _, m := range e.models {
+		if m.Name == name || m.Name == name+":latest" {
+			return m
+		}
 	}
-	e.cached -= kept
-	return nil
-}
-
-// give puts a run's memory back.
-func (e *Engine) give() error {
-	if e.kind.ReturnsMemory {
-		return e.card.Free(e.kind.PerRun)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.cached += e.kind.PerRun
 	return nil
 }

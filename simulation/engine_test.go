@@ -374,12 +374,12 @@ func TestAStreamComesTokenByToken(t *testing.T) {
 		if i > 0 {
 			(<-waits).end()
 		}
-		said.WriteString(event(t, lines).Choices[0].Delta.Content)
+		said.WriteString(nextEvent(t, lines).Choices[0].Delta.Content)
 	}
 	if got := said.String(); got != strings.Join(words, "") {
 		t.Errorf("got %q", got)
 	}
-	if last := event(t, lines); last.Choices[0].FinishReason != "stop" {
+	if last := nextEvent(t, lines); last.Choices[0].FinishReason != "stop" {
 		t.Errorf("got %+v", last)
 	}
 	rest := ""
@@ -401,7 +401,7 @@ type chunk struct {
 	}
 }
 
-func event(t *testing.T, lines *bufio.Scanner) (c chunk) {
+func nextEvent(t *testing.T, lines *bufio.Scanner) (c chunk) {
 	t.Helper()
 	if !lines.Scan() {
 		t.Fatal("the stream ended")

@@ -51,7 +51,7 @@ func BenchmarkRequest(b *testing.B) {
 				q := telemetry.Begin(r, pattern)
 				q.Classify("images", "heavy", "flux", 34*admission.GiB)
 				q.Wait(now)
-				q.Admitted(now, 1, 0, 0, admission.ReasonNone)
+				q.Admitted(now, 1, 0, 0, nil)
 				q.Execute(now, flux, header)
 				q.Executed(now, http.StatusOK, nil)
 				q.End(now, http.StatusOK, "", 17, 4096)

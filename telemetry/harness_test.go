@@ -112,6 +112,15 @@ const (
 	flux    = "http://127.0.0.1:8001"
 )
 
+// stayed is what a request met in the queue that had the room kept for another
+// at first, and then found too little of it.
+var stayed = &admission.Stay{
+	First:    admission.Blocked{Reason: admission.ReasonReservedForOther, Resource: "gpu0", Need: 34 << 30, Free: 40 << 30},
+	Last:     admission.Blocked{Reason: admission.ReasonResources, Resource: "gpu0", Need: 34 << 30, Free: 30 << 30},
+	Expected: 1500 * time.Millisecond,
+	Steps:    []admission.Step{{Reason: admission.ReasonReservedForOther}, {At: time.Second, Reason: admission.ReasonResources}},
+}
+
 // run plays a request that waits two seconds, runs eighteen and is answered
 // with a 200, and gives the headers that went to the backend.
 func run(telemetry *Telemetry, r *http.Request) (*Request, http.Header) {
@@ -121,7 +130,7 @@ func run(telemetry *Telemetry, r *http.Request) (*Request, http.Header) {
 	q.Classify("images", "heavy", "flux", 34*admission.GiB)
 	q.Wait(at)
 	at = at.Add(2 * time.Second)
-	q.Admitted(at, 7, 3, 2*time.Second, admission.ReasonResources)
+	q.Admitted(at, 7, 3, 2*time.Second, stayed)
 	q.Execute(at, flux, header)
 	at = at.Add(18 * time.Second)
 	q.Executed(at, http.StatusOK, nil)

@@ -7,12 +7,14 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+
+	"github.com/anteroom-gpu/anteroom/admission"
 )
 
 // metrics are the instruments and the label sets in use.
 type metrics struct {
-	server, wait, execution     metric.Float64Histogram
-	requests, refusals, reloads metric.Int64Counter
+	server, wait, execution, orders  metric.Float64Histogram
+	requests, refusals, reloads, oom metric.Int64Counter
 
 	mu   sync.RWMutex
 	sets map[labels]*set // guarded by mu
@@ -117,6 +119,8 @@ func (m *metrics) make(t *Telemetry, meter metric.Meter) error {
 	m.execution = k.seconds(MetricExecution, "Time from the grant to the backend's last byte.")
 	m.requests = k.count(MetricRequests, "Requests that have ended, by how.")
 	m.refusals = k.count(MetricRefusals, "Requests that the proxy answered itself, by code.")
+	m.orders = k.seconds(MetricOrders, "Duration of making backends let go of memory, and of bringing them back.")
+	m.oom = k.count(MetricOOM, "Answers of backends that ran out of GPU memory.")
 	m.reloads = k.count(MetricReloads, "Reloads of the configuration.")
 	m.gauges(t, k)
 	return k.err
@@ -145,8 +149,13 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 	room := k.gauge(MetricVRAMRoom, "By", "Memory left to give out.")
 	observed := k.gauge(MetricVRAMObserved, "By", "Memory in use by the driver's last word.")
 	gpu := k.gauge(MetricGPUState, "", "1 for what is true of the card: readable, stale, lost.")
+	swaps := k.gauge(MetricSwaps, "", "How often backends were made to let go in the last minute.")
+	kept := k.gauge(MetricKept, "By", "Memory that the backend is believed to hold while nothing runs on it.")
+	asleep := k.gauge(MetricAsleep, "", "1 while the backend has let go and will be woken.")
 	up := k.gauge(MetricBackendUp, "", "1 while the backend may be used.")
 	breaker := k.gauge(MetricBreaker, "", "1 for the breaker's present state.")
+	declared := k.gauge(MetricRouteDeclared, "By", "Memory that a request is declared to take.")
+	taken := k.gauge(MetricRouteSeen, "By", "Memory that requests were seen to take.")
 	reload := k.gauge(MetricReloadGood, "", "1 if the last reload was taken.")
 	lost, err := k.Int64ObservableCounter(MetricSpansLost, metric.WithDescription("Spans that could not be exported."))
 	k.keep(err)
@@ -176,6 +185,7 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 			o.ObserveFloat64(booked, float64(g.Booked), by)
 			o.ObserveFloat64(outside, float64(g.Outside), by)
 			o.ObserveFloat64(room, float64(g.Room), by)
+			o.ObserveFloat64(swaps, float64(g.Swaps), by)
 			if g.Observed >= 0 {
 				o.ObserveFloat64(observed, float64(g.Observed), by)
 			}
@@ -185,17 +195,39 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 		}
 		for _, b := range snapshot.Backends {
 			o.ObserveFloat64(up, yes(b.Available && !b.Draining), metric.WithAttributes(attribute.String(AttrBackend, b.Name)))
+			byGPU, sleeps := map[string]admission.Bytes{}, false
+			for _, a := range b.Accounts {
+				byGPU[a.GPU] += a.Kept
+			}
+			for _, r := range b.Replicas {
+				sleeps = sleeps || r.Stance == "asleep"
+			}
+			for name, bytes := range byGPU {
+				o.ObserveFloat64(kept, float64(bytes), metric.WithAttributes(attribute.String(AttrBackend, b.Name), attribute.String(AttrGPU, name)))
+			}
+			o.ObserveFloat64(asleep, yes(sleeps), metric.WithAttributes(attribute.String(AttrBackend, b.Name)))
+		}
+		if s.Memory != nil {
+			for _, r := range s.Memory() {
+				route := attribute.String(AttrRoute, r.Route)
+				o.ObserveFloat64(declared, float64(r.Declared), metric.WithAttributes(route))
+				o.ObserveFloat64(taken, float64(r.P95), metric.WithAttributes(route, attribute.String(AttrQuantile, "0.95")))
+				o.ObserveFloat64(taken, float64(r.Most), metric.WithAttributes(route, attribute.String(AttrQuantile, "1")))
+			}
 		}
 		if s.Breakers == nil {
 			return nil
 		}
-		for name, now := range s.Breakers() {
-			for _, state := range []string{"closed", "half-open", "open"} {
-				o.ObserveFloat64(breaker, yes(now == state), metric.WithAttributes(attribute.String(AttrBackend, name), attribute.String(AttrState, state)))
+		for name, replicas := range s.Breakers() {
+			for i, now := range replicas {
+				for _, state := range []string{"closed", "half-open", "open"} {
+					o.ObserveFloat64(breaker, yes(now == state),
+						metric.WithAttributes(attribute.String(AttrBackend, name), attribute.Int(AttrReplica, i), attribute.String(AttrState, state)))
+				}
 			}
 		}
 		return nil
-	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, outside, room, observed, gpu, up, breaker, reload, lost)
+	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, outside, room, observed, swaps, kept, asleep, gpu, declared, taken, up, breaker, reload, lost)
 	k.keep(err)
 }
 

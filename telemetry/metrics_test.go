@@ -72,9 +72,10 @@ func box() Sources {
 				Backends: []admission.BackendState{{Name: "flux", Available: true}, {Name: "vqa"}, {Name: "old", Available: true, Draining: true}},
 			}
 		},
-		Breakers: func() map[string]string {
-			return map[string]string{"flux": "closed", "vqa": "open", "old": "half-open"}
+		Breakers: func() map[string][]string {
+			return map[string][]string{"flux": {"closed", "open"}, "vqa": {"open"}, "old": {"half-open"}}
 		},
+		Memory: func() []RouteMemory { return []RouteMemory{{Route: "images", Declared: 31, P95: 29, Most: 30}} },
 	}
 }
 
@@ -105,26 +106,29 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 			"anteroom_class=heavy anteroom_result=refused anteroom_route=images": 2, "anteroom_class=heavy anteroom_result=cancelled anteroom_route=images": 1},
 		"anteroom_refusals_total": {"anteroom_class=heavy anteroom_code=queue_full": 1, "anteroom_class=heavy anteroom_code=queue_timeout": 1,
 			"anteroom_class=heavy anteroom_code=client_cancelled": 1},
-		"anteroom_queue_length":         {"anteroom_class=heavy": 5, "anteroom_class=light": 0},
-		"anteroom_queue_limit":          {"anteroom_class=heavy": 10, "anteroom_class=light": 64},
-		"anteroom_queue_bytes":          {"anteroom_class=heavy": 4096, "anteroom_class=light": 0},
-		"anteroom_queue_oldest_seconds": {"anteroom_class=heavy": 90, "anteroom_class=light": 0},
-		"anteroom_slots":                {"anteroom_class=heavy": 1, "anteroom_class=light": 16},
-		"anteroom_running":              {"anteroom_class=heavy": 0, "anteroom_class=light": 7},
-		"anteroom_paused":               {"anteroom_class=heavy": 1, "anteroom_class=light": 0},
-		"anteroom_vram_capacity_bytes":  {"anteroom_gpu=gpu0": 48, "anteroom_gpu=gpu1": 80},
-		"anteroom_vram_reserve_bytes":   {"anteroom_gpu=gpu0": 2, "anteroom_gpu=gpu1": 4},
-		"anteroom_vram_booked_bytes":    {"anteroom_gpu=gpu0": 34, "anteroom_gpu=gpu1": 0},
-		"anteroom_vram_outside_bytes":   {"anteroom_gpu=gpu0": 3, "anteroom_gpu=gpu1": 1},
-		"anteroom_vram_room_bytes":      {"anteroom_gpu=gpu0": 9, "anteroom_gpu=gpu1": 75},
-		"anteroom_vram_observed_bytes":  {"anteroom_gpu=gpu0": 38}, // gpu1 was never read: no value is not zero
+		"anteroom_queue_length":              {"anteroom_class=heavy": 5, "anteroom_class=light": 0},
+		"anteroom_queue_limit":               {"anteroom_class=heavy": 10, "anteroom_class=light": 64},
+		"anteroom_queue_bytes":               {"anteroom_class=heavy": 4096, "anteroom_class=light": 0},
+		"anteroom_queue_oldest_seconds":      {"anteroom_class=heavy": 90, "anteroom_class=light": 0},
+		"anteroom_slots":                     {"anteroom_class=heavy": 1, "anteroom_class=light": 16},
+		"anteroom_running":                   {"anteroom_class=heavy": 0, "anteroom_class=light": 7},
+		"anteroom_paused":                    {"anteroom_class=heavy": 1, "anteroom_class=light": 0},
+		"anteroom_vram_capacity_bytes":       {"anteroom_gpu=gpu0": 48, "anteroom_gpu=gpu1": 80},
+		"anteroom_vram_reserve_bytes":        {"anteroom_gpu=gpu0": 2, "anteroom_gpu=gpu1": 4},
+		"anteroom_vram_booked_bytes":         {"anteroom_gpu=gpu0": 34, "anteroom_gpu=gpu1": 0},
+		"anteroom_vram_outside_bytes":        {"anteroom_gpu=gpu0": 3, "anteroom_gpu=gpu1": 1},
+		"anteroom_vram_room_bytes":           {"anteroom_gpu=gpu0": 9, "anteroom_gpu=gpu1": 75},
+		"anteroom_vram_observed_bytes":       {"anteroom_gpu=gpu0": 38}, // gpu1 was never read: no value is not zero
+		"anteroom_route_vram_declared_bytes": {"anteroom_route=images": 31},
+		"anteroom_route_vram_seen_bytes":     {"anteroom_quantile=0.95 anteroom_route=images": 29, "anteroom_quantile=1 anteroom_route=images": 30},
 		"anteroom_gpu_state": {"anteroom_gpu=gpu0 anteroom_state=readable": 1, "anteroom_gpu=gpu0 anteroom_state=stale": 0, "anteroom_gpu=gpu0 anteroom_state=lost": 0,
 			"anteroom_gpu=gpu1 anteroom_state=readable": 0, "anteroom_gpu=gpu1 anteroom_state=stale": 1, "anteroom_gpu=gpu1 anteroom_state=lost": 1},
 		"anteroom_backend_available": {"anteroom_backend=flux": 1, "anteroom_backend=vqa": 0, "anteroom_backend=old": 0},
 		"anteroom_breaker_state": {
-			"anteroom_backend=flux anteroom_state=closed": 1, "anteroom_backend=flux anteroom_state=half-open": 0, "anteroom_backend=flux anteroom_state=open": 0,
-			"anteroom_backend=vqa anteroom_state=closed": 0, "anteroom_backend=vqa anteroom_state=half-open": 0, "anteroom_backend=vqa anteroom_state=open": 1,
-			"anteroom_backend=old anteroom_state=closed": 0, "anteroom_backend=old anteroom_state=half-open": 1, "anteroom_backend=old anteroom_state=open": 0},
+			"anteroom_backend=flux anteroom_replica=0 anteroom_state=closed": 1, "anteroom_backend=flux anteroom_replica=0 anteroom_state=half-open": 0, "anteroom_backend=flux anteroom_replica=0 anteroom_state=open": 0,
+			"anteroom_backend=flux anteroom_replica=1 anteroom_state=closed": 0, "anteroom_backend=flux anteroom_replica=1 anteroom_state=half-open": 0, "anteroom_backend=flux anteroom_replica=1 anteroom_state=open": 1,
+			"anteroom_backend=vqa anteroom_replica=0 anteroom_state=closed": 0, "anteroom_backend=vqa anteroom_replica=0 anteroom_state=half-open": 0, "anteroom_backend=vqa anteroom_replica=0 anteroom_state=open": 1,
+			"anteroom_backend=old anteroom_replica=0 anteroom_state=closed": 0, "anteroom_backend=old anteroom_replica=0 anteroom_state=half-open": 1, "anteroom_backend=old anteroom_replica=0 anteroom_state=open": 0},
 		"anteroom_config_reloads_total": {"anteroom_result=ok": 1, "anteroom_result=failed": 1},
 		"anteroom_config_last_reload":   {"": 0},
 		"anteroom_spans_dropped_total":  {"": 12},
@@ -264,6 +268,9 @@ func TestTheNamesAreTheContract(t *testing.T) {
 	q.Executed(time.Now(), 500, nil)
 	q.End(time.Now(), 500, "", 0, 0)
 	telemetry.Reloaded(true)
+	telemetry.OutOfMemory("flux", OOMRetried)
+	telemetry.Ordered(SpanReclaim, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB, Failed: true, Note: "200, and nothing came back"})
+	telemetry.Ordered(SpanWake, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB})
 
 	var got bytes.Buffer
 	_, families := scrape(t, telemetry)

@@ -9,8 +9,12 @@ package telemetry
 // lasts to the backend's last byte.
 const (
 	SpanWait = "admission.wait"
+	// These have traces of their own: they serve whoever comes.
+	SpanReclaim = "admission.reclaim"
+	SpanWake    = "admission.wake"
 
 	EventQueued  = "queued"
+	EventBlocked = "blocked" // the first of its kind, by something else than before
 	EventGranted = "granted"
 	EventRefused = "refused"
 )
@@ -18,18 +22,26 @@ const (
 // Attributes of spans and labels of metrics, beside OpenTelemetry's for HTTP.
 // In Prometheus a dot is an underscore.
 const (
-	AttrRoute    = "anteroom.route"       // the rule's name
-	AttrClass    = "anteroom.class"       // empty for what passes through
-	AttrBackend  = "anteroom.backend"     // as configured
-	AttrVRAM     = "anteroom.vram"        // bytes asked for on each GPU
-	AttrPosition = "anteroom.position"    // of its class before it, on arrival
-	AttrReason   = "anteroom.wait.reason" // what it last waited for
-	AttrWaited   = "anteroom.wait"        // seconds
-	AttrGrant    = "anteroom.grant"       // the request's id in the queue
-	AttrCode     = "anteroom.code"        // of a refusal
-	AttrResult   = "anteroom.result"      // ok, refused, cancelled, failed
+	AttrRoute    = "anteroom.route"         // the rule's name
+	AttrClass    = "anteroom.class"         // empty for what passes through
+	AttrBackend  = "anteroom.backend"       // as configured
+	AttrReplica  = "anteroom.replica"       // its place in the backend's list
+	AttrVRAM     = "anteroom.vram"          // bytes asked for on each GPU
+	AttrPosition = "anteroom.position"      // of its class before it, on arrival
+	AttrReason   = "anteroom.wait.reason"   // what it last waited for; in the event queued, on arrival
+	AttrResource = "anteroom.wait.resource" // which resource that was
+	AttrNeed     = "anteroom.wait.need"     // of the resource: bytes, or slots
+	AttrFree     = "anteroom.wait.free"     // of the resource: bytes, or slots
+	AttrExpected = "anteroom.wait.expected" // seconds it was to wait, as of its arrival
+	AttrWaited   = "anteroom.wait"          // seconds
+	AttrGrant    = "anteroom.grant"         // the request's id in the queue
+	AttrCode     = "anteroom.code"          // of a refusal
+	AttrResult   = "anteroom.result"        // ok, refused, cancelled, failed
 	AttrGPU      = "anteroom.gpu"
 	AttrState    = "anteroom.state"
+	AttrFreed    = "anteroom.freed" // bytes that were seen to come back
+	AttrOrder    = "anteroom.order" // admission.reclaim or admission.wake
+	AttrQuantile = "anteroom.quantile"
 )
 
 // Results of a request.
@@ -38,6 +50,12 @@ const (
 	ResultRefused   = "refused"   // answered by the proxy itself
 	ResultCancelled = "cancelled" // the client left
 	ResultFailed    = "failed"    // a 5xx of the backend's, or an answer cut short
+)
+
+// What became of an out-of-memory answer.
+const (
+	OOMRetried = "retried" // the request was sent once more
+	OOMPassed  = "passed"  // the client got it
 )
 
 // Metrics. Prometheus adds the unit and `_total` for counters.
@@ -64,8 +82,16 @@ const (
 	MetricVRAMObserved = "anteroom.vram.observed" // By {gpu}; absent while the card was never read
 	MetricGPUState     = "anteroom.gpu.state"     // 1 or 0 {gpu, state: readable, stale, lost}
 
+	MetricOOM           = "anteroom.oom"                 // out-of-memory answers {backend, result: retried, passed}
+	MetricOrders        = "anteroom.orders"              // s {order: admission.reclaim, admission.wake; backend, result}
+	MetricSwaps         = "anteroom.gpu.swaps"           // in the last minute {gpu}
+	MetricKept          = "anteroom.backend.kept"        // By {backend, gpu}: what it holds while nothing runs on it
+	MetricAsleep        = "anteroom.backend.asleep"      // 1 while it has let go and will be woken {backend}
+	MetricRouteDeclared = "anteroom.route.vram.declared" // By {route}; of the demand that was measured most often
+	MetricRouteSeen     = "anteroom.route.vram.seen"     // By {route, quantile: 0.95, 1}; of its last runs that could be measured
+
 	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
-	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, state: closed, half-open, open}
+	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, replica, state: closed, half-open, open}
 
 	MetricReloads    = "anteroom.config.reloads"     // {result: ok, failed}
 	MetricReloadGood = "anteroom.config.last_reload" // 1 if the last one was taken

@@ -140,7 +140,7 @@ func (q *Request) Wait(at time.Time) {
 }
 
 // Admitted closes the admission.wait span with a grant.
-func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Duration, reason admission.Reason) {
+func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Duration, stay *admission.Stay) {
 	if q == nil {
 		return
 	}
@@ -150,17 +150,51 @@ func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Du
 		return
 	}
 	if waited > 0 {
-		q.wait.AddEvent(EventQueued, trace.WithTimestamp(q.waitBegan), trace.WithAttributes(attribute.Int(AttrPosition, position)))
+		q.queuedAt(position, stay)
 	}
+	q.steps(stay)
 	q.wait.AddEvent(EventGranted, trace.WithTimestamp(at))
 	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Int(AttrPosition, position),
 		attribute.Float64(AttrWaited, waited.Seconds()), attribute.Int64(AttrGrant, int64(id)))
-	if reason != admission.ReasonNone {
-		q.wait.SetAttributes(attribute.String(AttrReason, string(reason)))
+	if stay != nil {
+		q.wait.SetAttributes(blocked(stay.Last)...)
+		q.wait.SetAttributes(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
 	}
 	q.wait.End(trace.WithTimestamp(at))
 	q.wait = nil
+}
+
+// queuedAt marks in the admission.wait span the moment at which it was queued,
+// with what kept it from starting then.
+func (q *Request) queuedAt(position int, stay *admission.Stay) {
+	met := []attribute.KeyValue{attribute.Int(AttrPosition, position)}
+	if stay != nil {
+		met = append(met, blocked(stay.First)...)
+		met = append(met, attribute.Float64(AttrExpected, stay.Expected.Seconds()))
+	}
+	q.wait.AddEvent(EventQueued, trace.WithTimestamp(q.waitBegan), trace.WithAttributes(met...))
+}
+
+// steps adds what it waited for, and since when, to the admission.wait span.
+func (q *Request) steps(stay *admission.Stay) {
+	if stay == nil {
+		return
+	}
+	for _, s := range stay.Steps {
+		q.wait.AddEvent(EventBlocked, trace.WithTimestamp(q.waitBegan.Add(s.At)), trace.WithAttributes(attribute.String(AttrReason, string(s.Reason))))
+	}
+}
+
+func blocked(b admission.Blocked) []attribute.KeyValue {
+	if b.Reason == admission.ReasonNone {
+		return nil
+	}
+	met := []attribute.KeyValue{attribute.String(AttrReason, string(b.Reason)), attribute.String(AttrResource, b.Resource)}
+	if b.Need > 0 {
+		met = append(met, attribute.Int64(AttrNeed, b.Need), attribute.Int64(AttrFree, b.Free))
+	}
+	return met
 }
 
 // Refused closes the admission.wait span with a refusal.
@@ -178,12 +212,17 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 		return
 	}
 	if q.waited > 0 {
-		q.wait.AddEvent(EventQueued, trace.WithTimestamp(q.waitBegan), trace.WithAttributes(attribute.Int(AttrPosition, rejection.Position)))
+		q.queuedAt(rejection.Position, rejection.Stay)
 	}
+	q.steps(rejection.Stay)
 	q.wait.AddEvent(EventRefused, trace.WithTimestamp(at), trace.WithAttributes(attribute.String(AttrCode, string(rejection.Code))))
 	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, q.waited.Seconds()),
 		attribute.String(AttrCode, string(rejection.Code)), attribute.Int(AttrPosition, rejection.Position))
+	if stay := rejection.Stay; stay != nil {
+		q.wait.SetAttributes(blocked(stay.Last)...)
+		q.wait.SetAttributes(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
+	}
 	if rejection.Reason != admission.ReasonNone {
 		q.wait.SetAttributes(attribute.String(AttrReason, string(rejection.Reason)))
 	}
@@ -200,7 +239,7 @@ func (q *Request) Execute(at time.Time, address string, header http.Header) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.executeBegan = at
+	q.executeBegan, q.executed = at, -1
 	if q.ctx == nil {
 		return
 	}

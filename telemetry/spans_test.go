@@ -77,20 +77,24 @@ func TestSpansCarryWhatTheContractSays(t *testing.T) {
 	})
 	expect(t, "admission.wait", attributes(found[SpanWait].Attributes), map[string]any{
 		AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrPosition: int64(3),
-		AttrWaited: 2.0, AttrGrant: int64(7), AttrReason: "resources",
+		AttrWaited: 2.0, AttrGrant: int64(7), AttrReason: "resources", AttrResource: "gpu0",
+		AttrNeed: int64(34 << 30), AttrFree: int64(30 << 30), AttrExpected: 1.5,
 	})
 	expect(t, "the client span", attributes(found["POST"].Attributes), map[string]any{
 		"http.request.method": "POST", "url.full": flux, "server.address": "127.0.0.1", "server.port": int64(8001),
 		"http.response.status_code": int64(200), AttrClass: "heavy", AttrBackend: "flux",
 	})
 	events := found[SpanWait].Events
-	if len(events) != 2 || events[0].Name != EventQueued || events[1].Name != EventGranted {
-		t.Fatalf("admission.wait has events %v, want queued, granted", events)
+	if len(events) != 4 || events[0].Name != EventQueued || events[1].Name != EventBlocked || events[2].Name != EventBlocked || events[3].Name != EventGranted {
+		t.Fatalf("admission.wait has events %v, want queued, blocked twice, granted", events)
 	}
-	if d := events[1].Time.Sub(events[0].Time); d != 2*time.Second {
+	if d := events[3].Time.Sub(events[0].Time); d != 2*time.Second {
 		t.Errorf("between queued and granted lie %s, want 2s", d)
 	}
-	expect(t, "the event queued", attributes(events[0].Attributes), map[string]any{AttrPosition: int64(3)})
+	expect(t, "the event queued", attributes(events[0].Attributes), map[string]any{
+		AttrPosition: int64(3), AttrReason: "reserved_for_other", AttrResource: "gpu0",
+		AttrNeed: int64(34 << 30), AttrFree: int64(40 << 30), AttrExpected: 1.5,
+	})
 }
 
 func TestARequestThatRunsAtOnceWasNotQueued(t *testing.T) {
@@ -98,7 +102,7 @@ func TestARequestThatRunsAtOnceWasNotQueued(t *testing.T) {
 	q := telemetry.Begin(generate(), pattern)
 	now := time.Now()
 	q.Wait(now)
-	q.Admitted(now, 1, 0, 0, admission.ReasonNone)
+	q.Admitted(now, 1, 0, 0, nil)
 	q.End(now, http.StatusOK, "", 0, 0)
 	wait := spans(t, telemetry, memory)[SpanWait]
 	if len(wait.Events) != 1 || wait.Events[0].Name != EventGranted {
@@ -121,10 +125,11 @@ func TestRefusalsAreOnTheSpans(t *testing.T) {
 		"at the door": {429, admission.Rejection{Code: admission.CodeQueueFull, Position: -1}, []string{EventRefused},
 			map[string]any{AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrWaited: 0.0,
 				AttrCode: "queue_full", AttrPosition: int64(-1)}, ResultRefused, codes.Unset},
-		"after its timeout": {503, admission.Rejection{Code: admission.CodeQueueTimeout, Reason: admission.ReasonResources, Position: 2, Waited: time.Minute},
-			[]string{EventQueued, EventRefused},
+		"after its timeout": {503, admission.Rejection{Code: admission.CodeQueueTimeout, Reason: admission.ReasonResources, Position: 2, Waited: time.Minute, Stay: stayed},
+			[]string{EventQueued, EventBlocked, EventBlocked, EventRefused},
 			map[string]any{AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrWaited: 60.0,
-				AttrCode: "queue_timeout", AttrPosition: int64(2), AttrReason: "resources"}, ResultRefused, codes.Error},
+				AttrCode: "queue_timeout", AttrPosition: int64(2), AttrReason: "resources", AttrResource: "gpu0",
+				AttrNeed: int64(34 << 30), AttrFree: int64(30 << 30), AttrExpected: 1.5}, ResultRefused, codes.Error},
 		"cancelled while it was queued": {499, admission.Rejection{Code: admission.CodeClientCancelled, Reason: admission.ReasonBehind, Position: 1, Waited: time.Second},
 			[]string{EventQueued, EventRefused},
 			map[string]any{AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrWaited: 1.0,
@@ -269,7 +274,7 @@ func TestANilRequestDoesNothing(t *testing.T) {
 	var q *Request
 	q.Classify("", "", "", 0)
 	q.Wait(time.Now())
-	q.Admitted(time.Now(), 0, 0, 0, "")
+	q.Admitted(time.Now(), 0, 0, 0, nil)
 	q.Refused(time.Now(), &admission.Rejection{})
 	q.Execute(time.Now(), "", nil)
 	q.Executed(time.Now(), 0, nil)

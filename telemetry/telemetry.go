@@ -65,8 +65,17 @@ type Telemetry struct {
 // nothing.
 type Sources struct {
 	Desk func() admission.Snapshot
-	// Breakers gives each backend's breaker state: closed, half-open, open.
-	Breakers func() map[string]string
+	// Breakers gives the breaker state of each backend's replicas, in order:
+	// closed, half-open, open.
+	Breakers func() map[string][]string
+	// Memory gives what was declared and what was seen of each route's memory.
+	Memory func() []RouteMemory
+}
+
+// RouteMemory is what the requests of a route take on each GPU.
+type RouteMemory struct {
+	Route               string
+	Declared, P95, Most admission.Bytes
 }
 
 // Start sets the providers up. Log lines go to logs, one Write each.

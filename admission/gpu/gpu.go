@@ -12,6 +12,8 @@
 //     whatever the driver's numbering becomes.
 //   - Of whatever cannot be read, an error says so, with a cure where one is
 //     known. It is never a zero.
+//   - A process is a backend's only where /proc shows that it is; the others
+//     are nobody's, which is what outsiders are.
 //   - The log says each change once, however often readings come.
 package gpu
 

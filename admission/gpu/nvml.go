@@ -114,7 +114,8 @@ type nvidiaCard struct {
 	handle     nvml.Device
 	uuid       string
 	name       string
-	unified    bool // it has no memory of its own
+	unified    bool            // it has no memory of its own
+	names      map[int]program // of the processes that were last listed, by PID
 }
 
 func newNVML(device string) source { return &nvidiaCard{driver: nvidia(), device: device} }
@@ -241,41 +242,6 @@ func amount(n uint64) admission.Bytes {
 		return -1
 	}
 	return admission.Bytes(n)
-}
-
-// processes are those that hold memory on the card; nil: the driver does not
-// say. Their IDs are the host's, which a container may not know.
-func (c *nvidiaCard) processes() []admission.Process {
-	list := make(map[uint32]admission.Process)
-	add := func(call string, get func() ([]nvml.ProcessInfo, nvml.Return)) bool {
-		if !c.driver.has(call) && !c.driver.has(call+"_v2") && !c.driver.has(call+"_v3") {
-			return false
-		}
-		found, code := get()
-		for _, p := range found {
-			entry := admission.Process{PID: int(p.Pid), Used: amount(p.UsedGpuMemory)}
-			// A process that computes and draws is in both lists, with all it has.
-			if known, ok := list[p.Pid]; ok {
-				entry.Used = max(entry.Used, known.Used)
-			}
-			list[p.Pid] = entry
-		}
-		return code == nvml.SUCCESS
-	}
-	compute := add("nvmlDeviceGetComputeRunningProcesses", c.handle.GetComputeRunningProcesses)
-	graphics := add("nvmlDeviceGetGraphicsRunningProcesses", c.handle.GetGraphicsRunningProcesses)
-	if !compute && !graphics {
-		return nil
-	}
-	named := make([]admission.Process, 0, len(list))
-	for pid, p := range list {
-		if c.driver.has("nvmlSystemGetProcessName") {
-			name, _ := c.driver.lib.SystemGetProcessName(int(pid))
-			p.Name = name
-		}
-		named = append(named, p)
-	}
-	return named
 }
 
 // systemMemory reads the memory that a unified card shares.

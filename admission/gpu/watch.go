@@ -13,7 +13,8 @@ import (
 // source is one way to read one card. Its calls do not overlap.
 type source interface {
 	// read fills in the figures; processes asks for the processes too, which
-	// costs milliseconds and holds the driver's lock.
+	// costs milliseconds and holds the driver's lock, so that kernels wait to
+	// be launched.
 	read(r *admission.Reading, processes bool) error
 	// about describes the card once it has been read.
 	about() string
@@ -29,16 +30,24 @@ var errLate = errors.New("the driver does not answer")
 // pace says when cards are read.
 type pace struct {
 	every     time.Duration // readings
-	processes time.Duration // who holds the memory
+	processes time.Duration // who holds the memory: more rarely, see source
 	patience  time.Duration // for one reading
 	absent    time.Duration // readings while there is no driver
 }
 
-var usual = pace{every: 500 * time.Millisecond, processes: 10 * time.Second, patience: 2 * time.Second, absent: 10 * time.Second}
+var usual = pace{every: 500 * time.Millisecond, processes: 2500 * time.Millisecond, patience: 2 * time.Second, absent: 10 * time.Second}
 
 // steady is how many readings in a row must agree before the log says that a
 // card can or cannot be read any more.
 const steady = 3
+
+// Sensor reads the cards.
+type Sensor struct {
+	Cards map[string]Config // by name
+	// Owners tell whose the processes on a card are; nil: that stays unknown.
+	Owners *Owners
+	Log    *slog.Logger
+}
 
 // Watch reads the cards until ctx ends, and tells observe about each reading,
 // good or bad, from several goroutines. It calls ready once when every card has
@@ -46,14 +55,14 @@ const steady = 3
 //
 // It returns when ctx has ended; a driver call that hangs is left behind.
 // Cards whose source is declared are never asked.
-func Watch(ctx context.Context, cards map[string]Config, log *slog.Logger, observe func(admission.Reading), ready func()) {
+func (s Sensor) Watch(ctx context.Context, observe func(admission.Reading), ready func()) {
 	var all, first sync.WaitGroup
-	for name, c := range cards {
+	for name, c := range s.Cards {
 		sources := c.sources()
 		if len(sources) == 0 {
 			continue
 		}
-		w := &watcher{pace: usual, gpu: name, sources: sources, log: log, observe: observe}
+		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, log: s.Log, observe: observe}
 		first.Add(1)
 		w.first = sync.OnceFunc(first.Done)
 		all.Go(func() { w.run(ctx) })
@@ -70,6 +79,7 @@ type watcher struct {
 	pace
 	gpu     string
 	sources []source
+	owners  *Owners
 	log     *slog.Logger
 	observe func(admission.Reading)
 	first   func()
@@ -142,6 +152,9 @@ func (w *watcher) read(processes bool) (admission.Reading, source) {
 		r := admission.Reading{GPU: w.gpu}
 		r.Err = s.read(&r, processes)
 		r.At = time.Now()
+		if problem := w.owners.assign(r.Processes); problem != "" {
+			w.log.Warn("processes are not told apart by backend", "gpu", w.gpu, "error", problem)
+		}
 		if !errors.Is(r.Err, errAbsent) || w.source != nil {
 			return r, s
 		}

@@ -49,6 +49,33 @@ func TestAHungCallLeavesOneGoroutineAndManyWarnings(t *testing.T) {
 	})
 }
 
+// counting is a source that counts what it is asked.
+type counting struct{ readings, lists int }
+
+func (c *counting) read(r *admission.Reading, processes bool) error {
+	c.readings++
+	if processes {
+		c.lists++
+	}
+	return nil
+}
+func (*counting) about() string { return "a card" }
+
+func TestProcessesAreReadMoreRarelyThanMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := new(counting)
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), sources: []source{c}, observe: func(admission.Reading) {}}
+		go w.run(ctx)
+		time.Sleep(time.Minute - time.Millisecond)
+		cancel()
+		synctest.Wait()
+		if c.readings != 120 || c.lists != 24 {
+			t.Errorf("%d readings and %d lists in a minute, want 120 and 24", c.readings, c.lists)
+		}
+	})
+}
+
 func TestTheLogSaysWhatLasts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lines strings.Builder
@@ -113,7 +140,7 @@ func TestTheFirstSourceThatIsThereIsKept(t *testing.T) {
 
 func TestCardsThatAreDeclaredAreNotAsked(t *testing.T) {
 	ready := false
-	Watch(t.Context(), map[string]Config{"gpu0": {Source: "declared"}}, nil, func(admission.Reading) { t.Error("a reading") }, func() { ready = true })
+	Sensor{Cards: map[string]Config{"gpu0": {Source: "declared"}}}.Watch(t.Context(), func(admission.Reading) { t.Error("a reading") }, func() { ready = true })
 	if !ready {
 		t.Error("it is not ready")
 	}

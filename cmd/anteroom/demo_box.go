@@ -102,6 +102,7 @@ routes:
   - {name: images, match: {method: POST, path: /v1/images/generations}, class: heavy, backend: flux}
   - {name: questions, match: {method: POST, path: /v1/vqa}, class: light, backend: vqa}
 telemetry: {traces: {exporter: none}}
+state: {file: ""}
 `
 
 // anteroom puts the real proxy in front of the engines, with a configuration

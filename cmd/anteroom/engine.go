@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -17,38 +16,39 @@ import (
 )
 
 // runEngine is `anteroom engine`. It returns 0 after SIGTERM or an interrupt, 1
-// where the card or the address cannot be had.
+// where the card or the address cannot be had. A trap that kills it ends the
+// process with 1.
 func runEngine(args []string, stdout, stderr io.Writer) int {
-	var names []string
-	for _, k := range simulation.Kinds() {
-		names = append(names, k.Name)
-	}
-	fs := newFlags("engine", "", "Run one simulated model server on a simulated card.", stderr)
-	name := fs.String("kind", "", "`KIND` of model server: "+strings.Join(names, " or "))
+	fs := newFlags("engine", "", "Run one simulated model server on a simulated card. --list says which there are.", stderr)
+	var e engineFlags
+	e.add(fs)
 	listen := fs.String("listen", "127.0.0.1:0", "`ADDRESS` to listen on; port 0: a free one")
 	where := fs.String("card", "48GiB", "a size for a card of its own, or the `DIR` of one that engines share")
 	memory := fs.String("memory", "48GiB", "`SIZE` of the card in DIR where it is new")
 	speed := fs.Float64("speed", 1, "run `N` times faster than such a server would")
 	seed := fs.Uint64("seed", 1, "`N` that the run times are drawn from")
-	returns := fs.Bool("returns-memory", false, "give a run's memory back at its end, and do not keep it in the allocator")
 	if code, done := parse(fs, args, 0); done {
 		return code
+	}
+	if e.list {
+		listKinds(stdout)
+		return 0
 	}
 	wrong := func(format string, a ...any) int {
 		fmt.Fprintf(stderr, "anteroom engine: "+format+"\n", a...)
 		return 2
 	}
-	kind, known := kindNamed(*name)
+	kind, err := e.kind()
+	if err != nil {
+		return wrong("%v", err)
+	}
 	size, err := admission.ParseBytes(*memory)
 	switch {
-	case !known:
-		return wrong("--kind %q: want %s", *name, strings.Join(names, " or "))
 	case err != nil || size == 0:
 		return wrong("--memory %q: want a size such as 48GiB", *memory)
 	case !(*speed > 0):
 		return wrong("--speed %v: want more than 0", *speed)
 	}
-	kind.ReturnsMemory = *returns
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -65,7 +65,13 @@ func runEngine(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return fail(err)
 	}
-	engine := simulation.NewEngine(kind, card, simulation.Options{Speed: *speed, Seed: *seed})
+	engine := simulation.NewEngine(kind, card, simulation.Options{
+		Speed: *speed, Seed: *seed, Traps: e.traps,
+		Exit: func() {
+			fmt.Fprintln(stderr, "anteroom engine: killed by a trap")
+			os.Exit(1)
+		},
+	})
 	defer engine.Close()
 	go func() {
 		// A card that is full now may have room at the first request.
@@ -90,15 +96,6 @@ func runEngine(args []string, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	return 0
-}
-
-func kindNamed(name string) (simulation.Kind, bool) {
-	for _, k := range simulation.Kinds() {
-		if k.Name == name {
-			return k, true
-		}
-	}
-	return simulation.Kind{}, false
 }
 
 // openCard makes a card of a size, or opens the shared one in a directory.

@@ -27,7 +27,7 @@ type explanation struct {
 }
 
 type demandJSON struct {
-	VRAM  map[string]int64 `json:"vram_bytes"` // by GPU
+	VRAM  map[string]int64 `json:"vram_bytes"` // by GPU, of each that a replica is on
 	Slots int              `json:"slots"`
 }
 
@@ -135,7 +135,9 @@ func explain(config *configs.Config, r *http.Request, body []byte) (explanation,
 	candidates, err := table.Find(r)
 	if err != nil {
 		if errors.Is(err, routing.ErrNoRoute) {
-			return e, fmt.Errorf("no route matches: it would be answered 404 no_route")
+			// What routing adds says why a rule with a wildcard does not match.
+			why := strings.TrimPrefix(err.Error(), routing.ErrNoRoute.Error())
+			return e, fmt.Errorf("no route matches%s: it would be answered 404 no_route", why)
 		}
 		return e, err
 	}
@@ -157,8 +159,10 @@ func explain(config *configs.Config, r *http.Request, body []byte) (explanation,
 	}
 	e.Demand.Slots = 1
 	e.Estimate = d.Route.Class.Estimate.Seconds()
-	if gpu := config.Routing.Backends[e.Backend].GPU; gpu != "" {
-		e.Demand.VRAM[gpu] = int64(d.VRAM)
+	for _, server := range config.Routing.Backends[e.Backend].Servers() {
+		for _, place := range server.Places() {
+			e.Demand.VRAM[place.GPU] = int64(d.VRAM)
+		}
 	}
 	if candidates.NeedBody() && len(body) == 0 {
 		e.Reason += "; the rules look at the body: give one with --body"
@@ -170,25 +174,42 @@ func explain(config *configs.Config, r *http.Request, body []byte) (explanation,
 func (e explanation) print(w io.Writer, config *configs.Config) {
 	line := func(name, format string, a ...any) { fmt.Fprintf(w, "%-9s %s\n", name, fmt.Sprintf(format, a...)) }
 	line("route", "%s", e.Route)
-	backend := config.Routing.Backends[e.Backend]
-	line("backend", "%s (%s)", e.Backend, redacted(backend.URL))
+	servers := config.Routing.Backends[e.Backend].Servers()
+	var addresses []string
+	for _, server := range servers {
+		addresses = append(addresses, redacted(server.URL))
+	}
+	line("backend", "%s (%s)", e.Backend, strings.Join(addresses, ", "))
 	if e.Pass {
 		line("pass", "forwarded at once: no queue, no slot")
 	} else {
 		class := config.Routing.Classes[e.Class]
 		line("class", "%s (%d at once)", e.Class, class.Slots)
-		for gpu, vram := range e.Demand.VRAM {
-			beside := ""
-			if backend.Resident > 0 {
-				beside = fmt.Sprintf(", beside the %v that %s holds", backend.Resident, e.Backend)
+		name, said := "demand", map[string]bool{"": true}
+		for _, server := range servers {
+			if where := e.where(server); !said[where] {
+				line(name, "%s", where)
+				name, said[where] = "or", true
 			}
-			line("demand", "%v on %s%s", admission.Bytes(vram), gpu, beside)
 		}
 		line("estimate", "%v", class.Estimate)
 	}
 	if e.Reason != "" {
 		line("because", "%s", e.Reason)
 	}
+}
+
+// where says what the request takes on one server, and beside what.
+func (e explanation) where(server routing.BackendConfig) string {
+	var parts []string
+	for _, place := range server.Places() {
+		part := fmt.Sprintf("%v on %s", admission.Bytes(e.Demand.VRAM[place.GPU]), place.GPU)
+		if place.Resident > 0 {
+			part += fmt.Sprintf(", beside the %v that %s holds", place.Resident, e.Backend)
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, " and ")
 }
 
 func redacted(address string) string {

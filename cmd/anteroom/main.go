@@ -22,6 +22,7 @@ var commands = []command{
 	{"serve", "the proxy: -c FILE", runServe},
 	{"check", "say everything that is wrong with a configuration: -c FILE", runCheck},
 	{"explain", "say which rule a request would fall under, and why: -c FILE METHOD PATH", runExplain},
+	{"learned", "show what was declared beside what was seen: --admin URL or --state FILE", runLearned},
 	{"simulate", "play a trace against the rules in virtual time: -c FILE --trace FILE.csv", runSimulate},
 	{"demo", "play the same traffic through one queue, static slots and Anteroom", runDemo},
 	{"engine", "run one simulated model server", runEngine},

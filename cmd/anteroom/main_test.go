@@ -184,6 +184,37 @@ func TestExplainsARequest(t *testing.T) {
 		Demand: demandJSON{map[string]int64{}, 1}}, "POST", "/v1/tenant", "-H", "X-Kind: small", "-H", "Host: gpu.example")
 	check("that passes", explanation{Route: "rest", Backend: "vqa", Pass: true, Demand: demandJSON{map[string]int64{}, 0}}, "GET", "/anything")
 
+	t.Run("for a backend on several cards", func(t *testing.T) {
+		file := write(t, `
+gpus: {gpu0: {memory: 48GiB}, gpu1: {memory: 24GiB, device: 1}, gpu2: {memory: 48GiB, device: 2}}
+classes: {heavy: {vram: 18GiB, estimate: 18s}}
+backends:
+  flux:
+    resident: 2GiB
+    replicas:
+      - {url: "http://127.0.0.1:8001", gpu: gpu0}
+      - {url: "http://127.0.0.1:8002", resident: {gpu1: 3GiB, gpu2: 4GiB}}
+      - {url: "http://127.0.0.1:8003", gpu: gpu0}
+routes: [{match: {path: /**}, class: heavy, backend: flux}]
+`)
+		_, stdout, stderr := anteroom("explain", "-c", file, "POST", "/x")
+		for _, want := range []string{
+			"backend   flux (http://127.0.0.1:8001, http://127.0.0.1:8002, http://127.0.0.1:8003)\n",
+			"demand    18GiB on gpu0, beside the 2GiB that flux holds\nor        18GiB on gpu1, beside the 3GiB that flux holds and 18GiB on gpu2, beside the 4GiB that flux holds\nestimate",
+		} {
+			if !strings.Contains(stdout, want) {
+				t.Errorf("%q is not in\n%s%s", want, stdout, stderr)
+			}
+		}
+		_, stdout, _ = anteroom("explain", "--json", "-c", file, "POST", "/x")
+		var e explanation
+		if err := json.Unmarshal([]byte(stdout), &e); err != nil {
+			t.Fatal(err)
+		}
+		if want := map[string]int64{"gpu0": 18 << 30, "gpu1": 18 << 30, "gpu2": 18 << 30}; !reflect.DeepEqual(e.Demand.VRAM, want) {
+			t.Errorf("the demand is %v, want %v", e.Demand.VRAM, want)
+		}
+	})
 	t.Run("that no route wants", func(t *testing.T) {
 		code, e, keys := explained("POST", "/v1/tenant")
 		if code != 1 || !strings.Contains(e.Reason, "no route matches") {
@@ -199,6 +230,13 @@ func TestExplainsARequest(t *testing.T) {
 		}
 		if code, stdout, stderr := anteroom("explain", "-c", file, "POST", "/v1/tenant"); code != 1 || stdout != "" || !strings.Contains(stderr, "404 no_route") {
 			t.Errorf("for people: %d, %q, %q", code, stdout, stderr)
+		}
+	})
+	t.Run("for what controls an engine", func(t *testing.T) {
+		file := write(t, strings.Replace(rules, `8002",`, `8002", reclaim: {preset: vllm},`, 1))
+		code, _, stderr := anteroom("explain", "-c", file, "GET", "/is_sleeping")
+		if want := "no route matches: /is_sleeping controls backend vqa, which rest does not open by a wildcard"; code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("got %d, %q, want %s", code, stderr, want)
 		}
 	})
 	t.Run("whose path has no single meaning", func(t *testing.T) {

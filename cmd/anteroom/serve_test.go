@@ -30,7 +30,12 @@ type served struct {
 // serveProcess starts it with a file whose one backend is model.
 func serveProcess(t *testing.T, model string, more ...string) *served {
 	t.Helper()
-	s := &served{t: t, file: write(t, serveFile(model, "200", more...)), lines: make(chan map[string]any, 10000), ended: make(chan struct{})}
+	return serveProcessAt(t, write(t, serveFile(model, "200", more...)))
+}
+
+func serveProcessAt(t *testing.T, file string) *served {
+	t.Helper()
+	s := &served{t: t, file: file, lines: make(chan map[string]any, 10000), ended: make(chan struct{})}
 	s.process = process("serve", "-c", s.file)
 	out, err := s.process.StderrPipe()
 	must(t, err)
@@ -53,15 +58,20 @@ func serveProcess(t *testing.T, model string, more ...string) *served {
 }
 
 func serveFile(model, slots string, more ...string) string {
+	return serveFileWithState("", model, slots, more...)
+}
+
+func serveFileWithState(state, model, slots string, more ...string) string {
 	return fmt.Sprintf(`
 listen: 127.0.0.1:0
 admin: {listen: 127.0.0.1:0}
+state: {file: %q}
 gpus: {gpu0: {memory: 48GiB, source: declared}}
 classes: {work: {slots: %s, vram: 64MiB, estimate: 1s, queue: {limit: 1000}}}
 backends: {model: {url: %q, gpu: gpu0, returns_memory: true}}
 routes: [{match: {path: /**}, class: work, backend: model}]
 %s
-`, slots, model, strings.Join(more, "\n"))
+`, state, slots, model, strings.Join(more, "\n"))
 }
 
 // until reads the log on to a line with that message.

@@ -27,6 +27,8 @@ type server struct {
 	handler   *proxy.Handler
 	proxy     *proxy.Server
 	served    chan error // what ended Serve
+	owners    *gpu.Owners
+	state     *stateFile
 
 	// read observes the cards until its context ends; nil: the real ones.
 	read func(ctx context.Context, observe func(admission.Reading))
@@ -52,7 +54,7 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read 
 		defer cancel()
 		return nil, errors.Join(err, t.Shutdown(ctx))
 	}
-	t.Observe(telemetry.Sources{Desk: s.desk.Snapshot, Breakers: s.handler.Breakers})
+	t.Observe(telemetry.Sources{Desk: s.desk.Snapshot, Breakers: s.handler.Breakers, Memory: s.handler.RouteMemory})
 	go func() { s.served <- s.proxy.Serve() }()
 	s.log.Info("listening", "url", s.URL(), "admin", s.AdminURL(), "version", buildVersion(), "mode", cfg.Proxy.Mode)
 	for _, warning := range cfg.Warnings() {
@@ -61,8 +63,9 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read 
 	return s, nil
 }
 
-// open makes the desk, lets it see the cards, and opens the listeners: in this
-// order, so that the first request is already judged by what is on the card.
+// open makes the desk, tells it what an earlier process learned, opens the
+// listeners and lets it see the cards, so that the first request is already
+// judged by what is on the card.
 func (s *server) open(cfg *configs.Config) (err error) {
 	if s.desk, err = admission.NewController(cfg.Desk()); err != nil {
 		return err
@@ -70,12 +73,17 @@ func (s *server) open(cfg *configs.Config) (err error) {
 	if s.handler, err = proxy.New(setup(cfg), s.desk, s.telemetry); err != nil {
 		return err
 	}
+	s.state = newStateFile(cfg.Proxy.State.File, s.log)
+	s.handler.Recall(s.state.read(), time.Now())
 	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public})
 	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, admin); err != nil {
 		s.handler.Close()
 		return err
 	}
+	s.owners = gpu.NewOwners(cfg.Owners())
 	s.watchCards(cfg.GPUs)
+	s.handler.Inspect()
+	s.state.keep(s.handler.Memory)
 	return nil
 }
 
@@ -94,7 +102,7 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 	ready := make(chan struct{})
 	if read == nil {
 		read = func(ctx context.Context, observe func(admission.Reading)) {
-			gpu.Watch(ctx, cards, s.log, observe, func() { close(ready) })
+			gpu.Sensor{Cards: cards, Owners: s.owners, Log: s.log}.Watch(ctx, observe, func() { close(ready) })
 		}
 	} else {
 		close(ready)
@@ -155,6 +163,7 @@ func (s *server) Reload() error {
 	}
 	old := s.cfg
 	s.cfg = cfg
+	s.owners.Set(cfg.Owners())
 	if !reflect.DeepEqual(old.GPUs, cfg.GPUs) {
 		s.watchCards(cfg.GPUs)
 	}
@@ -177,7 +186,7 @@ func needRestart(old, next *configs.Config) (keys []string) {
 		{"listen", a.Listen, b.Listen}, {"tls", a.TLS, b.TLS}, {"admin", a.Admin, b.Admin},
 		{"limits.header", a.Limits.Header, b.Limits.Header}, {"limits.read_header", a.Limits.ReadHeader, b.Limits.ReadHeader},
 		{"limits.idle", a.Limits.Idle, b.Limits.Idle}, {"limits.connections", a.Limits.Connections, b.Limits.Connections},
-		{"limits.streams", a.Limits.Streams, b.Limits.Streams}, {"telemetry", old.Telemetry, next.Telemetry},
+		{"limits.streams", a.Limits.Streams, b.Limits.Streams}, {"telemetry", old.Telemetry, next.Telemetry}, {"state", a.State, b.State},
 	} {
 		if !reflect.DeepEqual(f.was, f.will) {
 			keys = append(keys, f.key)
@@ -217,6 +226,7 @@ func (s *server) Stop(ctx context.Context) error {
 		s.log.Error("the end was forced", "error", err.Error(), "jobs", left)
 	}
 	<-s.served
+	s.state.close()
 	s.handler.Close()
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 	defer cancel()

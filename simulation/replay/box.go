@@ -31,7 +31,7 @@ func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 		class := c.Routing.Classes[r.Class]
 		// What an expression would say of a body, the trace says in its own
 		// column; without one the class's demand stands, as in serve.
-		vram := class.VRAM
+		vram := class.VRAM.Amount
 		if own, err := admission.ParseBytes(r.VRAM); err == nil {
 			vram = own
 		}

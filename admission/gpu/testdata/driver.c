@@ -14,20 +14,28 @@
  *   i.mig 1                   it is divided
  *   i.compute PID=BYTES,...   BYTES of -1: not available
  *   i.graphics PID=BYTES,...
- *   i.lists CODE              what asking for processes gives
+ *   i.compute.code CODE       what asking for those gives
+ *   i.graphics.code CODE
+ *   names CODE                what asking for a process's name gives
+ *   calls FILE                each call for a list or a name adds a line to it
  *
- * With -DOLD it is a driver of before the second version of those calls.
+ * With -DOLD it is a driver without the newer calls. -DLISTS=N says which
+ * version of the calls for processes it has: 3, or an older one; 0: none.
  */
+#ifndef LISTS
+#define LISTS 3
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, BAD_ARGUMENT = 2, NOT_FOUND = 6, TOO_SMALL = 7, BAD_VERSION = 25 };
+enum { OK = 0, UNINITIALIZED = 1, BAD_ARGUMENT = 2, NOT_FOUND = 6, TOO_SMALL = 7, NOT_LOADED = 9, MISMATCH = 18, BAD_VERSION = 25, UNKNOWN = 999 };
 
 struct card { unsigned index; };
 typedef struct card *device;
 static struct card all[8];
+static int stale; /* the driver has gone since it was opened */
 
 static const char *value(const char *key) {
 	static __thread char line[1024];
@@ -67,7 +75,10 @@ int nvmlInit_v2(void) {
 	for (unsigned i = 0; i < 8; i++)
 		all[i].index = i;
 	maybe_hang();
-	return number(value("init"));
+	int code = number(value("init"));
+	if (code == OK)
+		stale = 0;
+	return code;
 }
 int nvmlInit(void) { return nvmlInit_v2(); }
 int nvmlShutdown(void) { return OK; }
@@ -78,10 +89,22 @@ const char *nvmlErrorString(int code) {
 	return text;
 }
 
-int nvmlSystemGetProcessName(unsigned pid, char *out, unsigned n) {
-	snprintf(out, n, "process-%u", pid);
-	return OK;
+static void note(const char *call) {
+	const char *file = value("calls");
+	FILE *f = file ? fopen(file, "a") : NULL;
+	if (f) {
+		fprintf(f, "%s\n", call);
+		fclose(f);
+	}
 }
+
+#ifndef OLD
+int nvmlSystemGetProcessName(unsigned pid, char *out, unsigned n) {
+	note("name");
+	snprintf(out, n, "process-%u", pid);
+	return number(value("names"));
+}
+#endif
 
 int nvmlDeviceGetCount_v2(unsigned *n) {
 	*n = number(value("cards"));
@@ -111,23 +134,36 @@ int nvmlDeviceGetHandleByUUID(const char *wanted, device *d) {
 int nvmlDeviceGetUUID(device d, char *out, unsigned n) { return copy(of(d, "uuid"), out, n); }
 int nvmlDeviceGetName(device d, char *out, unsigned n) { return copy(of(d, "name"), out, n); }
 
+#ifndef OLD
 int nvmlDeviceGetMigMode(device d, unsigned *now, unsigned *next) {
 	*now = *next = number(of(d, "mig"));
 	return OK;
+}
+#endif
+
+/* A driver that went does not come back to those who had it open. */
+static int memory(device d) {
+	int code = number(of(d, "memory"));
+	if (code == UNINITIALIZED || code == NOT_LOADED || code == MISMATCH || code == UNKNOWN)
+		stale = 1;
+	return stale ? (code ? code : UNINITIALIZED) : code;
 }
 
 int nvmlDeviceGetMemoryInfo(device d, unsigned long long out[3]) {
 	maybe_hang();
 	unsigned long long total = number(of(d, "total")), used = number(of(d, "used")) + number(of(d, "reserved"));
 	out[0] = total, out[1] = total - used, out[2] = used;
-	return number(of(d, "memory"));
+	return memory(d);
 }
 
 struct process1 { unsigned pid; unsigned long long used; };
 struct process2 { unsigned pid; unsigned long long used; unsigned gpu, compute; };
 
-static int list(device d, const char *which, unsigned *n, void *out, int second) {
-	int code = number(of(d, "lists"));
+static int list(device d, const char *which, unsigned *n, void *out) {
+	char key[32];
+	note(which);
+	snprintf(key, sizeof key, "%s.code", which);
+	int code = number(of(d, key));
 	if (code)
 		return code;
 	const char *text = of(d, which);
@@ -136,7 +172,7 @@ static int list(device d, const char *which, unsigned *n, void *out, int second)
 		char *end;
 		unsigned pid = strtoul(text, &end, 10);
 		unsigned long long used = *end == '=' ? (unsigned long long)strtoll(end + 1, &end, 10) : 0;
-		if (found < room && second)
+		if (found < room && LISTS > 1)
 			((struct process2 *)out)[found] = (struct process2){pid, used, ~0u, ~0u};
 		else if (found < room)
 			((struct process1 *)out)[found] = (struct process1){pid, used};
@@ -147,10 +183,21 @@ static int list(device d, const char *which, unsigned *n, void *out, int second)
 	return found > room ? TOO_SMALL : OK;
 }
 
-#ifdef OLD
-int nvmlDeviceGetComputeRunningProcesses(device d, unsigned *n, void *out) { return list(d, "compute", n, out, 0); }
-int nvmlDeviceGetGraphicsRunningProcesses(device d, unsigned *n, void *out) { return list(d, "graphics", n, out, 0); }
+#if LISTS == 1
+#define VERSION(call) call
+#elif LISTS == 2
+#define VERSION(call) call##_v2
 #else
+#define VERSION(call) call##_v3
+#endif
+#if LISTS > 0
+int VERSION(nvmlDeviceGetComputeRunningProcesses)(device d, unsigned *n, void *out) { return list(d, "compute", n, out); }
+int VERSION(nvmlDeviceGetGraphicsRunningProcesses)(device d, unsigned *n, void *out) { return list(d, "graphics", n, out); }
+#else
+void *unused = list;
+#endif
+
+#ifndef OLD
 struct memory2 { unsigned version; unsigned long long total, reserved, free, used; };
 
 int nvmlDeviceGetMemoryInfo_v2(device d, struct memory2 *out) {
@@ -159,8 +206,6 @@ int nvmlDeviceGetMemoryInfo_v2(device d, struct memory2 *out) {
 	maybe_hang();
 	out->total = number(of(d, "total")), out->reserved = number(of(d, "reserved")), out->used = number(of(d, "used"));
 	out->free = out->total - out->reserved - out->used;
-	return number(of(d, "memory"));
+	return memory(d);
 }
-int nvmlDeviceGetComputeRunningProcesses_v3(device d, unsigned *n, void *out) { return list(d, "compute", n, out, 1); }
-int nvmlDeviceGetGraphicsRunningProcesses_v3(device d, unsigned *n, void *out) { return list(d, "graphics", n, out, 1); }
 #endif

@@ -1,0 +1,168 @@
+package admission_test
+
+import (
+	"context"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	. "github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/simulation"
+)
+
+// engine is one simulated model server with what is known of it beforehand.
+type engine struct {
+	simulation.Kind
+	declared Bytes // on top of what it holds while idle
+	truth    Bytes
+	learn    bool
+	resident bool // is to be learned
+}
+
+// outcome is what the clients of an engine saw.
+type outcome struct {
+	served, failed int // answers; those of a full card that reached a client
+	full           int // answers of a full card, seen by anybody
+	history        History
+}
+
+// learnFrom sends n requests to each engine, from four callers each, one after
+// the other: the first runs of a route show what it takes. The card is read
+// twice a second. What fails for want of memory is tried once more, alone.
+func learnFrom(t *testing.T, n int, engines ...engine) []*outcome {
+	t.Helper()
+	outcomes := make([]*outcome, len(engines))
+	synctest.Test(t, func(t *testing.T) {
+		card := simulation.NewCard(48 * GiB)
+		cfg := Config{GPUs: []GPU{{Name: "gpu0", Memory: 48 * GiB, Reserve: GiB}},
+			Classes: []Class{{Name: "work", Slots: 100, QueueLimit: 1000, QueueTimeout: time.Hour, HardenAfter: 5 * time.Second}}}
+		servers := make([]*simulation.Engine, len(engines))
+		for i, e := range engines {
+			cfg.Backends = append(cfg.Backends, Backend{Name: e.Name, ReturnsMemory: e.ReturnsMemory, LearnsResident: e.resident,
+				Replicas: []Replica{{Places: []Place{{GPU: "gpu0"}}}}})
+			servers[i] = simulation.NewEngine(e.Kind, card, simulation.Options{Seed: uint64(i)})
+			defer servers[i].Close()
+		}
+		desk, err := NewController(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		watching, stop := context.WithCancel(t.Context())
+		defer stop()
+		go card.Watch(watching, "gpu0", 500*time.Millisecond, desk.Observe)
+		synctest.Wait()
+
+		const callers = 4
+		done := make(chan int)
+		counts := make(chan func(*outcome))
+		for i, e := range engines {
+			outcomes[i] = new(outcome)
+			h := &outcomes[i].history
+			for range callers {
+				go func() {
+					for range n / callers {
+						full, failed := once(t, desk, servers[i], e, h)
+						counts <- func(o *outcome) {
+							o.served++
+							o.full += full
+							if failed {
+								o.failed++
+							}
+						}
+						done <- i
+					}
+				}()
+			}
+		}
+		for range len(engines) * (n / callers) * callers {
+			count := <-counts
+			count(outcomes[<-done])
+		}
+	})
+	return outcomes
+}
+
+// once is one request through desk and engine, tried again where the card was
+// full. It says how often that was, and whether the client was told.
+func once(t *testing.T, desk *Controller, server http.Handler, e engine, h *History) (full int, failed bool) {
+	alone := false
+	for {
+		vram, learning := h.Demand(e.declared, e.learn)
+		g, err := desk.Admit(t.Context(), Request{Class: "work", Backend: e.Name, VRAM: vram, Raised: vram - e.declared,
+			Alone: alone || learning, History: h, Estimate: Estimate{P50: 10 * time.Second, P95: 10 * time.Second}})
+		if err != nil {
+			t.Error(err)
+			return full, true
+		}
+		answer := httptest.NewRecorder()
+		server.ServeHTTP(answer, httptest.NewRequest("POST", "/v1/images/generations", strings.NewReader("{}")))
+		switch {
+		case answer.Code == http.StatusOK:
+			g.Release(Done)
+			return full, false
+		case !strings.Contains(answer.Body.String(), "CUDA out of memory"):
+			t.Errorf("%s answers %d %s", e.Name, answer.Code, answer.Body)
+		}
+		g.Release(OutOfMemory)
+		if full++; alone {
+			return full, true
+		}
+		alone = true
+	}
+}
+
+// imager is an engine that draws, with its figures.
+func imager(name string, weights, perRun Bytes) simulation.Kind {
+	k := simulation.Flux()
+	k.Name, k.Weights, k.PerRun, k.Load = name, weights, perRun, 2*time.Second
+	k.Concurrency, k.ReturnsMemory, k.Shortest, k.Longest = 0, true, 4*time.Second, 6*time.Second
+	return k
+}
+
+func within(got, want Bytes, share float64) bool {
+	return math.Abs(float64(got-want)) <= share*float64(want)
+}
+
+func TestFiguresThatAreHalfOfTheTruthAreLearned(t *testing.T) {
+	engines := []engine{
+		{Kind: imager("wide", 0, 20*GiB), declared: 10 * GiB, truth: 20 * GiB},
+		{Kind: imager("small", 0, 6*GiB), declared: 3 * GiB, truth: 6 * GiB},
+	}
+	for i, o := range learnFrom(t, 40, engines...) {
+		e, l := engines[i], o.history.Learned()
+		t.Logf("%s: declared %v, truth %v, %d of %d answers of a full card, %d seen by clients, learned %+v", e.Name, e.declared, e.truth, o.full, o.served, o.failed, l)
+		if o.failed > 0 {
+			t.Errorf("%s: %d clients were told of a full card, want none", e.Name, o.failed)
+		}
+		if len(l) != 1 || l[0].VRAM != e.declared || l[0].Peak.Runs > 0 && !within(l[0].Peak.P95, e.truth, .1) {
+			t.Errorf("%s: learned %+v, want a peak of %v", e.Name, l, e.truth)
+		}
+	}
+}
+
+func TestFiguresThatNobodyDeclaredAreLearned(t *testing.T) {
+	keeps := imager("keeps", 4*GiB, 6*GiB)
+	keeps.ReturnsMemory = false
+	engines := []engine{
+		{Kind: imager("weights", 8*GiB, 3*GiB), truth: 3 * GiB, learn: true, resident: true},
+		{Kind: imager("bare", 0, 5*GiB), truth: 5 * GiB, learn: true},
+		{Kind: keeps, truth: 10 * GiB, learn: true, resident: true}, // nothing tells its weights from the rest
+	}
+	for i, o := range learnFrom(t, 20, engines...) {
+		e, l := engines[i], o.history.Learned()
+		t.Logf("%s: truth %v, %d answers of a full card, learned %+v", e.Name, e.truth, o.full, l)
+		if o.full > 0 {
+			t.Errorf("%s: the card was full %d times, want never", e.Name, o.full)
+		}
+		if len(l) != 1 || l[0].Peak.Runs < 4 || !within(l[0].Peak.P95, e.truth, .1) {
+			t.Errorf("%s: learned %+v, want a peak of %v from four runs or more", e.Name, l, e.truth)
+		}
+		if booked, alone := o.history.Demand(0, true); alone || !within(booked, e.truth+e.truth/10, .1) {
+			t.Errorf("%s: books %v, alone: %v; want %v and a tenth", e.Name, booked, alone, e.truth)
+		}
+	}
+}

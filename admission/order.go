@@ -1,0 +1,353 @@
+package admission
+
+import (
+	"slices"
+	"time"
+)
+
+// OrderKind is what is to be done.
+type OrderKind uint8
+
+const (
+	Reclaim OrderKind = iota
+	Wake
+)
+
+// Order is something slow that the owner of the desk is to do.
+type Order struct {
+	ID      uint64 // for Reclaimed or Woken
+	Kind    OrderKind
+	Backend string
+	Replica int
+	Name    string // the replica's
+	// Bytes is what the replica is believed to hold, on all its GPUs, or for a
+	// Wake what it will take.
+	Bytes Bytes
+	// For is the waiting request that it is done for; 0: none.
+	For uint64
+}
+
+// order is an Order under way, with what has been seen of it.
+type order struct {
+	Order
+	replica *replica
+	head    *Ticket // nil: for nobody who waits
+	given   bool    // false: what runs there has to end first
+	was     stance  // before it
+	done    bool
+	began   time.Duration
+	places  []placeBefore // by account of the replica
+}
+
+// placeBefore is one GPU of an order's replica as the order was given, and the
+// most that has been seen to come back since.
+type placeBefore struct {
+	held     Bytes // by the replica, in the books
+	observed Bytes // on the card; -1: nothing is known
+	dropped  Bytes // what others had given back by then
+	freed    Bytes
+}
+
+// Orders are what is to be done that no earlier call told of. The slice is
+// valid until the next call.
+func (s *Scheduler) Orders() []Order {
+	o := s.issued
+	s.issued = s.issued[:0]
+	return o
+}
+
+// newOrder begins an order; what it will free is in the profile from now on.
+func (s *Scheduler) newOrder(now time.Duration, kind OrderKind, r *replica, head *Ticket) *order {
+	s.lastOrder++
+	o := &order{Order: Order{ID: s.lastOrder, Kind: kind, Backend: r.backend.cfg.Name, Replica: r.number, Name: r.name}, replica: r, head: head, began: now}
+	if head != nil {
+		o.For = head.id
+	}
+	r.order = o
+	s.orders = append(s.orders, o)
+	if kind == Reclaim && len(s.profile) > 0 {
+		s.mark(mark{at: s.due(now, o), freed: r})
+	}
+	return o
+}
+
+// emptied gives the order to let go once nothing runs on a replica any more.
+func (s *Scheduler) emptied(now time.Duration, v *replica) {
+	o := v.order
+	if v.stance != emptying || s.live.replicas[v.index] > 0 {
+		return
+	}
+	if o.head != nil && o.head.state != stateWaiting {
+		// It was for somebody who has left, or has found room elsewhere.
+		s.close(o)
+		v.stance = o.was
+		return
+	}
+	v.stance, o.given, o.began = reclaiming, true, now
+	for _, a := range v.accounts {
+		d := s.devices[s.accounts[a].gpu]
+		p := placeBefore{held: s.keeps(a), observed: -1, dropped: d.dropped}
+		if d.observed >= 0 && d.last.Err == nil && d.dropped == d.droppedThen {
+			p.observed = d.observed
+		}
+		o.places = append(o.places, p)
+		o.Bytes += p.held
+		if len(d.swapped) == maxSwaps {
+			d.swapped = slices.Delete(d.swapped, 0, 1)
+		}
+		d.swapped = append(d.swapped, now)
+	}
+	v.swaps++
+	s.issued = append(s.issued, o.Order)
+}
+
+// swapsIn counts the swaps of a GPU in the last while.
+func (d *device) swapsIn(now, last time.Duration) int {
+	n := 0
+	for i := len(d.swapped) - 1; i >= 0 && now-d.swapped[i] < last; i-- {
+		n++
+	}
+	return n
+}
+
+// settleOrders goes through what is under way: replicas that have become
+// empty, and those that nobody needs emptied any more.
+func (s *Scheduler) settleOrders(now time.Duration) {
+	for _, o := range slices.Clone(s.orders) {
+		if o.Kind == Reclaim && !o.given {
+			if o.head != nil && o.head.state != stateWaiting {
+				s.close(o)
+				o.replica.stance = o.was
+				continue
+			}
+			s.emptied(now, o.replica)
+		}
+	}
+}
+
+func (s *Scheduler) close(o *order) {
+	o.replica.order, o.done = nil, true
+	for _, a := range o.replica.accounts {
+		s.devices[s.accounts[a].gpu].moved = true
+	}
+	s.orders = slices.DeleteFunc(s.orders, func(x *order) bool { return x == o })
+}
+
+// orderFor is the order under way for a waiting ticket.
+func (s *Scheduler) orderFor(t *Ticket) *order {
+	for _, o := range s.orders {
+		if o.head == t {
+			return o
+		}
+	}
+	return nil
+}
+
+// seeFreed takes a reading into what orders have freed. What is seen is a lower
+// bound: what others gave back is taken off, what others took in the meantime
+// hides a part.
+func (s *Scheduler) seeFreed(g int) {
+	d := s.devices[g]
+	for _, o := range s.orders {
+		if o.Kind != Reclaim || !o.given {
+			continue
+		}
+		for i, a := range o.replica.accounts {
+			p := &o.places[i]
+			if s.accounts[a].gpu != g {
+				continue
+			}
+			if own, known := d.ownedBy(o.replica); known {
+				p.freed = max(p.freed, p.held-own)
+			} else if p.observed >= 0 {
+				mine := p.observed - d.observed - (d.dropped - p.dropped) - s.alsoFreeing(g, o)
+				p.freed = max(p.freed, min(p.held, mine))
+			} else {
+				// The first reading since: what came back before it is not seen.
+				p.observed, p.dropped = d.observed, d.dropped
+			}
+		}
+	}
+}
+
+// Ready says that what an order frees would be seen: the card was read after
+// the last work there gave memory back. It is true where no card can be read.
+func (s *Scheduler) Ready(id uint64) bool {
+	o := s.orderByID(id, Reclaim)
+	if o == nil {
+		return true
+	}
+	for i, a := range o.replica.accounts {
+		if d := s.devices[s.accounts[a].gpu]; d.observed >= 0 && d.last.Err == nil && o.places[i].observed < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// alsoFreeing is what others that are letting go on a GPU may have freed.
+func (s *Scheduler) alsoFreeing(g int, but *order) Bytes {
+	var sum Bytes
+	for _, o := range s.orders {
+		if o == but || o.Kind != Reclaim || !o.given {
+			continue
+		}
+		for i, a := range o.replica.accounts {
+			if s.accounts[a].gpu == g {
+				sum += o.places[i].held
+			}
+		}
+	}
+	return sum
+}
+
+// Freed says how much of what an order is to free has been seen to come back,
+// and whether that is enough. known is false where no card can be read that
+// would show it.
+func (s *Scheduler) Freed(id uint64) (freed Bytes, enough, known bool) {
+	i := slices.IndexFunc(s.orders, func(o *order) bool { return o.ID == id })
+	if i < 0 {
+		return 0, false, false
+	}
+	enough = true
+	for k, a := range s.orders[i].replica.accounts {
+		p, d := s.orders[i].places[k], s.devices[s.accounts[a].gpu]
+		freed += p.freed
+		if d.source == "declared" || d.observed < 0 {
+			continue
+		}
+		known = true
+		if float64(p.freed) < enoughFreed*float64(p.held) && d.observed > p.held/10 {
+			enough = false
+		}
+	}
+	return freed, enough && known, known
+}
+
+// Ended is how an order ended.
+type Ended struct {
+	// Failed says that the server could not be made to do it.
+	Failed bool
+	// MustWake says, of a Reclaim, that the replica works again only after a
+	// Wake.
+	MustWake bool
+	// Dead says that the server is gone: nothing wakes it, and whoever watches
+	// it starts it anew.
+	Dead bool
+	// Note is a sentence for people.
+	Note string
+}
+
+// Reclaimed ends a Reclaim. Where the card can be read, what was not seen to
+// come back stays booked; elsewhere the server's word stands. It reports
+// whether there was such an order.
+func (s *Scheduler) Reclaimed(now time.Duration, id uint64, e Ended) bool {
+	o := s.orderByID(id, Reclaim)
+	if o == nil || !o.given {
+		return false
+	}
+	_, enough, known := s.Freed(id)
+	r := o.replica
+	r.held = r.held[:0]
+	for i, a := range r.accounts {
+		p, d := o.places[i], s.devices[s.accounts[a].gpu]
+		residue := Bytes(0)
+		switch {
+		case e.Dead: // with its process
+		case d.observed >= 0 && d.source != "declared":
+			residue = min(max(0, p.held-p.freed), d.observed, s.live.holdings[a].kept)
+		case e.Failed:
+			residue = p.held
+		}
+		r.held = append(r.held, p.held)
+		s.keep(a, residue)
+		acc := s.accounts[a]
+		acc.sure, acc.disputed, acc.most = 0, true, residue
+	}
+	s.close(o)
+	failed := (e.Failed || known && !enough) && !e.Dead
+	r.stance, r.empty = awake, true
+	if e.MustWake {
+		r.stance = asleep
+	}
+	r.since, r.note = now, e.Note
+	s.backOff(now, r, failed)
+	s.pass(now)
+	return true
+}
+
+// backOff leaves a replica alone after a failure, twice as long each time.
+func (s *Scheduler) backOff(now time.Duration, r *replica, failed bool) {
+	if !failed {
+		r.failures, r.notBefore = 0, 0
+		return
+	}
+	r.failures++
+	wait := maxBackOff
+	if r.failures < 10 {
+		wait = min(wait, time.Second<<(r.failures-1)*5)
+	}
+	r.notBefore = now + wait
+}
+
+// Woken ends a Wake. It reports whether there was such an order.
+func (s *Scheduler) Woken(now time.Duration, id uint64, e Ended) bool {
+	o := s.orderByID(id, Wake)
+	if o == nil {
+		return false
+	}
+	r := o.replica
+	s.close(o)
+	r.note = e.Note
+	if !e.Failed || e.Dead {
+		r.stance, r.loaded, r.empty = awake, now, false
+		r.since = now
+		if !e.Dead {
+			r.reload = now - o.began
+		}
+	} else {
+		r.stance = asleep
+	}
+	if e.Failed {
+		// What it was given is not there; a reading says what is.
+		for i, a := range r.accounts {
+			s.keep(a, o.places[i].held)
+		}
+	}
+	s.backOff(now, r, e.Failed && !e.Dead)
+	s.pass(now)
+	return true
+}
+
+func (s *Scheduler) orderByID(id uint64, kind OrderKind) *order {
+	for _, o := range s.orders {
+		if o.ID == id && o.Kind == kind {
+			return o
+		}
+	}
+	return nil
+}
+
+// due is when an order that frees memory is expected to have done so.
+func (s *Scheduler) due(now time.Duration, o *order) time.Duration {
+	if o.given {
+		return max(o.began+reclaimTime, now+max(time.Second, (now-o.began)/10))
+	}
+	last := now
+	for _, t := range s.running {
+		if t.replica == o.replica {
+			last = max(last, t.end)
+		}
+	}
+	return last + reclaimTime
+}
+
+// letGo books that a replica holds nothing while nothing runs on it.
+func (s *Scheduler) letGo(u *usage, r *replica) {
+	for _, a := range r.accounts {
+		h, acc := &u.holdings[a], s.accounts[a]
+		before := h.footprint(acc.resident)
+		h.kept = 0
+		u.booked[acc.gpu] += h.footprint(acc.resident) - before
+	}
+}

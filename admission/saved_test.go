@@ -1,0 +1,85 @@
+package admission
+
+import (
+	"encoding/json"
+	"reflect"
+	"testing"
+	"time"
+)
+
+func TestAHistoryIsSavedAndGoesOn(t *testing.T) {
+	h := new(History)
+	for i := range 200 {
+		h.Learn(GiB, time.Duration(1+i%7)*time.Second)
+		h.LearnPeak(GiB, Bytes(100+i)*MiB, 2*GiB)
+	}
+	h.Learn(4*GiB, time.Minute)
+	h.exhausted(4*GiB, 5*GiB)
+	h.LearnPeak(8*GiB, 7*GiB, 2*GiB)
+	text, err := json.Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(text) > 4096 {
+		t.Errorf("three demands take %d bytes", len(text))
+	}
+	again := new(History)
+	if err := json.Unmarshal(text, again); err != nil {
+		t.Fatal(err)
+	}
+	was, is := h.Learned(), again.Learned()
+	for i := range was {
+		if !near(is[i].Estimate.P50, was[i].Estimate.P50, .01) || !near(is[i].Estimate.P95, was[i].Estimate.P95, .01) {
+			t.Errorf("%v took %v, and now %v", was[i].VRAM, was[i].Estimate, is[i].Estimate)
+		}
+		was[i].Estimate, is[i].Estimate = Estimate{}, Estimate{}
+	}
+	if !reflect.DeepEqual(was, is) {
+		t.Errorf("it was %+v and is %+v", was, is)
+	}
+	// Both forget the oldest alike.
+	for _, x := range []*History{h, again} {
+		for range maxPeaks - 2 {
+			x.LearnPeak(GiB, GiB, 2*GiB)
+		}
+	}
+	if a, b := h.Learned()[0].Peak, again.Learned()[0].Peak; a != b {
+		t.Errorf("they go on with %+v and %+v", a, b)
+	}
+}
+
+func FuzzASavedHistory(f *testing.F) {
+	for _, text := range []string{
+		`{"demands":[{"vram_bytes":1,"runs":9,"times":[[3,1]],"held_bytes":[1,2,3,4]}]}`,
+		`{"demands":[{"vram_bytes":-1,"runs":9}]}`,
+		`{"demands":[{"vram_bytes":1,"times":[[1e9,1]]}]}`,
+		`{"demands":[{"vram_bytes":1,"times":[[1,-1]]}]}`,
+		`{"demands":[{"vram_bytes":1,"held_bytes":[9223372036854775807]}]}`,
+		`{"demands":[{"vram_bytes":1},{"vram_bytes":1}]}`,
+		`{"resident_bytes":-5,"demands":[]}`, `{}`, `null`, `[]`, `{"demands":[null]}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		h := new(History)
+		h.Learn(GiB, time.Second)
+		if err := json.Unmarshal(text, h); err != nil {
+			if l := h.Learned(); len(l) != 1 || l[0].VRAM != GiB {
+				t.Fatalf("what was refused changed it to %+v", l)
+			}
+			return
+		}
+		for _, l := range h.Learned() {
+			booked, _ := h.Demand(l.VRAM, true)
+			if booked < 0 || l.Peak.P95 < 0 || l.Peak.Most < l.Peak.P95 || l.Estimate.P50 < 0 || l.Estimate.P95 < l.Estimate.P50 {
+				t.Fatalf("%s is taken for %+v, booked %v", text, l, booked)
+			}
+			h.Learn(l.VRAM, time.Second)
+			h.LearnPeak(l.VRAM, GiB, 0)
+			h.OutOfMemory(l.VRAM)
+		}
+		if _, err := json.Marshal(h); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,163 @@
+package admission
+
+import (
+	"fmt"
+	"time"
+)
+
+// wake orders that a sleeping replica is brought back, and books what it will
+// hold. The caller has found room for it.
+func (s *Scheduler) wake(now time.Duration, r *replica, head *Ticket) {
+	o := s.newOrder(now, Wake, r, head)
+	o.given = true
+	r.stance = waking
+	for i, a := range r.accounts {
+		h, acc := &s.live.holdings[a], s.accounts[a]
+		o.places = append(o.places, placeBefore{held: h.kept})
+		will := max(h.kept, acc.resident, r.heldBefore(i))
+		s.claim(r, i, will-h.kept, nil, o)
+		s.live.booked[acc.gpu] += will - h.kept
+		h.kept = will
+		o.Bytes += will
+		acc.seen = true
+	}
+	s.issued = append(s.issued, o.Order)
+}
+
+// heldBefore is what the replica held on its i-th GPU before it let go.
+func (r *replica) heldBefore(i int) Bytes {
+	if i < len(r.held) {
+		return r.held[i]
+	}
+	return 0
+}
+
+// wakeFor brings back the replica that a head waits for.
+func (s *Scheduler) wakeFor(now time.Duration, sh *shape) {
+	for _, r := range sh.backend.replicas {
+		if r.stance != asleep || r.order != nil {
+			continue
+		}
+		if b, _ := s.fits(&s.live, sh, r, now); b.reason != ReasonWaking {
+			continue
+		}
+		if now < r.notBefore {
+			s.recheck = min(s.recheck, r.notBefore)
+			continue
+		}
+		s.wake(now, r, sh.head)
+		return
+	}
+}
+
+// restore brings a sleeping replica back while nobody waits, the one that was
+// asked for most, if it fits into the room that is there.
+func (s *Scheduler) restore(now time.Duration) {
+	if s.refuseAll != nil {
+		return
+	}
+	var best *replica
+	for _, r := range s.replicas {
+		if r.stance != asleep || r.order != nil || r.backend.gone || r.byHand || r.wanted(now) < restWanted {
+			continue
+		}
+		if at := max(r.since+s.residency(now, r), r.notBefore); now < at {
+			s.recheck = min(s.recheck, at)
+			continue
+		}
+		fits := true
+		for i, a := range r.accounts {
+			acc := s.accounts[a]
+			fits = fits && s.live.alone[acc.gpu] == 0 &&
+				max(acc.resident, r.heldBefore(i))-s.live.holdings[a].kept <= s.room(&s.live, acc.gpu)
+		}
+		if fits && (best == nil || r.wanted(now) > best.wanted(now)) {
+			best = r
+		}
+	}
+	if best != nil {
+		s.wake(now, best, nil)
+	}
+}
+
+// ReclaimByHand makes all replicas of a backend let go, pinned or not, when
+// what runs there has ended.
+func (s *Scheduler) ReclaimByHand(now time.Duration, name string) error {
+	b := s.backendIndex[name]
+	switch {
+	case b == nil:
+		return fmt.Errorf("admission: there is no backend %q", name)
+	case !b.cfg.Reclaims:
+		return fmt.Errorf("admission: backend %q cannot be made to let go: want backends.%s.reclaim", name, name)
+	}
+	for _, r := range b.replicas {
+		if r.stance == awake && r.order == nil {
+			r.byHand = true
+			s.empty(now, r, nil)
+		}
+	}
+	s.pass(now)
+	return nil
+}
+
+// WakeByHand brings back the replicas of a backend that sleep, where there is
+// room.
+func (s *Scheduler) WakeByHand(now time.Duration, name string) error {
+	b := s.backendIndex[name]
+	if b == nil {
+		return fmt.Errorf("admission: there is no backend %q", name)
+	}
+	for _, r := range b.replicas {
+		if r.stance != asleep || r.order != nil {
+			continue
+		}
+		for i, a := range r.accounts {
+			acc := s.accounts[a]
+			need, free := max(acc.resident, r.heldBefore(i))-s.live.holdings[a].kept, s.room(&s.live, acc.gpu)
+			if need > free {
+				return fmt.Errorf("admission: backend %q needs %v of %s, where %v are free", name, need, s.devices[acc.gpu].cfg.Name, max(0, free))
+			}
+		}
+		r.byHand = false
+		s.wake(now, r, nil)
+	}
+	s.pass(now)
+	return nil
+}
+
+// SetLoaded tells what a replica's own word is on whether it holds its weights,
+// as found at the start of the desk: they are then not an outsider's. mustWake
+// says of one that does not that it sleeps.
+func (s *Scheduler) SetLoaded(now time.Duration, name string, replica int, loaded, mustWake bool) bool {
+	b := s.backendIndex[name]
+	if b == nil || replica < 0 || replica >= len(b.replicas) {
+		return false
+	}
+	r := b.replicas[replica]
+	if r.stance != awake || r.order != nil || s.live.replicas[r.index] > 0 {
+		return false
+	}
+	if !loaded {
+		if mustWake {
+			r.stance, r.since = asleep, now
+		}
+		s.pass(now)
+		return true
+	}
+	for _, a := range r.accounts {
+		acc, h := s.accounts[a], &s.live.holdings[a]
+		d := s.devices[acc.gpu]
+		if acc.seen || h.kept >= acc.resident {
+			continue
+		}
+		more := acc.resident - h.kept
+		h.kept += more
+		s.live.booked[acc.gpu] += more
+		mine := min(d.unclaimed, more)
+		d.unclaimed -= mine
+		d.outside -= mine
+		acc.seen = true
+	}
+	s.pass(now)
+	return true
+}

@@ -1,0 +1,138 @@
+package configs
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+)
+
+// work is what the routes bring a backend, as far as that is known before any
+// request.
+type work struct {
+	smallest, largest admission.Bytes // demands; the smallest is -1 where there are none
+	slots             map[string]int  // by class
+	most              map[string]admission.Bytes
+}
+
+func (c *Config) work(backend string) work {
+	w := work{smallest: -1, slots: map[string]int{}, most: map[string]admission.Bytes{}}
+	for _, r := range c.Routing.Routes {
+		if r.Backend != backend || r.Pass {
+			continue
+		}
+		d := c.demand(r)
+		if w.smallest < 0 || d < w.smallest {
+			w.smallest = d
+		}
+		w.largest = max(w.largest, d)
+		w.slots[r.Class] = c.Routing.Classes[r.Class].Slots
+		w.most[r.Class] = max(w.most[r.Class], d)
+	}
+	return w
+}
+
+// atOnce is what all that may run on one server at once takes of a GPU with room.
+func (w work) atOnce(slots int, room admission.Bytes) admission.Bytes {
+	var sum admission.Bytes
+	for class, vram := range w.most {
+		// Compared by dividing: a product of any two amounts may overflow.
+		n := admission.Bytes(w.slots[class])
+		if vram > 0 && n > room/vram {
+			sum = room
+			break
+		}
+		sum = min(room, sum+n*vram)
+	}
+	if slots > 0 && w.largest > 0 && admission.Bytes(slots) <= sum/w.largest {
+		sum = min(sum, admission.Bytes(slots)*w.largest)
+	}
+	return sum
+}
+
+// warnOfIdlers finds replicas that none of their backend's work fits.
+func (c *Config) warnOfIdlers(warn func(path, problem string)) {
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		b, w := c.Routing.Backends[name], c.work(name)
+		for i, server := range b.Servers() {
+			for _, p := range server.Places() {
+				room, known := c.Routing.Room[p.GPU]
+				if left := max(0, room-p.Resident); known && w.smallest > left {
+					warn("backends."+name+"."+b.KeysOf(i).URL, fmt.Sprintf("none of its work fits it: it takes %v or more, and %s has %v beside the %v that it holds: "+
+						"want it on a larger GPU, or left out", w.smallest, p.GPU, left, p.Resident))
+					break
+				}
+			}
+		}
+	}
+}
+
+// keeps is what a backend's servers come to keep of a GPU once they have worked,
+// where their allocators keep it with everything that may run at once.
+func (c *Config) keeps(backend, gpu string) admission.Bytes {
+	b, room := c.Routing.Backends[backend], c.Routing.Room[gpu]
+	var took, sum admission.Bytes
+	if !b.ReturnsMemory {
+		took = c.work(backend).atOnce(b.Slots, room)
+	}
+	for _, server := range b.Servers() {
+		for _, p := range server.Places() {
+			if p.GPU == gpu {
+				sum = min(room, sum+min(room, p.Resident)+took)
+			}
+		}
+	}
+	return sum
+}
+
+// warnOfStalls finds backends that keep so much of what they took that another
+// one then finds no room on any of its servers, for as long as they keep it.
+func (c *Config) warnOfStalls(warn func(path, problem string)) {
+	names := slices.Sorted(maps.Keys(c.Routing.Backends))
+	for _, keeper := range names {
+		if k := c.Routing.Backends[keeper]; k.Reclaim.Enabled() && !k.Pinned {
+			continue
+		}
+		for _, waiter := range names {
+			if waiter == keeper {
+				continue
+			}
+			if s, stalls := c.stall(keeper, waiter); stalls {
+				warn("backends."+keeper, fmt.Sprintf("keeps up to %v of %s once it has worked, and %s needs %v of the %v there: %s would wait for as long as %s keeps it: "+
+					"want returns_memory: true where the engine gives memory back, a reclaim that makes it, or smaller demands", s.kept, s.gpu, waiter, s.need, s.room, waiter, keeper))
+			}
+		}
+	}
+}
+
+// stall is a GPU that a backend keeps from another.
+type stall struct {
+	gpu              string
+	kept, need, room admission.Bytes
+}
+
+// stall says whether what keeper keeps bars every server of waiter, and gives the
+// GPU that bars the first of them.
+func (c *Config) stall(keeper, waiter string) (first stall, stalls bool) {
+	w := c.work(waiter)
+	for _, server := range c.Routing.Backends[waiter].Servers() {
+		barred := false
+		for _, p := range server.Places() {
+			room, known := c.Routing.Room[p.GPU]
+			s := stall{p.GPU, c.keeps(keeper, p.GPU), p.Resident + w.largest, room}
+			if !known || s.kept == 0 || s.need == 0 || s.kept+s.need <= room {
+				continue
+			}
+			if first.gpu == "" {
+				first = s
+			}
+			barred = true
+			break
+		}
+		if !barred {
+			return stall{}, false
+		}
+	}
+	return first, true
+}

@@ -1,0 +1,19 @@
+package proxy
+
+import (
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+// book sets what is booked for a request: its route's own figure, or what the
+// route's history says instead (admission.History.Demand has the rule). What was
+// learned is rounded up to a bucket, so that shapes stay few; the desk leaves
+// out of it what no card could give.
+func book(ask *admission.Request, learn bool) {
+	booked, alone := ask.History.Demand(ask.VRAM, learn)
+	if booked == ask.VRAM && !alone {
+		return
+	}
+	booked = routing.RoundUp(booked)
+	ask.VRAM, ask.Raised, ask.Alone = booked, booked-ask.VRAM, ask.Alone || alone
+}

@@ -1,0 +1,215 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+)
+
+// ladder carries out what the desk orders: a backend is to let go of its memory,
+// or to be brought back. Its rungs are the engine's own call, twice, and the
+// command that stops it. Each is believed when the card shows it.
+type ladder struct {
+	*Handler
+	life  context.Context // ends with the handler
+	end   context.CancelFunc
+	steps sync.WaitGroup
+
+	mu      sync.Mutex
+	stopped map[place]bool // by a command; guarded by mu
+}
+
+// place is one replica of a backend.
+type place struct {
+	backend string
+	replica int
+}
+
+const (
+	// readySoon bounds the wait for a reading to compare with.
+	readySoon = 5 * time.Second
+	// wakeLimit bounds how long a backend may take to load.
+	wakeLimit = 15 * time.Minute
+)
+
+func newLadder(h *Handler) *ladder {
+	l := &ladder{Handler: h, stopped: make(map[place]bool)}
+	l.life, l.end = context.WithCancel(context.Background())
+	h.desk.Attend(l.attend)
+	return l
+}
+
+// close ends what is under way; its calls are cut.
+func (l *ladder) close() {
+	l.desk.Attend(nil)
+	l.end()
+	l.steps.Wait()
+}
+
+// attend begins an order. It is called under the desk's lock.
+func (l *ladder) attend(o admission.Order) {
+	l.steps.Go(func() {
+		began := time.Now()
+		b := l.replica(o)
+		var e admission.Ended
+		var freed admission.Bytes
+		name := telemetry.SpanReclaim
+		if o.Kind == admission.Wake {
+			name = telemetry.SpanWake
+			e = l.wake(b, o)
+			l.desk.Woken(o.ID, e)
+		} else {
+			e, freed = l.reclaim(b, o)
+			l.desk.Reclaimed(o.ID, e)
+		}
+		l.telemetry.Ordered(name, began, time.Now(), telemetry.Order{Backend: o.Backend, Bytes: o.Bytes, Freed: freed, For: o.For, Failed: e.Failed, Note: e.Note})
+		log := l.log.Info
+		if e.Failed {
+			log = l.log.Warn
+		}
+		log(name, "backend", o.Backend, "replica", o.Replica, "for", o.For, "bytes", int64(o.Bytes), "freed", int64(freed),
+			"took_ms", time.Since(began).Milliseconds(), "note", e.Note)
+	})
+}
+
+// replica is the server that an order is for; nil: it has been taken out of the
+// configuration. Its number may have changed since, its name has not.
+func (l *ladder) replica(o admission.Order) *routing.Backend {
+	l.reloading.RLock()
+	defer l.reloading.RUnlock()
+	if b := l.rules.Load().backends[o.Backend].at(o.Name); b != nil {
+		return b.Backend
+	}
+	return nil
+}
+
+var errGone = errors.New("the backend was taken out of the configuration")
+
+// reclaim climbs the ladder until the card shows that enough has come back.
+func (l *ladder) reclaim(b *routing.Backend, o admission.Order) (admission.Ended, admission.Bytes) {
+	if b == nil {
+		return admission.Ended{Failed: true, Note: errGone.Error()}, 0
+	}
+	ready, cancel := context.WithTimeout(l.life, readySoon)
+	l.desk.AwaitReady(ready, o.ID)
+	cancel()
+	var c climb
+	if b.HasHook() {
+		for range 2 {
+			if c.step(l, b, o, "the call", b.LetGo) {
+				return c.ended(b.MustWake()), c.freed
+			}
+		}
+	}
+	if b.HasStop() && l.life.Err() == nil {
+		done := c.step(l, b, o, "the stop command", b.Stop)
+		if c.stopped = c.taken; c.stopped {
+			l.setStopped(place{o.Backend, o.Replica}, true)
+		}
+		if done {
+			return c.ended(true), c.freed
+		}
+	}
+	e := c.ended(c.obeyed && b.MustWake() || c.stopped)
+	e.Failed = true
+	return e, c.freed
+}
+
+// climb is what came of the rungs so far.
+type climb struct {
+	obeyed  bool // some call was answered with a yes
+	stopped bool
+	taken   bool // the last rung was
+	freed   admission.Bytes
+	said    []string
+}
+
+// step tries one rung and says whether enough has come back.
+func (c *climb) step(l *ladder, b *routing.Backend, o admission.Order, what string, do func(context.Context) error) bool {
+	err := do(l.life)
+	c.taken = err == nil
+	c.obeyed = c.obeyed || c.taken
+	settle, cancel := context.WithTimeout(l.life, b.Config.Reclaim.Settle)
+	defer cancel()
+	if err != nil {
+		c.said = append(c.said, fmt.Sprintf("%s failed: %v", what, err))
+		if errors.Is(err, routing.ErrUnreachable) {
+			c.obeyed = false // nobody is there who could sleep
+		}
+		// It may have died, and then its memory comes back all the same.
+		settle, cancel = context.WithTimeout(l.life, min(b.Config.Reclaim.Settle, 2*time.Second))
+		defer cancel()
+	}
+	freed, enough, known := l.desk.AwaitFreed(settle, o.ID)
+	c.freed = freed
+	switch {
+	case !known && err == nil:
+		c.said = append(c.said, what+" was answered with a yes, and no card can be read that would show more")
+		return true
+	case enough:
+		c.said = append(c.said, fmt.Sprintf("%v of %v came back", freed, o.Bytes))
+		return true
+	case err == nil:
+		c.said = append(c.said, fmt.Sprintf("after %s was answered with a yes, %v of %v came back within %v", what, freed, o.Bytes, b.Config.Reclaim.Settle))
+	}
+	return false
+}
+
+func (c *climb) ended(mustWake bool) admission.Ended {
+	return admission.Ended{MustWake: mustWake && (c.obeyed || c.stopped || c.taken), Note: strings.Join(c.said, "; ")}
+}
+
+// wake brings a backend back and returns when it can serve.
+func (l *ladder) wake(b *routing.Backend, o admission.Order) admission.Ended {
+	if b == nil {
+		return admission.Ended{Failed: true, Dead: true, Note: errGone.Error()}
+	}
+	ctx, cancel := context.WithTimeout(l.life, wakeLimit)
+	defer cancel()
+	at := place{o.Backend, o.Replica}
+	l.mu.Lock()
+	stopped := l.stopped[at]
+	l.mu.Unlock()
+	if err := b.Wake(ctx, stopped); err != nil {
+		return admission.Ended{Failed: true, Dead: errors.Is(err, routing.ErrUnreachable) && !stopped, Note: err.Error()}
+	}
+	l.setStopped(at, false)
+	return admission.Ended{Note: "it answers again"}
+}
+
+func (l *ladder) setStopped(at place, stopped bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if stopped {
+		l.stopped[at] = true
+	} else {
+		delete(l.stopped, at)
+	}
+}
+
+// inspect asks backends that can tell whether they hold their weights, and
+// tells the desk, so that what was loaded before it is not taken for an
+// outsider's. It returns at once.
+func (l *ladder) inspect(s *rules) {
+	for name, servers := range s.backends {
+		for i, r := range servers {
+			if !r.Config.Reclaim.Enabled() {
+				continue
+			}
+			l.steps.Go(func() {
+				ctx, cancel := context.WithTimeout(l.life, readySoon)
+				defer cancel()
+				if loaded, known := r.Loaded(ctx); known {
+					l.desk.SetLoaded(name, i, loaded, r.MustWake())
+				}
+			})
+		}
+	}
+}

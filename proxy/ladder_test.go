@@ -1,0 +1,188 @@
+package proxy_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+// engine is a model server that holds memory from its first request on, until
+// it is told to let go.
+type engine struct {
+	weights admission.Bytes
+	held    atomic.Int64
+	lies    atomic.Bool // it says yes and keeps its memory
+	asleep  atomic.Bool
+
+	mu    sync.Mutex
+	calls []string // guarded by mu; those about memory
+}
+
+func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/sleep", "/wake_up":
+		e.mu.Lock()
+		e.calls = append(e.calls, r.Method+" "+r.URL.Path)
+		e.mu.Unlock()
+		sleep := r.URL.Path == "/sleep"
+		e.asleep.Store(sleep)
+		if sleep && !e.lies.Load() {
+			e.held.Store(0)
+		}
+		if !sleep {
+			e.held.Store(int64(e.weights))
+		}
+	case "/health":
+		if e.asleep.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	default:
+		if e.asleep.Load() {
+			w.WriteHeader(http.StatusInternalServerError) // as one that hangs or dies would
+			return
+		}
+		e.held.Store(int64(e.weights))
+		io.WriteString(w, "done")
+	}
+}
+
+func (e *engine) called() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return strings.Join(e.calls, ", ")
+}
+
+// twoEngines is a card with two engines that do not fit beside each other, read
+// as often as the desk can.
+func twoEngines(t *testing.T, change func(*routing.BackendConfig)) (b *box, large, other *engine) {
+	large, other = &engine{weights: 30 * admission.GiB}, &engine{weights: 28 * admission.GiB}
+	servers := []*httptest.Server{httptest.NewServer(large), httptest.NewServer(other)}
+	b = openAt(t, servers[0].URL, func(s *proxy.Setup) {
+		for i, name := range []string{"slow", "quick"} {
+			backend(s, name, func(c *routing.BackendConfig) {
+				c.URL = servers[i].URL
+				c.Resident.Amount = []admission.Bytes{30 * admission.GiB, 28 * admission.GiB}[i]
+				c.Reclaim = routing.ReclaimConfig{Call: "POST /sleep", Wake: "POST /wake_up", Probe: "GET /health", Timeout: time.Minute, Settle: 2 * time.Second}
+				if change != nil {
+					change(c)
+				}
+			})
+		}
+		class(s, "heavy", func(c *routing.ClassConfig) { c.VRAM.Amount = admission.GiB })
+	})
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			b.desk.Observe(admission.Reading{GPU: "gpu0", Total: 48 * admission.GiB, Source: "nvml",
+				Used: admission.Bytes(large.held.Load() + other.held.Load())})
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		<-ended
+		for _, s := range servers {
+			s.Close()
+		}
+	})
+	return b, large, other
+}
+
+func (b *box) want(method, path string) {
+	b.t.Helper()
+	if res, body := b.do(method, path, ""); res.StatusCode != 200 {
+		b.t.Fatalf("%s %s is answered with %s: %s", method, path, res.Status, body)
+	}
+}
+
+func TestEnginesTakeTurnsOnACard(t *testing.T) {
+	b, large, other := twoEngines(t, nil)
+	for range 3 {
+		b.want("GET", "/heavy")
+		b.want("GET", "/light/x")
+	}
+	if got, want := large.called(), "POST /sleep, POST /wake_up, POST /sleep, POST /wake_up, POST /sleep"; got != want {
+		t.Errorf("the large one was told %s, want %s", got, want)
+	}
+	if got, want := other.called(), "POST /sleep, POST /wake_up, POST /sleep, POST /wake_up"; got != want {
+		t.Errorf("the other one was told %s, want %s", got, want)
+	}
+	for _, want := range []string{`"msg":"admission.reclaim"`, `"msg":"admission.wake"`} {
+		if !strings.Contains(b.logs.String(), want) {
+			t.Errorf("the log has no %s:\n%s", want, b.logs)
+		}
+	}
+}
+
+func TestAHookThatLiesIsSeenThrough(t *testing.T) {
+	b, large, other := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim.Wake, c.Reclaim.Settle = "", 20*time.Millisecond })
+	b.want("GET", "/heavy")
+	large.lies.Store(true)
+	waits := make(chan struct{})
+	go func() {
+		defer close(waits)
+		b.want("GET", "/light/x")
+	}()
+	eventually(t, "the state tells", func() bool { return strings.Contains(b.backendState("slow"), `"failures":1`) })
+	if got, want := large.called(), "POST /sleep, POST /sleep"; got != want {
+		t.Errorf("it was told %s, want %s", got, want)
+	}
+	if state := b.backendState("slow"); !strings.Contains(state, "answered with a yes, 0B of 30GiB came back") || !strings.Contains(state, `"kept_bytes":32212254720`) {
+		t.Errorf("the state says %s", state)
+	}
+	if other.held.Load() > 0 {
+		t.Error("the other one was let in although nothing came back")
+	}
+	// It comes to its senses, and an operator tries again.
+	large.lies.Store(false)
+	if status := b.ask("POST", "/api/backends/slow/reclaim", nil); status != 202 {
+		t.Fatalf("reclaim by hand is answered with %d", status)
+	}
+	<-waits
+}
+
+func TestReclaimAndWakeByHand(t *testing.T) {
+	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Pinned = true })
+	b.want("GET", "/heavy")
+	b.ask("POST", "/api/backends/slow/reclaim", nil)
+	eventually(t, "the state tells", func() bool { return strings.Contains(b.backendState("slow"), `"stance":"asleep"`) })
+	b.ask("POST", "/api/backends/slow/wake", nil)
+	eventually(t, "the state tells", func() bool { return strings.Contains(b.backendState("slow"), `"stance":"awake"`) })
+	if got, want := large.called(), "POST /sleep, POST /wake_up"; got != want {
+		t.Errorf("it was told %s, want %s", got, want)
+	}
+	for path, status := range map[string]int{"/api/backends/nobody/reclaim": 409, "/api/backends/nobody/wake": 409} {
+		if got := b.ask("POST", path, nil); got != status {
+			t.Errorf("POST %s is answered with %d, want %d", path, got, status)
+		}
+	}
+}
+
+// backendState is a backend as the admin API shows it.
+func (b *box) backendState(name string) string {
+	var all struct{ Backends []json.RawMessage }
+	b.ask("GET", "/api/backends", &all)
+	for _, one := range all.Backends {
+		if strings.Contains(string(one), `"name":"`+name+`"`) {
+			return string(one)
+		}
+	}
+	return ""
+}

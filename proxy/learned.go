@@ -1,0 +1,166 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+)
+
+// Learned is what `GET /api/learned` answers: what was declared, and what was
+// seen.
+type Learned struct {
+	Routes    []LearnedRoute    `json:"routes"`
+	Residents []LearnedResident `json:"residents"`
+}
+
+// LearnedRoute is one demand of a route.
+type LearnedRoute struct {
+	Route   string `json:"route"`
+	Backend string `json:"backend"`
+	Class   string `json:"class"`
+	// Declared is the route's own figure for these requests; where Learn says
+	// that it is to be learned, the least until then.
+	Declared int64 `json:"declared_bytes"`
+	Learn    bool  `json:"learn"`
+	// Booked is what the next of them is booked with, and Alone that it keeps
+	// its GPUs to itself.
+	Booked int64 `json:"booked_bytes"`
+	Alone  bool  `json:"alone"`
+
+	Runs     uint64   `json:"runs"`
+	Estimate float64  `json:"estimate_s"` // as configured; 0: not known here
+	P50      *float64 `json:"p50_s"`      // null: too few runs
+	P95      *float64 `json:"p95_s"`
+
+	Measured    uint64 `json:"measured_runs"`
+	Seen        *int64 `json:"seen_p95_bytes"` // null: nothing was measured
+	Most        *int64 `json:"seen_max_bytes"`
+	OutOfMemory uint64 `json:"out_of_memory"`
+
+	// Hints say where a figure is off by more than a tenth.
+	Hints []string `json:"hints"`
+}
+
+// LearnedResident is what a replica holds on a GPU while it is idle.
+type LearnedResident struct {
+	Backend  string `json:"backend"`
+	Replica  int    `json:"replica"`
+	GPU      string `json:"gpu"`
+	Declared *int64 `json:"declared_bytes"` // null: to be learned
+	Seen     *int64 `json:"seen_bytes"`     // null: not seen
+	Hint     string `json:"hint,omitempty"`
+}
+
+// Learned describes all that has been learned.
+func (h *Handler) Learned() Learned {
+	current := h.rules.Load()
+	out := Learned{Routes: []LearnedRoute{}, Residents: []LearnedResident{}}
+	for _, route := range current.table.Routes() {
+		if history := current.histories[route]; history != nil {
+			out.Routes = append(out.Routes, DescribeHistory(route, history)...)
+		}
+	}
+	for _, b := range h.desk.Snapshot().Backends {
+		for _, a := range b.Accounts {
+			out.Residents = append(out.Residents, describeResident(b.Name, a))
+		}
+	}
+	return out
+}
+
+// DescribeHistory describes what is known of a route, by demand. Of the route
+// it needs the names, whether its demand is learned, and the class's estimate
+// where that is known.
+func DescribeHistory(route *routing.Route, history *admission.History) []LearnedRoute {
+	out := []LearnedRoute{}
+	for _, l := range history.Learned() {
+		ask := admission.Request{VRAM: l.VRAM, History: history}
+		book(&ask, route.Learn)
+		r := LearnedRoute{Route: route.Name, Backend: route.Backend, Class: route.ClassName,
+			Declared: int64(l.VRAM), Learn: route.Learn, Booked: int64(ask.VRAM), Alone: ask.Alone,
+			Runs: l.Runs, Estimate: route.Class.Estimate.Seconds(), Measured: l.Peak.Runs, OutOfMemory: l.Peak.OutOfMemory, Hints: []string{}}
+		if l.Estimate.P95 > 0 {
+			p50, p95 := l.Estimate.P50.Seconds(), l.Estimate.P95.Seconds()
+			r.P50, r.P95 = &p50, &p95
+		}
+		if l.Peak.Runs > 0 {
+			seen, most := int64(l.Peak.P95), int64(l.Peak.Most)
+			r.Seen, r.Most = &seen, &most
+		}
+		r.hint(l, route.Class.Estimate)
+		out = append(out, r)
+	}
+	return out
+}
+
+const (
+	offBy = 0.1 // what a figure may be wrong by without a hint
+	// enoughForHints is how many runs must agree.
+	enoughForHints = 8
+)
+
+// off says that a declared figure is not what was seen.
+func off[N ~int64](declared, seen N) bool {
+	return float64(max(declared-seen, seen-declared)) > offBy*float64(declared)
+}
+
+// hint says what to write into the configuration instead.
+func (r *LearnedRoute) hint(l admission.Learned, estimate time.Duration) {
+	if p := l.Peak; !r.Learn && p.Runs >= enoughForHints && off(l.VRAM, p.P95) {
+		r.Hints = append(r.Hints, fmt.Sprintf("vram: declared %v, seen %v p95 over %d runs: want about %v", l.VRAM, p.P95, p.Runs, routing.RoundUp(p.P95)))
+	}
+	if p := l.Peak; p.OutOfMemory > 0 {
+		r.Hints = append(r.Hints, fmt.Sprintf("vram: %d ran out of memory: booked with %v since", p.OutOfMemory, admission.Bytes(r.Booked)))
+	}
+	if e := l.Estimate; estimate > 0 && l.Runs >= enoughForHints && e.P50 > 0 && off(estimate, e.P50) {
+		r.Hints = append(r.Hints, fmt.Sprintf("estimate: configured %v, seen %v at the median: the learned one is used", estimate, e.P50.Round(time.Millisecond)))
+	}
+}
+
+func describeResident(backend string, a admission.AccountState) LearnedResident {
+	r := LearnedResident{Backend: backend, Replica: a.Replica, GPU: a.GPU}
+	if !a.Learns {
+		declared := int64(a.Resident)
+		r.Declared = &declared
+	}
+	if a.AtRest >= 0 {
+		seen := int64(a.AtRest)
+		r.Seen = &seen
+	} else if a.Learns && a.Resident > 0 {
+		seen := int64(a.Resident) // by an earlier process
+		r.Seen = &seen
+	}
+	if r.Declared != nil && r.Seen != nil && off(a.Resident, a.AtRest) && max(a.Resident-a.AtRest, a.AtRest-a.Resident) > 256*admission.MiB {
+		r.Hint = fmt.Sprintf("resident: declared %v, holds %v at rest", a.Resident, a.AtRest)
+	}
+	return r
+}
+
+func (a *admin) learned(c echo.Context) error { return c.JSON(http.StatusOK, a.Learned()) }
+
+// RouteMemory is what was declared and seen of each route's memory: of its
+// demand that was measured most often.
+func (h *Handler) RouteMemory() []telemetry.RouteMemory {
+	current := h.rules.Load()
+	var all []telemetry.RouteMemory
+	for route, history := range current.histories {
+		known := history.Learned()
+		if len(known) == 0 {
+			continue
+		}
+		l := slices.MaxFunc(known, func(a, b admission.Learned) int { return int(min(a.Peak.Runs, 1<<30)) - int(min(b.Peak.Runs, 1<<30)) })
+		if l.Peak.Runs > 0 {
+			all = append(all, telemetry.RouteMemory{Route: route.Name, Declared: l.VRAM, P95: l.Peak.P95, Most: l.Peak.Most})
+		}
+	}
+	slices.SortFunc(all, func(a, b telemetry.RouteMemory) int { return strings.Compare(a.Route, b.Route) })
+	return all
+}

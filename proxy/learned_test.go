@@ -1,0 +1,162 @@
+package proxy_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+)
+
+// reads tells the desk what is in use.
+func (b *box) reads(used admission.Bytes) {
+	b.desk.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: used, Source: "nvml"})
+}
+
+// seen sends a request that is seen to hold so much while it runs, and rests.
+func (b *box) seen(m *model, path string, used admission.Bytes) {
+	b.t.Helper()
+	done := make(chan struct{})
+	go func() { b.do("POST", path, "{}"); close(done) }()
+	<-m.arrived
+	b.reads(used)
+	m.let <- struct{}{}
+	<-done
+	for range 3 {
+		b.reads(0)
+	}
+}
+
+func (b *box) learned() proxy.Learned {
+	b.t.Helper()
+	var l proxy.Learned
+	if code := b.ask("GET", "/api/learned", &l); code != 200 {
+		b.t.Fatalf("/api/learned answers %d", code)
+	}
+	return l
+}
+
+// about says that a figure is there and is n.
+func about(p *int64, n admission.Bytes) bool { return p != nil && *p == int64(n) }
+
+func TestADemandThatNobodyDeclaredIsLearned(t *testing.T) {
+	m := newModel(t)
+	b := open(t, m, func(s *proxy.Setup) {
+		class(s, "light", func(c *routing.ClassConfig) { c.VRAM = routing.VRAM{Learn: true} })
+	})
+	b.reads(0)
+	for range 4 {
+		b.seen(m, "/light/x", 5*admission.GiB)
+	}
+	l := b.learned()
+	if len(l.Routes) != 1 {
+		t.Fatalf("learned %+v", l)
+	}
+	if r := l.Routes[0]; r.Route != "light" || !r.Learn || r.Measured != 4 || r.Alone || !about(r.Seen, 5*admission.GiB) || r.Booked != int64(11*admission.GiB/2) {
+		t.Errorf("it shows %+v, want 5 GiB seen and a tenth more booked", r)
+	}
+	// Now that it is known, several run at once, and each is booked.
+	done := make(chan struct{})
+	for range 3 {
+		go func() { b.do("POST", "/light/x", "{}"); done <- struct{}{} }()
+		<-m.arrived
+	}
+	if booked := b.desk.Snapshot().GPUs[0].Booked; booked != 33*admission.GiB/2 {
+		t.Errorf("%v are booked for three", booked)
+	}
+	for range 3 {
+		m.let <- struct{}{}
+		<-done
+	}
+	want := telemetry.RouteMemory{Route: "light", P95: 5 * admission.GiB, Most: 5 * admission.GiB}
+	if got := b.handler.RouteMemory(); len(got) != 1 || got[0] != want {
+		t.Errorf("the metrics get %+v, want %+v", got, want)
+	}
+}
+
+func TestADeclaredFigureIsShownBesideWhatIsSeen(t *testing.T) {
+	m := newModel(t)
+	b := open(t, m)
+	b.reads(0)
+	for range 8 {
+		b.seen(m, "/heavy", 20*admission.GiB)
+	}
+	l := b.learned()
+	if len(l.Routes) != 1 || l.Routes[0].Booked != int64(34*admission.GiB) || !about(l.Routes[0].Seen, 20*admission.GiB) {
+		t.Fatalf("learned %+v", l)
+	}
+	if hints := strings.Join(l.Routes[0].Hints, "; "); !strings.Contains(hints, "declared 34GiB, seen 20GiB p95 over 8 runs: want about 20GiB") {
+		t.Errorf("the hints are %q", hints)
+	}
+	if len(l.Residents) != 2 {
+		t.Errorf("residents %+v, want those of two backends", l.Residents)
+	}
+}
+
+func TestWhatIsLearnedGoesOnAfterARestartAndAReload(t *testing.T) {
+	m := newModel(t)
+	b := open(t, m)
+	b.reads(0)
+	b.seen(m, "/heavy", 20*admission.GiB)
+	b.seen(m, "/light/x", admission.GiB)
+	text, err := json.Marshal(b.handler.Memory())
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory, err := proxy.ReadMemory(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	without := func(s *proxy.Setup) { s.Routing.Routes = s.Routing.Routes[1:] }
+	again := open(t, m, without)
+	again.handler.Recall(memory, time.Now())
+	if l := again.learned().Routes; len(l) != 1 || l[0].Route != "light" || l[0].Runs != 1 {
+		t.Fatalf("after a restart it knows %+v, want the light route's run", l)
+	}
+	// The heavy route is remembered until it comes back.
+	if routes := again.handler.Memory().Routes; len(routes) != 2 {
+		t.Errorf("it remembers %+v", routes)
+	}
+	setup := aBox(again.setup.Routing.Backends["quick"].URL)
+	setup.Desk = desk(setup)
+	reload := func(change ...func(*proxy.Setup)) {
+		t.Helper()
+		next := setup
+		for _, c := range change {
+			c(&next)
+		}
+		if err := again.handler.Reload(next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reload()
+	if l := again.learned().Routes; len(l) != 2 || l[0].Route != "heavy" || !about(l[0].Seen, 20*admission.GiB) {
+		t.Errorf("after a reload it knows %+v", l)
+	}
+	reload(without)
+	if routes := again.handler.Memory().Routes; len(routes) != 2 {
+		t.Errorf("without it, it remembers %+v", routes)
+	}
+	reload()
+	if l := again.learned().Routes; len(l) != 2 {
+		t.Errorf("and when it is back it knows %+v", l)
+	}
+	// On another backend it is other work.
+	reload(func(s *proxy.Setup) {
+		s.Routing.Routes = append([]routing.RouteConfig{}, s.Routing.Routes...)
+		s.Routing.Routes[0].Backend = "quick"
+	})
+	if l := again.learned().Routes; len(l) != 1 {
+		t.Errorf("on another backend it knows %+v", l)
+	}
+
+	late := open(t, m, without)
+	late.handler.Recall(memory, time.Now().Add(40*24*time.Hour))
+	if routes := late.handler.Memory().Routes; len(routes) != 1 {
+		t.Errorf("after forty days it remembers %+v", routes)
+	}
+}

@@ -1,0 +1,233 @@
+package proxy
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+// StateConfig says where what has been learned is kept.
+type StateConfig struct {
+	File string `koanf:"file"` // empty: nowhere
+}
+
+// Memory is what a proxy has learned, as it is kept over restarts. Amounts are
+// numbers of bytes.
+type Memory struct {
+	Version  int             `json:"anteroom_state"`
+	Routes   []RouteMemory   `json:"routes"`
+	Accounts []AccountMemory `json:"accounts"`
+}
+
+// RouteMemory is what was learned of a route's work on a backend. A route that
+// has no name of its own is told by its place; class and path say whether it is
+// the same one still.
+type RouteMemory struct {
+	Backend string `json:"backend"`
+	Route   string `json:"route"`
+	Class   string `json:"class"`
+	Path    string `json:"path"`
+	Learn   bool   `json:"learn"` // its demand is to be learned
+	// Seen is the day on which it was last configured.
+	Seen    string          `json:"seen"`
+	Learned json.RawMessage `json:"learned"`
+}
+
+// AccountMemory is what a replica held on a GPU.
+type AccountMemory struct {
+	Backend string `json:"backend"`
+	Replica int    `json:"replica"`
+	GPU     string `json:"gpu"`
+	Seen    string `json:"seen"`
+	// Resident is what it holds while idle, where that was learned; 0: it was
+	// not. Kept is what it was believed to hold.
+	Resident int64 `json:"resident_bytes,omitempty"`
+	Kept     int64 `json:"kept_bytes"`
+}
+
+const (
+	memoryVersion = 1
+	// maxRemembered bounds what is kept of routes and accounts that are not
+	// configured, and rememberFor for how long.
+	maxRemembered = 1000
+	rememberFor   = 30 * 24 * time.Hour
+)
+
+// ReadMemory reads what Memory wrote as JSON. Its error says what is wrong with
+// a text that is none, or that a later version wrote.
+func ReadMemory(text []byte) (Memory, error) {
+	var m Memory
+	if err := json.Unmarshal(text, &m); err != nil {
+		return Memory{}, err
+	}
+	switch {
+	case m.Version == 0:
+		return Memory{}, errors.New("it is not a state of anteroom")
+	case m.Version != memoryVersion:
+		return Memory{}, fmt.Errorf("version %d is not known: want %d", m.Version, memoryVersion)
+	}
+	for _, r := range m.Routes {
+		if err := json.Unmarshal(r.Learned, new(admission.History)); err != nil {
+			return Memory{}, fmt.Errorf("route %s on %s: %w", r.Route, r.Backend, err)
+		}
+	}
+	const most = 1 << 55 // sums of a few still fit
+	for _, a := range m.Accounts {
+		if a.Resident < 0 || a.Resident > most || a.Kept < 0 || a.Kept > most {
+			return Memory{}, fmt.Errorf("%s on %s: %d and %d are no amounts", a.Backend, a.GPU, a.Resident, a.Kept)
+		}
+	}
+	return m, nil
+}
+
+// routeKey tells a route over restarts and reloads.
+type routeKey struct{ backend, route, class, path string }
+
+func keyOf(r *routing.Route) routeKey { return routeKey{r.Backend, r.Name, r.ClassName, r.Pattern} }
+
+func (m RouteMemory) key() routeKey { return routeKey{m.Backend, m.Route, m.Class, m.Path} }
+
+type accountKey struct {
+	backend string
+	replica int
+	gpu     string
+}
+
+// recalled is what is remembered of what is not configured now.
+type recalled struct {
+	mu       sync.Mutex
+	routes   map[routeKey]RouteMemory     // guarded by mu
+	accounts map[accountKey]AccountMemory // guarded by mu
+}
+
+// history is a new one for a route, with what is remembered of it.
+func (c *recalled) history(key routeKey) *admission.History {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := new(admission.History)
+	if m, ok := c.routes[key]; ok {
+		json.Unmarshal(m.Learned, h) // where it fails, it knows nothing
+	}
+	return h
+}
+
+// keep remembers what a reload took out, and not what it put in.
+func (c *recalled) keep(old, next *rules) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stays := make(map[routeKey]bool)
+	for route := range next.histories {
+		stays[keyOf(route)] = true
+		delete(c.routes, keyOf(route))
+	}
+	for route, history := range old.histories {
+		if !stays[keyOf(route)] {
+			c.add(remember(route, history, today()))
+		}
+	}
+}
+
+// add remembers a route. The caller holds mu.
+func (c *recalled) add(m RouteMemory) {
+	if c.routes == nil {
+		c.routes = make(map[routeKey]RouteMemory)
+	}
+	if len(c.routes) < maxRemembered {
+		c.routes[m.key()] = m
+	}
+}
+
+func today() string { return time.Now().UTC().Format(time.DateOnly) }
+
+func remember(route *routing.Route, history *admission.History, day string) RouteMemory {
+	text, err := json.Marshal(history)
+	if err != nil {
+		panic("proxy: a history that is no JSON: " + err.Error())
+	}
+	return RouteMemory{Backend: route.Backend, Route: route.Name, Class: route.ClassName, Path: route.Pattern, Learn: route.Learn, Seen: day, Learned: text}
+}
+
+// Memory is all that is worth keeping over a restart, in an order that does not
+// change by itself.
+func (h *Handler) Memory() Memory {
+	day := today()
+	m := Memory{Version: memoryVersion, Routes: []RouteMemory{}, Accounts: []AccountMemory{}}
+	for route, history := range h.rules.Load().histories {
+		if len(history.Learned()) > 0 {
+			m.Routes = append(m.Routes, remember(route, history, day))
+		}
+	}
+	configured := make(map[accountKey]bool)
+	for _, b := range h.desk.Snapshot().Backends {
+		for _, a := range b.Accounts {
+			configured[accountKey{b.Name, a.Replica, a.GPU}] = true
+			account := AccountMemory{Backend: b.Name, Replica: a.Replica, GPU: a.GPU, Seen: day, Kept: int64(a.Kept)}
+			if a.Learns {
+				account.Resident = int64(a.Resident)
+			}
+			if a.Running > 0 {
+				account.Kept = int64(max(a.Kept, a.Resident))
+			}
+			if account.Kept > 0 || account.Resident > 0 {
+				m.Accounts = append(m.Accounts, account)
+			}
+		}
+	}
+	h.recalled.mu.Lock()
+	m.Routes = slices.AppendSeq(m.Routes, maps.Values(h.recalled.routes))
+	for key, a := range h.recalled.accounts {
+		if !configured[key] {
+			m.Accounts = append(m.Accounts, a)
+		}
+	}
+	h.recalled.mu.Unlock()
+	slices.SortFunc(m.Routes, func(a, b RouteMemory) int {
+		return cmp.Or(cmp.Compare(a.Backend, b.Backend), cmp.Compare(a.Route, b.Route), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Path, b.Path))
+	})
+	slices.SortFunc(m.Accounts, func(a, b AccountMemory) int {
+		return cmp.Or(cmp.Compare(a.Backend, b.Backend), cmp.Compare(a.Replica, b.Replica), cmp.Compare(a.GPU, b.GPU))
+	})
+	return m
+}
+
+// Recall takes what an earlier process remembered. It is called before the
+// first reading of a card and the first request. What is not configured now is
+// remembered for a while.
+func (h *Handler) Recall(m Memory, now time.Time) {
+	current := h.rules.Load()
+	histories := make(map[routeKey]*admission.History)
+	for route, history := range current.histories {
+		histories[keyOf(route)] = history
+	}
+	oldest := now.Add(-rememberFor).UTC().Format(time.DateOnly)
+	h.recalled.mu.Lock()
+	defer h.recalled.mu.Unlock()
+	for _, r := range m.Routes {
+		if history := histories[r.key()]; history != nil {
+			if err := json.Unmarshal(r.Learned, history); err != nil {
+				h.log.Warn("what was learned of a route is lost", "route", r.Route, "backend", r.Backend, "error", err.Error())
+			}
+		} else if r.Seen >= oldest {
+			h.recalled.add(r)
+		}
+	}
+	for _, a := range m.Accounts {
+		if a.Resident > 0 {
+			h.desk.SetResident(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Resident))
+		}
+		if !h.desk.Recall(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Kept)) && a.Seen >= oldest && len(h.recalled.accounts) < maxRemembered {
+			if h.recalled.accounts == nil {
+				h.recalled.accounts = make(map[accountKey]AccountMemory)
+			}
+			h.recalled.accounts[accountKey{a.Backend, a.Replica, a.GPU}] = a
+		}
+	}
+}

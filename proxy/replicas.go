@@ -1,0 +1,132 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+// backend is a model server and its line to the desk.
+type backend struct {
+	*routing.Backend
+	cancel context.CancelFunc // ends its health check
+	link   *link
+}
+
+// replicas are the servers behind one backend's name, in the order of the file,
+// which is the desk's too. There is one or more.
+type replicas []*backend
+
+func newBackend(name string, config routing.BackendConfig) (*backend, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &link{backend: name, slots: -1}
+	b, err := routing.NewBackend(ctx, name, config, l.available)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("proxy: backend %s: %w", name, err)
+	}
+	return &backend{Backend: b, cancel: cancel, link: l}, nil
+}
+
+// link carries a server's word on what may be used of it to the desk, as long as
+// the server is one that rules.
+type link struct {
+	backend string
+
+	mu     sync.Mutex
+	desk   *admission.Controller // guarded by mu; nil: not yet, or no longer
+	number int                   // guarded by mu; the replica's, there
+	slots  int                   // guarded by mu; the last word
+}
+
+func (l *link) available(slots int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.slots = slots
+	if l.desk != nil {
+		l.desk.SetAvailable(l.backend, l.number, slots)
+	}
+}
+
+// connect makes the link speak to a desk as the replica of that number, beginning
+// with the last word; nil silences it.
+func (l *link) connect(desk *admission.Controller, number int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.desk, l.number = desk, number
+	if desk != nil {
+		desk.SetAvailable(l.backend, number, l.slots)
+	}
+}
+
+// same is a backend's server that is configured in that way already; nil: none,
+// as where there are no rules.
+func (s *rules) same(name string, server routing.BackendConfig) *backend {
+	if s == nil {
+		return nil
+	}
+	for _, b := range s.backends[name] {
+		if reflect.DeepEqual(b.Config, server) {
+			return b
+		}
+	}
+	return nil
+}
+
+// at is the server with a URL; nil: there is none.
+func (r replicas) at(url string) *backend {
+	for _, b := range r {
+		if b.Config.URL == url {
+			return b
+		}
+	}
+	return nil
+}
+
+// first is where what needs no grant goes: the first server that is healthy and
+// has a closed breaker, else the first.
+func (r replicas) first() *backend {
+	for _, b := range r {
+		if b.Healthy() && b.State() == "closed" {
+			return b
+		}
+	}
+	return r[0]
+}
+
+// down says whether all breakers are open, and when the first of them will not
+// be. One that sleeps does not fail by not answering: it will be woken.
+func (r replicas) down(desk *admission.Controller) (remaining time.Duration, down bool) {
+	for i, b := range r {
+		d, open := b.Open()
+		if !open || b.Config.Reclaim.Enabled() && desk.Asleep(b.Name, i) {
+			return 0, false
+		}
+		if i == 0 || d < remaining {
+			remaining = d
+		}
+	}
+	return remaining, true
+}
+
+// server picks where the request goes: to the replica that it was granted, or
+// without a grant to the first that works. Nil: the one that it was granted has
+// been taken out of the configuration since.
+func (x *exchange) server(grant *admission.Grant) *backend {
+	servers := x.rules.backends[x.route.Backend]
+	if grant == nil {
+		return servers.first()
+	}
+	if b := servers.at(grant.ReplicaName()); b != nil {
+		return b
+	}
+	// A reload while it waited brought one that its own rules do not know.
+	x.reloading.RLock()
+	defer x.reloading.RUnlock()
+	return x.Handler.rules.Load().backends[x.route.Backend].at(grant.ReplicaName())
+}

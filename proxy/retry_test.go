@@ -1,0 +1,152 @@
+package proxy_test
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/routing"
+)
+
+// outOfMemory is what PyTorch says.
+const outOfMemory = `{"error":{"message":"CUDA out of memory. Tried to allocate 2.00 GiB."}}`
+
+// scarce is a model server that runs out of memory the first so many times.
+type scarce struct {
+	left   atomic.Int32
+	calls  atomic.Int32
+	bodies chan string
+	then   func() // nil: nothing happens before it answers so
+}
+
+func (m *scarce) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	m.bodies <- string(body)
+	m.calls.Add(1)
+	if m.left.Add(-1) >= 0 {
+		if m.then != nil {
+			m.then()
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+		io.WriteString(w, outOfMemory)
+		return
+	}
+	io.WriteString(w, "done")
+}
+
+func openScarce(t *testing.T, times int32, change ...func(*proxy.Setup)) (*box, *scarce) {
+	m := &scarce{bodies: make(chan string, 100)}
+	m.left.Store(times)
+	return open(t, m, append([]func(*proxy.Setup){func(s *proxy.Setup) {
+		for _, name := range []string{"slow", "quick"} {
+			backend(s, name, func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+		}
+	}}, change...)...), m
+}
+
+func TestWhatRanOutOfMemoryIsTriedOnceMore(t *testing.T) {
+	small, large := `{"n":1}`, strings.Repeat("0123456789abcdef", 1<<17)
+	for _, c := range []struct{ method, path, body string }{
+		{"POST", "/heavy", small}, {"POST", "/light/x", small}, {"POST", "/light/x", large}, {"POST", "/heavy", large}, {"GET", "/light/x", ""},
+	} {
+		b, m := openScarce(t, 1)
+		if res, body := b.do(c.method, c.path, c.body); res.StatusCode != 200 || body != "done" {
+			t.Fatalf("%s %s with %d bytes is answered with %s: %s", c.method, c.path, len(c.body), res.Status, body)
+		}
+		if first, second := <-m.bodies, <-m.bodies; first != c.body || second != c.body {
+			t.Errorf("%s %s: the bodies are of %d and %d bytes, want %d", c.method, c.path, len(first), len(second), len(c.body))
+		}
+		if b.running() != 0 {
+			t.Errorf("%s %s: a grant is left", c.method, c.path)
+		}
+	}
+}
+
+func TestASecondOutOfMemoryIsTheClients(t *testing.T) {
+	b, m := openScarce(t, 1000)
+	for i := range int32(10) {
+		res, body := b.do("POST", "/light/x", "{}")
+		if res.StatusCode != 500 || body != outOfMemory {
+			t.Fatalf("it is answered with %s: %s", res.Status, body)
+		}
+		if got := m.calls.Load(); got != 2*(i+1) {
+			t.Fatalf("%d requests were sent %d times", i+1, got)
+		}
+	}
+	// The backend is as well as before.
+	if state := b.handler.Breakers()["quick"][0]; state != "closed" {
+		t.Errorf("the breaker is %s", state)
+	}
+}
+
+func TestWithoutRetryTheFirstOutOfMemoryIsTheClients(t *testing.T) {
+	b, m := openScarce(t, 1, func(s *proxy.Setup) { backend(s, "quick", func(c *routing.BackendConfig) { c.RetryOOM = false }) })
+	if res, _ := b.do("POST", "/light/x", "{}"); res.StatusCode != 500 || m.calls.Load() != 1 {
+		t.Errorf("it is answered with %s after %d calls", res.Status, m.calls.Load())
+	}
+}
+
+func TestOtherErrorsAreNotTriedAgain(t *testing.T) {
+	var calls atomic.Int32
+	large := bytes.Repeat([]byte("x"), 1<<20)
+	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		w.WriteHeader(http.StatusInternalServerError)
+		w.Write(large)
+	}), func(s *proxy.Setup) {
+		backend(s, "quick", func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+	})
+	if res, body := b.do("POST", "/light/x", "{}"); res.StatusCode != 500 || body != string(large) || calls.Load() != 1 {
+		t.Errorf("it is answered with %s and %d bytes after %d calls", res.Status, len(body), calls.Load())
+	}
+}
+
+func TestTheSecondTryHasTheCardToItself(t *testing.T) {
+	m := newModel(t)
+	s := &scarce{bodies: make(chan string, 100)}
+	s.left.Store(1)
+	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/slow") {
+			m.ServeHTTP(w, r)
+			return
+		}
+		s.ServeHTTP(w, r)
+	}), func(s *proxy.Setup) {
+		backend(s, "quick", func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+		class(s, "light", func(c *routing.ClassConfig) { c.VRAM.Amount = admission.GiB })
+	})
+	other, first := make(chan int, 1), make(chan int, 1)
+	go func() { res, _ := b.do("POST", "/slow/x", "{}"); other <- res.StatusCode }()
+	<-m.arrived
+	go func() { res, _ := b.do("POST", "/light/x", "{}"); first <- res.StatusCode }()
+	eventually(t, "the second try waits", func() bool { return b.waiting() == 1 })
+	if s.calls.Load() != 1 {
+		t.Errorf("it was sent %d times beside another", s.calls.Load())
+	}
+	m.let <- struct{}{}
+	if a, b := <-other, <-first; a != 200 || b != 200 {
+		t.Errorf("they are answered with %d and %d", a, b)
+	}
+}
+
+func TestWorkThatNeverEndsIsAbandonedWhereThatIsWanted(t *testing.T) {
+	m := newModel(t)
+	b := open(t, m, func(s *proxy.Setup) {
+		backend(s, "slow", func(c *routing.BackendConfig) { c.AbandonAfter = 50 * time.Millisecond })
+		class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = 50 * time.Millisecond })
+	})
+	if res, _ := b.do("POST", "/slow/x", "{}"); res.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("it is answered with %s, want 504", res.Status)
+	}
+	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+	if m.now.Load() != 1 {
+		t.Errorf("%d are worked on, want the one that goes on", m.now.Load())
+	}
+	eventually(t, "the log says so", func() bool { return strings.Contains(b.logs.String(), "abandon_after passed") })
+}

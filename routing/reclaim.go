@@ -1,0 +1,441 @@
+package routing
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ReclaimConfig is how a backend is made to let go of its memory, and brought
+// back. The zero value: it cannot be.
+type ReclaimConfig struct {
+	Preset   string        `koanf:"preset"`    // an engine by name; keys beside it count before what it says
+	Call     string        `koanf:"call"`      // "POST /free"; {{model}} stands for each of the models
+	Body     string        `koanf:"body"`      // of the call; the same
+	Models   []string      `koanf:"models"`    // empty: those that the engine lists as loaded
+	Wake     string        `koanf:"wake"`      // "POST /wake_up"; empty: the next request loads it
+	WakeBody string        `koanf:"wake_body"` // of the wake call
+	Probe    string        `koanf:"probe"`     // "GET /health": asked until it answers 2xx, after waking or starting
+	Stop     Command       `koanf:"stop"`      // the last rung
+	Start    Command       `koanf:"start"`     // brings back what was stopped
+	Timeout  time.Duration `koanf:"timeout"`   // of one call or command; zero: none
+	Settle   time.Duration `koanf:"settle"`    // how long the card may take to show that memory is free
+}
+
+// eachModel stands in a call or its body for one model after another.
+const eachModel = "{{model}}"
+
+// Enabled says that there is a call or a stop command.
+func (c ReclaimConfig) Enabled() bool {
+	return c.Call != "" || presets[c.Preset].call != "" || len(c.Stop) > 0
+}
+
+// resolve fills in what the preset knows, and for the probe the health check's
+// path: it is the one that its owner has seen working.
+func (c ReclaimConfig) resolve(health string) (ReclaimConfig, preset) {
+	p := presets[c.Preset]
+	if health != "" {
+		health = http.MethodGet + " " + health
+	}
+	if len(c.Models) > 0 {
+		c.Call = cmp.Or(c.Call, p.each)
+	}
+	c.Call, c.Body = cmp.Or(c.Call, p.call), cmp.Or(c.Body, p.body)
+	c.Wake, c.WakeBody = cmp.Or(c.Wake, p.wake), cmp.Or(c.WakeBody, p.wakeBody)
+	c.Probe = cmp.Or(c.Probe, health, p.probe)
+	return c, p
+}
+
+// freesEach says that the models are let go of one by one.
+func (c ReclaimConfig) freesEach() bool { return strings.Contains(c.Call+c.Body, eachModel) }
+
+// wakesEach says that the models are brought back one by one.
+func (c ReclaimConfig) wakesEach() bool { return strings.Contains(c.Wake+c.WakeBody, eachModel) }
+
+// check reports mistakes, by paths below `reclaim`.
+func (c ReclaimConfig) check(report func(path, problem string), health string) {
+	wantAtLeast(report, "timeout", c.Timeout, 0)
+	wantAtLeast(report, "settle", c.Settle, 0)
+	if c.Preset != "" && presets[c.Preset].call == "" {
+		report("preset", fmt.Sprintf("%q: not known: want %s, or call in its place", c.Preset, strings.Join(presetNames(), " or ")))
+		return // what else is missing, it would have brought
+	}
+	full, p := c.resolve(health)
+	for _, line := range [...]struct{ path, text, such string }{{"call", c.Call, "POST /free"}, {"wake", c.Wake, "POST /wake_up"}, {"probe", c.Probe, "GET /health"}} {
+		if _, _, ok := splitCall(line.text); line.text != "" && !ok {
+			report(line.path, fmt.Sprintf("%q: not a call: want a method and a path, such as %s", line.text, line.such))
+		}
+	}
+	for _, body := range [...]struct{ path, text string }{{"body", c.Body}, {"wake_body", c.WakeBody}} {
+		text := strings.TrimSpace(fill(body.text, "m", quoted))
+		if text != "" && strings.ContainsRune("{[", rune(text[0])) && !json.Valid([]byte(text)) {
+			report(body.path, fmt.Sprintf(`%q: not JSON: want a body such as '{"unload_models":true}'`, body.text))
+		}
+	}
+	c.Stop.check(report, "stop")
+	c.Start.check(report, "start")
+	if full.Call == "" && (c.Body != "" || full.Wake != "") {
+		report("call", `"": missing beside what belongs to it: want one such as POST /free`)
+	}
+	if full.Wake == "" && c.WakeBody != "" {
+		report("wake", `"": missing beside its body: want one such as POST /wake_up`)
+	}
+	if len(c.Start) > 0 && len(c.Stop) == 0 {
+		report("stop", `"": missing beside start: want a command such as [systemctl, stop, vllm]`)
+	}
+	if len(c.Start) > 0 && full.Probe == "" {
+		report("probe", `"": missing beside start, so that nobody knows when the server is up: want one such as GET /health`)
+	}
+	if strings.Contains(c.Probe, eachModel) {
+		report("probe", fmt.Sprintf("%q: is asked once, not for each model: want it without %s", c.Probe, eachModel))
+	}
+	each := full.freesEach() || full.wakesEach()
+	if each && len(c.Models) == 0 && p.inspect == "" {
+		report("models", fmt.Sprintf("none for %s to stand for: want a list, or the preset of an engine that says what it has loaded", eachModel))
+	}
+	if len(c.Models) > 0 && !each {
+		report("models", fmt.Sprintf("%q: no call or body names them: want %s there, or no models", c.Models, eachModel))
+	}
+	if slices.Contains(c.Models, "") {
+		report("models", `"": not a model: want a name`)
+	}
+}
+
+// splitCall reads "POST /path?query".
+func splitCall(text string) (method, target string, ok bool) {
+	method, target, ok = strings.Cut(text, " ")
+	u, err := url.ParseRequestURI(strings.ReplaceAll(target, eachModel, "m"))
+	ok = ok && err == nil && target[0] == '/' && !strings.HasPrefix(target, "//") && u.Path != "" && !strings.ContainsAny(target, "# ") &&
+		method != "" && method == strings.ToUpper(method) && isToken(method)
+	return method, target, ok
+}
+
+// fill puts a model in its places.
+func fill(text, model string, escape func(string) string) string {
+	if !strings.Contains(text, eachModel) {
+		return text
+	}
+	return strings.ReplaceAll(text, eachModel, escape(model))
+}
+
+// quoted is a text as it stands between the quotes of JSON.
+func quoted(text string) string {
+	encoded, _ := json.Marshal(text) // of a string: it does not fail
+	return string(encoded[1 : len(encoded)-1])
+}
+
+// hooks are a backend's ReclaimConfig with its preset filled in, and what it
+// has done.
+type hooks struct {
+	ReclaimConfig
+	engine preset
+
+	mu       sync.Mutex
+	unloaded []string // guarded by mu; models that were let go of and not brought back
+}
+
+// HasHook says that LetGo has a call to make.
+func (b *Backend) HasHook() bool { return b.hooks.Call != "" }
+
+// HasStop says that there is a command for Stop.
+func (b *Backend) HasStop() bool { return len(b.hooks.Stop) > 0 }
+
+// MustWake says that after LetGo the engine needs Wake before it can take a
+// request.
+func (b *Backend) MustWake() bool { return b.hooks.Wake != "" }
+
+// LetGo asks the engine to let go of its memory, of each model where it has
+// several. That it agrees does not say that the memory is free. It goes on to
+// the next model when one cannot be unloaded. The error says which call, and
+// what came of it; it wraps ErrUnreachable where nobody listens.
+//
+// The calls of this file use the backend's connections, and neither count for
+// its breaker nor ask it. None is sent twice.
+func (b *Backend) LetGo(ctx context.Context) error {
+	if !b.HasHook() {
+		return fmt.Errorf("routing: %s: there is no reclaim.call", b.Name)
+	}
+	models := []string{""}
+	if b.hooks.freesEach() {
+		var err error
+		if models, err = b.held(ctx); err != nil {
+			return err
+		}
+	}
+	var failures []error
+	for _, model := range models {
+		_, err := b.order(ctx, b.hooks.Call, b.hooks.Body, model)
+		if err != nil {
+			failures = append(failures, err)
+			if ctx.Err() != nil || errors.Is(err, ErrUnreachable) {
+				break
+			}
+			continue
+		}
+		b.hooks.remember(model)
+	}
+	return errors.Join(failures...)
+}
+
+// held are the models to let go of: those that are configured, as far as they
+// are loaded, else all that are.
+func (b *Backend) held(ctx context.Context) ([]string, error) {
+	configured := b.hooks.Models
+	if b.hooks.engine.inspect == "" {
+		return configured, nil
+	}
+	h, err := b.inspect(ctx)
+	switch {
+	case err == nil && len(configured) == 0:
+		return h.loaded, nil
+	case err == nil:
+		return slices.DeleteFunc(slices.Clone(configured), func(model string) bool {
+			// Ollama lists what has no tag under this one.
+			return !slices.Contains(h.loaded, model) && !slices.Contains(h.loaded, model+":latest")
+		}), nil
+	case len(configured) == 0 || errors.Is(err, ErrUnreachable):
+		return nil, err
+	}
+	return configured, nil
+}
+
+func (h *hooks) remember(model string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if model != "" && !slices.Contains(h.unloaded, model) {
+		h.unloaded = append(h.unloaded, model)
+	}
+}
+
+func (h *hooks) forget(model string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.unloaded = slices.DeleteFunc(h.unloaded, func(m string) bool { return m == model })
+}
+
+// Stop runs the stop command.
+func (b *Backend) Stop(ctx context.Context) error {
+	if !b.HasStop() {
+		return fmt.Errorf("routing: %s: there is no reclaim.stop", b.Name)
+	}
+	return b.execute(ctx, b.hooks.Stop)
+}
+
+func (b *Backend) execute(ctx context.Context, c Command) error {
+	ctx, cancel := within(ctx, b.hooks.Timeout)
+	defer cancel()
+	if err := c.run(ctx); err != nil {
+		return fmt.Errorf("routing: %s: %w", b.Name, err)
+	}
+	return nil
+}
+
+// within is a context that ends after a time; zero: as it would.
+func within(ctx context.Context, most time.Duration) (context.Context, context.CancelFunc) {
+	if most <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, most)
+}
+
+// Wake brings the engine back: by the start command where it was stopped, by
+// the wake call where it needs one. It returns once the probe is answered with
+// 2xx, or when ctx ends. An error that wraps ErrUnreachable says that nobody
+// listens: the engine is dead.
+//
+// An engine that was just started is awake, and some crash when they are woken
+// all the same; only models that are loaded one by one still have to be.
+func (b *Backend) Wake(ctx context.Context, stopped bool) error {
+	if stopped {
+		if len(b.hooks.Start) > 0 {
+			if err := b.execute(ctx, b.hooks.Start); err != nil {
+				return err
+			}
+		}
+		if err := b.untilReady(ctx, true); err != nil {
+			return err
+		}
+		if !b.hooks.wakesEach() {
+			return nil
+		}
+	}
+	if b.MustWake() {
+		models := []string{""}
+		if b.hooks.wakesEach() {
+			models = b.missing(ctx)
+		}
+		for _, model := range models {
+			if _, err := b.order(ctx, b.hooks.Wake, b.hooks.WakeBody, model); err != nil {
+				return err
+			}
+			b.hooks.forget(model)
+		}
+	}
+	return b.untilReady(ctx, false)
+}
+
+// missing are the models to bring back: those that are configured, else those
+// that LetGo has unloaded, else those that the engine lists as unloaded, for a
+// backend may be older than this process.
+func (b *Backend) missing(ctx context.Context) []string {
+	if len(b.hooks.Models) > 0 {
+		return b.hooks.Models
+	}
+	b.hooks.mu.Lock()
+	models := slices.Clone(b.hooks.unloaded)
+	b.hooks.mu.Unlock()
+	if len(models) == 0 && b.hooks.engine.inspect != "" {
+		if h, err := b.inspect(ctx); err == nil {
+			models = h.unloaded
+		}
+	}
+	return models
+}
+
+// Pauses between probes, and how long one may take.
+const (
+	firstPause = 50 * time.Millisecond
+	mostPause  = time.Second
+	mostProbe  = 5 * time.Second
+)
+
+// untilReady asks the probe until it is answered with 2xx. An engine that was
+// just started does not listen at once.
+func (b *Backend) untilReady(ctx context.Context, started bool) error {
+	if b.hooks.Probe == "" {
+		return nil
+	}
+	pause := firstPause
+	var last error
+	for {
+		err := b.probeOnce(ctx)
+		if err == nil || errors.Is(err, ErrUnreachable) && !started {
+			return err
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("routing: %s: not ready: %w: %w", b.Name, ctx.Err(), last)
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, mostPause)
+	}
+}
+
+func (b *Backend) probeOnce(ctx context.Context) error {
+	ctx, cancel := within(ctx, mostProbe)
+	defer cancel()
+	_, err := b.order(ctx, b.hooks.Probe, "", "")
+	return err
+}
+
+// Loaded asks the engine whether it holds a model. known is false where it
+// cannot be asked, or does not answer as it should: one that does not listen
+// may be loading.
+func (b *Backend) Loaded(ctx context.Context) (loaded, known bool) {
+	if b.hooks.engine.inspect == "" {
+		return false, false
+	}
+	h, err := b.inspect(ctx)
+	if err != nil {
+		return false, false
+	}
+	if models := b.hooks.Models; len(models) > 0 && len(h.loaded) > 0 {
+		return slices.ContainsFunc(models, func(m string) bool {
+			return slices.Contains(h.loaded, m) || slices.Contains(h.loaded, m+":latest")
+		}), true
+	}
+	return h.any, true
+}
+
+func (b *Backend) inspect(ctx context.Context) (holdings, error) {
+	p := &b.hooks.engine
+	answer, err := b.order(ctx, p.inspect, p.inspectBody, "")
+	if err != nil {
+		return holdings{}, err
+	}
+	h, err := p.read(answer)
+	if err != nil {
+		return holdings{}, fmt.Errorf("routing: %s: %s: %w", b.Name, p.inspect, err)
+	}
+	return h, nil
+}
+
+// mostAnswer is what is read of an engine's answer.
+const mostAnswer = 1 << 20
+
+// order makes one call and gives the answer's body. Anything but 2xx is an
+// error.
+func (b *Backend) order(ctx context.Context, line, body, model string) ([]byte, error) {
+	method, target, _ := strings.Cut(line, " ")
+	if path, query, ok := strings.Cut(target, "?"); ok {
+		target = fill(path, model, url.PathEscape) + "?" + fill(query, model, url.QueryEscape)
+	} else {
+		target = fill(path, model, url.PathEscape)
+	}
+	body = fill(body, model, quoted)
+	failed := func(err error) error { return fmt.Errorf("routing: %s: %s %s: %w", b.Name, method, target, err) }
+
+	limited, cancel := within(ctx, b.hooks.Timeout)
+	defer cancel()
+	out, err := http.NewRequestWithContext(limited, method, b.base.String()+target, nil)
+	if err != nil {
+		return nil, failed(err)
+	}
+	if body != "" {
+		out.Body, out.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
+		out.Header.Set("Content-Type", contentType(body))
+	}
+	late := func(err error) error {
+		if ctx.Err() == nil && limited.Err() != nil {
+			return failed(fmt.Errorf("no answer within %v: %w", b.hooks.Timeout, limited.Err()))
+		}
+		return failed(err)
+	}
+	sent := b.sendOnce(out)
+	answer, err := b.transport.RoundTrip(out)
+	if err != nil {
+		return nil, late(b.blame(limited, sent, err))
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, mostAnswer))
+	switch {
+	case answer.StatusCode < 200 || answer.StatusCode > 299:
+		return nil, failed(b.hooks.engine.refused(answer, text))
+	case err != nil:
+		// A process that dies after it has promised.
+		return nil, late(fmt.Errorf("%s, then: %w: %v", answer.Status, ErrProtocol, err))
+	}
+	return text, nil
+}
+
+// refused is the error of an answer that is not 2xx.
+func (p *preset) refused(answer *http.Response, text []byte) error {
+	said := answer.Status
+	if words := excerpt(text); words != "" {
+		said += ": " + words
+	}
+	if p.needs != "" && answer.StatusCode >= 400 && answer.StatusCode < 500 {
+		said += " (it takes this when it was started with " + p.needs + ")"
+	}
+	return errors.New(said)
+}
+
+// contentType is JSON for what is, else that of a form.
+func contentType(body string) string {
+	if json.Valid([]byte(body)) {
+		return "application/json"
+	}
+	return "application/x-www-form-urlencoded"
+}

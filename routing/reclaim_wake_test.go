@@ -1,0 +1,72 @@
+package routing
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Times are those of a bubble, in which a minute's wait takes none.
+
+func TestWakeWaitsForAsLongAsItsContextLasts(t *testing.T) {
+	server := func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "loading weights", http.StatusServiceUnavailable)
+	}
+	inBubble(t, server, func(t *testing.T, b *bench) {
+		b.hooks.Probe = "GET /health"
+		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+		defer cancel()
+		err := b.Wake(ctx, false)
+		if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnreachable) ||
+			!strings.Contains(err.Error(), "not ready") || !strings.Contains(err.Error(), "GET /health: 503 Service Unavailable: loading weights") {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(b.start); took != 90*time.Second {
+			t.Errorf("it took %v, want 90s", took)
+		}
+	})
+}
+
+func TestAProbeThatHangsIsAskedAgain(t *testing.T) {
+	asked := 0
+	server := func(_ http.ResponseWriter, r *http.Request) {
+		if asked++; asked < 3 {
+			<-r.Context().Done()
+		}
+	}
+	inBubble(t, server, func(t *testing.T, b *bench) {
+		b.hooks.Probe, b.hooks.Timeout = "GET /health", 30*time.Second
+		if err := b.Wake(t.Context(), false); err != nil || asked != 3 {
+			t.Errorf("got %v after %d", err, asked)
+		}
+		if took, want := time.Since(b.start), 2*mostProbe+3*firstPause; took != want {
+			t.Errorf("it took %v, want %v", took, want)
+		}
+	})
+}
+
+func TestAnEngineThatWasStartedMayTakeItsTimeToListen(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		b.hooks.Probe = "GET /health"
+		b.pipes.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err := b.Wake(ctx, true)
+		if !errors.Is(err, ErrUnreachable) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want that nobody listens", err)
+		}
+		if took := time.Since(b.start); took != time.Minute {
+			t.Errorf("it took %v, want 1m", took)
+		}
+		// One that should be there is not waited for.
+		if err := b.Wake(t.Context(), false); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("got %v, want that nobody listens", err)
+		}
+		if took := time.Since(b.start); took != time.Minute {
+			t.Errorf("it took %v, want 1m", took)
+		}
+	})
+}
