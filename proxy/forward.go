@@ -118,11 +118,7 @@ func (x *exchange) forward(grant *admission.Grant) error {
 	}
 	// Whether a job was begun is known when it is answered, and not before.
 	x.work.detached = grant != nil && (x.backend().Config.Cancel != "aborts" || x.work.completion != nil) && !isUpgrade(x.in)
-	if limit := x.route.Class.ExecutionTimeout; limit > 0 && !x.route.Pass && !x.rules.observe {
-		x.ctx, x.cancel = context.WithTimeoutCause(x.ctx, limit, errExecutionTimeout)
-	} else {
-		x.ctx, x.cancel = context.WithCancel(x.ctx)
-	}
+	x.ctx, x.cancel = x.limited(x.ctx)
 	in := x.in.WithContext(x.ctx)
 	if x.body != nil {
 		in.Body, in.ContentLength = http.NoBody, 0 // RoundTrip puts it back
@@ -231,31 +227,11 @@ func (s *rules) trusts(peer string) bool {
 	return false
 }
 
-// RoundTrip is the transport of the exchange's ReverseProxy. It sends the
-// request once, or once more where it ran out of memory, and ties the grant to
-// the end of the answer.
-func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
-	if err := x.ctx.Err(); err != nil {
-		return nil, context.Cause(x.ctx) // the last look before a backend works
-	}
-	if !x.retries() {
-		return x.send(out)
-	}
-	if x.body != nil {
-		x.body.retain()
-		defer x.body.drop()
-	}
-	res, err := x.send(out)
-	if err != nil || !x.work.full || !x.work.ended.Load() {
-		return res, err
-	}
-	return x.again(out, res)
-}
-
-// send sends the request and gives the answer, or what ended the wait for it.
-func (x *exchange) send(out *http.Request) (*http.Response, error) {
-	if x.body != nil {
-		out.Body, out.ContentLength = x.body, x.body.size
+// send sends the request with a reading of its body, nil where there is none
+// or it is streamed, and gives the answer, or what ended the wait for it.
+func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, error) {
+	if body != nil {
+		out.Body, out.ContentLength = body, x.body.size
 		if len(x.body.trailer) > 0 {
 			out.ContentLength, out.Trailer = -1, x.body.trailer
 		}
@@ -320,7 +296,7 @@ func (x *exchange) execute(out *http.Request) result {
 			err = context.Cause(x.ctx)
 		}
 		if x.body != nil {
-			x.body.Close() // a transport may not have come to that
+			out.Body.Close() // a transport may not have come to that
 		}
 		e.end(err)
 		return result{err: err}
@@ -345,6 +321,7 @@ func (x *exchange) execute(out *http.Request) result {
 	case res.Body == http.NoBody || out.Method == http.MethodHead:
 		e.end(nil)
 	case e.completion != nil && x.begin(res):
+	case e.full && x.readError(res):
 	case isSmall(res):
 		b := readWhole(res)
 		e.end(b.cut())
@@ -360,8 +337,12 @@ func (x *exchange) decorate(res *http.Response) error {
 	x.describe(res.Header)
 	var timing []byte
 	if grant := x.work.grant; grant != nil {
-		res.Header.Set("X-Anteroom-Position", strconv.Itoa(grant.Position()))
-		timing = appendTiming(timing, "wait", grant.Waited())
+		position, waited := grant.Position(), grant.Waited()
+		if x.first != nil {
+			position, waited = x.first.position, waited+x.first.waited
+		}
+		res.Header.Set("X-Anteroom-Position", strconv.Itoa(position))
+		timing = appendTiming(timing, "wait", waited)
 	}
 	if x.work.ended.Load() {
 		timing = appendTiming(timing, "execute", time.Since(x.now))
