@@ -53,7 +53,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	control.POST("/api/backends/:name/reclaim", asked(h.desk.ReclaimByHand))
 	control.POST("/api/backends/:name/wake", asked(h.desk.WakeByHand))
 	control.POST("/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
-	control.POST("/api/grants/:id/release", numbered("grant", h.desk.ReleaseGrant))
+	control.POST("/api/grants/:id/release", numbered("grant", h.releaseGrant))
 	control.POST("/api/reload", a.reload)
 	return e
 }

@@ -13,8 +13,8 @@ import (
 )
 
 // body is a request body that has come in whole: a small one in memory, a
-// larger one in a file that has no name any more. It can be read once, by the
-// backend's transport.
+// larger one in a file that has no name any more. It is read once, by the
+// backend's transport; where it is retained, a second time by reread.
 //
 // A transport may still read while, or after, the handler returns, and closes
 // the body when it is done with it. So the memory goes back to its pool under
@@ -29,6 +29,8 @@ type body struct {
 	offset int64    // guarded by mu
 	closed bool     // guarded by mu; by a transport, or for good
 	keep   bool     // guarded by mu; it may be read a second time
+	second *reading // guarded by mu; nil: there was none
+	freed  bool     // guarded by mu
 	spool  *budget
 }
 
@@ -53,37 +55,45 @@ func (b *body) shed() {
 func (b *body) Read(p []byte) (n int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.closed {
+		return 0, os.ErrClosed
+	}
+	return b.readAt(p, &b.offset)
+}
+
+// readAt reads from an offset and moves it. The caller holds mu.
+func (b *body) readAt(p []byte, offset *int64) (n int, err error) {
 	switch {
-	case b.closed:
+	case b.freed:
 		return 0, os.ErrClosed
 	case b.file != nil:
-		n, err = b.file.ReadAt(p, b.offset)
+		n, err = b.file.ReadAt(p, *offset)
 	default:
-		n = copy(p, (*b.memory)[b.offset:])
+		n = copy(p, (*b.memory)[*offset:])
 		if n == 0 && len(p) > 0 {
 			err = io.EOF
 		}
 	}
-	b.offset += int64(n)
+	*offset += int64(n)
 	return n, err
 }
 
-// Close gives memory and spool back. Later calls do nothing.
+// Close gives memory and spool back, unless they are retained. Later calls do
+// nothing.
 func (b *body) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed {
-		return nil
-	}
 	b.closed = true
-	if b.keep {
-		return nil
-	}
 	return b.free()
 }
 
-// free is called under mu.
+// free gives memory and spool back when nobody can read them any more. The
+// caller holds mu.
 func (b *body) free() error {
+	if b.freed || b.keep || !b.closed || b.second != nil && !b.second.closed {
+		return nil
+	}
+	b.freed = true
 	if b.memory != nil {
 		putBuffer(b.memory)
 		b.memory = nil
@@ -102,24 +112,45 @@ func (b *body) retain() {
 	b.keep = true
 }
 
-// drop says that there will be no other reading than the one under way.
+// drop says that no further reading begins.
 func (b *body) drop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.keep = false; b.closed {
-		b.free()
-	}
+	b.keep = false
+	b.free()
 }
 
-// rewind begins a second reading. It reports whether the first has ended.
-func (b *body) rewind() bool {
+// reread begins a second reading. The first is over, even where its transport
+// has not come to closing it.
+func (b *body) reread() *reading {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.keep || !b.closed {
-		return false
+	b.closed = true
+	b.second = &reading{body: b}
+	return b.second
+}
+
+// reading is a second reading of a body.
+type reading struct {
+	body   *body
+	offset int64 // guarded by body.mu
+	closed bool  // guarded by body.mu
+}
+
+func (r *reading) Read(p []byte) (int, error) {
+	r.body.mu.Lock()
+	defer r.body.mu.Unlock()
+	if r.closed {
+		return 0, os.ErrClosed
 	}
-	b.closed, b.offset = false, 0
-	return true
+	return r.body.readAt(p, &r.offset)
+}
+
+func (r *reading) Close() error {
+	r.body.mu.Lock()
+	defer r.body.mu.Unlock()
+	r.closed = true
+	return r.body.free()
 }
 
 // worthwhile is how much of a body must come within limits.body_idle for the

@@ -1,84 +1,382 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
+	"fmt"
+	"log/slog"
 	"net/http"
+	"strings"
+	"sync"
 	"time"
 
-	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-const abandoned = admission.Aborted
+// Some engines answer when they have put the work into a queue of their own.
+// There the execution goes on behind the answer, and a goroutine follows it to
+// its real end: the grant is held, the desk's drain waits for it, and the
+// route's history learns how long it took.
 
-// earlyAnswer bounds an answer that names the work it began.
-const earlyAnswer = 1 << 20
+// maxSubmit is the longest answer that is looked into for a job. What is
+// longer is a result and not a receipt.
+const maxSubmit = 64 << 10
 
-// follow holds the grant of work that goes on after its answer until the
-// backend says that it has ended. It reports whether there is such work; else
-// the answer is as it was.
-func (x *exchange) follow(res *http.Response) bool {
-	text, err := io.ReadAll(io.LimitReader(res.Body, earlyAnswer+1))
-	if err != nil || len(text) > earlyAnswer {
-		res.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(text), broken{err}, res.Body), res.Body}
+// job is work that has been answered and goes on.
+type job struct {
+	*routing.Job
+	how     *routing.Completion
+	work    *execution
+	backend *backend
+	log     *slog.Logger
+	// host and header are what the job's own caller would ask with.
+	host   string
+	header http.Header
+	// overdue is when it has run for longer than its class may; zero: never.
+	overdue time.Time
+
+	ctx    context.Context // ends when nobody cares any more
+	stop   context.CancelCauseFunc
+	told   chan error // its end, seen in passing; buffered
+	left   chan struct{}
+	leaves sync.Once
+
+	cancelled bool // the cancel call was made
+	looks     int
+	silent    int // looks in a row without an answer
+	refused   int // of these, in a row, those where nobody listened
+}
+
+var (
+	errJobMemory   = fmt.Errorf("proxy: the job failed: %w", routing.ErrMemory)
+	errJobFailed   = errors.New("proxy: the job failed")
+	errJobLost     = errors.New("proxy: the backend is gone, and the job with it")
+	errJobUnknown  = errors.New("proxy: the backend does not know the job any more")
+	errJobTimeout  = errors.New("proxy: the job did not end within completion.timeout")
+	errJobReleased = fmt.Errorf("proxy: the job's grant was given back by hand: %w", context.Canceled)
+	errJobClosed   = fmt.Errorf("proxy: the proxy ends: %w", context.Canceled)
+)
+
+// begin looks into an answer for the job that it tells of and follows it; the
+// answer's body is then read, and stands ready for the client. It reports
+// false where the answer is like any other.
+func (x *exchange) begin(res *http.Response) bool {
+	if res.StatusCode/100 != 2 || !isJSON(res.Header) {
 		return false
 	}
-	res.Body.Close()
-	res.Body = io.NopCloser(bytes.NewReader(text))
-	b, e := x.backend(), &x.work
-	job, err := b.NewJob(text)
-	if err != nil {
-		// It names no work: most likely it was refused.
-		x.log.Warn("an early answer names no work", "backend", b.Name, "error", err.Error())
-		e.end(nil)
+	b := readHead(res, maxSubmit)
+	if b == nil {
+		return false
+	}
+	res.Body = b
+	if err := b.cut(); err != nil {
+		x.work.end(err)
 		return true
 	}
-	began := x.now
-	e.job.Store(true)
-	limit := x.route.Class.ExecutionTimeout
-	log, life := x.log, x.ladder.life
-	x.ladder.steps.Go(func() {
-		stop := func() bool { return true }
-		if limit > 0 && b.HasCancel() {
-			cancelled := time.AfterFunc(time.Until(began.Add(limit)), func() { cancelWork(life, b.Backend, log) })
-			stop = cancelled.Stop
-		}
-		err := job.Wait(life)
-		stop()
-		if errors.Is(err, routing.ErrLate) {
-			log.Error("work was not seen to end, and its grant is given back: the card may hold more than is booked",
-				"backend", b.Name, "class", x.route.ClassName, "timeout", b.Config.Completion.Timeout.String())
-		}
-		e.full = errors.Is(err, routing.ErrMemory)
-		e.end(err)
-	})
+	found, err := x.work.completion.Job(x.in.URL.Path, *b.buffer)
+	if err != nil {
+		// A backend that answers some requests late and some early: no mistake.
+		x.log.Debug("an answer tells of no job", "route", x.route.Name, "reason", err.Error())
+		x.work.end(nil)
+		return true
+	}
+	x.follow(found)
 	return true
 }
 
-// broken passes an error on, where there is one.
-type broken struct{ err error }
-
-func (b broken) Read([]byte) (int, error) {
-	if b.err == nil {
-		return 0, io.EOF
-	}
-	return 0, b.err
+func isJSON(header http.Header) bool {
+	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	kind = strings.ToLower(strings.TrimSpace(kind))
+	return kind == "application/json" || kind == "text/json" || strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json")
 }
 
-type logger interface{ Warn(string, ...any) }
+// follow starts to look for a job's end. It ends the execution then.
+func (x *exchange) follow(found *routing.Job) {
+	j := &job{Job: found, how: x.work.completion, work: &x.work, backend: x.backend(), header: make(http.Header),
+		told: make(chan error, 1), left: make(chan struct{}),
+		log: x.log.With("route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend, "trace_id", x.trace.SpanContext().TraceID().String())}
+	if j.backend.Config.PreserveHost {
+		j.host = x.in.Host
+	}
+	for _, name := range [...]string{"Authorization", "Cookie", "X-Api-Key"} {
+		if v := x.in.Header[name]; v != nil {
+			j.header[name] = v
+		}
+	}
+	if limit := x.route.Class.ExecutionTimeout; limit > 0 {
+		j.overdue = x.now.Add(limit)
+	}
+	if grant := x.work.grant; grant != nil {
+		j.log = j.log.With("grant", grant.ID())
+	} else {
+		j.Cancel = routing.Call{} // who only observes ends nothing
+	}
+	j.ctx, j.stop = context.WithCancelCause(context.Background())
+	x.work.job.Store(j)
+	x.jobs.add(j)
+	go func() {
+		err := j.run()
+		x.jobs.remove(j)
+		if errors.Is(err, routing.ErrMemory) {
+			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
+		}
+		x.work.end(err)
+		j.stop(nil)
+	}()
+}
 
-// cancelWork stops what nobody waits for any more. Its grant is held until the
-// backend says that it has ended.
-func cancelWork(ctx context.Context, b *routing.Backend, log logger) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+// leave says that the caller does not know of its job. It may be called on a
+// nil job, and more than once.
+func (j *job) leave() {
+	if j != nil {
+		j.leaves.Do(func() { close(j.left) })
+	}
+}
+
+// run looks until the job has ended, or nobody can tell.
+func (j *job) run() error {
+	giveUp, next := time.NewTimer(j.how.Timeout), time.NewTimer(j.how.Every)
+	defer giveUp.Stop()
+	defer next.Stop()
+	var overdue <-chan time.Time
+	if !j.overdue.IsZero() {
+		t := time.NewTimer(time.Until(j.overdue))
+		defer t.Stop()
+		overdue = t.C
+	}
+	left := j.left
+	for {
+		why := ""
+		select {
+		case <-j.ctx.Done():
+			return context.Cause(j.ctx)
+		case err := <-j.told:
+			return err
+		case <-giveUp.C:
+			j.log.Warn("a job did not end within completion.timeout: its grant is given back, though it may still run", "after", j.how.Timeout.String())
+			return errJobTimeout
+		case <-left:
+			left, why = nil, "its caller left"
+		case <-overdue:
+			overdue, why = nil, "execution_timeout passed"
+		case <-next.C:
+		}
+		ended, err := j.look()
+		if ended {
+			return err
+		}
+		if why != "" {
+			j.cancel(why)
+		}
+		next.Reset(j.pause())
+	}
+}
+
+const (
+	// lookTime is what one look may take: an engine that works is slow to answer.
+	lookTime = 10 * time.Second
+	// slowest is how far apart looks get while they fail.
+	slowest = 10 * time.Second
+	// enough looks in a row must fail before a backend counts as gone.
+	enough = 3
+	// goneEvery is how many looks go by for one at whether the engine knows the
+	// job: that answer may be long.
+	goneEvery = 8
+)
+
+// pause is the time to the next look.
+func (j *job) pause() time.Duration {
+	pause := j.how.Every
+	for range min(j.silent, 10) {
+		pause = min(2*pause, max(j.how.Every, slowest))
+	}
+	return pause
+}
+
+// look asks the backend once.
+func (j *job) look() (ended bool, err error) {
+	j.looks++
+	status, answer, err := j.ask(j.Poll)
+	switch {
+	case j.ctx.Err() != nil:
+		return true, context.Cause(j.ctx)
+	case err != nil:
+		return j.missed(err), errJobLost
+	}
+	j.refused = 0
+	if ended, err := j.judge(status, answer); ended {
+		return true, err
+	}
+	if status >= 500 {
+		j.silent++ // it may be busy; it is there
+		return false, nil
+	}
+	j.silent = 0
+	if j.Gone.Method != "" && j.looks%goneEvery == 0 {
+		return j.lookForIt()
+	}
+	return false, nil
+}
+
+// lookForIt asks whether the engine knows a job that has not ended by its first
+// word. It may have ended between the two, so that is asked once more.
+func (j *job) lookForIt() (ended bool, err error) {
+	status, answer, err := j.ask(j.Gone)
+	if err != nil || !j.Unknown(status, answer) {
+		return false, nil
+	}
+	status, answer, err = j.ask(j.Poll)
+	if err != nil {
+		return false, nil
+	}
+	if ended, err := j.judge(status, answer); ended {
+		return true, err
+	}
+	return true, errJobUnknown
+}
+
+// judge says how a job ended, by what Poll was answered.
+func (j *job) judge(status int, answer []byte) (ended bool, err error) {
+	ended, failed := j.Ended(status, answer)
+	switch {
+	case !ended:
+		return false, nil
+	case j.backend.SaysFull(answer) && (failed || !j.TellsFailure()):
+		return true, errJobMemory
+	case failed:
+		return true, errJobFailed
+	}
+	return true, nil
+}
+
+// missed counts a look that was not answered and says whether the backend is
+// gone: nobody listens at its address, or nobody answers and its breaker is
+// open.
+func (j *job) missed(err error) (gone bool) {
+	j.silent++
+	j.refused++
+	if !errors.Is(err, routing.ErrUnreachable) {
+		j.refused = 0
+	}
+	_, open := j.backend.Open()
+	if gone = j.refused >= enough || open && j.silent >= enough; gone {
+		j.log.Warn("a job's backend is gone: its grant is given back", "error", err.Error())
+	}
+	return gone
+}
+
+// cancel makes the cancel call, if there is one and it was not made.
+func (j *job) cancel(why string) {
+	if j.Cancel.Method == "" || j.cancelled {
+		return
+	}
+	j.cancelled = true
+	status, _, err := j.ask(j.Cancel)
+	if err == nil && status >= 400 {
+		err = fmt.Errorf("answered with %d", status)
+	}
+	if err != nil {
+		j.log.Warn("a job could not be cancelled", "because", why, "error", err.Error())
+		return
+	}
+	j.log.Info("a job was cancelled", "because", why)
+}
+
+func (j *job) ask(c routing.Call) (status int, answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(j.ctx, lookTime)
 	defer cancel()
-	if err := b.CancelWork(ctx); err != nil {
-		log.Warn("work could not be cancelled", "backend", b.Name, "error", err.Error())
+	return j.backend.Ask(ctx, c, j.host, j.header)
+}
+
+// jobs are those that are being followed.
+type jobs struct {
+	mu     sync.Mutex
+	open   map[*job]struct{} // guarded by mu
+	events map[string]*job   // guarded by mu; those whose end passes by, by its name
+	closed bool              // guarded by mu
+	// passed are ends that nobody waited for: a quick job's may overtake the
+	// answer that names it. The oldest is overwritten.
+	passed [64]ending // guarded by mu
+	oldest int        // guarded by mu
+}
+
+// ending is a job's end that passed by.
+type ending struct {
+	event string
+	err   error
+}
+
+func (s *jobs) add(j *job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		j.stop(errJobClosed)
+		return
+	}
+	if s.open == nil {
+		s.open, s.events = make(map[*job]struct{}), make(map[string]*job)
+	}
+	s.open[j] = struct{}{}
+	if j.Event == "" {
+		return
+	}
+	for _, e := range s.passed {
+		if e.event == j.Event {
+			j.told <- e.err
+			return
+		}
+	}
+	s.events[j.Event] = j
+}
+
+func (s *jobs) remove(j *job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, j)
+	if s.events[j.Event] == j {
+		delete(s.events, j.Event)
+	}
+}
+
+// tell passes an end on to the job of that event.
+func (s *jobs) tell(event string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if j := s.events[event]; j != nil {
+		delete(s.events, event)
+		j.told <- err
+		return
+	}
+	s.passed[s.oldest] = ending{event, err}
+	s.oldest = (s.oldest + 1) % len(s.passed)
+}
+
+// release ends the following of the job that held a grant.
+func (s *jobs) release(grant uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for j := range s.open {
+		if g := j.work.grant; g != nil && g.ID() == grant {
+			j.stop(errJobReleased)
+		}
+	}
+}
+
+// releaseGrant gives a grant back by hand; a job that holds it is followed no
+// more. It says whether the grant was running.
+func (h *Handler) releaseGrant(id uint64) bool {
+	ok := h.desk.ReleaseGrant(id)
+	h.jobs.release(id)
+	return ok
+}
+
+// close ends the following of all jobs.
+func (s *jobs) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for j := range s.open {
+		j.stop(errJobClosed)
 	}
 }

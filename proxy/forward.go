@@ -34,8 +34,11 @@ type execution struct {
 	sent     bool // a transport has the request, and its body
 	status   int
 	ended    atomic.Bool
-	full     bool        // the backend ran out of memory
-	job      atomic.Bool // it goes on after its answer, and has a timeout of its own
+	// completion is how to follow the work beyond the answer, job what is being
+	// followed. Nil: the answer is the end, or there is none yet.
+	completion *routing.Completion
+	job        atomic.Pointer[job]
+	full       bool // the backend ran out of memory
 }
 
 // end gives the grant back. Only the first call counts, and reports true.
@@ -59,9 +62,9 @@ func (e *execution) end(err error) bool {
 // to its end tells how long such work takes.
 func (e *execution) outcome(err error) admission.Outcome {
 	switch {
-	case e.full:
+	case e.full, errors.Is(err, routing.ErrMemory):
 		return admission.OutOfMemory
-	case e.status == http.StatusSwitchingProtocols, errors.Is(err, routing.ErrLate), errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
+	case e.status == http.StatusSwitchingProtocols, errors.Is(err, errJobTimeout), errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
 		return admission.Aborted
 	case err != nil || e.status >= 400:
 		return admission.Failed
@@ -75,10 +78,13 @@ func (e *execution) leave(x *exchange) {
 	switch {
 	case x.answer != nil:
 		x.answer.Close()
+		if x.out.bytes == 0 && x.in.Context().Err() != nil {
+			e.job.Load().leave() // nobody knows of the job
+		}
 	case !e.sent:
 		e.end(http.ErrAbortHandler)
 	}
-	if x.cut != nil && !e.ended.Load() && !e.job.Load() {
+	if x.cut != nil && !e.ended.Load() && e.job.Load() == nil {
 		x.abandonLater()
 	}
 }
@@ -89,10 +95,11 @@ var errAbandoned = errors.New("proxy: abandon_after passed")
 
 // abandonLater gives the grant of work that nobody waits for back when the
 // backend's abandon_after has passed, whether or not it has ended by then. It is
-// the only timer that does, and fires for nothing where the work ends first.
+// the only timer that does, and fires for nothing where the work ends first or
+// turns out to be a job, which has a timeout of its own.
 func (x *exchange) abandonLater() {
 	time.AfterFunc(x.backend().Config.AbandonAfter, func() {
-		if x.work.end(errAbandoned) {
+		if x.work.job.Load() == nil && x.work.end(errAbandoned) {
 			x.log.Error("abandon_after passed: the grant of work that has not ended is given back, and the card may be fuller than is booked",
 				"route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend)
 			x.cut()
@@ -106,12 +113,12 @@ func (x *exchange) forward(grant *admission.Grant) error {
 	if x.to = x.server(grant); x.to == nil {
 		return refuse(admission.CodeBackendUnavailable, "the replica of %s that had room was taken out of the configuration", x.route.Backend)
 	}
-	x.work.detached = grant != nil && x.backend().Config.Cancel != "aborts" && !isUpgrade(x.in)
-	if limit := x.route.Class.ExecutionTimeout; limit > 0 && !x.route.Pass && !x.rules.observe {
-		x.ctx, x.cancel = context.WithTimeoutCause(x.ctx, limit, errExecutionTimeout)
-	} else {
-		x.ctx, x.cancel = context.WithCancel(x.ctx)
+	if x.route.Completion.Applies(x.in) && !x.route.Pass && !isStream(x.in) {
+		x.work.completion = x.route.Completion
 	}
+	// Whether a job was begun is known when it is answered, and not before.
+	x.work.detached = grant != nil && (x.backend().Config.Cancel != "aborts" || x.work.completion != nil) && !isUpgrade(x.in)
+	x.ctx, x.cancel = x.limited(x.ctx)
 	in := x.in.WithContext(x.ctx)
 	if x.body != nil {
 		in.Body, in.ContentLength = http.NoBody, 0 // RoundTrip puts it back
@@ -155,6 +162,9 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 	x.rules.cleanHeader(p)
 	if x.body != nil {
 		out.Header.Del("Expect") // the body is here
+	}
+	if x.work.completion != nil || x.rules.watched != nil {
+		x.askPlain(out.Header)
 	}
 	x.now = time.Now()
 	x.trace.Execute(x.now, backend.Config.URL, out.Header)
@@ -217,31 +227,11 @@ func (s *rules) trusts(peer string) bool {
 	return false
 }
 
-// RoundTrip is the transport of the exchange's ReverseProxy. It sends the
-// request once, or once more where it ran out of memory, and ties the grant to
-// the end of the answer.
-func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
-	if err := x.ctx.Err(); err != nil {
-		return nil, context.Cause(x.ctx) // the last look before a backend works
-	}
-	if !x.retries() {
-		return x.send(out)
-	}
-	if x.body != nil {
-		x.body.retain()
-		defer x.body.drop()
-	}
-	res, err := x.send(out)
-	if err != nil || !x.work.full || !x.work.ended.Load() {
-		return res, err
-	}
-	return x.again(out, res)
-}
-
-// send sends the request and gives the answer, or what ended the wait for it.
-func (x *exchange) send(out *http.Request) (*http.Response, error) {
-	if x.body != nil {
-		out.Body, out.ContentLength = x.body, x.body.size
+// send sends the request with a reading of its body, nil where there is none
+// or it is streamed, and gives the answer, or what ended the wait for it.
+func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, error) {
+	if body != nil {
+		out.Body, out.ContentLength = body, x.body.size
 		if len(x.body.trailer) > 0 {
 			out.ContentLength, out.Trailer = -1, x.body.trailer
 		}
@@ -266,6 +256,7 @@ func (x *exchange) send(out *http.Request) (*http.Response, error) {
 			done <- answer
 		} else if answer.err == nil {
 			answer.body().Close() // it is read to its end all the same
+			x.work.job.Load().leave()
 		}
 	}()
 	select {
@@ -305,16 +296,17 @@ func (x *exchange) execute(out *http.Request) result {
 			err = context.Cause(x.ctx)
 		}
 		if x.body != nil {
-			x.body.Close() // a transport may not have come to that
+			out.Body.Close() // a transport may not have come to that
 		}
 		e.end(err)
 		return result{err: err}
 	}
 	e.status = res.StatusCode
 	e.full = routing.OutOfMemory(res)
-	x.backend().Overhear(res)
+	if x.rules.watched != nil {
+		x.watchEvents(res)
+	}
 	switch {
-	case e.grant != nil && x.backend().AnswersEarly(out.Method, out.URL.Path) && res.StatusCode < 300 && x.follow(res):
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		if c, ok := res.Body.(io.ReadWriteCloser); ok {
 			t := &tunnel{ReadWriteCloser: c}
@@ -328,6 +320,8 @@ func (x *exchange) execute(out *http.Request) result {
 		return result{err: errors.New("proxy: the backend switched protocols on a connection that cannot")}
 	case res.Body == http.NoBody || out.Method == http.MethodHead:
 		e.end(nil)
+	case e.completion != nil && x.begin(res):
+	case e.full && x.readError(res):
 	case isSmall(res):
 		b := readWhole(res)
 		e.end(b.cut())
@@ -343,8 +337,12 @@ func (x *exchange) decorate(res *http.Response) error {
 	x.describe(res.Header)
 	var timing []byte
 	if grant := x.work.grant; grant != nil {
-		res.Header.Set("X-Anteroom-Position", strconv.Itoa(grant.Position()))
-		timing = appendTiming(timing, "wait", grant.Waited())
+		position, waited := grant.Position(), grant.Waited()
+		if x.first != nil {
+			position, waited = x.first.position, waited+x.first.waited
+		}
+		res.Header.Set("X-Anteroom-Position", strconv.Itoa(position))
+		timing = appendTiming(timing, "wait", waited)
 	}
 	if x.work.ended.Load() {
 		timing = appendTiming(timing, "execute", time.Since(x.now))

@@ -4,11 +4,13 @@
 // What it promises:
 //
 //   - A request is sent to a backend at most once, and never after its client
-//     has been seen to leave. Only one that ended as out of memory, before its
-//     client got anything, is sent once more.
+//     has been seen to leave. There is one exception, retry_oom: a run that has
+//     ended with a complete out-of-memory error, of which its client has seen
+//     nothing, is followed by one more.
 //   - A grant is given back exactly once, when the backend has ended: at its
-//     last byte or where it says that the work has ended, at the end of its
-//     connection, or when the handler panics.
+//     last byte, at the end of its connection, when the work that it goes on
+//     with has ended, or when the handler panics. What is given back earlier, by
+//     a limit of the operator's, is logged.
 //   - What a backend answers is what the client gets. The proxy speaks for
 //     itself only when it refuses, and an answer that was cut looks cut.
 //   - What clients can make it hold is bounded by limits.
@@ -45,6 +47,7 @@ type Handler struct {
 	spool      budget
 	ahead      budget // answers that are read ahead
 	tunnels    tunnels
+	jobs       jobs
 	observed   observed
 	ladder     *ladder
 	recalled   recalled
@@ -60,8 +63,8 @@ type exchange struct {
 	route *routing.Route
 	to    *backend // nil: not settled yet
 	work  execution
-	asked admission.Request // of the desk
-	own   admission.Bytes   // its demand before anything learned
+	own   admission.Bytes // its demand before anything learned
+	first *firstTry       // nil: this is the first
 	trace *telemetry.Request
 	began time.Time
 	now   time.Time // the last look at the clock
@@ -118,7 +121,7 @@ func (x *exchange) serve() error {
 	if err := x.askBreaker(); err != nil {
 		return err
 	}
-	grant, err := x.admit(decision)
+	grant, err := x.admit(x.ask(decision))
 	if err != nil {
 		return err
 	}
@@ -198,7 +201,7 @@ func (x *exchange) seen() routing.Body {
 }
 
 func (x *exchange) classify(d routing.Decision) {
-	x.route = d.Route
+	x.route, x.own = d.Route, d.VRAM
 	x.trace.Classify(d.Route.Name, d.Route.ClassName, d.Route.Backend, d.VRAM)
 	if x.body != nil {
 		x.body.shed()
@@ -222,11 +225,10 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 
 // admit waits for room. A client that left in the very moment of the grant is
 // not served: a backend would work for nobody.
-func (x *exchange) admit(d routing.Decision) (*admission.Grant, error) {
+func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
 	x.trace.Wait(x.now)
-	x.asked, x.own = x.ask(d), d.VRAM
-	grant, err := x.desk.Admit(x.ctx, x.asked)
+	grant, err := x.desk.Admit(x.ctx, ask)
 	if err != nil {
 		x.now = time.Now()
 		x.trace.Refused(x.now, rejectionOf(err))

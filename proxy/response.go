@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -55,6 +56,41 @@ func readWhole(res *http.Response) *whole {
 	b.err = err
 	res.Body.Close()
 	return b
+}
+
+// readHead reads an answer to its end and closes it, if the end comes within
+// the limit. Else it gives nil, and what was read stands before the rest in
+// the answer's body.
+func readHead(res *http.Response, limit int) *whole {
+	size := 4 << 10
+	if res.ContentLength > int64(limit) {
+		return nil
+	} else if res.ContentLength > 0 {
+		size = int(res.ContentLength) + 1 // so that the end is seen
+	}
+	buffer := getBuffer(size)
+	for {
+		data := *buffer
+		if len(data) >= limit {
+			res.Body = struct {
+				io.Reader
+				io.Closer
+			}{io.MultiReader(bytes.NewReader(data), res.Body), res.Body}
+			return nil
+		}
+		if len(data) == cap(data) {
+			grown := getBuffer(2 * cap(data))
+			*grown = append(*grown, data...)
+			putBuffer(buffer)
+			buffer, data = grown, *grown
+		}
+		n, err := res.Body.Read(data[len(data):cap(data)])
+		*buffer = data[:len(data)+n]
+		if err != nil {
+			res.Body.Close()
+			return &whole{buffer: buffer, err: err}
+		}
+	}
 }
 
 var errSurplus = errors.New("proxy: the answer is longer than its announced length")

@@ -1,11 +1,21 @@
 package proxy
 
 import (
+	"context"
+	"io"
 	"net/http"
 	"time"
 
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
+
+// firstTry is what remains of a run that ended for want of memory.
+type firstTry struct {
+	position int
+	waited   time.Duration
+}
 
 // retries says that the request may be sent a second time should the backend
 // run out of memory. That is the one case in which it is: the first run has
@@ -14,41 +24,114 @@ func (x *exchange) retries() bool {
 	return x.work.grant != nil && x.backend().Config.RetryOOM && !isStream(x.in)
 }
 
-// again sends the request once more, with its GPU to itself. Where it cannot be
-// sent, or finds no room, the first answer stands.
-func (x *exchange) again(out *http.Request, first *http.Response) (*http.Response, error) {
-	if x.ctx.Err() != nil || x.body != nil && !x.body.rewind() {
-		x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
-		return first, nil
+// RoundTrip is the transport of the exchange's ReverseProxy. It sends the
+// request once, or once more where it ran out of memory, and ties the grant to
+// the end of the answer.
+func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
+	if err := x.ctx.Err(); err != nil {
+		return nil, context.Cause(x.ctx) // the last look before a backend works
 	}
-	ask := x.asked
-	ask.VRAM, ask.Raised = x.own, 0
-	book(&ask, x.route.Learn) // what the first run taught is in it
-	ask.Alone = true
-	grant, err := x.desk.Admit(x.ctx, ask)
-	if err == nil && x.ctx.Err() != nil {
-		grant.Release(abandoned)
-		err = x.ctx.Err()
+	retries := x.retries()
+	if x.body == nil {
+		return x.tried(out, retries, nil)
 	}
-	var to *backend
-	if err == nil {
-		if to = x.server(grant); to == nil {
-			grant.Release(abandoned)
-			err = errGone
+	if retries {
+		x.body.retain()
+		defer x.body.drop()
+	}
+	return x.tried(out, retries, x.body)
+}
+
+func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*http.Response, error) {
+	res, err := x.send(out, body)
+	if err != nil || !x.work.full {
+		return res, err
+	}
+	if retries && x.work.ended.Load() {
+		grant, err := x.admitAlone()
+		if err != nil && x.in.Context().Err() != nil {
+			res.Body.Close()
+			x.answer = nil
+			return nil, err
+		}
+		if err == nil {
+			res.Body.Close()
+			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMRetried)
+			if res, err = x.again(out, grant); err != nil || !x.work.full {
+				return res, err
+			}
 		}
 	}
-	if err != nil {
-		x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
-		return first, nil
+	// Where it cannot be sent again, finds no room or runs out of memory once
+	// more, the answer that there is goes to the client.
+	x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
+	return res, nil
+}
+
+// admitAlone asks the desk for the GPU, with nothing beside. The time that the
+// execution may take does not run while it waits.
+func (x *exchange) admitAlone() (*admission.Grant, error) {
+	if err := x.askBreaker(); err != nil {
+		return nil, err
 	}
-	first.Body.Close()
-	x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMRetried)
-	x.answer, x.to = nil, to
-	x.work.grant, x.work.status, x.work.full = grant, 0, false
-	x.work.ended.Store(false)
-	next := out.Clone(out.Context())
-	next.URL.Scheme, next.URL.Host = to.Base().Scheme, to.Base().Host
+	first, served := x.work.grant, x.to
+	ask := x.ask(routing.Decision{Route: x.route, VRAM: x.own}) // what the first run taught is in it
+	ask.Alone = true
+	x.ctx = x.in.Context()
+	grant, err := x.admit(ask)
+	if err != nil {
+		return nil, err
+	}
+	if x.to = x.server(grant); x.to == nil {
+		x.to = served
+		grant.Release(admission.Aborted)
+		return nil, errGone
+	}
+	x.first = &firstTry{first.Position(), first.Waited()}
+	return grant, nil
+}
+
+// again sends the request a second time.
+func (x *exchange) again(out *http.Request, grant *admission.Grant) (*http.Response, error) {
+	e := &x.work
+	x.answer, e.grant, e.status, e.full, e.sent = nil, grant, 0, false, false
+	e.ended.Store(false)
+	// It has all of its time. The context of the first try stays as it is, for
+	// httputil.ReverseProxy looks at that.
+	ctx, cancel := x.limited(context.WithoutCancel(out.Context()))
+	stop, before := context.AfterFunc(x.in.Context(), cancel), x.cancel
+	x.ctx, x.cancel = ctx, func() { stop(); cancel(); before() }
+	next := out.Clone(ctx)
+	next.URL.Scheme, next.URL.Host = x.to.Base().Scheme, x.to.Base().Host
 	x.now = time.Now()
 	x.trace.Execute(x.now, x.backend().Config.URL, next.Header)
-	return x.send(next)
+	if x.body == nil {
+		return x.send(next, nil)
+	}
+	return x.send(next, x.body.reread())
+}
+
+// maxError is the longest error that is kept until the request has been sent
+// again.
+const maxError = 64 << 10
+
+// readError reads an error to its end, so that what ran out of memory is known
+// to have ended. It reports false where it is longer than maxError.
+func (x *exchange) readError(res *http.Response) bool {
+	b := readHead(res, maxError)
+	if b == nil {
+		return false
+	}
+	res.Body = b
+	x.work.full = b.cut() == nil // else nobody knows
+	x.work.end(b.cut())
+	return true
+}
+
+// limited is a context that ends when the execution may take no longer.
+func (x *exchange) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if limit := x.route.Class.ExecutionTimeout; limit > 0 && !x.route.Pass && !x.rules.observe {
+		return context.WithTimeoutCause(ctx, limit, errExecutionTimeout)
+	}
+	return context.WithCancel(ctx)
 }

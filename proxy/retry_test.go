@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -132,6 +133,109 @@ func TestTheSecondTryHasTheCardToItself(t *testing.T) {
 	m.let <- struct{}{}
 	if a, b := <-other, <-first; a != 200 || b != 200 {
 		t.Errorf("they are answered with %d and %d", a, b)
+	}
+}
+
+// failing is a model whose first request fails; /slow/other never does.
+func failing(t *testing.T, fail func(w http.ResponseWriter), change ...func(*proxy.Setup)) (*box, *model) {
+	m := newModel(t)
+	var first atomic.Bool
+	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/slow/other" && !first.Swap(true) {
+			io.Copy(io.Discard, r.Body)
+			m.total.Add(1)
+			fail(w)
+			return
+		}
+		m.ServeHTTP(w, r)
+	}), append([]func(*proxy.Setup){func(s *proxy.Setup) {
+		backend(s, "slow", func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+	}}, change...)...)
+	return b, m
+}
+
+func inPieces(w http.ResponseWriter) {
+	w.WriteHeader(http.StatusInternalServerError)
+	io.WriteString(w, "torch.cuda: CUDA out")
+	http.NewResponseController(w).Flush()
+	io.WriteString(w, " of memory")
+}
+
+func TestAnOutOfMemoryOfUnknownLengthIsTriedOnceMore(t *testing.T) {
+	b, m := failing(t, inPieces)
+	close(m.let)
+	res, body := b.do("POST", "/slow/x", "{}")
+	if res.StatusCode != 200 || body != "done" || m.total.Load() != 2 {
+		t.Errorf("got %d %s after %d runs, want 200 after 2", res.StatusCode, body, m.total.Load())
+	}
+	if got := b.metric(`anteroom_oom_total{anteroom_backend="slow",anteroom_result="retried"`); got != "1" {
+		t.Errorf("%q retries are counted, want 1", got)
+	}
+}
+
+func TestAnOutOfMemoryThatDidNotEndIsNotTriedAgain(t *testing.T) {
+	for name, fail := range map[string]func(http.ResponseWriter){
+		"it is long": func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusInternalServerError)
+			io.WriteString(w, "CUDA out of memory"+strings.Repeat(" ", 1<<20))
+		},
+		"it is cut": func(w http.ResponseWriter) {
+			inPieces(w)
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		},
+	} {
+		b, m := failing(t, fail)
+		close(m.let)
+		res, err := b.client.Do(b.request(t.Context(), "POST", "/slow/x", "{}"))
+		if err != nil || res.StatusCode != http.StatusInternalServerError {
+			t.Fatalf("%s: got %v, %v, want 500", name, res, err)
+		}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		if m.total.Load() != 1 {
+			t.Errorf("%s: it ran %d times, want once", name, m.total.Load())
+		}
+		eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+	}
+}
+
+func TestAClientThatLeavesBeforeTheSecondTryIsNotTriedAgain(t *testing.T) {
+	b, m := failing(t, inPieces)
+	go b.client.Do(b.request(t.Context(), "POST", "/slow/other", "{}"))
+	<-m.arrived
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		if res, err := b.client.Do(b.request(ctx, "POST", "/slow/x", "{}")); err == nil {
+			res.Body.Close()
+			t.Errorf("it was answered with %d", res.StatusCode)
+		}
+	}()
+	eventually(t, "the second try waits for the other", func() bool { return b.waiting() == 1 })
+	cancel()
+	<-gone
+	eventually(t, "it waits no more", func() bool { return b.waiting() == 0 })
+	close(m.let)
+	eventually(t, "nothing runs", func() bool { return b.running() == 0 })
+	if m.total.Load() != 2 {
+		t.Errorf("%d runs, want its first and the other", m.total.Load())
+	}
+	eventually(t, "the log shows that it left", func() bool { return strings.Contains(b.logs.String(), `"status":499`) })
+}
+
+func TestAFullQueueLeavesTheFirstOutOfMemoryToTheClient(t *testing.T) {
+	b, m := failing(t, inPieces, func(s *proxy.Setup) { class(s, "light", func(c *routing.ClassConfig) { c.Queue.Limit = 0 }) })
+	go b.client.Do(b.request(t.Context(), "POST", "/slow/other", "{}"))
+	<-m.arrived
+	if res, body := b.do("POST", "/slow/x", "{}"); res.StatusCode != 500 || !strings.HasSuffix(body, "CUDA out of memory") {
+		t.Errorf("got %d %s, want the backend's 500", res.StatusCode, body)
+	}
+	close(m.let)
+	eventually(t, "nothing runs", func() bool { return b.running() == 0 })
+	if got := b.metric(`anteroom_oom_total{anteroom_backend="slow",anteroom_result="passed"`); got != "1" {
+		t.Errorf("%q passed ones are counted, want 1", got)
 	}
 }
 

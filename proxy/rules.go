@@ -31,7 +31,9 @@ type rules struct {
 	table    *routing.Table
 	backends map[string]replicas
 	// histories are what was learned of each route.
-	histories    map[*routing.Route]*admission.History
+	histories map[*routing.Route]*admission.History
+	// watched are the backends whose jobs end in events that pass by. Nil: none.
+	watched      map[string]bool
 	trusted      []netip.Prefix
 	observe      bool
 	tenantHeader string // canonical
@@ -94,6 +96,12 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 		}
 		if next.histories[route] = known[keyOf(route)]; next.histories[route] == nil {
 			next.histories[route] = h.recalled.history(keyOf(route))
+		}
+		if route.Completion != nil && route.Completion.Watch {
+			if next.watched == nil {
+				next.watched = make(map[string]bool)
+			}
+			next.watched[route.Backend] = true
 		}
 	}
 	for _, text := range setup.Proxy.Trusted {
@@ -165,9 +173,10 @@ func (s *rules) leavesOut(other *rules, do func(*backend)) {
 // when the cards have been read.
 func (h *Handler) Inspect() { h.ladder.inspect(h.rules.Load()) }
 
-// Close ends health checks, what is being done about memory, and idle
-// connections. Requests in flight go on.
+// Close ends health checks, what is being done about memory, the following of
+// jobs, and idle connections. Requests in flight go on.
 func (h *Handler) Close() {
+	h.jobs.close()
 	h.ladder.close()
 	h.rules.Load().retire(nil)
 }

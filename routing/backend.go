@@ -39,9 +39,7 @@ type Backend struct {
 	breaker   *breaker
 	unhealthy atomic.Bool
 
-	completion *completion // nil: the answer's end is the work's
-	events     events
-	hooks      hooks
+	hooks hooks
 
 	telling   sync.Mutex // keeps an older word from being the last
 	available func(slots int)
@@ -60,9 +58,6 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 		return nil, fmt.Errorf("routing: backends.%s.url: %w", name, err)
 	}
 	b := &Backend{Name: name, Config: c, available: available}
-	if b.completion, err = newCompletion(c.Completion); err != nil {
-		return nil, fmt.Errorf("routing: backends.%s.completion: %w", name, err)
-	}
 	b.transport = newTransport(base, c.Protocol)
 	if base.Scheme == "unix" {
 		b.base = &url.URL{Scheme: "http", Host: "localhost"}

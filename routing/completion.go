@@ -3,335 +3,287 @@ package routing
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
-	"text/template"
 	"time"
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/vm"
 )
 
-// CompletionConfig says how to tell that work has ended whose answer comes
-// before that. The zero value: the answer's end is the work's.
+// CompletionConfig says how to tell that work has ended, for a backend that
+// answers before it is done. Without a preset and a poll there is nothing to
+// tell: the answer is the end.
 type CompletionConfig struct {
-	Preset  string        `koanf:"preset"`  // comfyui | gradio; keys beside it count before what it says
-	On      []string      `koanf:"on"`      // the calls that answer early: "POST /prompt"
-	Poll    string        `koanf:"poll"`    // "GET /history/{{.json.prompt_id}}", from the early answer
-	Until   string        `koanf:"until"`   // an expression over body, the polled JSON, and json, the early answer
-	Every   time.Duration `koanf:"every"`   // how often
-	Timeout time.Duration `koanf:"timeout"` // then the work counts as over all the same
-	Cancel  string        `koanf:"cancel"`  // "POST /interrupt"; empty: it cannot be stopped
+	Preset  string        `koanf:"preset"` // comfyui | gradio; on a route also none
+	On      []string      `koanf:"on"`     // METHOD /path of what is answered early; empty: see Applies
+	Poll    string        `koanf:"poll"`   // METHOD /path, with values of the answer
+	Until   string        `koanf:"until"`  // an expression over what poll is answered
+	Every   time.Duration `koanf:"every"`
+	Timeout time.Duration `koanf:"timeout"`
+	Cancel  string        `koanf:"cancel"` // METHOD /path and a body, with values of the answer
 }
 
-// watched is how an engine tells of the end in a stream of events that its
-// clients read, where nothing can be asked.
-type watched struct{ name, id, ended string }
+// earlyPreset is what is known of an engine that answers early.
+type earlyPreset struct {
+	submits func(path string) bool // whether a POST there is answered early
+	poll    string
+	until   string
+	failed  string // after until: whether the work came to nothing
+	// gone and goneWhen tell of work that the engine knows no more: until will
+	// never be true.
+	gone, goneWhen string
+	watch          bool
+}
 
-var completions = map[string]struct {
-	CompletionConfig
-	event watched // zero: it can be asked
-}{
-	"comfyui": {CompletionConfig: CompletionConfig{
-		On: []string{"POST /prompt", "POST /api/prompt"}, Poll: "GET /history/{{.json.prompt_id}}",
-		// An entry comes when the prompt has ended, however that was.
-		Until: "has(body, json.prompt_id)", Cancel: "POST /interrupt",
-	}},
+var earlyPresets = map[string]earlyPreset{
+	// ComfyUI answers when the workflow is in its own queue. In one step it
+	// moves work from there to the history, so that what is in neither was
+	// taken out by hand or lost in a restart.
+	"comfyui": {
+		submits:  func(path string) bool { return path == "/prompt" || path == "/api/prompt" },
+		poll:     "GET /history/{{.json.prompt_id}}",
+		until:    `has(body, json.prompt_id)`,
+		failed:   `body[json.prompt_id].status.status_str == "error"`,
+		gone:     "GET /queue",
+		goneWhen: `has(body, "queue_running") && none(body.queue_running, {#[1] == json.prompt_id}) && none(body.queue_pending, {#[1] == json.prompt_id})`,
+	},
+	// Gradio tells its progress to the caller's stream alone, and each message
+	// once: who opened a second stream for the session would take messages from
+	// the caller. So nothing is asked; the caller's stream is watched as it
+	// passes.
 	"gradio": {
-		CompletionConfig: CompletionConfig{On: []string{"POST /gradio_api/queue/join", "POST /queue/join"}},
-		// Gradio gives a session's events to one reader alone, so they are read as
-		// they pass on their way to the client.
-		event: watched{name: "msg", id: "event_id", ended: "process_completed"},
+		submits: func(path string) bool { return strings.HasSuffix(path, "/queue/join") || isGradioCall(path, 1) },
+		watch:   true,
 	},
 }
 
-// Enabled says that there is something to tell the end by.
-func (c CompletionConfig) Enabled() bool { return c.Preset != "" || c.Poll != "" }
-
-func (c CompletionConfig) resolve() (CompletionConfig, watched) {
-	p := completions[c.Preset]
-	if len(c.On) == 0 {
-		c.On = p.On
-	}
-	c.Poll, c.Until, c.Cancel = cmp.Or(c.Poll, p.Poll), cmp.Or(c.Until, p.Until), cmp.Or(c.Cancel, p.Cancel)
-	if c.Poll != "" {
-		return c, watched{}
-	}
-	return c, p.event
+// isGradioCall says that a path is that of Gradio's plain interface, with at
+// least n segments behind `call`: its name, and for its events also the id.
+func isGradioCall(path string, n int) bool {
+	_, behind, ok := strings.Cut(path, "/call/")
+	return ok && behind != "" && !strings.HasSuffix(behind, "/") && strings.Count(behind, "/") >= n-1
 }
 
-func (c CompletionConfig) check(report func(path, problem string)) {
-	if _, known := completions[c.Preset]; c.Preset != "" && !known {
-		report("preset", fmt.Sprintf("%q: not known: want %s, or poll and until in its place", c.Preset, strings.Join(slices.Sorted(maps.Keys(completions)), " or ")))
-		return
+// GradioEvents says whether a GET of the path is answered with Gradio's
+// events, and of which work: empty, of all that a session has.
+func GradioEvents(path string) (event string, ok bool) {
+	if isGradioCall(path, 2) {
+		return path[strings.LastIndexByte(path, '/')+1:], true
 	}
-	full, event := c.resolve()
-	if !c.Enabled() {
-		for name, value := range map[string]string{"until": c.Until, "cancel": c.Cancel, "on": strings.Join(c.On, ", ")} {
-			if value != "" {
-				report(name, fmt.Sprintf("%q: beside no poll: want completion.poll too, such as GET /jobs/{{.json.id}}, or a preset", value))
-			}
-		}
-		return
-	}
-	wantAtLeast(report, "every", c.Every, time.Millisecond)
-	wantAtLeast(report, "timeout", c.Timeout, c.Every)
-	if len(full.On) == 0 {
-		report("on", "none: want the calls that answer early, such as [POST /jobs]")
-	}
-	for _, line := range full.On {
-		if _, _, ok := splitCall(line); !ok {
-			report("on", fmt.Sprintf("%q: not a call: want a method and a path, such as POST /jobs", line))
-		}
-	}
-	if _, _, ok := splitCall(full.Cancel); full.Cancel != "" && !ok {
-		report("cancel", fmt.Sprintf("%q: not a call: want a method and a path, such as POST /interrupt", full.Cancel))
-	}
-	if event != (watched{}) {
-		return
-	}
-	if _, err := parsePoll(full.Poll); err != nil {
-		report("poll", fmt.Sprintf("%q: %v: want a call such as GET /jobs/{{.json.id}}", full.Poll, err))
-	}
-	if full.Until == "" {
-		report("until", `"": missing: want a condition on what is polled, such as body.status == "done"`)
-	} else if _, err := compileUntil(full.Until); err != nil {
-		report("until", fmt.Sprintf("%q: %v: want a condition on body and json, such as body.status == \"done\"", full.Until, err))
-	}
+	return "", strings.HasSuffix(path, "/queue/data")
 }
 
-func parsePoll(text string) (*template.Template, error) {
-	t, err := template.New("poll").Option("missingkey=error").Parse(text)
-	if err != nil {
-		return nil, errors.New(strings.TrimPrefix(err.Error(), "template: poll:"))
+// Completion is how a route's work is followed to its end. It is immutable.
+type Completion struct {
+	Every   time.Duration // between two looks
+	Timeout time.Duration // from the answer on; then nobody looks any more
+	// Watch says that the end shows in Gradio's events alone.
+	Watch bool
+
+	on                  []string               // what is answered early; nil: submits says
+	submits             func(path string) bool // of a POST; nil: any path, and any method that changes something
+	poll, cancel, gone  *callTemplate          // nil: there is none
+	until, failed, lost *condition
+}
+
+// Applies says whether the answer to a request is not the end of its work.
+func (c *Completion) Applies(r *http.Request) bool {
+	switch {
+	case c == nil:
+		return false
+	case c.on != nil:
+		return slices.Contains(c.on, r.Method+" "+r.URL.Path)
+	case r.Method == http.MethodGet, r.Method == http.MethodHead, r.Method == http.MethodOptions:
+		return false
+	case c.submits == nil:
+		return true
 	}
-	if method, target, ok := strings.Cut(text, " "); !ok || method != strings.ToUpper(method) || !strings.HasPrefix(target, "/") {
-		return nil, errors.New("not a call")
-	}
-	return t, nil
+	return r.Method == http.MethodPost && c.submits(r.URL.Path)
 }
 
-// polled is what an `until` sees.
-type polled struct {
-	Body any `expr:"body"`
-	JSON any `expr:"json"`
-}
-
-func compileUntil(text string) (*vm.Program, error) {
-	program, err := expr.Compile(text, append(functions(), expr.AsBool(), expr.Env(polled{}), expr.MaxNodes(maxNodes), expr.DisableBuiltin("now"))...)
-	if err != nil {
-		return nil, describe(err)
-	}
-	return program, nil
-}
-
-// completion is a CompletionConfig, compiled.
-type completion struct {
-	CompletionConfig
-	event watched
-	poll  *template.Template
-	until *vm.Program
-}
-
-func newCompletion(c CompletionConfig) (*completion, error) {
-	if !c.Enabled() {
-		return nil, nil
-	}
-	full, event := c.resolve()
-	k := &completion{CompletionConfig: full, event: event}
-	var err error
-	if event == (watched{}) {
-		if k.poll, err = parsePoll(full.Poll); err == nil {
-			k.until, err = compileUntil(full.Until)
-		}
-	}
-	return k, err
-}
-
-// AnswersEarly says that the answer to such a request comes before its work has
-// ended.
-func (b *Backend) AnswersEarly(method, path string) bool {
-	return b.completion != nil && slices.Contains(b.completion.On, method+" "+path)
-}
-
-// Job is work that goes on after its answer.
+// Job is one work that outlives its answer.
 type Job struct {
-	backend *Backend
-	json    any
-	ID      string // of its events; empty: it is polled
-	poll    string
+	// Poll tells how far it is, Gone whether the engine knows it at all, Cancel
+	// ends it. The zero Call: there is none.
+	Poll, Gone, Cancel Call
+	// Event names it in Gradio's events; empty elsewhere.
+	Event string
+
+	how  *Completion
+	json any // the answer that it began with
 }
 
-// NewJob reads the answer that came early. An error says that it names no work:
-// then there is none.
-func (b *Backend) NewJob(answer []byte) (*Job, error) {
-	j := &Job{backend: b}
-	if err := json.Unmarshal(answer, &j.json); err != nil {
-		return nil, fmt.Errorf("routing: %s: the early answer is not JSON: %w", b.Name, err)
+// Job reads the answer to a request that Applies. An error says why there is
+// nothing to follow, so that the answer is the end.
+func (c *Completion) Job(path string, answer []byte) (*Job, error) {
+	j := &Job{how: c}
+	var exact any // as it was written: a large number keeps all its digits
+	decoder := json.NewDecoder(bytes.NewReader(answer))
+	decoder.UseNumber()
+	if json.Unmarshal(answer, &j.json) != nil || decoder.Decode(&exact) != nil {
+		return nil, errors.New("the answer is not JSON")
 	}
-	c := b.completion
-	if c.event != (watched{}) {
-		fields, _ := j.json.(map[string]any)
-		if j.ID, _ = fields[c.event.id].(string); j.ID == "" {
-			return nil, fmt.Errorf("routing: %s: the early answer has no %s", b.Name, c.event.id)
+	if c.Watch {
+		object, _ := j.json.(map[string]any)
+		if j.Event, _ = object["event_id"].(string); j.Event == "" {
+			return nil, errors.New("the answer has no event_id")
 		}
-		return j, nil
+		// Whatever it is answered, it shows that the engine lives.
+		root, _, _ := strings.Cut(strings.TrimSuffix(path, "/queue/join"), "/call/")
+		j.Poll = Call{Method: http.MethodGet, Target: root + "/queue/status"}
 	}
-	var line bytes.Buffer
-	if err := c.poll.Execute(&line, map[string]any{"json": escaped(j.json)}); err != nil {
-		return nil, fmt.Errorf("routing: %s: completion.poll: %w", b.Name, err)
+	for _, call := range [...]struct {
+		from *callTemplate
+		to   *Call
+	}{{c.poll, &j.Poll}, {c.gone, &j.Gone}, {c.cancel, &j.Cancel}} {
+		if call.from == nil {
+			continue
+		}
+		var err error
+		if *call.to, err = call.from.fill(exact); err != nil {
+			return nil, err
+		}
 	}
-	j.poll = line.String()
 	return j, nil
 }
 
-// escaped is a value whose texts are fit for a path.
-func escaped(v any) any {
-	switch v := v.(type) {
-	case string:
-		return url.PathEscape(v)
-	case map[string]any:
-		out := make(map[string]any, len(v))
-		for key, below := range v {
-			out[key] = escaped(below)
-		}
-		return out
-	}
-	return v
+// Ended says whether the work has ended, by what Poll was answered, and
+// whether it came to nothing.
+func (j *Job) Ended(status int, answer []byte) (ended, failed bool) {
+	env := j.environment(status, answer)
+	return j.how.until.holds(env), j.how.failed.holds(env)
 }
 
-// ErrLate says that a job did not end within completion.timeout.
-var ErrLate = errors.New("routing: the work was not seen to end in time")
+// TellsFailure says that Ended can tell work that came to nothing.
+func (j *Job) TellsFailure() bool { return j.how.failed != nil }
 
-// lostAfter is how long a backend must be gone until its work counts as gone
-// with it.
-const lostAfter = 2 * time.Second
-
-// Wait returns when the job has ended: nil as it should, ErrMemory where it ran
-// out of memory, ErrLate after completion.timeout, an error that wraps ErrUnreachable where its backend is
-// gone, or that of ctx.
-func (j *Job) Wait(ctx context.Context) error {
-	c := j.backend.completion
-	ctx, cancel := context.WithTimeoutCause(ctx, c.Timeout, ErrLate)
-	defer cancel()
-	if j.ID != "" {
-		ended := j.backend.events.watch(j.ID)
-		defer j.backend.events.drop(j.ID)
-		select {
-		case <-ended:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	tick := time.NewTicker(c.Every)
-	defer tick.Stop()
-	var lost time.Time // when it was first not there
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		ended, err := j.ask(ctx)
-		switch {
-		case ended:
-			return err
-		case !errors.Is(err, ErrUnreachable):
-			lost = time.Time{}
-		case lost.IsZero():
-			lost = time.Now()
-		case time.Since(lost) > lostAfter:
-			return err
-		}
-	}
+// Unknown says that the engine knows the work no more, by what Gone was
+// answered.
+func (j *Job) Unknown(status int, answer []byte) bool {
+	return j.how.lost.holds(j.environment(status, answer))
 }
 
-// ask polls once.
-func (j *Job) ask(ctx context.Context) (ended bool, err error) {
-	text, err := j.backend.order(ctx, j.poll, "", "")
+// jobEnvironment is what the expressions of a completion see.
+type jobEnvironment struct {
+	Body   any `expr:"body"`   // what the poll was answered; nil where that is not JSON
+	JSON   any `expr:"json"`   // what the request was answered
+	Status int `expr:"status"` // of the poll
+}
+
+func (j *Job) environment(status int, answer []byte) *jobEnvironment {
+	env := &jobEnvironment{JSON: j.json, Status: status}
+	if json.Unmarshal(answer, &env.Body) != nil {
+		env.Body = nil
+	}
+	return env
+}
+
+// condition is a compiled one.
+type condition struct{ program *vm.Program }
+
+func compileCondition(text string) (*condition, error) {
+	program, err := compileProgram(text, jobEnvironment{}, expr.AsBool())
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	env := polled{JSON: j.json}
-	if err := json.Unmarshal(text, &env.Body); err != nil {
-		return false, err
-	}
-	machine := vm.VM{MemoryBudget: memoryBudget}
-	value, err := machine.Run(j.backend.completion.until, env)
-	if ended, _ = value.(bool); ended && j.backend.saysFull(text) {
-		return true, ErrMemory // it says so in an answer of 200
-	}
-	return ended, err
+	return &condition{program}, nil
 }
 
-// HasCancel says that work on the backend can be stopped, by CancelWork.
-func (b *Backend) HasCancel() bool { return b.completion != nil && b.completion.Cancel != "" }
-
-// CancelWork asks the backend to stop what it works on.
-func (b *Backend) CancelWork(ctx context.Context) error {
-	_, err := b.order(ctx, b.completion.Cancel, "", "")
-	return err
-}
-
-// Overhear reads the events that pass on their way to a client, where those
-// tell of the end of work. Other answers it leaves alone.
-func (b *Backend) Overhear(answer *http.Response) {
-	if b.completion != nil && b.completion.event != (watched{}) && strings.HasPrefix(answer.Header.Get("Content-Type"), "text/event-stream") {
-		answer.Body = &overheard{ReadCloser: answer.Body, backend: b}
+// holds is false where the condition is not there or cannot be judged: what it
+// looks at may come with a later answer.
+func (c *condition) holds(env *jobEnvironment) bool {
+	if c == nil {
+		return false
 	}
+	value, err := runProgram(c.program, env)
+	yes, _ := value.(bool)
+	return err == nil && yes
 }
 
-// overheard is a stream of events that is read by the line as it passes.
-type overheard struct {
-	io.ReadCloser
-	backend *Backend
-	line    []byte
-	skip    bool // until the line ends: it is too long to be one of ours
+func (c CompletionConfig) isZero() bool {
+	return len(c.On) == 0 && c.Preset+c.Poll+c.Until+c.Cancel == "" && c.Every == 0 && c.Timeout == 0
 }
 
-// longestEvent bounds what is kept of one line.
-const longestEvent = 1 << 20
-
-func (o *overheard) Read(p []byte) (int, error) {
-	n, err := o.ReadCloser.Read(p)
-	for rest := p[:n]; len(rest) > 0; {
-		end := bytes.IndexByte(rest, '\n')
-		if end < 0 {
-			o.keep(rest)
-			break
+// over is a route's configuration with what it leaves open taken from its
+// backend's. With a preset or a poll of its own it takes no more than the
+// times.
+func (c CompletionConfig) over(backend CompletionConfig) CompletionConfig {
+	c.Every, c.Timeout = cmp.Or(c.Every, backend.Every), cmp.Or(c.Timeout, backend.Timeout)
+	if c.Preset == "" && c.Poll == "" {
+		c.Preset, c.Poll = backend.Preset, backend.Poll
+		if len(c.On) == 0 {
+			c.On = backend.On
 		}
-		o.keep(rest[:end])
-		o.tell()
-		o.line, o.skip, rest = o.line[:0], false, rest[end+1:]
+		c.Until, c.Cancel = cmp.Or(c.Until, backend.Until), cmp.Or(c.Cancel, backend.Cancel)
 	}
-	return n, err
+	return c
 }
 
-func (o *overheard) keep(part []byte) {
-	if o.skip = o.skip || len(o.line)+len(part) > longestEvent; !o.skip {
-		o.line = append(o.line, part...)
+// compile gives nil where the answer is the end of the work.
+func (c CompletionConfig) compile(report func(path, problem string)) *Completion {
+	p, known := earlyPresets[c.Preset]
+	if !known && c.Preset != "" && c.Preset != "none" {
+		return nil // which is reported where it stands
 	}
-}
-
-func (o *overheard) tell() {
-	text, ok := bytes.CutPrefix(o.line, []byte("data:"))
-	event := o.backend.completion.event
-	if !ok || o.skip || !bytes.Contains(text, []byte(event.ended)) {
-		return
+	if c.Preset == "none" || c.Preset == "" && c.Poll == "" {
+		if c.Until != "" || c.Cancel != "" || len(c.On) > 0 {
+			report("poll", `"": missing: want a call such as GET /jobs/{{.json.id}}, or a preset`)
+		}
+		return nil
 	}
-	var fields map[string]any
-	if json.Unmarshal(text, &fields) == nil && fields[event.name] == event.ended {
-		if id, ok := fields[event.id].(string); ok {
-			o.backend.events.happened(id)
+	if p.watch && (c.Poll != "" || c.Until != "") {
+		report("preset", `"gradio": tells the end by the events that pass through: want no poll and no until`)
+	}
+	if c.Poll == "" && c.Until == "" {
+		c.Poll, c.Until = p.poll, p.until
+	} else {
+		c.Poll, p.failed, p.gone = cmp.Or(c.Poll, p.poll), "", ""
+	}
+	out := &Completion{Every: c.Every, Timeout: c.Timeout, Watch: p.watch, submits: p.submits}
+	if len(c.On) > 0 {
+		out.on = c.On
+	}
+	for i, line := range c.On {
+		if method, target, ok := splitCall(line); !ok || strings.ContainsAny(target, "?{*") || method != strings.ToUpper(method) {
+			report(fmt.Sprintf("on[%d]", i), fmt.Sprintf("%q: not a request: want a method and a path, such as POST /jobs", line))
 		}
 	}
+	call := func(path, text string) (t *callTemplate) {
+		if text == "" {
+			return nil
+		}
+		t, err := parseCall(text)
+		if err != nil {
+			report(path, fmt.Sprintf("%q: %v", text, err))
+		}
+		return t
+	}
+	check := func(path, text, example string) *condition {
+		if text == "" {
+			return nil
+		}
+		e, err := compileCondition(text)
+		if err != nil {
+			report(path, fmt.Sprintf("%q: %v: want a condition such as %s", text, err, example))
+		}
+		return e
+	}
+	const example = `body.state == "done"`
+	out.poll, out.cancel, out.gone = call("poll", c.Poll), call("cancel", c.Cancel), call("poll", p.gone)
+	out.until, out.failed, out.lost = check("until", c.Until, example), check("until", p.failed, example), check("until", p.goneWhen, example)
+	if c.Until == "" && !p.watch {
+		report("until", `"": missing: want a condition such as `+example)
+	}
+	if c.Every <= 0 {
+		report("every", fmt.Sprintf("%v: too short: want a time such as 500ms", c.Every))
+	}
+	if c.Timeout <= 0 {
+		report("timeout", fmt.Sprintf("%v: too short: want a time such as 15m", c.Timeout))
+	}
+	return out
 }

@@ -25,6 +25,8 @@ type RouteConfig struct {
 	VRAM        string      `koanf:"vram"` // an amount ("20GiB"), an expression, or "learn"; empty: the class's
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
+	// Completion is the backend's, but for what it says itself.
+	Completion CompletionConfig `koanf:"completion"`
 }
 
 // MatchConfig is what a request must look like. Empty fields match anything.
@@ -208,7 +210,8 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	}
 	wantAtLeast(report, "min_residency", b.MinResidency, 0)
 	b.Reclaim.check(at(report, "reclaim"), b.Health.Path)
-	b.Completion.check(at(report, "completion"))
+	wantOne(report, "completion.preset", b.Completion.Preset, "comfyui", "gradio")
+	b.Completion.compile(at(report, "completion"))
 	wantAtLeast(report, "abandon_after", b.AbandonAfter, 0)
 	wantAtLeast(report, "process.pid", b.Process.PID, 0)
 	for i, pattern := range b.OOMPatterns {
@@ -327,8 +330,17 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		if r.VRAM != "" {
 			report("vram", fmt.Sprintf("%q: a route with pass books nothing: want it left out", r.VRAM))
 		}
+		if !r.Completion.isZero() {
+			report("completion", "a route with pass holds nothing to its end: want it left out")
+		}
 		return u
 	}
+	wantOne(report, "completion.preset", r.Completion.Preset, "none", "comfyui", "gradio")
+	u.route.Completion = r.Completion.over(backend.Completion).compile(func(path, problem string) {
+		if !r.Completion.isZero() { // else the backend says so
+			report("completion."+path, problem)
+		}
+	})
 	if r.Class == "" {
 		report("class", `"": missing: want a class, or pass: true`)
 	} else if _, ok := c.Classes[r.Class]; !ok {

@@ -67,8 +67,20 @@ func compileWhen(text string) (*expression, error) { return compile(text, expr.A
 func compileAmount(text string) (*expression, error) { return compile(text, expr.AsFloat64()) }
 
 func compile(text string, result expr.Option) (*expression, error) {
+	program, err := compileProgram(text, environment{}, result)
+	if err != nil {
+		return nil, err
+	}
+	e := &expression{program: program}
+	s := survey{expression: e, parents: make(map[ast.Node]ast.Node)}
+	s.visit(program.Node(), 0)
+	return e, s.err
+}
+
+// compileProgram compiles an expression over the fields of env.
+func compileProgram(text string, env any, result expr.Option) (*vm.Program, error) {
 	options := append(functions(), result,
-		expr.Env(environment{}),
+		expr.Env(env),
 		expr.MaxNodes(maxNodes),
 		// A rule is a function of the request.
 		expr.DisableBuiltin("now"),
@@ -77,10 +89,7 @@ func compile(text string, result expr.Option) (*expression, error) {
 	if err != nil {
 		return nil, describe(err)
 	}
-	e := &expression{program: program}
-	s := survey{expression: e, parents: make(map[ast.Node]ast.Node)}
-	s.visit(program.Node(), 0)
-	return e, s.err
+	return program, nil
 }
 
 // describe makes one line of what expr says in several.
@@ -95,13 +104,17 @@ func describe(err error) error {
 
 // run evaluates an expression. A panic in it is an error.
 func (e *expression) run(env *environment) (value any, err error) {
+	return runProgram(e.program, env)
+}
+
+func runProgram(program *vm.Program, env any) (value any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%v", p)
 		}
 	}()
 	machine := vm.VM{MemoryBudget: memoryBudget}
-	if value, err = machine.Run(e.program, env); err == nil {
+	if value, err = machine.Run(program, env); err == nil {
 		return value, nil
 	}
 	if at, ok := errors.AsType[*file.Error](err); ok && isAbsence(at.Message) {

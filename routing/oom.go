@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strings"
 )
 
 // ErrMemory is work that ended because the card was full. The backend is as well
@@ -18,7 +19,8 @@ const firstBytes = 64 << 10
 // full reads the beginning of an error and says whether it is one of an
 // out-of-memory kind. The answer can be read as if nothing had been.
 func (b *Backend) full(answer *http.Response) bool {
-	if answer.StatusCode < 500 || len(b.Config.OOMPatterns) == 0 || answer.Body == http.NoBody {
+	if answer.StatusCode < 500 || len(b.Config.OOMPatterns) == 0 || answer.Body == http.NoBody ||
+		strings.HasPrefix(answer.Header.Get("Content-Type"), "text/event-stream") { // which is not held back
 		return false
 	}
 	head := make([]byte, firstBytes)
@@ -30,10 +32,11 @@ func (b *Backend) full(answer *http.Response) bool {
 	default:
 		answer.Body = &begun{Reader: io.MultiReader(bytes.NewReader(head), broken{err}), Closer: answer.Body}
 	}
-	return b.saysFull(head)
+	return b.SaysFull(head)
 }
 
-func (b *Backend) saysFull(text []byte) bool {
+// SaysFull says that an answer tells of an out-of-memory error.
+func (b *Backend) SaysFull(text []byte) bool {
 	return slices.ContainsFunc(b.Config.OOMPatterns, func(pattern string) bool { return bytes.Contains(text, []byte(pattern)) })
 }
 

@@ -67,6 +67,7 @@ type Route struct {
 	Learn       bool   // its demand is to be learned; what a Decision says is the least until then
 	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
 	RequireBody bool
+	Completion  *Completion // nil: an answer is the end of its work
 }
 
 // matches judges everything but the expression.

@@ -25,7 +25,8 @@ import (
 // Request is one request's story for the outside: a SERVER span with two
 // siblings under it, admission.wait and the CLIENT span of the execution, then
 // metrics and a log line. The calls come in the order in which they stand
-// here, each at most once; those that do not apply are left out. End is always
+// here, each at most once; those that do not apply are left out. A request that
+// is tried a second time goes from Wait to Executed once more. End is always
 // called; Executed alone may come after it and from another goroutine. All of
 // them do nothing on a nil Request.
 type Request struct {
@@ -144,7 +145,7 @@ func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Du
 	if q == nil {
 		return
 	}
-	q.waited = waited
+	q.waited += waited
 	q.t.metrics.wait.Record(q.context(), waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: ResultOK}).record...)
 	if q.wait == nil {
 		return
@@ -202,22 +203,22 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	if q == nil || rejection == nil {
 		return
 	}
-	q.waited, q.refused = rejection.Waited, rejection.Code
+	q.waited, q.refused = q.waited+rejection.Waited, rejection.Code
 	result := ResultRefused
 	if rejection.Code == admission.CodeClientCancelled {
 		result = ResultCancelled
 	}
-	q.t.metrics.wait.Record(q.context(), q.waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: result}).record...)
+	q.t.metrics.wait.Record(q.context(), rejection.Waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: result}).record...)
 	if q.wait == nil {
 		return
 	}
-	if q.waited > 0 {
+	if rejection.Waited > 0 {
 		q.queuedAt(rejection.Position, rejection.Stay)
 	}
 	q.steps(rejection.Stay)
 	q.wait.AddEvent(EventRefused, trace.WithTimestamp(at), trace.WithAttributes(attribute.String(AttrCode, string(rejection.Code))))
 	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
-		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, q.waited.Seconds()),
+		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, rejection.Waited.Seconds()),
 		attribute.String(AttrCode, string(rejection.Code)), attribute.Int(AttrPosition, rejection.Position))
 	if stay := rejection.Stay; stay != nil {
 		q.wait.SetAttributes(blocked(stay.Last)...)
