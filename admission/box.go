@@ -47,6 +47,7 @@ type residence struct {
 	order     *order        // under way; nil: none
 	since     time.Duration // when it let go or came back
 	loaded    time.Duration // when it last came to hold its weights
+	ended     time.Duration // when the last run on it did
 	empty     bool          // it has let go and not worked since
 	byHand    bool          // an operator made it let go
 	held      []Bytes       // before it let go, by account

@@ -345,7 +345,7 @@ func (g *Grant) Release(o Outcome) {
 	c.mu.Lock()
 	now := c.age()
 	if t.state == stateRunning {
-		t.teaches = o == Done && t.history != nil
+		t.teaches, t.failed = o == Done && t.history != nil, o != Done
 	}
 	booked := t.shape.vram
 	ended := c.rules.End(now, t)

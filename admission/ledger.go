@@ -107,6 +107,7 @@ type account struct {
 	resident Bytes
 	seen     bool  // a request ran here since we started
 	sure     Bytes // of what it keeps: held at the least, when it was last known
+	sureThen Bytes // sure as of the last reading
 	disputed bool  // it may have held up to most when that was last in dispute
 	most     Bytes
 	calm     int // consecutive readings that say its processes hold less than it is believed to keep
@@ -223,17 +224,35 @@ func (s *Scheduler) give(u *usage, sh *shape, r *replica) {
 		if u == &s.live {
 			s.devices[acc.gpu].dropped += max(0, before-after)
 			s.devices[acc.gpu].moved = true
-			// It has just worked, so its weights are there, and what the
-			// request took is where its allocator keeps it.
-			acc.sure = max(acc.sure, min(h.kept, acc.resident))
-			if !acc.backend.cfg.ReturnsMemory {
-				acc.sure = max(acc.sure, min(h.kept, acc.resident+sh.vram))
-			}
 		}
 		if sh.alone {
 			u.alone[acc.gpu]--
 		}
 	}
+}
+
+// assure notes what a replica holds for sure at the end of a run. Where it has
+// worked, its weights are there, and what the request took is where its
+// allocator keeps it. Where it has failed, it may have died.
+func (s *Scheduler) assure(t *Ticket) {
+	for _, a := range t.replica.accounts {
+		acc, kept := s.accounts[a], s.live.holdings[a].kept
+		if t.failed || !s.trusted(acc) {
+			acc.sure = 0
+			continue
+		}
+		stays := acc.resident
+		if !acc.backend.cfg.ReturnsMemory {
+			stays += t.shape.vram
+		}
+		acc.sure = max(acc.sure, min(kept, stays))
+	}
+}
+
+// trusted says that a replica does not let go unasked: one that was told to and
+// was not seen to may do so at any time.
+func (s *Scheduler) trusted(a *account) bool {
+	return a.backend.replicas[a.replica].failures == 0
 }
 
 // block is what bars a start.
@@ -337,19 +356,20 @@ func (s *Scheduler) idle(u *usage, gpu int) bool {
 // memory that may be this very engine's: loaded before the desk began, or again
 // behind its back. What was there is charged to it as far as that explains it.
 // As it may be somebody else's after all, nothing that needs room starts beside
-// it, until a reading after its end has told.
-func (s *Scheduler) claim(r *replica, i int, need Bytes, t *Ticket, o *order) {
+// it, until a reading after its end has told. It returns how much was charged.
+func (s *Scheduler) claim(r *replica, i int, need Bytes, t *Ticket, o *order) Bytes {
 	acc := s.accounts[r.accounts[i]]
 	d := s.devices[acc.gpu]
 	if acc.seen || d.unclaimed == 0 || need <= s.room(&s.live, acc.gpu) {
 		acc.seen = acc.seen || d.unclaimed == 0
-		return
+		return 0
 	}
 	mine := min(need, s.claimable(&s.live, r.accounts[i]))
 	d.unclaimed -= mine
 	d.outside -= mine
 	d.claimed, d.claimedBy = t, o
 	acc.seen = true
+	return mine
 }
 
 // claimable is what in use on an account's GPU may be its own, and not in its
@@ -405,13 +425,23 @@ func (s *Scheduler) observe(now time.Duration, r Reading) bool {
 	first := d.observed < 0
 	d.observed = r.Used
 	s.attribute(g)
-	s.seeFreed(g)
+	s.seeFreed(now, g)
+	wasMoved := d.moved
 	d.droppedThen, d.moved = d.dropped, false
 	if first {
 		s.recognise(g)
 	}
 	s.settleOutside(g, first)
-	changed := s.look(g) || told
+	for _, a := range s.accounts {
+		if a.gpu == g {
+			a.sureThen = a.sure
+			if a.backend.replicas[a.replica].order != nil {
+				a.sureThen = 0 // it lets go or loads
+			}
+		}
+	}
+	// The first reading since may unravel what bars a head.
+	changed := s.look(g) || told || wasMoved && s.overBooked(g)
 	// What turns out to be a backend's own leaves the room as it is, and the
 	// backend's next request needs less of it.
 	return changed || before != s.room(&s.live, g) || booked != s.live.booked[g] || d.lost != wasLost || wasUnknown != d.unknown(now)
@@ -445,9 +475,15 @@ func (s *Scheduler) settleOutside(g int, first bool) {
 	// excess is the outsider's. While work runs, it may be booked and not yet
 	// taken; then only this much is certain: an outsider cannot hold more than
 	// is in use altogether.
-	bound := max(0, excess)
-	if !idle {
-		bound = d.observed
+	bound := d.observed
+	doubt := Bytes(0)
+	if idle {
+		if d.unclaimed > 0 {
+			// Some of outside may be our engines', which then hold less than
+			// is booked for them.
+			doubt = s.live.booked[g] - s.surely(g)
+		}
+		bound = max(0, excess+doubt)
 	}
 	if bound >= d.outside && !(idle && excess < 0) {
 		d.calm = 0
@@ -469,7 +505,7 @@ func (s *Scheduler) settleOutside(g int, first bool) {
 		return
 	}
 	d.calm = 0
-	d.outside = min(d.outside, max(0, d.calmPeak))
+	d.outside = min(d.outside, max(0, d.calmPeak+doubt))
 	d.unclaimed = min(d.unclaimed, d.outside)
 	if idle && d.calmPeak < 0 {
 		s.forget(g, -d.calmPeak)
@@ -486,7 +522,10 @@ func (s *Scheduler) atRest(g int) {
 	}
 	for i, a := range s.accounts {
 		if a.gpu == g {
-			a.sure = s.live.holdings[i].kept
+			a.disputed = false
+			if s.trusted(a) {
+				a.sure = s.live.holdings[i].kept
+			}
 		}
 	}
 }
@@ -535,28 +574,62 @@ func (s *Scheduler) forget(g int, n Bytes) {
 	}
 }
 
+// overBooked says that on a GPU at rest more is in the books than in use.
+func (s *Scheduler) overBooked(g int) bool {
+	d := s.devices[g]
+	return d.observed >= 0 && d.last.Err == nil && s.idle(&s.live, g) && s.live.booked[g]+d.outside > d.observed+exact
+}
+
 // unravel ends a dispute over who holds what. On a GPU at rest more was booked
 // than is in use, it could not be told for whom, and that bars a head. Each is
 // booked with what it holds for sure; the rest is in use by nobody in
 // particular, and whoever it belongs to finds it again with its next request.
 func (s *Scheduler) unravel(g int) bool {
 	d := s.devices[g]
-	if d.observed < 0 || d.last.Err != nil || d.moved || d.disputed() || !s.idle(&s.live, g) || s.swapping(g) ||
-		s.live.booked[g] <= d.observed+exact {
+	if d.moved || d.disputed() || s.swapping(g) || !s.overBooked(g) {
 		return false
 	}
+	before := s.room(&s.live, g)
 	changed := false
 	for i, a := range s.accounts {
 		if a.gpu == g {
-			a.disputed, a.most = true, s.live.holdings[i].kept
+			kept := s.live.holdings[i].kept
+			if !a.disputed || a.most < kept {
+				a.most = kept
+			}
+			a.disputed = true
 			s.keep(i, min(a.sure, d.observed))
 			a.seen = a.most == a.sure
-			changed = changed || s.live.holdings[i].kept != a.most
+			changed = changed || s.live.holdings[i].kept != kept
 		}
 	}
 	d.outside = max(0, d.observed-s.live.booked[g])
 	d.unclaimed = d.outside
-	return changed
+	d.calm = 0
+	return changed || before != s.room(&s.live, g)
+}
+
+// surely is what is held on a GPU by our engines for sure.
+func (s *Scheduler) surely(g int) Bytes {
+	var sum Bytes
+	for _, a := range s.accounts {
+		if a.gpu == g {
+			sum += a.sure
+		}
+	}
+	return sum
+}
+
+// mostLeft is what an account can hold at the most by the last reading: what
+// the others did not hold for sure.
+func (s *Scheduler) mostLeft(of int) Bytes {
+	left := s.devices[s.accounts[of].gpu].observed
+	for i, a := range s.accounts {
+		if i != of && a.gpu == s.accounts[of].gpu {
+			left -= a.sureThen
+		}
+	}
+	return max(0, left)
 }
 
 // keep books what an idle account holds.

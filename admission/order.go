@@ -11,6 +11,9 @@ type OrderKind uint8
 const (
 	Reclaim OrderKind = iota
 	Wake
+	// Return is to watch a replica that died of a Reclaim. It holds its weights
+	// from its start on, and whoever runs it may start it anew at any moment.
+	Return
 )
 
 // Order is something slow that the owner of the desk is to do.
@@ -21,7 +24,7 @@ type Order struct {
 	Replica int
 	Name    string // the replica's
 	// Bytes is what the replica is believed to hold, on all its GPUs, or for a
-	// Wake what it will take.
+	// Wake or a Return what it will take.
 	Bytes Bytes
 	// For is the waiting request that it is done for; 0: none.
 	For uint64
@@ -46,6 +49,7 @@ type placeBefore struct {
 	observed Bytes // on the card; -1: nothing is known
 	dropped  Bytes // what others had given back by then
 	freed    Bytes
+	claimed  Bytes // of what was in use and in nobody's books, by a Wake
 }
 
 // Orders are what is to be done that no earlier call told of. The slice is
@@ -146,7 +150,7 @@ func (s *Scheduler) orderFor(t *Ticket) *order {
 // seeFreed takes a reading into what orders have freed. What is seen is a lower
 // bound: what others gave back is taken off, what others took in the meantime
 // hides a part.
-func (s *Scheduler) seeFreed(g int) {
+func (s *Scheduler) seeFreed(now time.Duration, g int) {
 	d := s.devices[g]
 	for _, o := range s.orders {
 		if o.Kind != Reclaim || !o.given {
@@ -161,6 +165,9 @@ func (s *Scheduler) seeFreed(g int) {
 				p.freed = max(p.freed, p.held-own)
 			} else if p.observed >= 0 {
 				mine := p.observed - d.observed - (d.dropped - p.dropped) - s.alsoFreeing(g, o)
+				if s.lateFree(now, g, o) && (mine < p.held-exact || mine > p.held+exact) {
+					continue // it may be the other's, unless it is just what this one held
+				}
 				p.freed = max(p.freed, min(p.held, mine))
 			} else {
 				// The first reading since: what came back before it is not seen.
@@ -201,6 +208,33 @@ func (s *Scheduler) alsoFreeing(g int, but *order) Bytes {
 	return sum
 }
 
+// lateFree says that on a GPU another that was told to let go, and was not seen
+// to, may do so now: for a while after that, and after each of its runs.
+func (s *Scheduler) lateFree(now time.Duration, g int, but *order) bool {
+	for i, a := range s.accounts {
+		r := a.backend.replicas[a.replica]
+		if a.gpu == g && r != but.replica && r.failures > 0 && now-max(r.since, r.ended) < late && s.live.holdings[i].kept > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// unsure notes that n bytes, booked as what an order that ends has not freed, may
+// have come back unseen: they are not the doing of the others under way.
+func (s *Scheduler) unsure(g int, but *order, n Bytes) {
+	for _, o := range s.orders {
+		if o == but || o.Kind != Reclaim || !o.given {
+			continue
+		}
+		for i, a := range o.replica.accounts {
+			if s.accounts[a].gpu == g {
+				o.places[i].dropped -= n
+			}
+		}
+	}
+}
+
 // Freed says how much of what an order is to free has been seen to come back,
 // and whether that is enough. known is false where no card can be read that
 // would show it.
@@ -212,12 +246,17 @@ func (s *Scheduler) Freed(id uint64) (freed Bytes, enough, known bool) {
 	enough = true
 	for k, a := range s.orders[i].replica.accounts {
 		p, d := s.orders[i].places[k], s.devices[s.accounts[a].gpu]
-		freed += p.freed
 		if d.source == "declared" || d.observed < 0 {
 			continue
 		}
 		known = true
-		if float64(p.freed) < enoughFreed*float64(p.held) && d.observed > p.held/10 {
+		// What others hold for sure is not its own, whenever it was freed.
+		mine := p.freed
+		if d.last.Err == nil {
+			mine = max(mine, p.held-s.mostLeft(a))
+		}
+		freed += mine
+		if float64(mine) < enoughFreed*float64(p.held) && d.observed > p.held/10 {
 			enough = false
 		}
 	}
@@ -232,7 +271,8 @@ type Ended struct {
 	// Wake.
 	MustWake bool
 	// Dead says that the server is gone: nothing wakes it, and whoever watches
-	// it starts it anew.
+	// it starts it anew. With MustWake its room is kept for that: a Return
+	// follows.
 	Dead bool
 	// Note is a sentence for people.
 	Note string
@@ -251,77 +291,114 @@ func (s *Scheduler) Reclaimed(now time.Duration, id uint64, e Ended) bool {
 	r.held = r.held[:0]
 	for i, a := range r.accounts {
 		p, d := o.places[i], s.devices[s.accounts[a].gpu]
-		residue := Bytes(0)
+		most := Bytes(0)
 		switch {
 		case e.Dead: // with its process
 		case d.observed >= 0 && d.source != "declared":
-			residue = min(max(0, p.held-p.freed), d.observed, s.live.holdings[a].kept)
+			most = min(max(0, p.held-p.freed), s.mostLeft(a))
 		case e.Failed:
-			residue = p.held
+			most = p.held
 		}
+		// What was in dispute is in the books as outside, and stays there.
+		residue := s.live.holdings[a].kept
+		if known {
+			residue = max(0, residue-p.freed)
+		}
+		residue = min(most, residue)
 		r.held = append(r.held, p.held)
 		s.keep(a, residue)
+		s.unsure(s.accounts[a].gpu, o, residue)
 		acc := s.accounts[a]
-		acc.sure, acc.disputed, acc.most = 0, true, residue
+		acc.sure, acc.disputed, acc.most = 0, true, most
 	}
 	s.close(o)
-	failed := (e.Failed || known && !enough) && !e.Dead
 	r.stance, r.empty = awake, true
 	if e.MustWake {
 		r.stance = asleep
 	}
 	r.since, r.note = now, e.Note
-	s.backOff(now, r, failed)
+	if e.Dead && e.MustWake {
+		// Nothing is won: it takes the room as soon as it is there again.
+		s.backOff(now, r, true)
+		s.bringBack(now, Return, r, nil)
+	} else {
+		s.backOff(now, r, (e.Failed || known && !enough) && !e.Dead)
+	}
 	s.pass(now)
 	return true
 }
 
-// backOff leaves a replica alone after a failure, twice as long each time.
+// backOff leaves a replica alone after a failure, twice as long each time: a
+// sixth of its MinResidency at first, ten times as long as that at the most.
 func (s *Scheduler) backOff(now time.Duration, r *replica, failed bool) {
 	if !failed {
 		r.failures, r.notBefore = 0, 0
 		return
 	}
-	r.failures++
-	wait := maxBackOff
-	if r.failures < 10 {
-		wait = min(wait, time.Second<<(r.failures-1)*5)
+	stay := r.backend.cfg.MinResidency
+	if stay <= 0 {
+		stay = 30 * time.Second
 	}
-	r.notBefore = now + wait
+	r.notBefore = now + min(stay/6<<min(r.failures, 10), 10*stay)
+	r.failures++
 }
 
-// Woken ends a Wake. It reports whether there was such an order.
+// Woken ends a Wake or a Return. It reports whether there was such an order.
 func (s *Scheduler) Woken(now time.Duration, id uint64, e Ended) bool {
-	o := s.orderByID(id, Wake)
+	o := s.orderByID(id, Wake, Return)
 	if o == nil {
 		return false
 	}
 	r := o.replica
 	s.close(o)
 	r.note = e.Note
-	if !e.Failed || e.Dead {
-		r.stance, r.loaded, r.empty = awake, now, false
+	switch {
+	case !e.Failed || e.Dead:
+		r.stance, r.loaded, r.empty = awake, now, e.Dead
 		r.since = now
 		if !e.Dead {
 			r.reload = now - o.began
 		}
-	} else {
+	default:
 		r.stance = asleep
 	}
 	if e.Failed {
 		// What it was given is not there; a reading says what is.
 		for i, a := range r.accounts {
+			d := s.devices[s.accounts[a].gpu]
 			s.keep(a, o.places[i].held)
+			d.outside += o.places[i].claimed
+			d.unclaimed += o.places[i].claimed
 		}
 	}
-	s.backOff(now, r, e.Failed && !e.Dead)
+	if o.Kind == Wake {
+		s.backOff(now, r, e.Failed && !e.Dead)
+	}
 	s.pass(now)
 	return true
 }
 
-func (s *Scheduler) orderByID(id uint64, kind OrderKind) *order {
+// Loading says that a GPU of an order's replica shows more in use than the
+// others have in the books: it is taking back what it held.
+func (s *Scheduler) Loading(id uint64) bool {
+	o := s.orderByID(id, Wake, Return)
+	if o == nil {
+		return false
+	}
+	for i, a := range o.replica.accounts {
+		g := s.accounts[a].gpu
+		d := s.devices[g]
+		others := s.live.booked[g] - (s.live.holdings[a].kept - o.places[i].held)
+		if own, known := d.ownedBy(o.replica); known && own > exact || !known && d.observed > others+exact {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Scheduler) orderByID(id uint64, kinds ...OrderKind) *order {
 	for _, o := range s.orders {
-		if o.ID == id && o.Kind == kind {
+		if o.ID == id && slices.Contains(kinds, o.Kind) {
 			return o
 		}
 	}

@@ -32,6 +32,13 @@ func (c *Controller) AwaitFreed(ctx context.Context, id uint64) (freed Bytes, en
 	return freed, enough, known
 }
 
+// Loading says that what an order is to bring back is seen to take memory.
+func (c *Controller) Loading(id uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules.Loading(id)
+}
+
 // await asks done under the lock now and after every reading, until it is true
 // or ctx ends.
 func (c *Controller) await(ctx context.Context, done func() bool) {
@@ -59,7 +66,7 @@ func (c *Controller) Reclaimed(id uint64, e Ended) bool {
 	return c.change(func(now time.Duration) bool { return c.rules.Reclaimed(now, id, e) })
 }
 
-// Woken ends an order to wake.
+// Woken ends an order to wake, or to wait for a return.
 func (c *Controller) Woken(id uint64, e Ended) bool {
 	return c.change(func(now time.Duration) bool { return c.rules.Woken(now, id, e) })
 }

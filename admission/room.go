@@ -36,13 +36,13 @@ const (
 	loadRate = 2 * GiB // a second
 	// reclaimTime is how long letting go is taken to last.
 	reclaimTime = 3 * time.Second
+	// late is how long after it was expected memory may still come back.
+	late = 30 * time.Second
 	// halfLife is that of the count of a replica's recent starts.
 	halfLife = time.Minute
 	// restWanted is the recent demand from which on an idle box brings a
 	// sleeping replica back: one request in the last four half-lives.
 	restWanted = 1.0 / 16
-	// maxBackOff bounds how long a replica whose order failed is left alone.
-	maxBackOff = 5 * time.Minute
 	// quietSwaps is how many swaps a minute a GPU may see before they come
 	// apart: beyond it a replica that was loaded stays for longer.
 	quietSwaps = 4
@@ -50,8 +50,8 @@ const (
 	maxSwaps = 64
 )
 
-// makeRoom looks for idle
-// replicas whose letting go lets it start, the cheapest first.
+// makeRoom looks for replicas whose letting go lets the head of sh start, the
+// cheapest first.
 func (s *Scheduler) makeRoom(now time.Duration, sh *shape) {
 	t := sh.head
 	if s.orderFor(t) != nil {
@@ -77,6 +77,28 @@ func (s *Scheduler) makeRoom(now time.Duration, sh *shape) {
 			s.unraveled = s.unravel(s.accounts[a].gpu) || s.unraveled
 		}
 	}
+	if s.unraveled || now-sh.blockedSince < max(0, sh.class.cfg.HardenAfter) {
+		return
+	}
+	// What bars the head may be its own server's, which nobody can tell. When
+	// that lets go, the card shows it.
+	for _, r := range sh.backend.replicas {
+		if s.mayReclaim(r) && r.stance == awake && s.live.replicas[r.index] == 0 && slices.ContainsFunc(r.accounts, s.doubtful) {
+			if due := s.leaveUntil(now, r); now < due {
+				s.recheck = min(s.recheck, due)
+				continue
+			}
+			s.empty(now, r, t)
+			return
+		}
+	}
+}
+
+// doubtful says that an account may hold more than is in the books, or that
+// others on its GPU, at rest, hold less.
+func (s *Scheduler) doubtful(a int) bool {
+	kept := s.live.holdings[a].kept
+	return s.keeps(a) > kept || kept > 0 && s.overBooked(s.accounts[a].gpu)
 }
 
 // victims are replicas that together hold what sh lacks on r, none of them for
@@ -102,7 +124,7 @@ func (s *Scheduler) victims(now time.Duration, sh *shape, r *replica, busy bool)
 			if s.live.replicas[v.index] > 0 && (!busy || s.anyEmptying()) {
 				continue
 			}
-			if due := max(v.notBefore, v.loaded+s.residency(now, v)); now < due {
+			if due := s.leaveUntil(now, v); now < due {
 				s.recheck = min(s.recheck, due)
 				continue
 			}
@@ -221,6 +243,11 @@ func (s *Scheduler) ranksBefore(v *replica, sh *shape) bool {
 
 func (s *Scheduler) anyEmptying() bool {
 	return slices.ContainsFunc(s.orders, func(o *order) bool { return o.Kind == Reclaim && !o.given })
+}
+
+// leaveUntil is until when a replica is left alone.
+func (s *Scheduler) leaveUntil(now time.Duration, v *replica) time.Duration {
+	return max(v.notBefore, v.loaded+s.residency(now, v))
 }
 
 // residency is how long a replica that was loaded stays at the least. Where a

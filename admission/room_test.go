@@ -87,6 +87,54 @@ func (b *box) reason(t *Ticket, want Reason) {
 	}
 }
 
+// An engine that must be woken holds its weights from its start on. Where it
+// dies of being told to let go, and somebody starts it anew, its room was not to
+// be had.
+func TestWhatDiedOfLettingGoKeepsItsRoom(t *testing.T) {
+	for _, back := range []bool{true, false} {
+		b := newBox(t, swapBox())
+		b.reads(0)
+		chat := b.submit("chat", "llm", 0)
+		b.reads(30 * GiB)
+		b.at(40)
+		b.end(chat)
+		b.reads(30 * GiB)
+		image := b.submit("heavy", "flux", 10*GiB)
+		o := b.order(Reclaim, "llm")
+		b.at(42)
+		b.reads(0)
+		b.s.Reclaimed(b.now, o.ID, Ended{Failed: true, Dead: true, MustWake: true})
+		b.runs(image, false)
+		o = b.order(Return, "llm")
+		if o.Bytes != 30*GiB || b.s.Loading(o.ID) {
+			t.Fatalf("the order is %+v, loading %v, want 30 GiB and nothing yet", o, b.s.Loading(o.ID))
+		}
+		// The card at rest shows that nothing is there, and nobody is let in.
+		for range 2 * calmReadings {
+			b.at(b.now.Seconds() + 1)
+			b.reads(0)
+		}
+		b.runs(image, false)
+		if !back {
+			b.s.Woken(b.now, o.ID, Ended{Failed: true, Dead: true})
+			b.runs(image, true)
+			continue
+		}
+		b.reads(15 * GiB)
+		if !b.s.Loading(o.ID) {
+			t.Error("half of it is there, and it is not seen to load")
+		}
+		b.at(60)
+		b.reads(30 * GiB)
+		b.s.Woken(b.now, o.ID, Ended{})
+		b.runs(image, false)
+		b.reason(image, ReasonResources)
+		b.noOrder() // it has just been loaded
+		again := b.submit("chat", "llm", 0)
+		b.runs(again, true)
+	}
+}
+
 func TestAnIdleEngineMakesRoom(t *testing.T) {
 	b := newBox(t, swapBox())
 	b.reads(0)

@@ -370,6 +370,8 @@ func (s *Scheduler) End(now time.Duration, t *Ticket) bool {
 	}
 	s.running = slices.Delete(s.running, i, i+1)
 	s.give(&s.live, t.shape, t.replica)
+	s.assure(t)
+	t.replica.ended = now
 	s.unfollow(now, t)
 	s.chargeEnd(t, now-t.started)
 	s.pass(now)

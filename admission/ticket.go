@@ -11,6 +11,7 @@ type Ticket struct {
 	// deadline says that it expires because of its deadline.
 	deadline bool
 	teaches  bool // what it took is worth learning from
+	failed   bool // its end does not say that the weights are there
 
 	shape  *shape
 	flow   *flow

@@ -5,17 +5,22 @@ import (
 	"time"
 )
 
-// wake orders that a sleeping replica is brought back, and books what it will
-// hold. The caller has found room for it.
-func (s *Scheduler) wake(now time.Duration, r *replica, head *Ticket) {
-	o := s.newOrder(now, Wake, r, head)
+// bringBack orders that a sleeping replica is woken, for which the caller has
+// found room, or that the return of one that died is waited for. It books what
+// the replica will hold.
+func (s *Scheduler) bringBack(now time.Duration, kind OrderKind, r *replica, head *Ticket) {
+	o := s.newOrder(now, kind, r, head)
 	o.given = true
 	r.stance = waking
 	for i, a := range r.accounts {
 		h, acc := &s.live.holdings[a], s.accounts[a]
-		o.places = append(o.places, placeBefore{held: h.kept})
-		will := max(h.kept, acc.resident, r.heldBefore(i))
-		s.claim(r, i, will-h.kept, nil, o)
+		p := placeBefore{held: h.kept}
+		will := max(h.kept, r.heldBefore(i))
+		if kind == Wake {
+			will = max(will, acc.resident)
+			p.claimed = s.claim(r, i, will-h.kept, nil, o)
+		}
+		o.places = append(o.places, p)
 		s.live.booked[acc.gpu] += will - h.kept
 		h.kept = will
 		o.Bytes += will
@@ -45,7 +50,7 @@ func (s *Scheduler) wakeFor(now time.Duration, sh *shape) {
 			s.recheck = min(s.recheck, r.notBefore)
 			continue
 		}
-		s.wake(now, r, sh.head)
+		s.bringBack(now, Wake, r, sh.head)
 		return
 	}
 }
@@ -76,7 +81,7 @@ func (s *Scheduler) restore(now time.Duration) {
 		}
 	}
 	if best != nil {
-		s.wake(now, best, nil)
+		s.bringBack(now, Wake, best, nil)
 	}
 }
 
@@ -119,7 +124,7 @@ func (s *Scheduler) WakeByHand(now time.Duration, name string) error {
 			}
 		}
 		r.byHand = false
-		s.wake(now, r, nil)
+		s.bringBack(now, Wake, r, nil)
 	}
 	s.pass(now)
 	return nil

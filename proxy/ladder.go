@@ -37,6 +37,9 @@ const (
 	readySoon = 5 * time.Second
 	// wakeLimit bounds how long a backend may take to load.
 	wakeLimit = 15 * time.Minute
+	// returnLimit is how long one that died may take to listen, or to be seen
+	// on the card, before it is taken to stay away.
+	returnLimit = time.Minute
 )
 
 func newLadder(h *Handler) *ladder {
@@ -61,13 +64,18 @@ func (l *ladder) attend(o admission.Order) {
 		var e admission.Ended
 		var freed admission.Bytes
 		name := telemetry.SpanReclaim
-		if o.Kind == admission.Wake {
+		switch o.Kind {
+		case admission.Reclaim:
+			e, freed = l.reclaim(b, o)
+			l.desk.Reclaimed(o.ID, e)
+		case admission.Wake:
 			name = telemetry.SpanWake
 			e = l.wake(b, o)
 			l.desk.Woken(o.ID, e)
-		} else {
-			e, freed = l.reclaim(b, o)
-			l.desk.Reclaimed(o.ID, e)
+		case admission.Return:
+			name = telemetry.SpanWake
+			e = l.awaitReturn(b, o)
+			l.desk.Woken(o.ID, e)
 		}
 		l.telemetry.Ordered(name, began, time.Now(), telemetry.Order{Backend: o.Backend, Bytes: o.Bytes, Freed: freed, For: o.For, Failed: e.Failed, Note: e.Note})
 		log := l.log.Info
@@ -103,19 +111,28 @@ func (l *ladder) reclaim(b *routing.Backend, o admission.Order) (admission.Ended
 	var c climb
 	if b.HasHook() {
 		for range 2 {
-			if c.step(l, b, o, "the call", b.LetGo) {
+			done := c.step(l, b, o, "the call", b.LetGo)
+			if b.MustWake() && b.Died(l.life, c.err) {
+				c.died = true
+				c.said = append(c.said, "it died of it")
+				break
+			}
+			if done {
 				return c.ended(b.MustWake()), c.freed
 			}
 		}
 	}
 	if b.HasStop() && l.life.Err() == nil {
 		done := c.step(l, b, o, "the stop command", b.Stop)
-		if c.stopped = c.taken; c.stopped {
+		if c.stopped = c.err == nil; c.stopped {
 			l.setStopped(place{o.Backend, o.Replica}, true)
 		}
 		if done {
 			return c.ended(true), c.freed
 		}
+	}
+	if c.died && !c.stopped {
+		return admission.Ended{Failed: true, Dead: true, MustWake: true, Note: strings.Join(c.said, "; ")}, c.freed
 	}
 	e := c.ended(c.obeyed && b.MustWake() || c.stopped)
 	e.Failed = true
@@ -126,7 +143,8 @@ func (l *ladder) reclaim(b *routing.Backend, o admission.Order) (admission.Ended
 type climb struct {
 	obeyed  bool // some call was answered with a yes
 	stopped bool
-	taken   bool // the last rung was
+	died    bool  // of a call
+	err     error // of the last rung
 	freed   admission.Bytes
 	said    []string
 }
@@ -134,8 +152,8 @@ type climb struct {
 // step tries one rung and says whether enough has come back.
 func (c *climb) step(l *ladder, b *routing.Backend, o admission.Order, what string, do func(context.Context) error) bool {
 	err := do(l.life)
-	c.taken = err == nil
-	c.obeyed = c.obeyed || c.taken
+	c.err = err
+	c.obeyed = c.obeyed || err == nil
 	settle, cancel := context.WithTimeout(l.life, b.Config.Reclaim.Settle)
 	defer cancel()
 	if err != nil {
@@ -163,7 +181,7 @@ func (c *climb) step(l *ladder, b *routing.Backend, o admission.Order, what stri
 }
 
 func (c *climb) ended(mustWake bool) admission.Ended {
-	return admission.Ended{MustWake: mustWake && (c.obeyed || c.stopped || c.taken), Note: strings.Join(c.said, "; ")}
+	return admission.Ended{MustWake: mustWake && (c.obeyed || c.stopped), Note: strings.Join(c.said, "; ")}
 }
 
 // wake brings a backend back and returns when it can serve.
@@ -182,6 +200,22 @@ func (l *ladder) wake(b *routing.Backend, o admission.Order) admission.Ended {
 	}
 	l.setStopped(at, false)
 	return admission.Ended{Note: "it answers again"}
+}
+
+// awaitReturn waits for a backend that died of being told to let go. Whoever
+// runs it may start it anew, and then it loads.
+func (l *ladder) awaitReturn(b *routing.Backend, o admission.Order) admission.Ended {
+	if b == nil {
+		return admission.Ended{Failed: true, Dead: true, Note: errGone.Error()}
+	}
+	ctx, cancel := context.WithTimeout(l.life, wakeLimit)
+	defer cancel()
+	began := time.Now()
+	err := b.AwaitReturn(ctx, func() bool { return time.Since(began) < returnLimit || l.desk.Loading(o.ID) })
+	if err != nil {
+		return admission.Ended{Failed: true, Dead: true, Note: "it died when it was told to let go, and is not back: " + err.Error()}
+	}
+	return admission.Ended{Note: "it died when it was told to let go, and has come back with all that it holds"}
 }
 
 func (l *ladder) setStopped(at place, stopped bool) {

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -22,7 +23,9 @@ type engine struct {
 	weights admission.Bytes
 	held    atomic.Int64
 	lies    atomic.Bool // it says yes and keeps its memory
+	dies    atomic.Bool // of being told to let go
 	asleep  atomic.Bool
+	server  *httptest.Server
 
 	mu    sync.Mutex
 	calls []string // guarded by mu; those about memory
@@ -35,6 +38,11 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.calls = append(e.calls, r.Method+" "+r.URL.Path)
 		e.mu.Unlock()
 		sleep := r.URL.Path == "/sleep"
+		if sleep && e.dies.Load() {
+			e.server.Config.Close()
+			e.held.Store(0)
+			return
+		}
 		e.asleep.Store(sleep)
 		if sleep && !e.lies.Load() {
 			e.held.Store(0)
@@ -67,6 +75,7 @@ func (e *engine) called() string {
 func twoEngines(t *testing.T, change func(*routing.BackendConfig)) (b *box, large, other *engine) {
 	large, other = &engine{weights: 30 * admission.GiB}, &engine{weights: 28 * admission.GiB}
 	servers := []*httptest.Server{httptest.NewServer(large), httptest.NewServer(other)}
+	large.server, other.server = servers[0], servers[1]
 	b = openAt(t, servers[0].URL, func(s *proxy.Setup) {
 		for i, name := range []string{"slow", "quick"} {
 			backend(s, name, func(c *routing.BackendConfig) {
@@ -152,6 +161,39 @@ func TestAHookThatLiesIsSeenThrough(t *testing.T) {
 	}
 	// It comes to its senses, and an operator tries again.
 	large.lies.Store(false)
+	if status := b.ask("POST", "/api/backends/slow/reclaim", nil); status != 202 {
+		t.Fatalf("reclaim by hand is answered with %d", status)
+	}
+	<-waits
+}
+
+func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
+	b, large, other := twoEngines(t, nil)
+	b.want("GET", "/heavy")
+	large.dies.Store(true)
+	waits := make(chan struct{})
+	go func() {
+		defer close(waits)
+		b.want("GET", "/light/x")
+	}()
+	eventually(t, "its return is waited for", func() bool { return strings.Contains(b.backendState("slow"), `"stance":"waking"`) })
+	if large.held.Load() > 0 || other.held.Load() > 0 {
+		t.Error("its room was given away")
+	}
+	// Whoever watches it starts it anew, and it loads.
+	large.dies.Store(false)
+	large.held.Store(int64(large.weights))
+	l, err := net.Listen("tcp", strings.TrimPrefix(large.server.URL, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := &http.Server{Handler: large}
+	go again.Serve(l)
+	defer again.Close()
+	eventually(t, "it is back", func() bool { return strings.Contains(b.backendState("slow"), "has come back with all that it holds") })
+	if state := b.backendState("slow"); !strings.Contains(state, `"stance":"awake"`) || !strings.Contains(state, `"failures":1`) || other.held.Load() > 0 {
+		t.Errorf("the state says %s, and the other one holds %d bytes", state, other.held.Load())
+	}
 	if status := b.ask("POST", "/api/backends/slow/reclaim", nil); status != 202 {
 		t.Fatalf("reclaim by hand is answered with %d", status)
 	}

@@ -261,7 +261,7 @@ func (b *Backend) Wake(ctx context.Context, stopped bool) error {
 				return err
 			}
 		}
-		if err := b.untilReady(ctx, true); err != nil {
+		if err := b.untilReady(ctx, func(error) bool { return true }); err != nil {
 			return err
 		}
 		if !b.hooks.wakesEach() {
@@ -280,7 +280,24 @@ func (b *Backend) Wake(ctx context.Context, stopped bool) error {
 			b.hooks.forget(model)
 		}
 	}
-	return b.untilReady(ctx, false)
+	return b.untilReady(ctx, func(err error) bool { return !errors.Is(err, ErrUnreachable) })
+}
+
+// Died says that an engine that was told to let go is not asleep but gone, or
+// gone and started anew: nobody listens, or, where the call has come to a yes or
+// to a broken connection, it says that it holds its weights.
+func (b *Backend) Died(ctx context.Context, call error) bool {
+	if b.hooks.Probe != "" && errors.Is(b.probeOnce(ctx), ErrUnreachable) {
+		return true
+	}
+	loaded, known := b.Loaded(ctx)
+	return known && loaded && (call == nil || errors.Is(call, ErrProtocol))
+}
+
+// AwaitReturn asks the probe of an engine that died until it is answered with
+// 2xx, for as long as wait says.
+func (b *Backend) AwaitReturn(ctx context.Context, wait func() bool) error {
+	return b.untilReady(ctx, func(error) bool { return wait() })
 }
 
 // missing are the models to bring back: those that are configured, else those
@@ -308,9 +325,9 @@ const (
 	mostProbe  = 5 * time.Second
 )
 
-// untilReady asks the probe until it is answered with 2xx. An engine that was
-// just started does not listen at once.
-func (b *Backend) untilReady(ctx context.Context, started bool) error {
+// untilReady asks the probe until it is answered with 2xx, as long as again
+// says so of the error: an engine that was just started does not listen at once.
+func (b *Backend) untilReady(ctx context.Context, again func(error) bool) error {
 	if b.hooks.Probe == "" {
 		return nil
 	}
@@ -318,7 +335,7 @@ func (b *Backend) untilReady(ctx context.Context, started bool) error {
 	var last error
 	for {
 		err := b.probeOnce(ctx)
-		if err == nil || errors.Is(err, ErrUnreachable) && !started {
+		if err == nil || !again(err) {
 			return err
 		}
 		if ctx.Err() == nil || last == nil {
