@@ -65,6 +65,8 @@ type three struct {
 	speed   float64
 	card    *simulation.Card
 	engines map[string]*supervised
+	file    string // the configuration
+	state   string // the state file; empty: none
 	server  *server
 	front   string
 
@@ -100,19 +102,25 @@ func newThree(t *testing.T, speed float64, engine, trap string) *three {
 		b.engines[kind.Name] = s
 		file = strings.ReplaceAll(file, []string{"127.0.0.1:8188", "127.0.0.1:8000", "127.0.0.1:11434"}[i], l.Addr().String())
 	}
-	cfg, err := configs.Load(configs.Options{File: b.write(file), Env: b.faster()})
+	b.file = b.write(file)
+	b.serve()
+	t.Cleanup(func() { b.server.forceStop() })
+	return b
+}
+
+// serve starts a proxy before the engines.
+func (b *three) serve() {
+	cfg, err := configs.Load(configs.Options{File: b.file, Env: b.faster()})
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	b.server, err = startServer(t.Context(), cfg, io.Discard, func(ctx context.Context, observe func(admission.Reading)) {
+	b.server, err = startServer(b.t.Context(), cfg, io.Discard, func(ctx context.Context, observe func(admission.Reading)) {
 		b.card.Watch(ctx, "gpu0", b.real(500*time.Millisecond), observe)
 	})
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	t.Cleanup(b.server.forceStop)
 	b.front = b.server.URL()
-	return b
 }
 
 func (b *three) write(text string) string {
@@ -129,7 +137,7 @@ func (b *three) real(d time.Duration) time.Duration {
 
 // faster makes the times of the file those of a box that runs faster.
 func (b *three) faster() []string {
-	env := []string{"ANTEROOM_LISTEN=127.0.0.1:0", "ANTEROOM_ADMIN__LISTEN=127.0.0.1:0", "ANTEROOM_STATE__FILE=", "ANTEROOM_TELEMETRY__TRACES__EXPORTER=none"}
+	env := []string{"ANTEROOM_LISTEN=127.0.0.1:0", "ANTEROOM_ADMIN__LISTEN=127.0.0.1:0", "ANTEROOM_STATE__FILE=" + b.state, "ANTEROOM_TELEMETRY__TRACES__EXPORTER=none"}
 	set := func(path string, d time.Duration) {
 		env = append(env, "ANTEROOM_"+strings.ReplaceAll(strings.ToUpper(path), ".", "__")+"="+b.real(d).String())
 	}
@@ -217,12 +225,10 @@ func (b *three) play(length time.Duration) {
 			all.Go(func() { b.draw(ctx) })
 		}
 		if second%6 == 0 {
-			all.Go(func() {
-				b.ask("chat", "POST", "/v1/chat/completions", `{"messages":[{"role":"user","content":"hello"}]}`)
-			})
+			all.Go(func() { b.chat() })
 		}
 		if second%2 == 0 {
-			all.Go(func() { b.ask("caption", "POST", "/api/generate", `{"model":"llava","prompt":"what","stream":false}`) })
+			all.Go(func() { b.caption() })
 		}
 		select {
 		case <-tick.C:
@@ -305,6 +311,63 @@ func TestThreeEnginesShareACard(t *testing.T) {
 				if n > periods {
 					t.Errorf("%s was made to let go %d times in %d times min_residency: %s", name, n, periods, summary)
 				}
+			}
+		})
+	}
+}
+
+func (b *three) want(what string, ok bool) {
+	b.t.Helper()
+	if !ok {
+		b.t.Fatalf("%s fails: %v; %+v", what, b.answered, b.server.desk.Snapshot())
+	}
+}
+
+func (b *three) chat() bool {
+	_, ok := b.ask("chat", "POST", "/v1/chat/completions", `{"messages":[{"role":"user","content":"hello"}]}`)
+	return ok
+}
+
+func (b *three) caption() bool {
+	_, ok := b.ask("caption", "POST", "/api/generate", `{"model":"llava","prompt":"what","stream":false}`)
+	return ok
+}
+
+// A proxy that starts before engines which are loaded has not seen them load.
+// What they hold is their own, and of one that dies meanwhile it is nobody's.
+func TestAProxyStartsBeforeEnginesThatAreLoaded(t *testing.T) {
+	for _, state := range []bool{true, false} {
+		t.Run(fmt.Sprintf("state file %v", state), func(t *testing.T) {
+			b := newThree(t, 100, "", "")
+			if state {
+				b.state = filepath.Join(t.TempDir(), "state.json")
+				b.server.forceStop()
+				b.serve()
+			}
+			b.want("the first chat", b.chat())
+			b.want("the first caption", b.caption())
+			b.server.forceStop()
+			b.serve()
+			b.want("a chat on a model that is loaded", b.chat())
+			b.want("a caption on a model that is loaded", b.caption())
+			for name, n := range b.swaps() {
+				if n > 0 {
+					t.Errorf("%s was made to let go %d times, want never: all fits", name, n)
+				}
+			}
+			// It dies behind the proxy's back, and nobody starts it anew.
+			if err := b.engines["vllm"].now.Load().Close(); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			b.draw(ctx)
+			memory, err := b.card.Memory()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.answered["image: 200 OK"] != 1 || memory.Over > 0 {
+				t.Errorf("%v; the card was asked for too much %d times", b.answered, memory.Over)
 			}
 		})
 	}
