@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net/http"
 	"os"
@@ -122,17 +123,15 @@ func TestATrapKillsTheProcess(t *testing.T) {
 		}
 		res.Body.Close()
 	}
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		m, err := card.Memory()
-		if err != nil {
-			t.Fatal(err)
+	watching, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	defer stop()
+	card.Watch(watching, "gpu0", 5*time.Millisecond, func(r admission.Reading) {
+		if r.Used == 3*admission.GiB {
+			stop()
 		}
-		if m.Used == 3*admission.GiB {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("got %+v, want the residue", m)
-		}
+	})
+	if watching.Err() != context.Canceled {
+		t.Fatal("the residue was never all that is in use")
 	}
 	if res, err := post("/v1/chat/completions"); err == nil {
 		t.Errorf("asleep it answers %s", res.Status)
