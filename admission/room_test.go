@@ -55,6 +55,19 @@ func (b *box) reads(used Bytes) {
 	b.s.Observe(b.now, Reading{GPU: "g0", Total: 48 * GiB, Used: used, Source: "nvml"})
 }
 
+// imageWaits is a swapBox in which an image needs the room of a model that is
+// idle.
+func imageWaits(t *testing.T) (*box, *Ticket) {
+	b := newBox(t, swapBox())
+	b.reads(0)
+	chat := b.submit("chat", "llm", 0)
+	b.reads(30 * GiB)
+	b.at(40)
+	b.end(chat)
+	b.reads(30 * GiB)
+	return b, b.submit("heavy", "flux", 10*GiB)
+}
+
 // order wants exactly one order and gives it.
 func (b *box) order(kind OrderKind, backend string) Order {
 	b.t.Helper()
@@ -92,14 +105,7 @@ func (b *box) reason(t *Ticket, want Reason) {
 // be had.
 func TestWhatDiedOfLettingGoKeepsItsRoom(t *testing.T) {
 	for _, back := range []bool{true, false} {
-		b := newBox(t, swapBox())
-		b.reads(0)
-		chat := b.submit("chat", "llm", 0)
-		b.reads(30 * GiB)
-		b.at(40)
-		b.end(chat)
-		b.reads(30 * GiB)
-		image := b.submit("heavy", "flux", 10*GiB)
+		b, image := imageWaits(t)
 		o := b.order(Reclaim, "llm")
 		b.at(42)
 		b.reads(0)
@@ -136,14 +142,7 @@ func TestWhatDiedOfLettingGoKeepsItsRoom(t *testing.T) {
 }
 
 func TestAnIdleEngineMakesRoom(t *testing.T) {
-	b := newBox(t, swapBox())
-	b.reads(0)
-	chat := b.submit("chat", "llm", 0)
-	b.reads(30 * GiB)
-	b.at(40)
-	b.end(chat)
-	b.reads(30 * GiB)
-	image := b.submit("heavy", "flux", 10*GiB)
+	b, image := imageWaits(t)
 	b.runs(image, false)
 	b.reason(image, ReasonReclaiming)
 	o := b.order(Reclaim, "llm")
