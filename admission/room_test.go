@@ -136,6 +136,9 @@ func TestWhatDiedOfLettingGoKeepsItsRoom(t *testing.T) {
 		b.runs(image, false)
 		b.reason(image, ReasonResources)
 		b.noOrder() // it has just been loaded
+		if got := b.s.Snapshot(b.now).Backends[1].Replicas[0].Failures; got != 1 {
+			t.Errorf("%d failures, want the one to be remembered", got)
+		}
 		again := b.submit("chat", "llm", 0)
 		b.runs(again, true)
 	}
