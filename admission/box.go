@@ -54,7 +54,8 @@ type residence struct {
 	starts    float64       // recent ones; see wanted
 	startsAt  time.Duration
 	reload    time.Duration // as last seen; 0: never
-	notBefore time.Duration // after a failure
+	notBefore time.Duration // it is told to let go, after it was not seen to
+	wakeAfter time.Duration // a wake that failed
 	failures  int
 	swaps     uint64
 	note      string // what the last order came to
@@ -115,9 +116,7 @@ func NewScheduler(cfg Config, epoch time.Time) (*Scheduler, error) {
 }
 
 func (s *Scheduler) addDevice(d *device) {
-	if !d.gone {
-		s.deviceIndex[d.cfg.Name] = len(s.devices)
-	}
+	s.deviceIndex[d.cfg.Name] = len(s.devices)
 	s.devices = append(s.devices, d)
 	s.live.booked = append(s.live.booked, 0)
 	s.live.alone = append(s.live.alone, 0)

@@ -23,6 +23,7 @@ type truth struct {
 	order    int
 	broken   error
 	story    []string
+	cfg      Config
 }
 
 type machine struct {
@@ -323,7 +324,7 @@ func newTruth(n draw) *truth {
 	if err != nil {
 		panic(err)
 	}
-	w.s = s
+	w.s, w.cfg = s, cfg
 	w.read()
 	return w
 }
@@ -345,6 +346,11 @@ func TestTheCardNeverOverflows(t *testing.T) {
 		w := newTruth(rapidly(r))
 		for range 20 + w.n(60) {
 			w.submit()
+			if w.n(6) == 0 {
+				w.tell("reload")
+				w.s.Reconfigure(w.now, w.cfg)
+				w.settle(nil)
+			}
 			if w.n(3) > 0 {
 				w.until(w.now + w.millis(6000))
 			}

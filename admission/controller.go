@@ -276,14 +276,6 @@ func (c *Controller) Explain(id uint64) (Waiter, bool) {
 	return c.rules.Explain(c.age(), id)
 }
 
-// EstimateWait is how long a new arrival of this kind should expect to wait,
-// from 0 up; it is what Retry-After is made of.
-func (c *Controller) EstimateWait(r Request) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rules.EstimateWait(c.age(), r)
-}
-
 // Drain refuses new requests from now on, serves what is queued if serve is
 // set and refuses it otherwise, and returns when nothing is left or ctx ends.
 // It may be called again, to refuse what an earlier call let wait.

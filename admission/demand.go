@@ -128,19 +128,6 @@ func (h *History) Demand(vram Bytes, learn bool) (booked Bytes, alone bool) {
 	return max(vram, k.floor), k.since < trials
 }
 
-// OutOfMemory tells that a run ended for want of memory, although what Demand
-// says was booked for it. Release with that outcome tells it too, and better:
-// it knows what was booked.
-func (h *History) OutOfMemory(vram Bytes) {
-	h.mu.Lock()
-	booked := vram
-	if k := h.find(vram); k != nil {
-		booked = max(booked, k.floor, k.figure(h.resident))
-	}
-	h.mu.Unlock()
-	h.exhausted(vram, booked)
-}
-
 // exhausted drops what was learned of a demand's memory: so much was booked and
 // was not enough.
 func (h *History) exhausted(vram, booked Bytes) {

@@ -68,7 +68,7 @@ func TestARunThatEndsForWantOfMemory(t *testing.T) {
 	})
 	t.Run("raises a declared one to what is measured", func(t *testing.T) {
 		h := learnt(20, 10*GiB, 5*GiB)
-		h.OutOfMemory(10 * GiB)
+		h.exhausted(10*GiB, 10*GiB)
 		wantDemand(t, h, 10*GiB, false, 125*GiB/10, true)
 		for range enoughPeaks {
 			h.LearnPeak(10*GiB, 20*GiB, 0)
@@ -77,7 +77,7 @@ func TestARunThatEndsForWantOfMemory(t *testing.T) {
 	})
 	t.Run("does not keep work alone for ever where nothing is measured", func(t *testing.T) {
 		h := new(History)
-		h.OutOfMemory(10 * GiB)
+		h.exhausted(10*GiB, 10*GiB)
 		for range trials {
 			wantDemand(t, h, 10*GiB, false, 125*GiB/10, true)
 			h.Learn(10*GiB, 0)

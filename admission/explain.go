@@ -95,20 +95,6 @@ func (s *Scheduler) estimateWait(now time.Duration, sh *shape, p50 time.Duration
 	return s.estimateStart(now, sh, sh.waiting, p50) - now
 }
 
-// EstimateWait is how long a new arrival of this kind should expect to wait,
-// from 0 up; 0 where its class or backend is not known.
-func (s *Scheduler) EstimateWait(now time.Duration, r Request) time.Duration {
-	c, b := s.classIndex[r.Class], s.backendIndex[r.Backend]
-	if c == nil || b == nil {
-		return 0
-	}
-	sh := s.shapes[shapeKey{c.index, b.index, r.VRAM, r.Alone}]
-	if sh == nil {
-		sh = &shape{class: c, backend: b, vram: r.VRAM, alone: r.Alone, reserved: forever}
-	}
-	return s.estimateWait(now, sh, max(1, r.Estimate.P50))
-}
-
 // Queue describes the first limit waiting requests (0: all), in order of
 // arrival.
 func (s *Scheduler) Queue(now time.Duration, limit int) []Waiter {
@@ -223,9 +209,6 @@ func (s *Scheduler) describeReplica(r *replica) ReplicaState {
 func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 	snap := Snapshot{At: s.epoch.Add(now), Draining: s.refuseAll != nil}
 	for i, d := range s.devices {
-		if d.gone {
-			continue
-		}
 		g := GPUState{
 			Name: d.cfg.Name, Capacity: d.capacity(), Reserve: d.cfg.Reserve, Booked: s.live.booked[i],
 			Outside: d.outside, Room: s.room(&s.live, i), Observed: d.observed, ObservedAt: d.last.At,

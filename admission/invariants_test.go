@@ -421,7 +421,6 @@ func (w *world) explained() {
 	s.Running(w.now)
 	s.Snapshot(w.now)
 	s.Precheck(w.now, "heavy", "flux")
-	s.EstimateWait(w.now, Request{Class: "light", Backend: "vqa", VRAM: GiB})
 	for _, x := range queue {
 		if y, ok := s.Explain(w.now, x.ID); !ok || fmt.Sprint(x) != fmt.Sprint(y) {
 			w.fail("15: the queue says %+v, explain says %+v", x, y)

@@ -21,8 +21,7 @@ import (
 
 // device is what is known of one GPU beside its bookings.
 type device struct {
-	cfg  GPU
-	gone bool // not in the configuration any more; running work still books on it
+	cfg GPU
 
 	total    Bytes // as last read; 0: never read
 	largest  Bytes // the largest total ever read: what the card would be without a shrink
@@ -105,7 +104,7 @@ type account struct {
 	replica  int
 	gpu      int // index into devices
 	resident Bytes
-	seen     bool  // a request ran here since we started
+	seen     bool  // all that it holds is in the books, so it has no claim on what is not
 	sure     Bytes // of what it keeps: held at the least, when it was last known
 	sureThen Bytes // sure as of the last reading
 	disputed bool  // it may have held up to most when that was last in dispute
@@ -301,19 +300,16 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 		g := s.accounts[a].gpu
 		d := s.devices[g]
 		need, free := s.needs(u, sh, r, i), s.room(u, g)
-		if now < d.restsUntil {
-			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
+		if b, closed := s.closed(u, g, need, now); closed {
+			return b, false
 		}
-		if u.alone[g] > 0 || sh.alone && !s.idle(u, g) || d.disputed() && need > 0 {
+		if sh.alone && !s.idle(u, g) {
 			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
 		}
 		// What was in use before anything ran here may be this very engine, so
 		// it does not bar the first request; that one runs on a GPU of its own.
 		if u.replicas[r.index] == 0 && s.idle(u, g) {
 			free += s.claimable(u, a)
-		}
-		if need > 0 && d.unknown(now) {
-			return block{ReasonCapacityReduced, d.cfg.Name, int64(need), 0}, false
 		}
 		if need > 0 && need > free {
 			reason := ReasonResources
@@ -329,6 +325,17 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 		return block{ReasonWaking, b.label, 1, 0}, false
 	}
 	return block{}, true
+}
+
+// closed says that so much cannot be brought onto a GPU now, whatever room there is.
+func (s *Scheduler) closed(u *usage, g int, need Bytes, now time.Duration) (block, bool) {
+	switch d := s.devices[g]; {
+	case now < d.restsUntil, u.alone[g] > 0, d.disputed() && need > 0:
+		return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, true
+	case need > 0 && d.unknown(now):
+		return block{ReasonCapacityReduced, d.cfg.Name, int64(need), 0}, true
+	}
+	return block{}, false
 }
 
 // needs is what a start of shape sh adds on the i-th GPU of replica r. One that
@@ -513,12 +520,16 @@ func (s *Scheduler) settleOutside(g int, first bool) {
 }
 
 // atRest compares the books of a GPU on which nothing runs with what is in use
-// there. Booked is what each account holds at the most, which is what keeps the
-// card from overflowing. Where the sum is what the card shows, each holds
-// exactly that.
+// there. Where no dispute is open, booked is what each account holds at the
+// most, and if the sum is what the card shows, each holds exactly that.
 func (s *Scheduler) atRest(g int) {
 	if excess := s.devices[g].observed - s.live.booked[g]; excess < -exact || excess > exact {
 		return
+	}
+	for i, a := range s.accounts {
+		if a.gpu == g && a.disputed && s.live.holdings[i].kept < a.most {
+			return
+		}
 	}
 	for i, a := range s.accounts {
 		if a.gpu == g {

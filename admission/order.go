@@ -47,7 +47,7 @@ type order struct {
 type placeBefore struct {
 	held     Bytes // by the replica, in the books
 	observed Bytes // on the card; -1: nothing is known
-	dropped  Bytes // what others had given back by then
+	dropped  Bytes // what others had given back by then, less what they may have since, unseen
 	freed    Bytes
 	claimed  Bytes // of what was in use and in nobody's books, by a Wake
 }
@@ -90,6 +90,7 @@ func (s *Scheduler) emptied(now time.Duration, v *replica) {
 	v.stance, o.given, o.began = reclaiming, true, now
 	for _, a := range v.accounts {
 		d := s.devices[s.accounts[a].gpu]
+		s.crowd(s.accounts[a].gpu, a)
 		p := placeBefore{held: s.keeps(a), observed: -1, dropped: d.dropped}
 		if d.observed >= 0 && d.last.Err == nil && d.dropped == d.droppedThen {
 			p.observed = d.observed
@@ -250,17 +251,23 @@ func (s *Scheduler) Freed(id uint64) (freed Bytes, enough, known bool) {
 			continue
 		}
 		known = true
+		fresh := s.fresh(s.orders[i].replica, d)
 		// What others hold for sure is not its own, whenever it was freed.
 		mine := p.freed
-		if d.last.Err == nil {
+		if fresh {
 			mine = max(mine, p.held-s.mostLeft(a))
 		}
 		freed += mine
-		if float64(mine) < enoughFreed*float64(p.held) && d.observed > p.held/10 {
+		if float64(mine) < enoughFreed*float64(p.held) && (!fresh || d.observed > p.held/10) {
 			enough = false
 		}
 	}
 	return freed, enough && known, known
+}
+
+// fresh says that a GPU was read since a replica last took memory there.
+func (s *Scheduler) fresh(r *replica, d *device) bool {
+	return d.last.Err == nil && d.goodAt >= max(r.ended, r.loaded)
 }
 
 // Ended is how an order ended.
@@ -295,7 +302,10 @@ func (s *Scheduler) Reclaimed(now time.Duration, id uint64, e Ended) bool {
 		switch {
 		case e.Dead: // with its process
 		case d.observed >= 0 && d.source != "declared":
-			most = min(max(0, p.held-p.freed), s.mostLeft(a))
+			most = max(0, p.held-p.freed)
+			if s.fresh(r, d) {
+				most = min(most, s.mostLeft(a))
+			}
 		case e.Failed:
 			most = p.held
 		}
@@ -313,34 +323,37 @@ func (s *Scheduler) Reclaimed(now time.Duration, id uint64, e Ended) bool {
 	}
 	s.close(o)
 	r.stance, r.empty = awake, true
-	if e.MustWake {
+	if e.MustWake || o.was == asleep && !e.Dead {
 		r.stance = asleep
 	}
 	r.since, r.note = now, e.Note
+	r.notBefore = s.backOff(now, r, (e.Failed || known && !enough) && !e.Dead || e.Dead && e.MustWake)
 	if e.Dead && e.MustWake {
 		// Nothing is won: it takes the room as soon as it is there again.
-		s.backOff(now, r, true)
 		s.bringBack(now, Return, r, nil)
-	} else {
-		s.backOff(now, r, (e.Failed || known && !enough) && !e.Dead)
 	}
 	s.pass(now)
 	return true
 }
 
-// backOff leaves a replica alone after a failure, twice as long each time: a
-// sixth of its MinResidency at first, ten times as long as that at the most.
-func (s *Scheduler) backOff(now time.Duration, r *replica, failed bool) {
+// backOff is until when a replica is left alone after a failure, twice as long
+// each time: a sixth of its MinResidency at first, ten times as long as that at
+// the most.
+func (s *Scheduler) backOff(now time.Duration, r *replica, failed bool) time.Duration {
 	if !failed {
-		r.failures, r.notBefore = 0, 0
-		return
+		r.failures = 0
+		return 0
 	}
+	r.failures++
+	return now + r.penalty()
+}
+
+func (r *replica) penalty() time.Duration {
 	stay := r.backend.cfg.MinResidency
 	if stay <= 0 {
 		stay = 30 * time.Second
 	}
-	r.notBefore = now + min(stay/6<<min(r.failures, 10), 10*stay)
-	r.failures++
+	return min(stay/6<<min(r.failures-1, 10), 10*stay)
 }
 
 // Woken ends a Wake or a Return. It reports whether there was such an order.
@@ -372,7 +385,10 @@ func (s *Scheduler) Woken(now time.Duration, id uint64, e Ended) bool {
 		}
 	}
 	if o.Kind == Wake {
-		s.backOff(now, r, e.Failed && !e.Dead)
+		r.wakeAfter = s.backOff(now, r, e.Failed && !e.Dead)
+	} else if !e.Failed {
+		// Else it would die again as soon as its time is over.
+		r.notBefore = now + s.residency(now, r) + r.penalty()
 	}
 	s.pass(now)
 	return true
@@ -389,7 +405,7 @@ func (s *Scheduler) Loading(id uint64) bool {
 		g := s.accounts[a].gpu
 		d := s.devices[g]
 		others := s.live.booked[g] - (s.live.holdings[a].kept - o.places[i].held)
-		if own, known := d.ownedBy(o.replica); known && own > exact || !known && d.observed > others+exact {
+		if own, known := d.ownedBy(o.replica); known && own > exact || !known && d.observed > others+d.outside+exact {
 			return true
 		}
 	}

@@ -356,10 +356,24 @@ func (s *Scheduler) pickNow(sh *shape, now time.Duration) (*replica, block) {
 	best := s.pick(sh, now, func(*replica) bool { return true })
 	if best == nil {
 		for _, r := range sh.backend.replicas {
-			why, _ = s.fits(&s.live, sh, r, now)
+			b, _ := s.fits(&s.live, sh, r, now)
+			if why.reason == ReasonNone || actionable(b) >= actionable(why) {
+				why = b
+			}
 		}
 	}
 	return best, why
+}
+
+// actionable ranks blocks by what can be done about them: a wake, then room.
+func actionable(b block) int {
+	switch b.reason {
+	case ReasonWaking:
+		return 2
+	case ReasonResources, ReasonCapacityReduced:
+		return 1
+	}
+	return 0
 }
 
 // pick chooses among the replicas that fit now and are allowed: the one that
@@ -436,8 +450,7 @@ func (s *Scheduler) walk(t *Ticket, r *replica, now time.Duration) time.Duration
 }
 
 // layProfile begins the profile with the predicted ends of what runs and with
-// what is being made to let go, unless
-// this pass has done so already.
+// what is being made to let go, unless this pass has done so already.
 func (s *Scheduler) layProfile(now time.Duration) {
 	if len(s.profile) > 0 {
 		return

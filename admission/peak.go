@@ -27,12 +27,14 @@ type sight struct {
 	atRestKnown bool
 	learns      bool  // atRest becomes its resident memory
 	believed    Bytes // what it held in an earlier life, until the first reading
+	unknownLoad bool  // it has loaded by itself, and nobody knows how much
 }
 
 // meter follows one run on one account.
 type meter struct {
 	by        *Ticket // whose run; nil: nobody's that can be told apart
-	alone     bool    // nothing else has run on the GPU since it began
+	alone     bool    // nothing else has run, loaded or let go on the GPU since it began
+	whole     bool    // what was seen is by the whole GPU, and no good where it was not alone
 	shown     bool    // some reading showed it
 	peak      Bytes   // the most that the account was seen to hold
 	strangers Bytes   // what outsiders held as it began
@@ -83,16 +85,39 @@ func (s *Scheduler) follow(t *Ticket, r *replica) {
 		if d.observed < 0 {
 			continue
 		}
-		alone := true
+		s.crowd(acc.gpu, a)
+		acc.meter = meter{}
+		if s.live.holdings[a].runs != 1 {
+			continue
+		}
+		// Where it is open whose something is, only who is to be learned of is
+		// measured: one that says that it is loaded is charged with all of it.
+		doubt := min(d.unclaimed, s.unseen(acc.gpu))
+		alone := !s.swapping(acc.gpu)
 		for i, x := range s.accounts {
-			if x.gpu == acc.gpu && i != a {
-				x.meter.alone = false
-				alone = alone && s.live.holdings[i].runs == 0
+			if x.gpu == acc.gpu {
+				doubt -= x.excess // is known for its own
+				alone = alone && (i == a || s.live.holdings[i].runs == 0)
 			}
 		}
-		acc.meter = meter{}
-		if s.live.holdings[a].runs == 1 {
-			acc.meter = meter{by: t, alone: alone, strangers: min(d.strangers, d.outside)}
+		alone = alone && (doubt <= exact || acc.learns)
+		strangers := min(d.strangers, d.outside)
+		if acc.unknownLoad {
+			strangers, acc.unknownLoad = max(0, strangers-d.unclaimed), false
+		}
+		acc.meter = meter{by: t, alone: alone, strangers: strangers}
+	}
+}
+
+// crowd ends the measuring of runs on a GPU that went by the whole of it: but
+// for one account, they are not alone there any more.
+func (s *Scheduler) crowd(g, but int) {
+	for i, x := range s.accounts {
+		if x.gpu != g || i == but {
+			continue
+		}
+		if x.alone = false; x.whole && !x.ended {
+			x.meter = meter{}
 		}
 	}
 }
@@ -150,6 +175,7 @@ func (s *Scheduler) look(g int) (changed bool) {
 			total = d.observed - s.others(g, i) - acc.strangers
 			known = total >= 0
 			acc.alone = known // else an outsider has gone meanwhile
+			acc.whole = true
 		}
 		if !known {
 			continue
@@ -384,6 +410,7 @@ func (s *Scheduler) recognise(g int) {
 func (a *account) inherit(old *account) {
 	learns := a.learns
 	a.seen, a.sight = old.seen, old.sight
+	a.sure, a.sureThen, a.disputed, a.most = old.sure, old.sureThen, old.disputed, old.most
 	a.learns = learns
 	if a.learns {
 		a.resident = old.resident

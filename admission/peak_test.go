@@ -88,7 +88,7 @@ func TestARunIsMeasured(t *testing.T) {
 		b.reads(24 * GiB)
 		b.finish(first)
 		b.finish(other)
-		b.measured(10 * GiB) // the first, while it was alone
+		b.measured() // of the first too: it may have taken more since
 		b.reads(10 * GiB)
 		b.measured()
 	})
@@ -167,7 +167,8 @@ func TestEnginesThatKeepMoreThanIsBookedAreToldApart(t *testing.T) {
 	// Both take twice of what was declared, and keep it.
 	used := map[string]Bytes{}
 	for range 5 {
-		for name, truth := range map[string]Bytes{"returns": 12 * GiB, "keeps": 10 * GiB} {
+		for _, name := range []string{"returns", "keeps"} {
+			truth := map[string]Bytes{"returns": 12 * GiB, "keeps": 10 * GiB}[name]
 			run := b.submit("work", name, map[string]Bytes{"returns": 2 * GiB, "keeps": 5 * GiB}[name])
 			used[name] = truth
 			b.reads(used["returns"] + used["keeps"])
@@ -176,6 +177,52 @@ func TestEnginesThatKeepMoreThanIsBookedAreToldApart(t *testing.T) {
 			b.reads(used["returns"] + used["keeps"])
 		}
 	}
+}
+
+// One that loads while the desk begins is no stranger.
+func TestResidentMemoryIsLearnedOfAnEngineThatIsStillLoading(t *testing.T) {
+	b := newBox(t, measureBox())
+	b.reads(GiB)
+	b.s.SetLoaded(b.now, "learns", 0, true, true)
+	for _, used := range []Bytes{3 * GiB, 8 * GiB, 16 * GiB, 16 * GiB, 16 * GiB} {
+		b.reads(used)
+	}
+	first := b.alone("learns", 0)
+	b.runs(first, true)
+	b.reads(23 * GiB)
+	b.finish(first)
+	for range 2 * calmReadings {
+		b.reads(23 * GiB)
+	}
+	if got := b.s.Snapshot(b.now).Backends[2].Accounts[0]; got.Resident != 23*GiB {
+		t.Errorf("it is taken to hold %v, want all 23 GiB: whose the first was nobody knows", got.Resident)
+	}
+}
+
+// What has come since the start may be an engine's that loads by itself.
+func TestARunIsNotMeasuredWhileItIsOpenWhoseSomethingIs(t *testing.T) {
+	b := newBox(t, measureBox())
+	b.reads(0)
+	b.reads(3 * GiB)
+	run := b.submit("work", "returns", 10*GiB)
+	b.reads(14 * GiB)
+	b.finish(run)
+	b.measured()
+}
+
+func TestARunBesideASwapIsNotMeasured(t *testing.T) {
+	b, image := imageWaits(t)
+	o := b.order(Reclaim, "llm")
+	b.reads(0)
+	b.s.Reclaimed(b.now, o.ID, Ended{})
+	b.runs(image, true)
+	b.reads(GiB) // it loads
+	b.end(b.submit("light", "captions", 0))
+	if err := b.s.ReclaimByHand(b.now, "captions"); err != nil {
+		t.Fatal(err)
+	}
+	b.finish(image)
+	b.measured()
 }
 
 func TestResidentMemoryIsLearned(t *testing.T) {

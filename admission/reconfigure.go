@@ -33,6 +33,19 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	// take books footprints from nothing; what is kept was carried over
 	// before, so booked is worked out from both.
 	n.rebook()
+	// What a backend that is not there any more held stays in use until a
+	// reading says that it is not.
+	for g, d := range n.devices {
+		if was, ok := s.deviceIndex[d.cfg.Name]; ok {
+			if lost := s.live.booked[was] - n.live.booked[g]; lost > 0 {
+				d.outside += lost
+			}
+		}
+	}
+	// One that sleeps is woken although nobody can be told to let go any more.
+	for _, r := range n.replicas {
+		n.swappable = n.swappable || r.stance != awake
+	}
 
 	var waiting []*Ticket
 	for _, c := range s.classes {
@@ -72,7 +85,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 func (s *Scheduler) inheritDevices(old *Scheduler) {
 	for _, d := range old.devices {
 		i, ok := s.deviceIndex[d.cfg.Name]
-		if !ok || d.gone {
+		if !ok {
 			continue
 		}
 		cfg := s.devices[i].cfg
@@ -143,6 +156,9 @@ func (s *Scheduler) inheritBackends(old *Scheduler) map[*replica]home {
 					s.orders = append(s.orders, o)
 				}
 			case old.live.replicas[r.index] == 0:
+				if r.order != nil {
+					r.order.done = true // no dispute waits for it
+				}
 				continue
 			default:
 				// Its work goes on; its accounts stay on the GPUs that are left.

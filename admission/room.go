@@ -131,6 +131,9 @@ func (s *Scheduler) victims(now time.Duration, sh *shape, r *replica, busy bool)
 			// Where running work ends sooner than the victim would be back,
 			// waiting costs less.
 			if sh.reserved < forever && sh.reserved-now <= s.reload(v) {
+				if sh.reserved > now {
+					s.recheck = min(s.recheck, sh.reserved)
+				}
 				continue
 			}
 			may = append(may, v)

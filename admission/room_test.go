@@ -136,8 +136,8 @@ func TestWhatDiedOfLettingGoKeepsItsRoom(t *testing.T) {
 		b.runs(image, false)
 		b.reason(image, ReasonResources)
 		b.noOrder() // it has just been loaded
-		if got := b.s.Snapshot(b.now).Backends[1].Replicas[0].Failures; got != 1 {
-			t.Errorf("%d failures, want the one to be remembered", got)
+		if got := b.s.Snapshot(b.now).Backends[1].Replicas[0]; got.Failures != 1 || got.NotBefore.Sub(time.Unix(0, 0)) != 95*time.Second {
+			t.Errorf("it is %+v, want the failure to be remembered for its residency of 30 s and 5 s more", got)
 		}
 		again := b.submit("chat", "llm", 0)
 		b.runs(again, true)

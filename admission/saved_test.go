@@ -76,7 +76,7 @@ func FuzzASavedHistory(f *testing.F) {
 			}
 			h.Learn(l.VRAM, time.Second)
 			h.LearnPeak(l.VRAM, GiB, 0)
-			h.OutOfMemory(l.VRAM)
+			h.exhausted(l.VRAM, booked)
 		}
 		if _, err := json.Marshal(h); err != nil {
 			t.Fatal(err)

@@ -446,7 +446,7 @@ func (s *Scheduler) Next() (time.Duration, bool) {
 
 // Observe takes a reading of a card.
 func (s *Scheduler) Observe(now time.Duration, r Reading) {
-	if s.observe(now, r) && s.waiting > 0 {
+	if s.observe(now, r) && (s.waiting > 0 || s.swappable) {
 		s.pass(now)
 	}
 }

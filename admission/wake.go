@@ -14,6 +14,7 @@ func (s *Scheduler) bringBack(now time.Duration, kind OrderKind, r *replica, hea
 	r.stance = waking
 	for i, a := range r.accounts {
 		h, acc := &s.live.holdings[a], s.accounts[a]
+		s.crowd(acc.gpu, a)
 		p := placeBefore{held: h.kept}
 		will := max(h.kept, r.heldBefore(i))
 		if kind == Wake {
@@ -46,8 +47,8 @@ func (s *Scheduler) wakeFor(now time.Duration, sh *shape) {
 		if b, _ := s.fits(&s.live, sh, r, now); b.reason != ReasonWaking {
 			continue
 		}
-		if now < r.notBefore {
-			s.recheck = min(s.recheck, r.notBefore)
+		if now < r.wakeAfter {
+			s.recheck = min(s.recheck, r.wakeAfter)
 			continue
 		}
 		s.bringBack(now, Wake, r, sh.head)
@@ -66,23 +67,32 @@ func (s *Scheduler) restore(now time.Duration) {
 		if r.stance != asleep || r.order != nil || r.backend.gone || r.byHand || r.wanted(now) < restWanted {
 			continue
 		}
-		if at := max(r.since+s.residency(now, r), r.notBefore); now < at {
+		if at := max(r.since+s.residency(now, r), r.wakeAfter); now < at {
 			s.recheck = min(s.recheck, at)
 			continue
 		}
-		fits := true
-		for i, a := range r.accounts {
-			acc := s.accounts[a]
-			fits = fits && s.live.alone[acc.gpu] == 0 &&
-				max(acc.resident, r.heldBefore(i))-s.live.holdings[a].kept <= s.room(&s.live, acc.gpu)
-		}
-		if fits && (best == nil || r.wanted(now) > best.wanted(now)) {
+		if _, bars := s.barsWake(now, r); !bars && (best == nil || r.wanted(now) > best.wanted(now)) {
 			best = r
 		}
 	}
 	if best != nil {
 		s.bringBack(now, Wake, best, nil)
 	}
+}
+
+// barsWake says what bars the waking of a replica for nobody's request.
+func (s *Scheduler) barsWake(now time.Duration, r *replica) (block, bool) {
+	for i, a := range r.accounts {
+		acc := s.accounts[a]
+		need, free := max(acc.resident, r.heldBefore(i))-s.live.holdings[a].kept, s.room(&s.live, acc.gpu)
+		if b, closed := s.closed(&s.live, acc.gpu, need, now); closed {
+			return b, true
+		}
+		if need > free {
+			return block{ReasonResources, s.devices[acc.gpu].cfg.Name, int64(need), int64(free)}, true
+		}
+	}
+	return block{}, false
 }
 
 // ReclaimByHand makes all replicas of a backend let go, pinned or not, when
@@ -116,12 +126,8 @@ func (s *Scheduler) WakeByHand(now time.Duration, name string) error {
 		if r.stance != asleep || r.order != nil {
 			continue
 		}
-		for i, a := range r.accounts {
-			acc := s.accounts[a]
-			need, free := max(acc.resident, r.heldBefore(i))-s.live.holdings[a].kept, s.room(&s.live, acc.gpu)
-			if need > free {
-				return fmt.Errorf("admission: backend %q needs %v of %s, where %v are free", name, need, s.devices[acc.gpu].cfg.Name, max(0, free))
-			}
+		if b, bars := s.barsWake(now, r); bars {
+			return fmt.Errorf("admission: backend %q cannot be woken now: %v", name, b)
 		}
 		r.byHand = false
 		s.bringBack(now, Wake, r, nil)
@@ -152,6 +158,9 @@ func (s *Scheduler) SetLoaded(now time.Duration, name string, replica int, loade
 	for _, a := range r.accounts {
 		acc, h := s.accounts[a], &s.live.holdings[a]
 		d := s.devices[acc.gpu]
+		if acc.learns && acc.resident == 0 {
+			acc.unknownLoad = true
+		}
 		if acc.seen || h.kept >= acc.resident {
 			continue
 		}

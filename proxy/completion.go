@@ -93,7 +93,7 @@ func isJSON(header http.Header) bool {
 
 // follow starts to look for a job's end. It ends the execution then.
 func (x *exchange) follow(found *routing.Job) {
-	j := &job{Job: found, how: x.work.completion, work: &x.work, backend: x.backend(), header: make(http.Header),
+	j := &job{Job: found, how: x.work.completion, work: &x.work, backend: x.to, header: make(http.Header),
 		told: make(chan error, 1), left: make(chan struct{}),
 		log: x.log.With("route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend, "trace_id", x.trace.SpanContext().TraceID().String())}
 	if j.backend.Config.PreserveHost {

@@ -98,7 +98,7 @@ var errAbandoned = errors.New("proxy: abandon_after passed")
 // the only timer that does, and fires for nothing where the work ends first or
 // turns out to be a job, which has a timeout of its own.
 func (x *exchange) abandonLater() {
-	time.AfterFunc(x.backend().Config.AbandonAfter, func() {
+	time.AfterFunc(x.to.Config.AbandonAfter, func() {
 		if x.work.job.Load() == nil && x.work.end(errAbandoned) {
 			x.log.Error("abandon_after passed: the grant of work that has not ended is given back, and the card may be fuller than is booked",
 				"route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend)
@@ -117,7 +117,7 @@ func (x *exchange) forward(grant *admission.Grant) error {
 		x.work.completion = x.route.Completion
 	}
 	// Whether a job was begun is known when it is answered, and not before.
-	x.work.detached = grant != nil && (x.backend().Config.Cancel != "aborts" || x.work.completion != nil) && !isUpgrade(x.in)
+	x.work.detached = grant != nil && (x.to.Config.Cancel != "aborts" || x.work.completion != nil) && !isUpgrade(x.in)
 	x.ctx, x.cancel = x.limited(x.ctx)
 	in := x.in.WithContext(x.ctx)
 	if x.body != nil {
@@ -143,14 +143,11 @@ func (x *exchange) forward(grant *admission.Grant) error {
 // own log line.
 var silent = log.New(io.Discard, "", 0)
 
-// backend is the server that the request goes to.
-func (x *exchange) backend() *backend { return x.to }
-
 // rewrite makes the backend's request of the client's. httputil has stripped
 // what is hop-by-hop already, so that no `Connection: X-Foo` can strip what is
 // set here.
 func (x *exchange) rewrite(p *httputil.ProxyRequest) {
-	backend, out := x.backend(), p.Out
+	backend, out := x.to, p.Out
 	base := backend.Base()
 	out.URL.Scheme, out.URL.Host = base.Scheme, base.Host
 	// As it came: httputil drops parameters that it cannot parse, and a backend
@@ -244,7 +241,7 @@ func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, 
 	}
 	// What the context carries stays, its end does not.
 	ctx := context.WithoutCancel(out.Context())
-	if x.backend().Config.AbandonAfter > 0 {
+	if x.to.Config.AbandonAfter > 0 {
 		ctx, x.cut = context.WithCancel(ctx)
 	}
 	out = out.WithContext(ctx)
@@ -290,7 +287,7 @@ func (r result) body() answerBody {
 // the execution.
 func (x *exchange) execute(out *http.Request) result {
 	e := &x.work
-	res, err := x.backend().RoundTrip(out)
+	res, err := x.to.RoundTrip(out)
 	if err != nil {
 		if !e.detached && x.ctx.Err() != nil {
 			err = context.Cause(x.ctx)

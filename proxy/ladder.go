@@ -35,6 +35,8 @@ type place struct {
 const (
 	// readySoon bounds the wait for a reading to compare with.
 	readySoon = 5 * time.Second
+	// inspectSoon bounds the wait for backends to say whether they sleep.
+	inspectSoon = 2 * time.Second
 	// wakeLimit bounds how long a backend may take to load.
 	wakeLimit = 15 * time.Minute
 	// returnLimit is how long one that died may take to listen, or to be seen
@@ -114,7 +116,7 @@ func (l *ladder) reclaim(b *routing.Backend, o admission.Order) (admission.Ended
 			done := c.step(l, b, o, "the call", b.LetGo)
 			if b.MustWake() && b.Died(l.life, c.err) {
 				c.died = true
-				c.said = append(c.said, "it died of it")
+				c.said = append(c.said, "it died of it, or has not slept")
 				break
 			}
 			if done {
@@ -124,10 +126,11 @@ func (l *ladder) reclaim(b *routing.Backend, o admission.Order) (admission.Ended
 	}
 	if b.HasStop() && l.life.Err() == nil {
 		done := c.step(l, b, o, "the stop command", b.Stop)
-		if c.stopped = c.err == nil; c.stopped {
+		// One that was cut off may have done its work all the same.
+		if c.stopped = c.err == nil || done && !c.died; c.stopped {
 			l.setStopped(place{o.Backend, o.Replica}, true)
 		}
-		if done {
+		if done && c.stopped {
 			return c.ended(true), c.freed
 		}
 	}
@@ -172,6 +175,8 @@ func (c *climb) step(l *ladder, b *routing.Backend, o admission.Order, what stri
 		c.said = append(c.said, what+" was answered with a yes, and no card can be read that would show more")
 		return true
 	case enough:
+		// One that did not come to its end may have been a yes.
+		c.obeyed = c.obeyed || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, routing.ErrProtocol)
 		c.said = append(c.said, fmt.Sprintf("%v of %v came back", freed, o.Bytes))
 		return true
 	case err == nil:
@@ -213,9 +218,9 @@ func (l *ladder) awaitReturn(b *routing.Backend, o admission.Order) admission.En
 	began := time.Now()
 	err := b.AwaitReturn(ctx, func() bool { return time.Since(began) < returnLimit || l.desk.Loading(o.ID) })
 	if err != nil {
-		return admission.Ended{Failed: true, Dead: true, Note: "it died when it was told to let go, and is not back: " + err.Error()}
+		return admission.Ended{Failed: true, Dead: true, Note: "it is gone since it was told to let go, and not back: " + err.Error()}
 	}
-	return admission.Ended{Note: "it died when it was told to let go, and has come back with all that it holds"}
+	return admission.Ended{Note: "it was told to let go, and is there with all that it holds"}
 }
 
 func (l *ladder) setStopped(at place, stopped bool) {
@@ -230,20 +235,26 @@ func (l *ladder) setStopped(at place, stopped bool) {
 
 // inspect asks backends that can tell whether they hold their weights, and
 // tells the desk, so that what was loaded before it is not taken for an
-// outsider's. It returns at once.
+// outsider's, and nothing is sent to one that sleeps. One that is down and can
+// be started was stopped by an earlier process.
 func (l *ladder) inspect(s *rules) {
+	var asked sync.WaitGroup
 	for name, servers := range s.backends {
 		for i, r := range servers {
 			if !r.Config.Reclaim.Enabled() {
 				continue
 			}
-			l.steps.Go(func() {
-				ctx, cancel := context.WithTimeout(l.life, readySoon)
+			asked.Go(func() {
+				ctx, cancel := context.WithTimeout(l.life, inspectSoon)
 				defer cancel()
-				if loaded, known := r.Loaded(ctx); known {
+				if r.CanStart() && r.Down(ctx) {
+					l.setStopped(place{name, i}, true)
+					l.desk.SetLoaded(name, i, false, true)
+				} else if loaded, known := r.Loaded(ctx); known {
 					l.desk.SetLoaded(name, i, loaded, r.MustWake())
 				}
 			})
 		}
 	}
+	asked.Wait()
 }

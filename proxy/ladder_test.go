@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -23,6 +24,8 @@ type engine struct {
 	weights admission.Bytes
 	held    atomic.Int64
 	lies    atomic.Bool // it says yes and keeps its memory
+	slow    atomic.Bool // it sleeps and does not say so in time
+	abused  atomic.Bool // a request has come while it slept
 	dies    atomic.Bool // of being told to let go
 	asleep  atomic.Bool
 	server  *httptest.Server
@@ -50,12 +53,18 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !sleep {
 			e.held.Store(int64(e.weights))
 		}
+		if sleep && e.slow.Load() {
+			<-r.Context().Done()
+		}
+	case "/is_sleeping":
+		fmt.Fprintf(w, `{"is_sleeping":%v}`, e.asleep.Load())
 	case "/health":
 		if e.asleep.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	default:
 		if e.asleep.Load() {
+			e.abused.Store(true)
 			w.WriteHeader(http.StatusInternalServerError) // as one that hangs or dies would
 			return
 		}
@@ -190,7 +199,7 @@ func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
 	again := &http.Server{Handler: large}
 	go again.Serve(l)
 	defer again.Close()
-	eventually(t, "it is back", func() bool { return strings.Contains(b.backendState("slow"), "has come back with all that it holds") })
+	eventually(t, "it is back", func() bool { return strings.Contains(b.backendState("slow"), "is there with all that it holds") })
 	if state := b.backendState("slow"); !strings.Contains(state, `"stance":"awake"`) || !strings.Contains(state, `"failures":1`) || other.held.Load() > 0 {
 		t.Errorf("the state says %s, and the other one holds %d bytes", state, other.held.Load())
 	}
@@ -198,6 +207,27 @@ func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
 		t.Fatalf("reclaim by hand is answered with %d", status)
 	}
 	<-waits
+}
+
+func TestASleepThatIsAnsweredTooLateIsASleep(t *testing.T) {
+	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim.Timeout = 100 * time.Millisecond })
+	b.want("GET", "/heavy")
+	large.slow.Store(true)
+	b.want("GET", "/light/x")
+	b.want("GET", "/heavy")
+	if got, want := large.called(), "POST /sleep, POST /wake_up"; got != want || large.abused.Load() {
+		t.Errorf("it was told %s, want %s; a request came while it slept: %v", got, want, large.abused.Load())
+	}
+}
+
+func TestAnEngineThatSleepsAtTheStartIsWokenFirst(t *testing.T) {
+	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute} })
+	large.asleep.Store(true)
+	b.handler.Inspect()
+	b.want("GET", "/heavy")
+	if got, want := large.called(), "POST /wake_up"; got != want || large.abused.Load() {
+		t.Errorf("it was told %s, want %s; a request came while it slept: %v", got, want, large.abused.Load())
+	}
 }
 
 func TestReclaimAndWakeByHand(t *testing.T) {

@@ -173,8 +173,8 @@ func (h *Handler) Memory() Memory {
 			if a.Learns {
 				account.Resident = int64(a.Resident)
 			}
-			if a.Running > 0 {
-				account.Kept = int64(max(a.Kept, a.Resident))
+			if a.Footprint > a.Kept {
+				account.Kept = int64(max(a.Kept, min(a.Resident, a.Footprint))) // something runs
 			}
 			if account.Kept > 0 || account.Resident > 0 {
 				m.Accounts = append(m.Accounts, account)

@@ -21,7 +21,7 @@ type firstTry struct {
 // run out of memory. That is the one case in which it is: the first run has
 // ended with a complete error, and its client has got nothing.
 func (x *exchange) retries() bool {
-	return x.work.grant != nil && x.backend().Config.RetryOOM && !isStream(x.in)
+	return x.work.grant != nil && x.to.Config.RetryOOM && !isStream(x.in)
 }
 
 // RoundTrip is the transport of the exchange's ReverseProxy. It sends the
@@ -104,7 +104,7 @@ func (x *exchange) again(out *http.Request, grant *admission.Grant) (*http.Respo
 	next := out.Clone(ctx)
 	next.URL.Scheme, next.URL.Host = x.to.Base().Scheme, x.to.Base().Host
 	x.now = time.Now()
-	x.trace.Execute(x.now, x.backend().Config.URL, next.Header)
+	x.trace.Execute(x.now, x.to.Config.URL, next.Header)
 	if x.body == nil {
 		return x.send(next, nil)
 	}

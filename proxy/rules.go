@@ -169,8 +169,9 @@ func (s *rules) leavesOut(other *rules, do func(*backend)) {
 }
 
 // Inspect asks backends that can tell whether they are loaded, so that memory
-// found in use at the start is known for theirs. It returns at once; call it
-// when the cards have been read.
+// found in use at the start is known for theirs. It waits two seconds for their
+// answers at the most; call it when the cards have been read, and before
+// requests come.
 func (h *Handler) Inspect() { h.ladder.inspect(h.rules.Load()) }
 
 // Close ends health checks, what is being done about memory, the following of

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -218,6 +219,13 @@ func (b *Backend) blame(ctx context.Context, sent *upload, err error) error {
 		kind = ErrUnreachable
 	}
 	return fmt.Errorf("%w: %s: %v", kind, b.Name, err)
+}
+
+// refused says that nobody listens at a backend's address: its process is gone.
+// Whatever else keeps a connection from being made says nothing of it.
+func refused(err error) bool {
+	dial, ok := errors.AsType[*net.OpError](err)
+	return ok && dial.Op == "dial" && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT))
 }
 
 // errStatus is an answer that is a failure of the backend.

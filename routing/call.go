@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // Call is a request of the proxy's own to a backend.
@@ -46,8 +44,7 @@ func (b *Backend) Ask(ctx context.Context, c Call, host string, header http.Head
 	b.sendOnce(r)
 	res, err := b.transport.RoundTrip(r)
 	if err != nil {
-		dial, ok := errors.AsType[*net.OpError](err)
-		if ok && dial.Op == "dial" && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)) {
+		if refused(err) {
 			return 0, nil, fmt.Errorf("%w: %s: %v", ErrUnreachable, b.Name, err)
 		}
 		return 0, nil, fmt.Errorf("routing: ask %s: %w", b.Name, err)

@@ -287,12 +287,20 @@ func (b *Backend) Wake(ctx context.Context, stopped bool) error {
 // gone and started anew: nobody listens, or, where the call has come to a yes or
 // to a broken connection, it says that it holds its weights.
 func (b *Backend) Died(ctx context.Context, call error) bool {
-	if b.hooks.Probe != "" && errors.Is(b.probeOnce(ctx), ErrUnreachable) {
+	if b.Down(ctx) {
 		return true
 	}
 	loaded, known := b.Loaded(ctx)
 	return known && loaded && (call == nil || errors.Is(call, ErrProtocol))
 }
+
+// Down says that nobody listens where the probe is asked.
+func (b *Backend) Down(ctx context.Context) bool {
+	return b.hooks.Probe != "" && errors.Is(b.probeOnce(ctx), ErrUnreachable)
+}
+
+// CanStart says that there is a start command.
+func (b *Backend) CanStart() bool { return len(b.hooks.Start) > 0 }
 
 // AwaitReturn asks the probe of an engine that died until it is answered with
 // 2xx, for as long as wait says.
@@ -422,7 +430,12 @@ func (b *Backend) order(ctx context.Context, line, body, model string) ([]byte, 
 	}
 	sent := b.sendOnce(out)
 	answer, err := b.transport.RoundTrip(out)
-	if err != nil {
+	switch {
+	case err != nil && refused(err):
+		return nil, failed(fmt.Errorf("%w: %v", ErrUnreachable, err))
+	case err != nil && errors.Is(b.blame(limited, sent, err), ErrUnreachable):
+		return nil, late(err) // who cannot be reached may be well
+	case err != nil:
 		return nil, late(b.blame(limited, sent, err))
 	}
 	defer answer.Body.Close()

@@ -3,8 +3,10 @@ package routing
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -46,6 +48,26 @@ func TestAProbeThatHangsIsAskedAgain(t *testing.T) {
 			t.Errorf("it took %v, want %v", took, want)
 		}
 	})
+}
+
+// A name that cannot be looked up for a moment says nothing of the engine.
+func TestOnlyARefusedConnectionIsADeath(t *testing.T) {
+	for reason, dead := range map[error]bool{syscall.ECONNREFUSED: true, syscall.ENOENT: true, &net.DNSError{Err: "no such host"}: false, syscall.EMFILE: false} {
+		inBubble(t, answering, func(t *testing.T, b *bench) {
+			b.hooks.Probe = "GET /health"
+			b.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+				return nil, &net.OpError{Op: "dial", Err: reason}
+			}
+			if got := b.Died(t.Context(), nil); got != dead {
+				t.Errorf("%v: dead %v, want %v", reason, got, dead)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := b.Wake(ctx, false); errors.Is(err, ErrUnreachable) != dead {
+				t.Errorf("%v: woken with %v, want ErrUnreachable: %v", reason, err, dead)
+			}
+		})
+	}
 }
 
 func TestAnEngineThatWasStartedMayTakeItsTimeToListen(t *testing.T) {

@@ -1,0 +1,296 @@
+package admission
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+)
+
+// sleeps puts a backend's replica to sleep, as found at the start.
+func (b *box) sleeps(backend string, replica int) {
+	b.t.Helper()
+	if !b.s.SetLoaded(b.now, backend, replica, false, true) {
+		b.t.Fatalf("%s/%d cannot be put to sleep", backend, replica)
+	}
+}
+
+// twoReplicas is a swapBox with a second card, and a second llm on it.
+func twoReplicas() Config {
+	cfg := swapBox()
+	cfg.GPUs = append(cfg.GPUs, GPU{Name: "g1", Memory: 48 * GiB})
+	cfg.Backends[1].Slots = 1
+	cfg.Backends[1].Replicas = []Replica{{Name: "a", Places: []Place{{"g0", 30 * GiB}}}, {Name: "b", Places: []Place{{"g1", 30 * GiB}}}}
+	return cfg
+}
+
+func without(cfg Config, backend string) Config {
+	cfg.Backends = slices.DeleteFunc(slices.Clone(cfg.Backends), func(b Backend) bool { return b.Name == backend })
+	return cfg
+}
+
+func TestASleepingReplicaIsWokenBesideOneThatCannotBeUsed(t *testing.T) {
+	for sleeper := range 2 {
+		b := newBox(t, twoReplicas())
+		b.sleeps("llm", sleeper)
+		b.s.SetAvailable(b.now, "llm", 1-sleeper, 0)
+		b.reason(b.submit("chat", "llm", 0), ReasonWaking)
+		b.order(Wake, "llm")
+
+		b = newBox(t, twoReplicas())
+		b.sleeps("llm", sleeper)
+		b.runs(b.submit("chat", "llm", 0), true) // on the other one, and that is its slot
+		b.reason(b.submit("chat", "llm", 0), ReasonWaking)
+		b.order(Wake, "llm")
+	}
+}
+
+func TestRoomIsMadeForTheReplicaThatLives(t *testing.T) {
+	for dead, full := range []string{"g1", "g0"} {
+		cfg := twoReplicas()
+		cfg.Backends[0].Replicas[0].Places[0].GPU = full
+		b := newBox(t, cfg)
+		b.s.SetAvailable(b.now, "llm", dead, 0)
+		b.end(b.submit("heavy", "flux", 10*GiB))
+		b.at(40)
+		b.reason(b.submit("chat", "llm", 0), ReasonReclaiming)
+		b.order(Reclaim, "flux")
+	}
+}
+
+func TestOneThatSleepsIsWokenThoughNobodyCanBeReclaimedAnyMore(t *testing.T) {
+	b := newBox(t, swapBox())
+	b.sleeps("llm", 0)
+	cfg := swapBox()
+	for i := range cfg.Backends {
+		cfg.Backends[i].Reclaims = false
+	}
+	if err := b.s.Reconfigure(b.now, cfg); err != nil {
+		t.Fatal(err)
+	}
+	b.submit("chat", "llm", 0)
+	b.order(Wake, "llm")
+}
+
+func TestASleeperThatIsAskedAgainSleepsOn(t *testing.T) {
+	b, image := imageWaits(t)
+	o := b.order(Reclaim, "llm")
+	b.reads(20 * GiB)
+	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true}) // 20 GiB stay
+	b.runs(image, false)
+	b.at(46)
+	o = b.order(Reclaim, "llm")
+	b.s.Reclaimed(b.now, o.ID, Ended{Failed: true})
+	chat := b.submit("chat", "llm", 0)
+	b.runs(chat, false)
+	b.reason(chat, ReasonWaking)
+}
+
+// What failed is to make room: its own request waits for nothing.
+func TestASleeperThatKeptItsMemoryIsWokenAtOnce(t *testing.T) {
+	b, image := imageWaits(t)
+	o := b.order(Reclaim, "llm")
+	b.s.Reclaimed(b.now, o.ID, Ended{Failed: true, MustWake: true})
+	b.s.Leave(b.now, image, CodeClientCancelled)
+	b.submit("chat", "llm", 0)
+	b.order(Wake, "llm")
+}
+
+func TestAnOutsiderIsNotTheReturnOfTheDead(t *testing.T) {
+	b := newBox(t, swapBox())
+	b.reads(GiB)
+	chat := b.submit("chat", "llm", 0)
+	b.reads(31 * GiB)
+	b.at(40)
+	b.end(chat)
+	b.reads(31 * GiB)
+	b.submit("heavy", "flux", 10*GiB)
+	o := b.order(Reclaim, "llm")
+	b.reads(GiB)
+	b.s.Reclaimed(b.now, o.ID, Ended{Failed: true, Dead: true, MustWake: true})
+	o = b.order(Return, "llm")
+	b.reads(GiB)
+	if b.s.Loading(o.ID) {
+		t.Error("what the outsider holds is taken for its loading")
+	}
+}
+
+func TestAReadingFromBeforeTheLoadProvesNothing(t *testing.T) {
+	fails := func(b *box) { b.s.Observe(b.now, Reading{GPU: "g0", Err: errors.New("a bad day")}) }
+	for name, later := range map[string]func(*box){"readings fail": fails, "none comes": func(*box) {}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBox(t, swapBox())
+			b.reads(0)
+			b.at(1)
+			later(b)
+			b.end(b.submit("chat", "llm", 0))
+			b.at(2)
+			later(b)
+			if err := b.s.ReclaimByHand(b.now, "llm"); err != nil {
+				t.Fatal(err)
+			}
+			o := b.order(Reclaim, "llm")
+			if freed, enough, _ := b.s.Freed(o.ID); enough || freed > 0 {
+				t.Errorf("%v have come back, enough: %v; want nothing before it was asked", freed, enough)
+			}
+			b.s.Reclaimed(b.now, o.ID, Ended{Failed: true})
+			if kept := b.s.live.holdings[1].kept; kept != 30*GiB {
+				t.Errorf("%v are kept, want what no reading says is gone", kept)
+			}
+		})
+	}
+}
+
+func TestAReloadKeepsTheMemoryOfABackendItRemoves(t *testing.T) {
+	b, image := imageWaits(t)
+	if err := b.s.Reconfigure(b.now, without(swapBox(), "llm")); err != nil {
+		t.Fatal(err)
+	}
+	b.runs(image, false)
+	for range calmReadings {
+		b.reads(0)
+	}
+	b.runs(image, true)
+}
+
+func TestAReloadEndsTheDisputeOfABackendItRemoves(t *testing.T) {
+	b := newBox(t, swapBox())
+	b.sleeps("llm", 0)
+	b.reads(30 * GiB) // whoever's
+	b.submit("chat", "llm", 0)
+	b.order(Wake, "llm")
+	if err := b.s.Reconfigure(b.now, without(swapBox(), "llm")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * calmReadings {
+		b.reads(0)
+	}
+	b.runs(b.submit("light", "captions", GiB), true)
+}
+
+func TestAReloadKeepsADispute(t *testing.T) {
+	b := newBox(t, swapBox())
+	b.end(b.submit("chat", "llm", 0))
+	a := b.s.accounts[1]
+	a.sure, a.sureThen, a.disputed, a.most = 1, 2, true, 30*GiB
+	if err := b.s.Reconfigure(b.now, swapBox()); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.s.accounts[1]; got.sure != 1 || got.sureThen != 2 || !got.disputed || got.most != 30*GiB {
+		t.Errorf("it is %+v afterwards, want all of %+v", got, a)
+	}
+}
+
+// asleepInDispute is a box where captions sleeps and may be brought back, and
+// whoever runs is not known to hold what was there before.
+func TestNobodyIsWokenInADisputeOrBesideWorkThatGoesAlone(t *testing.T) {
+	b := newBox(t, swapBox())
+	b.reads(0)
+	b.end(b.submit("light", "captions", 0))
+	b.reads(8 * GiB)
+	b.at(40)
+	b.submit("chat", "llm", 16*GiB) // 46 of 40
+	o := b.order(Reclaim, "captions")
+	b.reads(0)
+	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true})
+	b.at(41)
+	b.reads(32 * GiB)
+	b.at(80)
+	b.noOrder() // it may be llm's
+	if err := b.s.WakeByHand(b.now, "captions"); err == nil {
+		b.order(Wake, "captions")
+	}
+
+	b = newBox(t, swapBox())
+	b.sleeps("llm", 0)
+	alone := new(Ticket)
+	b.s.Submit(b.now, alone, Request{Class: "light", Backend: "captions", VRAM: GiB, Alone: true})
+	b.runs(alone, true)
+	if err := b.s.WakeByHand(b.now, "llm"); err == nil {
+		t.Error("it is woken beside work that has the card to itself")
+	}
+	b.noOrder()
+}
+
+func TestAReadingBringsBackWhatSleeps(t *testing.T) {
+	b, image := imageWaits(t)
+	o := b.order(Reclaim, "llm")
+	b.reads(0)
+	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true})
+	b.end(image)
+	for range 80 {
+		b.at(b.now.Seconds() + 1)
+		b.reads(24 * GiB)
+	}
+	b.noOrder() // flux keeps what it took
+	for range calmReadings {
+		b.reads(0)
+	}
+	b.order(Wake, "llm")
+}
+
+// Waiting costs less than a swap for as long as the estimate says so.
+func TestOverdueWorkDoesNotKeepRoomFromBeingMade(t *testing.T) {
+	cfg := swapBox()
+	cfg.GPUs[0].Memory = 60 * GiB
+	cfg.Backends[2].Replicas[0].Places[0].Resident = GiB
+	b := newBox(t, cfg)
+	b.end(b.submit("chat", "llm", 0)) // 30 kept
+	b.at(40)
+	b.submit("light", "captions", 17*GiB) // said to take 10 s, and does not end
+	b.submit("heavy", "flux", 0)          // 24, which are there when either has gone
+	for b.now < 9*time.Minute {
+		due, ok := b.s.Next()
+		if !ok {
+			break
+		}
+		b.now = max(b.now+time.Millisecond, due)
+		b.s.Tick(b.now)
+		if len(b.s.issued) > 0 {
+			b.order(Reclaim, "llm")
+			return
+		}
+	}
+	t.Errorf("at %v nobody was told to let go", b.now)
+}
+
+// Three accounts with 10, 29 and 4 GiB are booked with 10, 28 and 5.
+func TestAMatchByChanceEndsNoDispute(t *testing.T) {
+	engine := func(name string, resident Bytes) Backend {
+		return Backend{Name: name, Reclaims: true, MinResidency: 30 * time.Second, Replicas: []Replica{{Places: []Place{{"g0", resident}}}}}
+	}
+	b := newBox(t, Config{GPUs: []GPU{{Name: "g0", Memory: 46 * GiB}},
+		Classes:  []Class{{Name: "work", Slots: 16, QueueLimit: 100, HardenAfter: 5 * time.Second}},
+		Backends: []Backend{engine("a", 10*GiB), engine("b", 24*GiB), engine("c", 3*GiB)}})
+	b.reads(0)
+	b.end(b.submit("work", "a", 0))
+	var run []*Ticket
+	for _, d := range []Bytes{4 * GiB, GiB, 4 * GiB} { // the last finds what the first has left
+		run = append(run, b.submit("work", "b", d))
+	}
+	for _, ticket := range run {
+		b.end(ticket)
+	}
+	b.at(1)
+	b.reads(39 * GiB)
+	b.at(2)
+	b.reads(39 * GiB)
+	one, other := b.submit("work", "c", GiB), b.submit("work", "c", GiB) // one after the other, in truth
+	b.runs(one, true)
+	b.runs(other, true)
+	b.end(one)
+	b.end(other)
+	for range 4 {
+		b.at(b.now.Seconds() + 1)
+		b.reads(43 * GiB)
+	}
+	used := 42 * GiB
+	for range 5 {
+		if _, ok := b.submit("work", "c", GiB).Granted(); ok {
+			used += GiB
+		}
+	}
+	if used > 46*GiB {
+		t.Errorf("%v are at work on a card of 46", used)
+	}
+}
