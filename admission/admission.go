@@ -165,6 +165,8 @@ const (
 	Aborted
 	// OutOfMemory ended for want of memory: what was booked is not enough.
 	OutOfMemory
+	// Unreached never came to its server, which does not listen: it took nothing.
+	Unreached
 )
 
 // Code names a refusal. It is a small closed set and part of the HTTP contract.

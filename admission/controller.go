@@ -337,7 +337,7 @@ func (g *Grant) Release(o Outcome) {
 	c.mu.Lock()
 	now := c.age()
 	if t.state == stateRunning {
-		t.teaches, t.failed = o == Done && t.history != nil, o != Done
+		t.teaches, t.failed, t.unserved = o == Done && t.history != nil, o != Done, o == Unreached
 	}
 	booked := t.shape.vram
 	ended := c.rules.End(now, t)

@@ -163,7 +163,27 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 	case ReasonClassSlots, ReasonBackendSlots, ReasonResources, ReasonCapacityReduced:
 		w.Holders = s.holders(b)
 	}
+	if b.reason == ReasonResources || b.reason == ReasonCapacityReduced {
+		w.Keepers = s.keepers(now, sh, b)
+	}
 	return w
+}
+
+// keepers are the idle replicas of others on the GPU that blocks a shape.
+func (s *Scheduler) keepers(now time.Duration, sh *shape, b block) []Keeper {
+	var all []Keeper
+	for i, a := range s.accounts {
+		r := a.backend.replicas[a.replica]
+		if s.devices[a.gpu].cfg.Name != b.resource || a.backend == sh.backend || s.live.replicas[r.index] > 0 || s.live.holdings[i].kept == 0 {
+			continue
+		}
+		k := Keeper{Backend: a.backend.cfg.Name, Replica: a.replica, Bytes: s.live.holdings[i].kept}
+		if until := s.leaveUntil(now, r); a.backend.cfg.Reclaims && !a.backend.cfg.Pinned && until > now {
+			k.Until = s.epoch.Add(until)
+		}
+		all = append(all, k)
+	}
+	return all
 }
 
 // holders are the running tickets that hold a blocked resource.

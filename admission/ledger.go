@@ -230,6 +230,23 @@ func (s *Scheduler) give(u *usage, sh *shape, r *replica) {
 	}
 }
 
+// giveUnused is give for a run that never came to its server: nothing stays of
+// what was booked for it.
+func (s *Scheduler) giveUnused(t *Ticket) {
+	kept := make([]Bytes, len(t.replica.accounts))
+	for i, a := range t.replica.accounts {
+		kept[i] = s.live.holdings[a].kept
+	}
+	s.give(&s.live, t.shape, t.replica)
+	for i, a := range t.replica.accounts {
+		h, acc := &s.live.holdings[a], s.accounts[a]
+		before := h.footprint(acc.resident)
+		h.kept = kept[i]
+		s.live.booked[acc.gpu] += h.footprint(acc.resident) - before
+		s.devices[acc.gpu].dropped += before - h.footprint(acc.resident)
+	}
+}
+
 // assure notes what a replica holds for sure at the end of a run. Where it has
 // worked, its weights are there, and what the request took is where its
 // allocator keeps it. Where it has failed, it may have died.

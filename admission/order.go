@@ -424,7 +424,7 @@ func (s *Scheduler) orderByID(id uint64, kinds ...OrderKind) *order {
 // due is when an order that frees memory is expected to have done so.
 func (s *Scheduler) due(now time.Duration, o *order) time.Duration {
 	if o.given {
-		return max(o.began+reclaimTime, now+max(time.Second, (now-o.began)/10))
+		return max(o.began+ReclaimTime, now+max(time.Second, (now-o.began)/10))
 	}
 	last := now
 	for _, t := range s.running {
@@ -432,7 +432,7 @@ func (s *Scheduler) due(now time.Duration, o *order) time.Duration {
 			last = max(last, t.end)
 		}
 	}
-	return last + reclaimTime
+	return last + ReclaimTime
 }
 
 // letGo books that a replica holds nothing while nothing runs on it.

@@ -31,11 +31,11 @@ var stances = [...]string{awake: "awake", emptying: "emptying", reclaiming: "rec
 const enoughFreed = 0.9
 
 const (
-	// loadRate is how fast weights are taken to load where it has not been
+	// LoadRate is how fast weights are taken to load where it has not been
 	// seen: a fast disk, or half of what a PCIe 4 slot moves.
-	loadRate = 2 * GiB // a second
-	// reclaimTime is how long letting go is taken to last.
-	reclaimTime = 3 * time.Second
+	LoadRate = 2 * GiB // a second
+	// ReclaimTime is how long letting go is taken to last.
+	ReclaimTime = 3 * time.Second
 	// late is how long after it was expected memory may still come back.
 	late = 30 * time.Second
 	// halfLife is that of the count of a replica's recent starts.
@@ -276,7 +276,7 @@ func (s *Scheduler) reload(v *replica) time.Duration {
 	for _, a := range v.accounts {
 		held += s.keeps(a)
 	}
-	return time.Duration(float64(held) / float64(loadRate) * float64(time.Second))
+	return time.Duration(float64(held) / float64(LoadRate) * float64(time.Second))
 }
 
 // price is what letting go is expected to cost, by byte: the reload, times how

@@ -208,6 +208,10 @@ func TestMemoryThatDidNotComeBackStaysBooked(t *testing.T) {
 	b.runs(image, false)
 	b.reason(image, ReasonResources)
 	b.noOrder()
+	w, _ := b.s.Explain(b.now, image.id)
+	if want := (Keeper{Backend: "llm", Bytes: 29 * GiB, Until: time.Unix(45, 0)}); len(w.Keepers) != 1 || w.Keepers[0] != want {
+		t.Errorf("%+v keep its room, want %+v", w.Keepers, want)
+	}
 	state := b.s.Snapshot(b.now).Backends[1]
 	if state.Accounts[0].Kept != 29*GiB || state.Replicas[0].Failures != 1 {
 		t.Fatalf("the state is %+v, want 29 GiB kept and one failure", state)

@@ -369,7 +369,11 @@ func (s *Scheduler) End(now time.Duration, t *Ticket) bool {
 		panic("admission: a running ticket is not in the list of running tickets")
 	}
 	s.running = slices.Delete(s.running, i, i+1)
-	s.give(&s.live, t.shape, t.replica)
+	if t.unserved {
+		s.giveUnused(t)
+	} else {
+		s.give(&s.live, t.shape, t.replica)
+	}
 	s.assure(t)
 	t.replica.ended = now
 	s.unfollow(now, t)

@@ -100,9 +100,21 @@ type Waiter struct {
 	// whose reservation it would move, 0 if none.
 	Holders     []uint64
 	ReservedFor uint64
+	// Keepers are the idle backends that hold the memory of a GPU that blocks it.
+	Keepers []Keeper
 	// EstimatedStart is zero where nothing can be said.
 	EstimatedStart time.Time
 	Hardened       bool
+}
+
+// Keeper is a replica that runs nothing and holds memory.
+type Keeper struct {
+	Backend string
+	Replica int
+	Bytes   Bytes // on the GPU in question
+	// Until is when it may be told to let go: after MinResidency, or longer where
+	// it failed to. Zero: now, or never where nothing can tell it.
+	Until time.Time
 }
 
 // Running is one granted request.

@@ -12,6 +12,7 @@ type Ticket struct {
 	deadline bool
 	teaches  bool // what it took is worth learning from
 	failed   bool // its end does not say that the weights are there
+	unserved bool // it took no memory
 
 	shape  *shape
 	flow   *flow

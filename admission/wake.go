@@ -2,6 +2,7 @@ package admission
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -96,7 +97,7 @@ func (s *Scheduler) barsWake(now time.Duration, r *replica) (block, bool) {
 }
 
 // ReclaimByHand makes all replicas of a backend let go, pinned or not, when
-// what runs there has ended.
+// what runs there has ended. It fails where none of them can, and says why.
 func (s *Scheduler) ReclaimByHand(now time.Duration, name string) error {
 	b := s.backendIndex[name]
 	switch {
@@ -105,24 +106,40 @@ func (s *Scheduler) ReclaimByHand(now time.Duration, name string) error {
 	case !b.cfg.Reclaims:
 		return fmt.Errorf("admission: backend %q cannot be made to let go: want backends.%s.reclaim", name, name)
 	}
+	done := false
+	var why error
 	for _, r := range b.replicas {
-		if r.stance == awake && r.order == nil {
-			r.byHand = true
+		holds := slices.ContainsFunc(r.accounts, func(a int) bool { return s.keeps(a) > 0 })
+		switch {
+		case r.order != nil && r.order.Kind == Reclaim:
+			done = true // is under way
+		case r.order != nil:
+			why = fmt.Errorf("admission: backend %q is coming back: want another try when it is there", name)
+		case r.stance == asleep && !holds:
+			why = fmt.Errorf("admission: backend %q sleeps already, and holds nothing", name)
+		default:
+			done, r.byHand = true, true
 			s.empty(now, r, nil)
 		}
 	}
 	s.pass(now)
-	return nil
+	if done {
+		return nil
+	}
+	return why
 }
 
-// WakeByHand brings back the replicas of a backend that sleep, where there is
-// room.
+// WakeByHand brings back the replicas of a backend that sleep. It fails where
+// there is no room, or where one is letting go.
 func (s *Scheduler) WakeByHand(now time.Duration, name string) error {
 	b := s.backendIndex[name]
 	if b == nil {
 		return fmt.Errorf("admission: there is no backend %q", name)
 	}
 	for _, r := range b.replicas {
+		if r.order != nil && r.order.Kind == Reclaim {
+			return fmt.Errorf("admission: backend %q is letting go: want another try when it has", name)
+		}
 		if r.stance != asleep || r.order != nil {
 			continue
 		}

@@ -96,6 +96,53 @@ func TestASleeperThatKeptItsMemoryIsWokenAtOnce(t *testing.T) {
 	b.order(Wake, "llm")
 }
 
+func TestByHandSaysWhatCannotBeDone(t *testing.T) {
+	b, _ := imageWaits(t)
+	if err := b.s.ReclaimByHand(b.now, "llm"); err != nil {
+		t.Errorf("what is under way is refused: %v", err)
+	}
+	o := b.order(Reclaim, "llm")
+	if err := b.s.WakeByHand(b.now, "llm"); err == nil {
+		t.Error("one that is letting go is woken")
+	}
+	b.reads(10 * GiB)
+	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true}) // 10 GiB stay
+	if err := b.s.ReclaimByHand(b.now, "llm"); err != nil {
+		t.Errorf("what a sleeper kept cannot be asked for: %v", err)
+	}
+	o = b.order(Reclaim, "llm")
+	b.reads(0)
+	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true})
+	if err := b.s.ReclaimByHand(b.now, "llm"); err == nil {
+		t.Error("one that sleeps and holds nothing is told to let go")
+	}
+}
+
+// Nothing was sent to a server that does not listen, and so it took nothing.
+func TestWhatNeverCameToItsServerTookNothing(t *testing.T) {
+	b := newBox(t, swapBox())
+	b.reads(0)
+	for _, others := range []bool{false, true} {
+		var other *Ticket
+		if others {
+			other = b.submit("chat", "llm", 0)
+		}
+		lost := b.submit("chat", "llm", 4*GiB)
+		lost.failed, lost.unserved = true, true
+		b.end(lost)
+		if others {
+			b.end(other)
+		}
+		want := Bytes(0)
+		if others {
+			want = 30 * GiB
+		}
+		if booked, kept := b.s.live.booked[0], b.s.live.holdings[1].kept; booked != want || kept != want {
+			t.Errorf("%v are booked, %v kept, want %v", booked, kept, want)
+		}
+	}
+}
+
 func TestAnOutsiderIsNotTheReturnOfTheDead(t *testing.T) {
 	b := newBox(t, swapBox())
 	b.reads(GiB)

@@ -256,7 +256,7 @@ func (j *job) judge(status int, answer []byte) (ended bool, err error) {
 func (j *job) missed(err error) (gone bool) {
 	j.silent++
 	j.refused++
-	if !errors.Is(err, routing.ErrUnreachable) {
+	if !errors.Is(err, routing.ErrRefused) {
 		j.refused = 0
 	}
 	_, open := j.backend.Open()

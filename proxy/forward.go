@@ -66,6 +66,8 @@ func (e *execution) outcome(err error) admission.Outcome {
 		return admission.OutOfMemory
 	case e.status == http.StatusSwitchingProtocols, errors.Is(err, errJobTimeout), errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
 		return admission.Aborted
+	case errors.Is(err, routing.ErrRefused):
+		return admission.Unreached
 	case err != nil || e.status >= 400:
 		return admission.Failed
 	}

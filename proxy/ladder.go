@@ -161,7 +161,7 @@ func (c *climb) step(l *ladder, b *routing.Backend, o admission.Order, what stri
 	defer cancel()
 	if err != nil {
 		c.said = append(c.said, fmt.Sprintf("%s failed: %v", what, err))
-		if errors.Is(err, routing.ErrUnreachable) {
+		if errors.Is(err, routing.ErrRefused) {
 			c.obeyed = false // nobody is there who could sleep
 		}
 		// It may have died, and then its memory comes back all the same.
@@ -201,7 +201,7 @@ func (l *ladder) wake(b *routing.Backend, o admission.Order) admission.Ended {
 	stopped := l.stopped[at]
 	l.mu.Unlock()
 	if err := b.Wake(ctx, stopped); err != nil {
-		return admission.Ended{Failed: true, Dead: errors.Is(err, routing.ErrUnreachable) && !stopped, Note: err.Error()}
+		return admission.Ended{Failed: true, Dead: errors.Is(err, routing.ErrRefused) && !stopped, Note: err.Error()}
 	}
 	l.setStopped(at, false)
 	return admission.Ended{Note: "it answers again"}

@@ -221,7 +221,9 @@ func TestASleepThatIsAnsweredTooLateIsASleep(t *testing.T) {
 }
 
 func TestAnEngineThatSleepsAtTheStartIsWokenFirst(t *testing.T) {
-	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute} })
+	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) {
+		c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
+	})
 	large.asleep.Store(true)
 	b.handler.Inspect()
 	b.want("GET", "/heavy")

@@ -151,9 +151,18 @@ type waiterJSON struct {
 	Need           int64            `json:"need"`
 	Free           int64            `json:"free"`
 	Holders        []uint64         `json:"holders"`
+	KeptBy         []keeperJSON     `json:"kept_by,omitempty"`
 	ReservedFor    uint64           `json:"reserved_for,omitempty"`
 	EstimatedStart *time.Time       `json:"estimated_start"`
 	Hardened       bool             `json:"hardened"`
+}
+
+// keeperJSON is an idle backend that holds what a waiter needs.
+type keeperJSON struct {
+	Backend string     `json:"backend"`
+	Replica int        `json:"replica"`
+	Bytes   int64      `json:"bytes"`
+	Until   *time.Time `json:"until,omitempty"` // it is not told to let go before
 }
 
 type observedJSON struct {
@@ -284,7 +293,11 @@ func describeWaiter(w admission.Waiter) waiterJSON {
 	if holders == nil {
 		holders = []uint64{}
 	}
-	return waiterJSON{ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
+	var keptBy []keeperJSON
+	for _, k := range w.Keepers {
+		keptBy = append(keptBy, keeperJSON{k.Backend, k.Replica, int64(k.Bytes), known(k.Until)})
+	}
+	return waiterJSON{KeptBy: keptBy, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
 		Waited: w.Waited.Seconds(), Position: w.Position, InFlow: w.InFlow, Reason: w.Reason, Resource: w.Resource,
 		Need: w.Need, Free: w.Free, Holders: holders, ReservedFor: w.ReservedFor, EstimatedStart: known(w.EstimatedStart), Hardened: w.Hardened}
 }

@@ -20,6 +20,9 @@ var (
 	// ErrUnreachable says that no connection to the backend came about, so
 	// that it never saw the request.
 	ErrUnreachable = errors.New("routing: the backend does not accept connections")
+	// ErrRefused is an ErrUnreachable where nobody listens at the address: the
+	// process is gone, or not there yet.
+	ErrRefused = fmt.Errorf("%w: nobody listens", ErrUnreachable)
 	// ErrProtocol says that a connection broke before an answer came, or that
 	// what came was not HTTP. The backend may have seen the request.
 	ErrProtocol = errors.New("routing: the backend broke the connection")
@@ -216,7 +219,9 @@ func (b *Backend) blame(ctx context.Context, sent *upload, err error) error {
 	}
 	kind := ErrProtocol
 	if failure, ok := errors.AsType[*net.OpError](err); ok && failure.Op == "dial" {
-		kind = ErrUnreachable
+		if kind = ErrUnreachable; refused(err) {
+			kind = ErrRefused
+		}
 	}
 	return fmt.Errorf("%w: %s: %v", kind, b.Name, err)
 }

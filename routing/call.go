@@ -26,7 +26,7 @@ const maxCallAnswer = 16 << 20
 
 // Ask makes a call beside the requests that clients make: it passes the breaker
 // by and is not counted there. host and header may be empty. It fails with
-// ErrUnreachable where nobody listens at the backend's address, so that its
+// ErrRefused where nobody listens at the backend's address, so that its
 // process is gone.
 func (b *Backend) Ask(ctx context.Context, c Call, host string, header http.Header) (status int, answer []byte, err error) {
 	r, err := http.NewRequestWithContext(ctx, c.Method, b.base.String()+c.Target, nil)
@@ -45,7 +45,7 @@ func (b *Backend) Ask(ctx context.Context, c Call, host string, header http.Head
 	res, err := b.transport.RoundTrip(r)
 	if err != nil {
 		if refused(err) {
-			return 0, nil, fmt.Errorf("%w: %s: %v", ErrUnreachable, b.Name, err)
+			return 0, nil, fmt.Errorf("%w: %s: %v", ErrRefused, b.Name, err)
 		}
 		return 0, nil, fmt.Errorf("routing: ask %s: %w", b.Name, err)
 	}

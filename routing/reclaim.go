@@ -153,10 +153,17 @@ func (b *Backend) HasStop() bool { return len(b.hooks.Stop) > 0 }
 // request.
 func (b *Backend) MustWake() bool { return b.hooks.Wake != "" }
 
+// MustWake says that after its reclaim the engine has to be woken or started
+// before it can take a request.
+func (c ReclaimConfig) MustWake() bool {
+	full, _ := c.resolve("")
+	return full.Wake != "" || full.Call == "" && len(full.Stop) > 0
+}
+
 // LetGo asks the engine to let go of its memory, of each model where it has
 // several. That it agrees does not say that the memory is free. It goes on to
 // the next model when one cannot be unloaded. The error says which call, and
-// what came of it; it wraps ErrUnreachable where nobody listens.
+// what came of it; it wraps ErrRefused where nobody listens.
 //
 // The calls of this file use the backend's connections, and neither count for
 // its breaker nor ask it. None is sent twice.
@@ -249,7 +256,7 @@ func within(ctx context.Context, most time.Duration) (context.Context, context.C
 
 // Wake brings the engine back: by the start command where it was stopped, by
 // the wake call where it needs one. It returns once the probe is answered with
-// 2xx, or when ctx ends. An error that wraps ErrUnreachable says that nobody
+// 2xx, or when ctx ends. An error that wraps ErrRefused says that nobody
 // listens: the engine is dead.
 //
 // An engine that was just started is awake, and some crash when they are woken
@@ -280,7 +287,7 @@ func (b *Backend) Wake(ctx context.Context, stopped bool) error {
 			b.hooks.forget(model)
 		}
 	}
-	return b.untilReady(ctx, func(err error) bool { return !errors.Is(err, ErrUnreachable) })
+	return b.untilReady(ctx, func(err error) bool { return !errors.Is(err, ErrRefused) })
 }
 
 // Died says that an engine that was told to let go is not asleep but gone, or
@@ -296,7 +303,7 @@ func (b *Backend) Died(ctx context.Context, call error) bool {
 
 // Down says that nobody listens where the probe is asked.
 func (b *Backend) Down(ctx context.Context) bool {
-	return b.hooks.Probe != "" && errors.Is(b.probeOnce(ctx), ErrUnreachable)
+	return b.hooks.Probe != "" && errors.Is(b.probeOnce(ctx), ErrRefused)
 }
 
 // CanStart says that there is a start command.
@@ -430,12 +437,7 @@ func (b *Backend) order(ctx context.Context, line, body, model string) ([]byte, 
 	}
 	sent := b.sendOnce(out)
 	answer, err := b.transport.RoundTrip(out)
-	switch {
-	case err != nil && refused(err):
-		return nil, failed(fmt.Errorf("%w: %v", ErrUnreachable, err))
-	case err != nil && errors.Is(b.blame(limited, sent, err), ErrUnreachable):
-		return nil, late(err) // who cannot be reached may be well
-	case err != nil:
+	if err != nil {
 		return nil, late(b.blame(limited, sent, err))
 	}
 	defer answer.Body.Close()

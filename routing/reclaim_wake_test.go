@@ -63,8 +63,8 @@ func TestOnlyARefusedConnectionIsADeath(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			if err := b.Wake(ctx, false); errors.Is(err, ErrUnreachable) != dead {
-				t.Errorf("%v: woken with %v, want ErrUnreachable: %v", reason, err, dead)
+			if err := b.Wake(ctx, false); errors.Is(err, ErrRefused) != dead {
+				t.Errorf("%v: woken with %v, want ErrRefused: %v", reason, err, dead)
 			}
 		})
 	}

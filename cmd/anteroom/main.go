@@ -48,12 +48,32 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	for _, c := range commands {
 		if c.name == args[0] {
-			return c.run(args[1:], stdout, stderr)
+			out := &remembers{Writer: stdout}
+			code := c.run(args[1:], out, stderr)
+			if out.err != nil && code == 0 {
+				fmt.Fprintf(stderr, "anteroom %s: not all was written: %v\n", c.name, out.err)
+				code = 1
+			}
+			return code
 		}
 	}
 	fmt.Fprintf(stderr, "anteroom: unknown command %q\n\n", args[0])
 	usage(stderr)
 	return 2
+}
+
+// remembers is a writer that knows whether all was written.
+type remembers struct {
+	io.Writer
+	err error
+}
+
+func (r *remembers) Write(p []byte) (int, error) {
+	n, err := r.Writer.Write(p)
+	if err != nil && r.err == nil {
+		r.err = err
+	}
+	return n, err
 }
 
 func usage(w io.Writer) {

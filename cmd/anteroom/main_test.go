@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +55,17 @@ func TestAnswersWrongUseWithTwo(t *testing.T) {
 				t.Errorf("got %d, %q, %q, want 2 and a word on standard error", code, stdout, stderr)
 			}
 		})
+	}
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+func TestWhatCannotBeWrittenIsAFailure(t *testing.T) {
+	var stderr bytes.Buffer
+	if code := run([]string{"version"}, full{}, &stderr); code != 1 || !strings.Contains(stderr.String(), "no space left") {
+		t.Errorf("got %d and %q, want 1 and the reason", code, stderr.String())
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/simulation/replay"
 )
@@ -83,6 +85,14 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 	if len(mistakes) > 0 {
 		fmt.Fprintln(stderr, strings.Join(mistakes, "\n"))
 		return 1
+	}
+	for _, box := range boxes {
+		for _, what := range box.Unplayed {
+			fmt.Fprintf(stderr, "%s: %s\n", box.Name, what)
+		}
+		if slices.ContainsFunc(box.Desk.Backends, func(b admission.Backend) bool { return b.Reclaims }) && len(beside) > 0 {
+			fmt.Fprintf(stderr, "%s: reclaim: the baselines make no room: what a backend keeps stays\n", box.Name)
+		}
 	}
 	fail := func(err error) int {
 		fmt.Fprintln(stderr, err)

@@ -61,6 +61,14 @@ type simulatedJSON struct {
 		OverBudget  *int               `json:"over_budget"`
 		Utilisation map[string]float64 `json:"slot_utilisation"`
 		Decisions   string
+		Swaps       int
+		Tenants     []struct {
+			Tenant, Class             string
+			Requests, Completed, Left int
+			Refused                   map[string]int
+			Wait                      map[string]float64 `json:"wait_s"`
+			Total                     map[string]float64 `json:"total_s"`
+		}
 	}
 }
 
@@ -108,6 +116,38 @@ func TestSimulatesConfigurationsSideBySide(t *testing.T) {
 	again := simulateJSON(t, "-c", one, "--config", other, "--trace", trace, "--baseline", "fifo", "--baseline", "clairvoyant")
 	if !reflect.DeepEqual(got, again) {
 		t.Error("the second time it prints something else")
+	}
+}
+
+func TestSimulatesBackendsThatMakeRoom(t *testing.T) {
+	trace := writeFile(t, "trace.csv", "at,class,execute\n0,chat,3\n10,images,18\n60,chat,3\n61,captions,1.5\n")
+	got := simulateJSON(t, "-c", "../../examples/one-card-three-engines/anteroom.yaml", "--trace", trace).Runs[0]
+	for _, class := range []string{"images", "chat", "captions"} {
+		if c := got.Classes[class]; c.Completed != c.Requests {
+			t.Errorf("%s: %+v, want all to be done", class, c)
+		}
+	}
+	// The chat's model stays for 30 s and lets go in 3. The image runs for 18 s
+	// and its 34 GiB stay; the second chat waits until they go, and for 11 s while
+	// its model is loaded.
+	if wait := got.Classes["images"].Wait["max"]; wait != 23 {
+		t.Errorf("the image waits for %v s, want 30 of residency less 10, and 3", wait)
+	}
+	if wait := got.Classes["chat"].Wait["max"]; wait != 17 {
+		t.Errorf("the second chat waits for %v s, want 3 more of residency, 3 for letting go and 11 for loading 22 GiB", wait)
+	}
+	if got.Swaps != 2 || *got.OverBudget != 0 || got.Peak["gpu0"] > 47<<30 {
+		t.Errorf("%d swaps, %d times over budget, a peak of %d; want 2, none and 47 GiB at the most", got.Swaps, *got.OverBudget, got.Peak["gpu0"])
+	}
+}
+
+func TestSimulateSaysWhatItDoesNotPlay(t *testing.T) {
+	file := writeFile(t, "one.yaml", "mode: observe\n"+strings.NewReplacer("vram: 34GiB", "vram: learn", ", source: declared", "").Replace(oneCard))
+	_, _, stderr := anteroom("simulate", "-c", file, "--trace", writeFile(t, "trace.csv", threeRequests))
+	for _, want := range []string{"mode: observe", "route images: vram: learn"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("it says %q, and nothing of %s", stderr, want)
+		}
 	}
 }
 

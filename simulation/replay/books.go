@@ -82,6 +82,20 @@ func (b *books) end(class, backend, replica int, vram admission.Bytes) {
 	b.add()
 }
 
+// move books that a replica which runs nothing lets go, or takes its weights again.
+func (b *books) move(what What, backend, replica int) {
+	r := &b.backends[backend][replica]
+	for i := range r.places {
+		p := &r.places[i]
+		if what == Freed {
+			p.kept = 0
+		} else {
+			p.kept = max(p.kept, p.resident)
+		}
+	}
+	b.add()
+}
+
 // add adds up all footprints anew.
 func (b *books) add() {
 	clear(b.booked)

@@ -3,6 +3,8 @@ package replay
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/configs"
@@ -14,7 +16,7 @@ import (
 func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 	var mistakes configs.Mistakes
 	tenants := c.Proxy.Tenants
-	box := &Box{Name: file, Desk: c.Desk(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true}
+	box := &Box{Name: file, Desk: c.Desk(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true, Wakes: map[string]bool{}}
 	for i := range box.Desk.GPUs {
 		g := &box.Desk.GPUs[i]
 		// There are no readings in virtual time, and nothing outside the box.
@@ -22,6 +24,16 @@ func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 		if g.Memory == 0 {
 			mistakes = append(mistakes, configs.Mistake{File: file, Path: "gpus." + g.Name + ".memory",
 				Problem: "0: says that the driver knows it, and none is asked here: want the card's size, such as 48GiB"})
+		}
+	}
+	if c.Proxy.Mode == "observe" {
+		box.Unplayed = append(box.Unplayed, "mode: observe: it is played as enforce")
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		b := c.Routing.Backends[name]
+		box.Wakes[name] = b.Reclaim.MustWake()
+		if b.Resident.Learn {
+			box.Unplayed = append(box.Unplayed, fmt.Sprintf("backend %s: resident: learn: nothing is measured here, so it is 0", name))
 		}
 	}
 	for i, r := range c.Routing.Routes {
@@ -35,8 +47,12 @@ func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 		if own, err := admission.ParseBytes(r.VRAM); err == nil {
 			vram = own
 		}
+		name := cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i))
+		if r.VRAM == "learn" || r.VRAM == "" && class.VRAM.Learn {
+			box.Unplayed = append(box.Unplayed, fmt.Sprintf("route %s: vram: learn: nothing is measured here, so %v are booked where the trace says nothing", name, vram))
+		}
 		box.Routes = append(box.Routes, Route{
-			Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), Class: r.Class, Backend: r.Backend, VRAM: vram,
+			Name: name, Class: r.Class, Backend: r.Backend, VRAM: vram,
 			Estimate:         admission.Estimate{P50: class.Estimate, P95: class.Estimate},
 			ExecutionTimeout: class.ExecutionTimeout,
 			Aborts:           c.Routing.Backends[r.Backend].Cancel == "aborts",

@@ -194,6 +194,9 @@ func passages(p *plan, log *Log) []passage {
 		out[i] = passage{class: p.route(row).class, arrived: row.At, start: row.At, end: row.At}
 	}
 	for _, e := range log.Events {
+		if e.What == Freed || e.What == Loaded {
+			continue
+		}
 		x := &out[e.Request]
 		switch e.What {
 		case Started:

@@ -2,6 +2,7 @@ package replay
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -82,6 +83,7 @@ func (d *desk) play() error {
 			next++
 		}
 		d.decided()
+		d.ordered()
 		if d.atRest != nil {
 			if err := d.atRest(); err != nil {
 				return err
@@ -114,6 +116,10 @@ func (d *desk) start(t *admission.Ticket, request int32, replica int) {
 
 // happen is the end of work, or a client's leaving.
 func (d *desk) happen(a appointment) {
+	if a.order.ID != 0 {
+		d.moved(a.order)
+		return
+	}
 	if !a.leave {
 		d.log.end(d.now, a.request, a.fate)
 		if row := &d.trace.Rows[a.request]; d.box.Learn && a.fate == Completed {
@@ -124,6 +130,34 @@ func (d *desk) happen(a appointment) {
 		delete(d.waiting, a.ticket)
 		d.log.left(d.now, a.request)
 	}
+}
+
+// ordered carries out what the rules want done about memory. All that is told to
+// let go does, after a while, and what is woken takes as long as its size takes
+// to load.
+func (d *desk) ordered() {
+	for _, o := range d.rules.Orders() {
+		took := admission.ReclaimTime
+		if o.Kind == admission.Wake {
+			took = time.Duration(float64(o.Bytes) / float64(admission.LoadRate) * float64(time.Second))
+			d.log.moved(d.now, Loaded, d.backend(o), o.Replica)
+		}
+		d.coming.push(appointment{at: d.now + took, request: int32(o.ID), order: o})
+	}
+}
+
+// moved is the end of an order.
+func (d *desk) moved(o admission.Order) {
+	if o.Kind == admission.Wake {
+		d.rules.Woken(d.now, o.ID, admission.Ended{})
+		return
+	}
+	d.log.moved(d.now, Freed, d.backend(o), o.Replica)
+	d.rules.Reclaimed(d.now, o.ID, admission.Ended{MustWake: d.box.Wakes[o.Backend]})
+}
+
+func (d *desk) backend(o admission.Order) int {
+	return slices.IndexFunc(d.box.Desk.Backends, func(b admission.Backend) bool { return b.Name == o.Backend })
 }
 
 // decided takes note of what the last event brought the others.
@@ -156,7 +190,7 @@ func (d *desk) finish() error {
 	return nil
 }
 
-// appointment is something that will happen to a request.
+// appointment is something that will happen to a request, or the end of an order.
 type appointment struct {
 	at      time.Duration
 	request int32
@@ -164,10 +198,11 @@ type appointment struct {
 	fate    Fate
 	started time.Duration
 	ticket  *admission.Ticket
+	order   admission.Order // its ID is 0: there is none
 }
 
 // agenda is a binary heap of appointments: the soonest first, work that ends
-// before clients that leave, then in order of arrival.
+// before clients that leave and those before orders, then in order of arrival.
 type agenda []appointment
 
 func (h agenda) before(i, j int) bool {
@@ -177,6 +212,9 @@ func (h agenda) before(i, j int) bool {
 	}
 	if a.leave != b.leave {
 		return b.leave
+	}
+	if ordered := b.order.ID != 0; ordered != (a.order.ID != 0) {
+		return ordered
 	}
 	return a.request < b.request
 }

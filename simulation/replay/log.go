@@ -18,13 +18,13 @@ type Log struct {
 	codes  []admission.Code
 }
 
-// Event is one thing that happened to one request.
+// Event is one thing that happened to one request, or to a replica.
 type Event struct {
 	At      time.Duration
-	Request int32 // index in the trace's rows
+	Request int32 // index in the trace's rows; of Freed and Loaded: the backend's
 	What    What
 	Fate    Fate  // of Ended and Gone
-	Replica uint8 // of Started: which of its backend's
+	Replica uint8 // of Started, Freed and Loaded: which of its backend's
 	code    uint8 // of a refusal: index in the log's codes
 }
 
@@ -36,6 +36,8 @@ const (
 	Started What = iota
 	Ended        // its work is over
 	Gone         // refused, or its client left before it could start
+	Freed        // a replica that ran nothing let go of its memory
+	Loaded       // a replica that slept takes its memory again
 )
 
 // Fate is how a request ended for its client.
@@ -61,6 +63,10 @@ func (l *Log) start(at time.Duration, request int32, replica int) {
 
 func (l *Log) end(at time.Duration, request int32, fate Fate) {
 	l.Events = append(l.Events, Event{At: at, Request: request, What: Ended, Fate: fate})
+}
+
+func (l *Log) moved(at time.Duration, what What, backend, replica int) {
+	l.Events = append(l.Events, Event{At: at, Request: int32(backend), What: what, Replica: uint8(replica)})
 }
 
 func (l *Log) left(at time.Duration, request int32) {
@@ -90,14 +96,14 @@ func (l *Log) Code(e Event) admission.Code {
 // sort puts events that were written request by request into the order in
 // which they happened: at one moment, work ends before other work starts.
 func (l *Log) sort() {
-	rank := [...]int{Ended: 0, Gone: 1, Started: 2}
+	rank := [...]int{Ended: 0, Freed: 1, Gone: 2, Loaded: 3, Started: 4}
 	slices.SortStableFunc(l.Events, func(a, b Event) int {
 		return cmp.Or(cmp.Compare(a.At, b.At), cmp.Compare(rank[a.What], rank[b.What]), cmp.Compare(a.Request, b.Request))
 	})
 }
 
-// Decisions is a hash over the sequence of decisions: who was started where
-// and who was refused why, when and in which order.
+// Decisions is a hash over the sequence of decisions: who was started where,
+// who was refused why, and what let go or was woken, when and in which order.
 func (l *Log) Decisions() string {
 	h := sha256.New()
 	var buf []byte

@@ -36,6 +36,10 @@ type Box struct {
 	// Learn says that estimates are learned from what has ended, as serve does;
 	// else each request has its route's.
 	Learn bool
+	// Wakes are the backends that have to be woken after they were made to let go.
+	Wakes map[string]bool
+	// Unplayed says what of the configuration is not played.
+	Unplayed []string
 }
 
 // Route is what a request of one route asks for.

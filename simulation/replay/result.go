@@ -28,8 +28,10 @@ type Result struct {
 	Utilisation map[string]float64 `json:"slot_utilisation"`
 	Decisions   string             `json:"decisions"`
 
+	// Swaps is how often a backend was made to let go of its memory.
+	Swaps int `json:"swaps"`
 	// Tenants are the figures of each tenant, where the trace names any.
-	Tenants []TenantResult `json:"-"`
+	Tenants []TenantResult `json:"tenants,omitempty"`
 }
 
 // ClassResult is what became of one class's requests.
@@ -133,6 +135,7 @@ type judge struct {
 	all     float64         // byte·seconds on any GPU
 	peak    []admission.Bytes
 	over    int
+	swaps   int
 }
 
 // state is how far a request has come.
@@ -186,6 +189,17 @@ func (j *judge) see(e Event) error {
 		return fmt.Errorf("replay: the log goes back from %v to %v", j.now, e.At)
 	}
 	j.now = e.At
+	if e.What == Freed || e.What == Loaded {
+		if r := &j.books.backends[e.Request][e.Replica]; r.runs > 0 {
+			return fmt.Errorf("replay: at %v backend %s moves its memory while it runs %d requests", e.At, j.box.Desk.Backends[e.Request].Name, r.runs)
+		}
+		j.books.move(e.What, int(e.Request), int(e.Replica))
+		if e.What == Freed {
+			j.swaps++
+		}
+		j.level()
+		return nil
+	}
 	row, s := &j.trace.Rows[e.Request], &j.state[e.Request]
 	r, vram := j.route(row), j.vram(row)
 	if s.over || s.running != (e.What == Ended) || e.At < row.At {
@@ -219,13 +233,18 @@ func (j *judge) see(e Event) error {
 			}
 		})
 	}
+	j.level()
+	return nil
+}
+
+// level takes note of how full the GPUs are.
+func (j *judge) level() {
 	for i, n := range j.books.booked {
 		j.peak[i] = max(j.peak[i], n)
 	}
 	if j.books.over() {
 		j.over++
 	}
-	return nil
 }
 
 // work adds one run to what the bound is made of.
@@ -277,7 +296,7 @@ func (j *judge) result() (*Result, error) {
 		}
 	}
 	r := &Result{
-		Config: j.box.Name, Makespan: seconds(j.last), Bound: round(j.bound()), OverBudget: j.over,
+		Config: j.box.Name, Makespan: seconds(j.last), Bound: round(j.bound()), OverBudget: j.over, Swaps: j.swaps,
 		Classes: map[string]ClassResult{}, Peak: map[string]int64{}, Utilisation: map[string]float64{},
 		Decisions: j.log.Decisions(),
 	}

@@ -30,7 +30,12 @@ func WriteTable(w io.Writer, runs []*Result) error {
 	}
 	t.end()
 	t.tenants(runs)
-	t.line("run", "makespan", "bound", "÷ bound", "per second", "peak memory", "over budget", "decisions")
+	last := []string{"run", "makespan", "bound", "÷ bound", "per second", "peak memory", "over budget", "decisions"}
+	swapping := slices.ContainsFunc(runs, func(r *Result) bool { return r.Swaps > 0 })
+	if swapping {
+		last = append(last, "swaps")
+	}
+	t.line(last...)
 	for _, r := range runs {
 		over := "0"
 		if r.OverBudget > 0 {
@@ -40,8 +45,12 @@ func WriteTable(w io.Writer, runs []*Result) error {
 		if r.Bound > 0 {
 			ratio = fmt.Sprintf("%.3f", r.Makespan/r.Bound)
 		}
-		t.line(r.Config, fmt.Sprintf("%.1f s", r.Makespan), fmt.Sprintf("%.1f s", r.Bound), ratio,
-			fmt.Sprintf("%.2f", r.Throughput), r.peaks(), over, strings.TrimPrefix(r.Decisions, "sha256:")[:12])
+		cells := []string{r.Config, fmt.Sprintf("%.1f s", r.Makespan), fmt.Sprintf("%.1f s", r.Bound), ratio,
+			fmt.Sprintf("%.2f", r.Throughput), r.peaks(), over, strings.TrimPrefix(r.Decisions, "sha256:")[:12]}
+		if swapping {
+			cells = append(cells, strconv.Itoa(r.Swaps))
+		}
+		t.line(cells...)
 	}
 	t.end()
 	return t.err

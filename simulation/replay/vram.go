@@ -133,6 +133,11 @@ func sampleMemory(p *plan, log *Log, columns int) *memory {
 			m.columns[at] = newColumn(len(desk.GPUs), len(desk.Classes))
 			m.columns[at].raise(now) // as it was when the column began
 		}
+		if e.What == Freed || e.What == Loaded {
+			b.move(e.What, int(e.Request), int(e.Replica))
+			note()
+			continue
+		}
 		row := &p.trace.Rows[e.Request]
 		r, vram := p.route(row), p.vram(row)
 		sign := admission.Bytes(1)
