@@ -259,4 +259,5 @@ func (c *Config) warn(f *findings) {
 	}
 	c.warnOfIdlers(warn)
 	c.warnOfStalls(warn)
+	c.warnOfReclaims(warn)
 }

@@ -99,9 +99,33 @@ func (c *Config) warnOfStalls(warn func(path, problem string)) {
 				continue
 			}
 			if s, stalls := c.stall(keeper, waiter); stalls {
+				cure := "a reclaim that makes it"
+				if c.Routing.Backends[keeper].Reclaim.Enabled() {
+					cure = "it not pinned"
+				}
 				warn("backends."+keeper, fmt.Sprintf("keeps up to %v of %s once it has worked, and %s needs %v of the %v there: %s would wait for as long as %s keeps it: "+
-					"want returns_memory: true where the engine gives memory back, a reclaim that makes it, or smaller demands", s.kept, s.gpu, waiter, s.need, s.room, waiter, keeper))
+					"want returns_memory: true where the engine gives memory back, %s, or smaller demands", s.kept, s.gpu, waiter, s.need, s.room, waiter, keeper, cure))
 			}
+		}
+	}
+}
+
+// warnOfReclaims finds ways to make room that make none, or that nothing undoes.
+func (c *Config) warnOfReclaims(warn func(path, problem string)) {
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		b := c.Routing.Backends[name]
+		if !b.Reclaim.Enabled() {
+			continue
+		}
+		placed := false
+		for _, server := range b.Servers() {
+			placed = placed || len(server.Places()) > 0
+		}
+		if !placed {
+			warn("backends."+name+".reclaim", "it takes room on no GPU, so there is nothing to let go: want its gpu, or no reclaim")
+		}
+		if len(b.Reclaim.Stop) > 0 && len(b.Reclaim.Start) == 0 {
+			warn("backends."+name+".reclaim.stop", "nothing starts it again but what watches it: want a start command and a probe beside it")
 		}
 	}
 }

@@ -84,6 +84,12 @@ func (s *schema) addFields(t reflect.Type) {
 func (s *schema) wants() string {
 	switch s.kind {
 	case section:
+		switch {
+		case s.keys["preset"] != nil:
+			return "keys with values, such as {preset: comfyui}"
+		case s.keys["url"] != nil:
+			return "keys with values, such as {url: http://127.0.0.1:8001}"
+		}
 		return "keys with values"
 	case entries:
 		return "names with keys below them"

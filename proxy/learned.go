@@ -70,7 +70,7 @@ func (h *Handler) Learned() Learned {
 	}
 	for _, b := range h.desk.Snapshot().Backends {
 		for _, a := range b.Accounts {
-			out.Residents = append(out.Residents, describeResident(b.Name, a))
+			out.Residents = append(out.Residents, describeResident(b.Name, a, current.returns(b.Name)))
 		}
 	}
 	return out
@@ -125,7 +125,9 @@ func (r *LearnedRoute) hint(l admission.Learned, estimate time.Duration) {
 	}
 }
 
-func describeResident(backend string, a admission.AccountState) LearnedResident {
+// describeResident compares what an account holds at rest with what was declared.
+// Where its allocator keeps what requests took, more is no mistake.
+func describeResident(backend string, a admission.AccountState, returns bool) LearnedResident {
 	r := LearnedResident{Backend: backend, Replica: a.Replica, GPU: a.GPU}
 	if !a.Learns {
 		declared := int64(a.Resident)
@@ -138,10 +140,17 @@ func describeResident(backend string, a admission.AccountState) LearnedResident 
 		seen := int64(a.Resident) // by an earlier process
 		r.Seen = &seen
 	}
-	if r.Declared != nil && r.Seen != nil && off(a.Resident, a.AtRest) && max(a.Resident-a.AtRest, a.AtRest-a.Resident) > 256*admission.MiB {
-		r.Hint = fmt.Sprintf("resident: declared %v, holds %v at rest", a.Resident, a.AtRest)
+	if r.Declared != nil && r.Seen != nil && off(a.Resident, a.AtRest) && max(a.Resident-a.AtRest, a.AtRest-a.Resident) > 256*admission.MiB &&
+		(returns || a.AtRest < a.Resident) {
+		r.Hint = fmt.Sprintf("resident: declared %v, holds %v at rest: want about %v", a.Resident, a.AtRest, routing.RoundUp(a.AtRest))
 	}
 	return r
+}
+
+// returns says that a backend gives back what its requests took.
+func (s *rules) returns(backend string) bool {
+	servers := s.backends[backend]
+	return len(servers) > 0 && servers[0].Config.ReturnsMemory
 }
 
 func (a *admin) learned(c echo.Context) error { return c.JSON(http.StatusOK, a.Learned()) }

@@ -71,8 +71,16 @@ func (c ReclaimConfig) check(report func(path, problem string), health string) {
 	}
 	full, p := c.resolve(health)
 	for _, line := range [...]struct{ path, text, such string }{{"call", c.Call, "POST /free"}, {"wake", c.Wake, "POST /wake_up"}, {"probe", c.Probe, "GET /health"}} {
-		if _, _, ok := splitCall(line.text); line.text != "" && !ok {
+		method, target, ok := splitCall(line.text)
+		_, body, _ := strings.Cut(target, " ")
+		switch {
+		case line.text == "":
+		case !ok && strings.HasPrefix(body, "{") && line.path != "probe":
+			report(line.path, fmt.Sprintf("%q: a body with it: want that under %s", line.text, map[string]string{"call": "body", "wake": "wake_body"}[line.path]))
+		case !ok:
 			report(line.path, fmt.Sprintf("%q: not a call: want a method and a path, such as %s", line.text, line.such))
+		case !slices.Contains(methods, method):
+			report(line.path, fmt.Sprintf("%q: %s is no method: want %s", line.text, method, strings.Join(methods, ", ")))
 		}
 	}
 	for _, body := range [...]struct{ path, text string }{{"body", c.Body}, {"wake_body", c.WakeBody}} {
@@ -109,6 +117,9 @@ func (c ReclaimConfig) check(report func(path, problem string), health string) {
 		report("models", `"": not a model: want a name`)
 	}
 }
+
+// methods are those that a call may have.
+var methods = []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodHead}
 
 // splitCall reads "POST /path?query".
 func splitCall(text string) (method, target string, ok bool) {
