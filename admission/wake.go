@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -96,13 +97,16 @@ func (s *Scheduler) barsWake(now time.Duration, r *replica) (block, bool) {
 	return block{}, false
 }
 
+// ErrNoBackend says that a backend is not configured.
+var ErrNoBackend = errors.New("admission: there is no backend")
+
 // ReclaimByHand makes all replicas of a backend let go, pinned or not, when
 // what runs there has ended. It fails where none of them can, and says why.
 func (s *Scheduler) ReclaimByHand(now time.Duration, name string) error {
 	b := s.backendIndex[name]
 	switch {
 	case b == nil:
-		return fmt.Errorf("admission: there is no backend %q", name)
+		return fmt.Errorf("%w %q", ErrNoBackend, name)
 	case !b.cfg.Reclaims:
 		return fmt.Errorf("admission: backend %q cannot be made to let go: want backends.%s.reclaim", name, name)
 	}
@@ -134,7 +138,7 @@ func (s *Scheduler) ReclaimByHand(now time.Duration, name string) error {
 func (s *Scheduler) WakeByHand(now time.Duration, name string) error {
 	b := s.backendIndex[name]
 	if b == nil {
-		return fmt.Errorf("admission: there is no backend %q", name)
+		return fmt.Errorf("%w %q", ErrNoBackend, name)
 	}
 	for _, r := range b.replicas {
 		if r.order != nil && r.order.Kind == Reclaim {

@@ -159,8 +159,12 @@ func asked(do func(backend string) error) echo.HandlerFunc {
 		if err == nil {
 			err = do(name)
 		}
+		status := http.StatusConflict
+		if errors.Is(err, admission.ErrNoBackend) {
+			status = http.StatusNotFound
+		}
 		if err != nil {
-			return echo.NewHTTPError(http.StatusConflict, strings.TrimPrefix(err.Error(), "admission: "))
+			return echo.NewHTTPError(status, strings.TrimPrefix(err.Error(), "admission: "))
 		}
 		return c.NoContent(http.StatusAccepted)
 	}

@@ -242,7 +242,7 @@ func TestReclaimAndWakeByHand(t *testing.T) {
 	if got, want := large.called(), "POST /sleep, POST /wake_up"; got != want {
 		t.Errorf("it was told %s, want %s", got, want)
 	}
-	for path, status := range map[string]int{"/api/backends/nobody/reclaim": 409, "/api/backends/nobody/wake": 409} {
+	for path, status := range map[string]int{"/api/backends/nobody/reclaim": 404, "/api/backends/nobody/wake": 404} {
 		if got := b.ask("POST", path, nil); got != status {
 			t.Errorf("POST %s is answered with %d, want %d", path, got, status)
 		}
