@@ -293,8 +293,8 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 		g := s.accounts[a].gpu
 		d := s.devices[g]
 		need, free := s.needs(u, sh, r, i), s.room(u, g)
-		if b, closed := s.closed(u, g, need, now); closed {
-			return b, false
+		if why := s.closed(u, g, need, now); why != ReasonNone {
+			return block{why, d.cfg.Name, int64(max(1, need)), 0}, false
 		}
 		if sh.alone && !s.idle(u, g) {
 			return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, false
@@ -320,15 +320,16 @@ func (s *Scheduler) fits(u *usage, sh *shape, r *replica, now time.Duration) (bl
 	return block{}, true
 }
 
-// closed says that so much cannot be brought onto a GPU now, whatever room there is.
-func (s *Scheduler) closed(u *usage, g int, need Bytes, now time.Duration) (block, bool) {
+// closed is why so much cannot be brought onto a GPU now, whatever room there is;
+// ReasonNone: it can.
+func (s *Scheduler) closed(u *usage, g int, need Bytes, now time.Duration) Reason {
 	switch d := s.devices[g]; {
-	case now < d.restsUntil, u.alone[g] > 0, d.disputed() && need > 0:
-		return block{ReasonResources, d.cfg.Name, int64(max(1, need)), 0}, true
+	case now < d.restsUntil, u.alone[g] > 0, need > 0 && d.disputed():
+		return ReasonResources
 	case need > 0 && d.unknown(now):
-		return block{ReasonCapacityReduced, d.cfg.Name, int64(need), 0}, true
+		return ReasonCapacityReduced
 	}
-	return block{}, false
+	return ReasonNone
 }
 
 // needs is what a start of shape sh adds on the i-th GPU of replica r. One that

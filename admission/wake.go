@@ -87,11 +87,12 @@ func (s *Scheduler) barsWake(now time.Duration, r *replica) (block, bool) {
 	for i, a := range r.accounts {
 		acc := s.accounts[a]
 		need, free := max(acc.resident, r.heldBefore(i))-s.live.holdings[a].kept, s.room(&s.live, acc.gpu)
-		if b, closed := s.closed(&s.live, acc.gpu, need, now); closed {
-			return b, true
+		why := s.closed(&s.live, acc.gpu, need, now)
+		if why == ReasonNone && need > free {
+			why = ReasonResources
 		}
-		if need > free {
-			return block{ReasonResources, s.devices[acc.gpu].cfg.Name, int64(need), int64(free)}, true
+		if why != ReasonNone {
+			return block{why, s.devices[acc.gpu].cfg.Name, int64(max(1, need)), int64(free)}, true
 		}
 	}
 	return block{}, false
