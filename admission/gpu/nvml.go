@@ -103,7 +103,13 @@ func (d *driver) restart() {
 	d.err = nil
 }
 
-func (d *driver) has(function string) bool { return d.lib.Extensions().LookupSymbol(function) == nil }
+// has says whether the library has a function. go-nvml reads for it what opening
+// the driver writes, which another card's reader may be doing.
+func (d *driver) has(function string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lib.Extensions().LookupSymbol(function) == nil
+}
 
 // nvidiaCard is a card or a MIG instance of NVIDIA's.
 type nvidiaCard struct {
