@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -236,12 +237,12 @@ func (l *ladder) setStopped(at place, stopped bool) {
 // inspect asks backends that can tell whether they hold their weights, and
 // tells the desk, so that what was loaded before it is not taken for an
 // outsider's, and nothing is sent to one that sleeps. One that is down and can
-// be started was stopped by an earlier process.
-func (l *ladder) inspect(s *rules) {
+// be started was stopped by an earlier process. Those that old has were asked.
+func (l *ladder) inspect(s, old *rules) {
 	var asked sync.WaitGroup
 	for name, servers := range s.backends {
 		for i, r := range servers {
-			if !r.Config.Reclaim.Enabled() {
+			if !r.Config.Reclaim.Enabled() || old != nil && slices.Contains(old.backends[name], r) {
 				continue
 			}
 			asked.Go(func() {

@@ -232,6 +232,18 @@ func TestAnEngineThatSleepsAtTheStartIsWokenFirst(t *testing.T) {
 	}
 }
 
+func TestABackendThatAReloadBringsIsAskedWhetherItSleeps(t *testing.T) {
+	b, large, _ := twoEngines(t, nil)
+	large.asleep.Store(true)
+	next := b.setup
+	backend(&next, "slow", func(c *routing.BackendConfig) { c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute} })
+	next.Desk = desk(next)
+	if err := b.handler.Reload(next); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is known to sleep", func() bool { return strings.Contains(b.backendState("slow"), `"stance":"asleep"`) })
+}
+
 func TestReclaimAndWakeByHand(t *testing.T) {
 	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Pinned = true })
 	b.want("GET", "/heavy")

@@ -70,6 +70,7 @@ func (h *Handler) Reload(setup Setup) error {
 		return err
 	}
 	h.install(next, old)
+	h.ladder.steps.Go(func() { h.ladder.inspect(next, old) })
 	return nil
 }
 
@@ -172,7 +173,7 @@ func (s *rules) leavesOut(other *rules, do func(*backend)) {
 // found in use at the start is known for theirs. It waits two seconds for their
 // answers at the most; call it when the cards have been read, and before
 // requests come.
-func (h *Handler) Inspect() { h.ladder.inspect(h.rules.Load()) }
+func (h *Handler) Inspect() { h.ladder.inspect(h.rules.Load(), nil) }
 
 // Close ends health checks, what is being done about memory, the following of
 // jobs, and idle connections. Requests in flight go on.
