@@ -236,7 +236,9 @@ func TestABackendThatAReloadBringsIsAskedWhetherItSleeps(t *testing.T) {
 	b, large, _ := twoEngines(t, nil)
 	large.asleep.Store(true)
 	next := b.setup
-	backend(&next, "slow", func(c *routing.BackendConfig) { c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute} })
+	backend(&next, "slow", func(c *routing.BackendConfig) {
+		c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
+	})
 	next.Desk = desk(next)
 	if err := b.handler.Reload(next); err != nil {
 		t.Fatal(err)
