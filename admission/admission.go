@@ -19,7 +19,8 @@
 //     that work left behind has to be read off the card first.
 //   - What can never fit is refused at the door.
 //
-// The package needs the standard library alone.
+// The package and those below it, except for gpu, need the standard library
+// alone.
 package admission
 
 import "time"
@@ -113,13 +114,6 @@ type Place struct {
 	GPU string
 	// Resident is held while the replica is loaded, whether or not it works.
 	Resident Bytes
-}
-
-// Estimate is the execution time to expect. The scheduler takes it as data and
-// never lets safety depend on it.
-type Estimate struct {
-	P50 time.Duration // when a runner frees its room
-	P95 time.Duration // how long a candidate holds it
 }
 
 // Request is what is asked of the desk.

@@ -38,8 +38,8 @@ func benchConfig(heavySlots, lightSlots int) Config {
 }
 
 var (
-	benchHeavy = Request{Class: "heavy", Backend: "flux", VRAM: 34 * GiB, Estimate: Estimate{18 * time.Second, 20 * time.Second}}
-	benchLight = Request{Class: "light", Backend: "vqa", VRAM: 512 * MiB, Estimate: Estimate{1500 * time.Millisecond, 2 * time.Second}}
+	benchHeavy = Request{Class: "heavy", Backend: "flux", VRAM: 34 * GiB, Estimate: Estimate{P50: 18 * time.Second, P95: 20 * time.Second}}
+	benchLight = Request{Class: "light", Backend: "vqa", VRAM: 512 * MiB, Estimate: Estimate{P50: 1500 * time.Millisecond, P95: 2 * time.Second}}
 )
 
 // BenchmarkAdmitUncontended is submit, grant and end through the controller

@@ -333,7 +333,7 @@ func (w *truth) submit() {
 	t := new(Ticket)
 	m := w.engines[w.n(3)]
 	r := Request{Class: []string{"heavy", "light"}[w.n(2)], Backend: m.name, VRAM: m.demands[w.n(2)],
-		Estimate: Estimate{time.Duration(1+w.n(20)) * time.Second, time.Duration(1+w.n(30)) * time.Second}}
+		Estimate: Estimate{P50: time.Duration(1+w.n(20)) * time.Second, P95: time.Duration(1+w.n(30)) * time.Second}}
 	w.s.Submit(w.now, t, r)
 	w.tell("%d comes for %s, %v", t.id, m.name, r.VRAM)
 	w.settle(t)

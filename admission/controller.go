@@ -350,6 +350,6 @@ func (g *Grant) Release(o Outcome) {
 	case o == Done:
 		t.history.Learn(t.own, now-t.started)
 	case o == OutOfMemory:
-		t.history.exhausted(t.own, booked)
+		t.history.Exhausted(t.own, booked)
 	}
 }

@@ -331,3 +331,44 @@ func TestAnOperatorCancelsAndReleases(t *testing.T) {
 		(<-fourth).grant.Release(Done)
 	})
 }
+
+func TestAHistoryLearnsFromWorkThatEnded(t *testing.T) {
+	const enough = 8 // runs before a History believes them
+	near := func(got, want time.Duration) bool { return max(got-want, want-got) <= want/10 }
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, testConfig())
+		var h History
+		ask := Request{Class: "light", Backend: "vqa", VRAM: GiB, Estimate: Estimate{P50: time.Minute}, History: &h}
+		run := func(took time.Duration, o Outcome) *Grant {
+			g, err := c.Admit(context.Background(), ask)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(took)
+			g.Release(o)
+			return g
+		}
+		for range enough {
+			run(time.Second, Failed)
+			run(2*time.Second, Aborted)
+		}
+		if n := len(h.Learned()); n != 0 {
+			t.Fatalf("it learnt from work that failed or was cut short: %v", h.Learned())
+		}
+		for range enough {
+			run(3*time.Second, Done).Release(Done) // the second counts for nothing
+		}
+		if l := h.Learned(); len(l) != 1 || l[0].Runs != enough || !near(l[0].Estimate.P50, 3*time.Second) {
+			t.Fatalf("it learnt %+v from %d runs of 3 s", l, enough)
+		}
+		g, err := c.Admit(context.Background(), ask)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := c.Running()[0]
+		if left := r.EstimatedEnd.Sub(r.Started); !near(left, 3*time.Second) {
+			t.Errorf("the next one is expected to take %v, want 3 s", left)
+		}
+		g.Release(Done)
+	})
+}

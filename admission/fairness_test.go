@@ -22,7 +22,7 @@ func TestTenantsThatAlwaysWaitGetTheirShares(t *testing.T) {
 		more := func(tenant string) {
 			for queued[tenant] < 4 { // one runs, one is the head, and there is a next
 				w.submit(Request{Class: "heavy", Backend: "flux", VRAM: 34 * GiB, Tenant: tenant,
-					Estimate: Estimate{time.Duration(1+n(60)) * time.Second, time.Duration(1+n(60)) * time.Second}})
+					Estimate: Estimate{P50: time.Duration(1+n(60)) * time.Second, P95: time.Duration(1+n(60)) * time.Second}})
 				queued[tenant]++
 			}
 		}
@@ -59,7 +59,7 @@ func TestTenantsThatAlwaysWaitGetTheirShares(t *testing.T) {
 func TestIdleTimeIsNoCredit(t *testing.T) {
 	w := newWorld(benchConfig(1, 64), nil)
 	ask := func(tenant string) *Ticket {
-		return w.submit(Request{Class: "heavy", Backend: "flux", VRAM: 34 * GiB, Tenant: tenant, Estimate: Estimate{10 * time.Second, 10 * time.Second}})
+		return w.submit(Request{Class: "heavy", Backend: "flux", VRAM: 34 * GiB, Tenant: tenant, Estimate: Estimate{P50: 10 * time.Second, P95: 10 * time.Second}})
 	}
 	for range 10 {
 		ask("stays")

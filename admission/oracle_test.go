@@ -26,10 +26,10 @@ type kindOf struct {
 	slots int
 }
 
-const memory = 47 * GiB
+const oracleMemory = 47 * GiB
 
 func oracleConfig(kinds []kindOf) Config {
-	cfg := Config{GPUs: []GPU{{Name: "g0", Memory: memory}}}
+	cfg := Config{GPUs: []GPU{{Name: "g0", Memory: oracleMemory}}}
 	for i, k := range kinds {
 		name := fmt.Sprint("k", i)
 		// No protection: with exact estimates the reservations alone decide.
@@ -70,7 +70,7 @@ func desk(t *testing.T, kinds []kindOf, jobs []*job) {
 		if next < len(jobs) {
 			j := jobs[next]
 			at, event = j.at, func() {
-				q := Request{Class: fmt.Sprint("k", j.shape), Backend: fmt.Sprint("k", j.shape), VRAM: kinds[j.shape].vram, Estimate: Estimate{j.takes, j.takes}}
+				q := Request{Class: fmt.Sprint("k", j.shape), Backend: fmt.Sprint("k", j.shape), VRAM: kinds[j.shape].vram, Estimate: Estimate{P50: j.takes, P95: j.takes}}
 				x := new(Ticket)
 				tickets[x], of[j] = j, x
 				s.Submit(j.at, x, q)
@@ -163,7 +163,7 @@ func TestOneClassOnOneResourceIsAWeightedSemaphore(t *testing.T) {
 // semaphore is a weighted semaphore: who does not find enough stands in line,
 // and the first of the line takes what comes free.
 func semaphore(kinds []kindOf, jobs []*job) {
-	free, slots, weight := memory, kinds[0].slots, kinds[0].vram
+	free, slots, weight := oracleMemory, kinds[0].slots, kinds[0].vram
 	var line, running []*job
 	take := func(now time.Duration) {
 		for len(line) > 0 && free >= weight && slots > 0 {
@@ -227,7 +227,7 @@ func backfill(kinds []kindOf, jobs []*job) {
 					}
 				}
 			}
-			if used > memory || slots > kinds[k].slots {
+			if used > oracleMemory || slots > kinds[k].slots {
 				return false
 			}
 		}

@@ -27,7 +27,7 @@ func (b *box) finish(t *Ticket) {
 // alone submits work that keeps the card to itself.
 func (b *box) alone(backend string, vram Bytes) *Ticket {
 	t := new(Ticket)
-	b.s.Submit(b.now, t, Request{Class: "work", Backend: backend, VRAM: vram, Alone: true, Estimate: Estimate{time.Second, time.Second}})
+	b.s.Submit(b.now, t, Request{Class: "work", Backend: backend, VRAM: vram, Alone: true, Estimate: Estimate{P50: time.Second, P95: time.Second}})
 	return t
 }
 

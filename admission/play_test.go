@@ -97,7 +97,7 @@ func (w *world) step() {
 // request draws what is asked. Estimates are arbitrary on purpose: nothing
 // may rest on them.
 func (w *world) request() Request {
-	q := Request{Estimate: Estimate{w.seconds(), w.seconds()}, Tenant: []string{"", "a", "b"}[w.draw(3)]}
+	q := Request{Estimate: Estimate{P50: w.seconds(), P95: w.seconds()}, Tenant: []string{"", "a", "b"}[w.draw(3)]}
 	switch w.draw(12) {
 	case 0:
 		q.Boost = -10 * time.Second

@@ -45,7 +45,7 @@ func (b *box) at(seconds float64) {
 
 func (b *box) submit(class, backend string, vram Bytes) *Ticket {
 	t := new(Ticket)
-	b.s.Submit(b.now, t, Request{Class: class, Backend: backend, VRAM: vram, Estimate: Estimate{10 * time.Second, 10 * time.Second}})
+	b.s.Submit(b.now, t, Request{Class: class, Backend: backend, VRAM: vram, Estimate: Estimate{P50: 10 * time.Second, P95: 10 * time.Second}})
 	return t
 }
 

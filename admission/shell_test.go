@@ -78,7 +78,7 @@ func TestTheTimerStartsWhatOnlyTimeAllows(t *testing.T) {
 		cfg.Classes[0].HardenAfter, cfg.Classes[1].HardenAfter = -1, -1
 		c := open(t, cfg)
 		light := func(gib int, runs time.Duration) Request {
-			return Request{Class: "light", Backend: "vqa", VRAM: Bytes(gib) * GiB, Estimate: Estimate{runs, runs}}
+			return Request{Class: "light", Backend: "vqa", VRAM: Bytes(gib) * GiB, Estimate: Estimate{P50: runs, P95: runs}}
 		}
 		long := admit(t, c, light(20, 10*time.Second)) // takes a minute in truth
 		heavy := later(t.Context(), c, benchHeavy)

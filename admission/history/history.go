@@ -1,10 +1,19 @@
-package admission
+// Package history learns from finished work how long a request runs and how
+// much memory it takes, and saves what it has learned.
+//
+// What is learned is an estimate. The admission rules are safe with any
+// estimate, however wrong. Work that failed or was cut short teaches nothing
+// about time. Only an out-of-memory failure teaches something: what was booked
+// was too little.
+package history
 
 import (
 	"math"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 // History learns how long the work of one route takes and how much memory, for
@@ -21,12 +30,19 @@ type History struct {
 	mu    sync.Mutex
 	kinds []*kind // guarded by mu; the one used last comes first
 	// resident is what its backend holds while idle, as of the last peak.
-	resident Bytes // guarded by mu
+	resident memory.Bytes // guarded by mu
+}
+
+// Estimate is the execution time to expect. The zero value says that nothing is
+// known.
+type Estimate struct {
+	P50 time.Duration // half of the runs end sooner: when running work frees its memory
+	P95 time.Duration // 19 of 20 runs end sooner: how long a candidate holds its memory
 }
 
 // Learned is what a History knows of one demand.
 type Learned struct {
-	VRAM     Bytes
+	VRAM     memory.Bytes
 	Runs     uint64
 	Estimate Estimate // the zero value until enough has been seen
 	Peak     Peak
@@ -34,7 +50,7 @@ type Learned struct {
 
 // kind is the work of one demand.
 type kind struct {
-	vram   Bytes
+	vram   memory.Bytes
 	runs   uint64
 	weight float64 // of the next run
 	total  float64
@@ -54,7 +70,7 @@ const (
 
 // Estimate is what to expect of work with that demand: the seed until enough
 // has been seen.
-func (h *History) Estimate(vram Bytes, seed Estimate) Estimate {
+func (h *History) Estimate(vram memory.Bytes, seed Estimate) Estimate {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if k := h.find(vram); k != nil && k.runs >= enough {
@@ -64,7 +80,7 @@ func (h *History) Estimate(vram Bytes, seed Estimate) Estimate {
 }
 
 // Learn takes a run that came to its end by itself.
-func (h *History) Learn(vram Bytes, took time.Duration) {
+func (h *History) Learn(vram memory.Bytes, took time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.kindOf(vram)
@@ -100,7 +116,7 @@ func (h *History) Learned() []Learned {
 }
 
 // find gives the kind of a demand and moves it to the front.
-func (h *History) find(vram Bytes) *kind {
+func (h *History) find(vram memory.Bytes) *kind {
 	for i, k := range h.kinds {
 		if k.vram == vram {
 			copy(h.kinds[1:], h.kinds[:i])
@@ -113,7 +129,7 @@ func (h *History) find(vram Bytes) *kind {
 
 // kindOf is find that makes what is not there, in the place of the one that was
 // not used for longest.
-func (h *History) kindOf(vram Bytes) *kind {
+func (h *History) kindOf(vram memory.Bytes) *kind {
 	k := h.find(vram)
 	if k == nil {
 		k = &kind{vram: vram, weight: 1}

@@ -1,12 +1,12 @@
-package admission
+package history
 
 import (
-	"context"
 	"math"
 	"math/rand/v2"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 func near(got, want time.Duration, share float64) bool {
@@ -17,16 +17,16 @@ func TestASeedServesUntilEnoughWasSeen(t *testing.T) {
 	var h History
 	seed := Estimate{5 * time.Second, 6 * time.Second}
 	for range enough - 1 {
-		h.Learn(GiB, time.Second)
+		h.Learn(memory.GiB, time.Second)
 	}
-	if got := h.Estimate(GiB, seed); got != seed {
+	if got := h.Estimate(memory.GiB, seed); got != seed {
 		t.Errorf("got %v after %d runs, want the seed", got, enough-1)
 	}
-	h.Learn(GiB, time.Second)
-	if got := h.Estimate(GiB, seed); !near(got.P50, time.Second, .1) {
+	h.Learn(memory.GiB, time.Second)
+	if got := h.Estimate(memory.GiB, seed); !near(got.P50, time.Second, .1) {
 		t.Errorf("got %v after %d runs of a second", got, enough)
 	}
-	if got := h.Estimate(2*GiB, seed); got != seed {
+	if got := h.Estimate(2*memory.GiB, seed); got != seed {
 		t.Errorf("another demand: got %v, want the seed", got)
 	}
 }
@@ -70,49 +70,10 @@ func TestALongLifeDoesNotOverflow(t *testing.T) {
 
 func TestDemandsAreBounded(t *testing.T) {
 	var h History
-	for i := range Bytes(10 * maxKinds) {
+	for i := range memory.Bytes(10 * maxKinds) {
 		h.Learn(i, time.Second)
 	}
 	if n := len(h.Learned()); n != maxKinds {
 		t.Errorf("it knows %d demands, want %d", n, maxKinds)
 	}
-}
-
-func TestTheDeskLearnsFromWorkThatEnded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := open(t, testConfig())
-		var h History
-		ask := Request{Class: "light", Backend: "vqa", VRAM: GiB, Estimate: Estimate{P50: time.Minute}, History: &h}
-		run := func(took time.Duration, o Outcome) *Grant {
-			g, err := c.Admit(context.Background(), ask)
-			if err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(took)
-			g.Release(o)
-			return g
-		}
-		for range enough {
-			run(time.Second, Failed)
-			run(2*time.Second, Aborted)
-		}
-		if n := len(h.Learned()); n != 0 {
-			t.Fatalf("it learnt from work that failed or was cut short: %v", h.Learned())
-		}
-		for range enough {
-			run(3*time.Second, Done).Release(Done) // the second counts for nothing
-		}
-		if l := h.Learned(); len(l) != 1 || l[0].Runs != enough || !near(l[0].Estimate.P50, 3*time.Second, .1) {
-			t.Fatalf("it learnt %+v from %d runs of 3 s", l, enough)
-		}
-		g, err := c.Admit(context.Background(), ask)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := c.Running()[0]
-		if left := r.EstimatedEnd.Sub(r.Started); !near(left, 3*time.Second, .1) {
-			t.Errorf("the next one is expected to take %v, want 3 s", left)
-		}
-		g.Release(Done)
-	})
 }

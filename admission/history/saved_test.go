@@ -1,21 +1,23 @@
-package admission
+package history
 
 import (
 	"encoding/json"
 	"reflect"
 	"testing"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 func TestAHistoryIsSavedAndGoesOn(t *testing.T) {
 	h := new(History)
 	for i := range 200 {
-		h.Learn(GiB, time.Duration(1+i%7)*time.Second)
-		h.LearnPeak(GiB, Bytes(100+i)*MiB, 2*GiB)
+		h.Learn(memory.GiB, time.Duration(1+i%7)*time.Second)
+		h.LearnPeak(memory.GiB, memory.Bytes(100+i)*memory.MiB, 2*memory.GiB)
 	}
-	h.Learn(4*GiB, time.Minute)
-	h.exhausted(4*GiB, 5*GiB)
-	h.LearnPeak(8*GiB, 7*GiB, 2*GiB)
+	h.Learn(4*memory.GiB, time.Minute)
+	h.Exhausted(4*memory.GiB, 5*memory.GiB)
+	h.LearnPeak(8*memory.GiB, 7*memory.GiB, 2*memory.GiB)
 	text, err := json.Marshal(h)
 	if err != nil {
 		t.Fatal(err)
@@ -40,7 +42,7 @@ func TestAHistoryIsSavedAndGoesOn(t *testing.T) {
 	// Both forget the oldest alike.
 	for _, x := range []*History{h, again} {
 		for range maxPeaks - 2 {
-			x.LearnPeak(GiB, GiB, 2*GiB)
+			x.LearnPeak(memory.GiB, memory.GiB, 2*memory.GiB)
 		}
 	}
 	if a, b := h.Learned()[0].Peak, again.Learned()[0].Peak; a != b {
@@ -62,9 +64,9 @@ func FuzzASavedHistory(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		h := new(History)
-		h.Learn(GiB, time.Second)
+		h.Learn(memory.GiB, time.Second)
 		if err := json.Unmarshal(text, h); err != nil {
-			if l := h.Learned(); len(l) != 1 || l[0].VRAM != GiB {
+			if l := h.Learned(); len(l) != 1 || l[0].VRAM != memory.GiB {
 				t.Fatalf("what was refused changed it to %+v", l)
 			}
 			return
@@ -75,8 +77,8 @@ func FuzzASavedHistory(f *testing.F) {
 				t.Fatalf("%s is taken for %+v, booked %v", text, l, booked)
 			}
 			h.Learn(l.VRAM, time.Second)
-			h.LearnPeak(l.VRAM, GiB, 0)
-			h.exhausted(l.VRAM, booked)
+			h.LearnPeak(l.VRAM, memory.GiB, 0)
+			h.Exhausted(l.VRAM, booked)
 		}
 		if _, err := json.Marshal(h); err != nil {
 			t.Fatal(err)

@@ -1,4 +1,6 @@
-package admission
+// Package memory has the unit in which GPU memory is counted. It needs the
+// standard library alone.
+package memory
 
 import (
 	"fmt"

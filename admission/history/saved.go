@@ -1,9 +1,11 @@
-package admission
+package history
 
 import (
 	"encoding/json"
 	"fmt"
 	"math"
+
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 // savedHistory is a History as JSON. Amounts are numbers of bytes.
@@ -53,9 +55,9 @@ func (h *History) UnmarshalJSON(text []byte) error {
 		return err
 	}
 	if len(saved.Demands) > maxKinds || !plausible(saved.Resident) {
-		return fmt.Errorf("admission: a history of %d demands beside %d bytes makes no sense", len(saved.Demands), saved.Resident)
+		return fmt.Errorf("history: %d demands beside %d bytes make no sense", len(saved.Demands), saved.Resident)
 	}
-	seen := make(map[Bytes]bool)
+	seen := make(map[memory.Bytes]bool)
 	var kinds []*kind
 	for _, s := range saved.Demands {
 		k, err := s.kind()
@@ -63,14 +65,14 @@ func (h *History) UnmarshalJSON(text []byte) error {
 			return err
 		}
 		if seen[k.vram] {
-			return fmt.Errorf("admission: a history has the demand %d twice", s.VRAM)
+			return fmt.Errorf("history: the demand %d is listed twice", s.VRAM)
 		}
 		seen[k.vram] = true
 		kinds = append(kinds, k)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.kinds, h.resident = kinds, Bytes(saved.Resident)
+	h.kinds, h.resident = kinds, memory.Bytes(saved.Resident)
 	return nil
 }
 
@@ -79,8 +81,8 @@ func (h *History) UnmarshalJSON(text []byte) error {
 func plausible(n int64) bool { return n >= 0 && n <= 1<<55 }
 
 func (s savedKind) kind() (*kind, error) {
-	k := &kind{vram: Bytes(s.VRAM), runs: s.Runs, weight: 1}
-	k.peaks = peaks{measured: s.Measured, floor: Bytes(s.Least), since: s.Since, failures: s.Failures}
+	k := &kind{vram: memory.Bytes(s.VRAM), runs: s.Runs, weight: 1}
+	k.peaks = peaks{measured: s.Measured, floor: memory.Bytes(s.Least), since: s.Since, failures: s.Failures}
 	// A demand may be past any card; it is never computed with.
 	wrong := s.VRAM < 0 || !plausible(s.Least) || s.Since < 0 || len(s.Held) > maxPeaks
 	for _, pair := range s.Times {
@@ -94,10 +96,10 @@ func (s savedKind) kind() (*kind, error) {
 	}
 	for _, n := range s.Held {
 		wrong = wrong || !plausible(n)
-		k.totals = append(k.totals, Bytes(n))
+		k.totals = append(k.totals, memory.Bytes(n))
 	}
 	if wrong || s.Runs > 0 && k.total == 0 {
-		return nil, fmt.Errorf("admission: what a history says of the demand %d makes no sense", s.VRAM)
+		return nil, fmt.Errorf("history: what is saved of the demand %d makes no sense", s.VRAM)
 	}
 	if k.total > 0 {
 		k.learnt = Estimate{P50: k.quantile(.5), P95: k.quantile(.95)}

@@ -1,19 +1,21 @@
-package admission
+package history
 
 import (
 	"math"
 	"slices"
+
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 // Peak is what is known of the memory that runs of one demand took on each GPU,
 // on top of what their backend held while idle.
 type Peak struct {
-	Runs      uint64 // that could be measured
-	P95, Most Bytes  // of the last of them
+	Runs      uint64       // that could be measured
+	P95, Most memory.Bytes // of the last of them
 	// OutOfMemory counts the runs that ended for want of memory. Least is what
 	// is booked since then at the least; zero: there was none.
 	OutOfMemory uint64
-	Least       Bytes
+	Least       memory.Bytes
 }
 
 // peaks are what a History knows of one demand's memory.
@@ -21,12 +23,12 @@ type peaks struct {
 	// totals are what the backend held at the height of the last runs that
 	// could be measured, its idle share included: that share may become known
 	// later than they do. The oldest is overwritten.
-	totals   []Bytes
+	totals   []memory.Bytes
 	next     int
 	measured uint64
-	p95      Bytes // of totals
-	floor    Bytes // above what ran out of memory; zero: nothing did
-	since    int   // runs that came to their end since then
+	p95      memory.Bytes // of totals
+	floor    memory.Bytes // above what ran out of memory; zero: nothing did
+	since    int          // runs that came to their end since then
 	failures uint64
 }
 
@@ -42,14 +44,14 @@ const (
 
 // LearnPeak takes what a run held at its height, beyond the resident memory of
 // its backend.
-func (h *History) LearnPeak(vram, peak, resident Bytes) {
+func (h *History) LearnPeak(vram, peak, resident memory.Bytes) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.resident = resident
 	h.kindOf(vram).learn(max(0, peak) + resident)
 }
 
-func (p *peaks) learn(total Bytes) {
+func (p *peaks) learn(total memory.Bytes) {
 	p.measured++
 	if len(p.totals) < maxPeaks {
 		p.totals = append(p.totals, total)
@@ -62,7 +64,7 @@ func (p *peaks) learn(total Bytes) {
 
 // quantile is the smallest total that at least the share q of them does not
 // pass; there is one.
-func (p *peaks) quantile(q float64) Bytes {
+func (p *peaks) quantile(q float64) memory.Bytes {
 	sorted := slices.Sorted(slices.Values(p.totals))
 	return sorted[max(0, int(math.Ceil(q*float64(len(sorted))))-1)]
 }
@@ -71,12 +73,12 @@ func (p *peaks) quantile(q float64) Bytes {
 func (p *peaks) known() bool { return len(p.totals) >= enoughPeaks }
 
 // figure is what the measured runs say should be booked.
-func (p *peaks) figure(resident Bytes) Bytes {
-	return Bytes(float64(max(0, p.p95-resident)) * margin)
+func (p *peaks) figure(resident memory.Bytes) memory.Bytes {
+	return memory.Bytes(float64(max(0, p.p95-resident)) * margin)
 }
 
 // ran counts a run that came to its end.
-func (p *peaks) ran(resident Bytes) {
+func (p *peaks) ran(resident memory.Bytes) {
 	if p.floor == 0 {
 		return
 	}
@@ -87,7 +89,7 @@ func (p *peaks) ran(resident Bytes) {
 	}
 }
 
-func (p *peaks) describe(resident Bytes) Peak {
+func (p *peaks) describe(resident memory.Bytes) Peak {
 	d := Peak{Runs: p.measured, OutOfMemory: p.failures, Least: p.floor}
 	if len(p.totals) > 0 {
 		d.P95, d.Most = max(0, p.p95-resident), max(0, slices.Max(p.totals)-resident)
@@ -107,9 +109,9 @@ func (p *peaks) describe(resident Bytes) Peak {
 //     measured eight have come to their end; from then on, what was measured,
 //     if that is more.
 //
-// What comes out may be more than the card could ever give: Request.Raised says
-// how much of it may be taken off.
-func (h *History) Demand(vram Bytes, learn bool) (booked Bytes, alone bool) {
+// What comes out may be more than the card could ever give: admission.Request.Raised
+// says how much of it may be taken off.
+func (h *History) Demand(vram memory.Bytes, learn bool) (booked memory.Bytes, alone bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.find(vram)
@@ -128,14 +130,14 @@ func (h *History) Demand(vram Bytes, learn bool) (booked Bytes, alone bool) {
 	return max(vram, k.floor), k.since < trials
 }
 
-// exhausted drops what was learned of a demand's memory: so much was booked and
-// was not enough.
-func (h *History) exhausted(vram, booked Bytes) {
+// Exhausted takes a run that ended for want of memory. It drops what was learned
+// of the demand's memory: booked was not enough.
+func (h *History) Exhausted(vram, booked memory.Bytes) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.kindOf(vram)
 	k.failures++
-	k.floor = max(k.floor, Bytes(min(float64(booked)*raise, maxFloor)), 1)
+	k.floor = max(k.floor, memory.Bytes(min(float64(booked)*raise, maxFloor)), 1)
 	k.since, k.measured = 0, 0
 	k.totals, k.next, k.p95 = k.totals[:0], 0, 0
 }
