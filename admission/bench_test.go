@@ -135,7 +135,7 @@ func BenchmarkEvent(b *testing.B) {
 				if t.shape.class.cfg.Name == "heavy" {
 					r = benchHeavy
 				}
-				r.VRAM, r.Tenant = t.shape.vram, t.tenant.name
+				r.VRAM, r.Tenant = t.shape.vram, t.Tenant.Name()
 				s.Submit(now, new(Ticket), r)
 			}
 		})

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/queue"
 )
 
 // class, backend and replica are the configured things with their state.
@@ -14,8 +16,7 @@ type class struct {
 	label   string // for explanations
 	gone    bool
 	paused  bool
-	waiting list
-	bytes   Bytes
+	waiting queue.Group[Ticket]
 	granted uint64
 	refused uint64
 }
@@ -76,11 +77,10 @@ func NewScheduler(cfg Config, epoch time.Time) (*Scheduler, error) {
 		classIndex:   map[string]*class{},
 		backendIndex: map[string]*backend{},
 		shapes:       map[shapeKey]*shape{},
-		tenants:      map[string]*tenant{},
 		policy:       cfg.Tenants,
 		recheck:      forever,
 	}
-	s.anonymous = s.tenantOf("")
+	s.queue.Reset(cfg.Tenants.Weights)
 	for _, g := range cfg.GPUs {
 		if _, dup := s.deviceIndex[g.Name]; dup {
 			return nil, fmt.Errorf("admission: gpu %q is listed twice", g.Name)

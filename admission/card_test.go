@@ -223,9 +223,9 @@ func (w *truth) wake(m *machine, o Order) {
 // run is a request's work: its memory comes some time after the grant.
 func (w *truth) run(t *Ticket) {
 	m, d := w.engine(t.shape.backend.cfg.Name), t.shape.vram
-	w.tell("%d starts on %s, %v", t.id, m.name, d)
+	w.tell("%d starts on %s, %v", t.ID(), m.name, d)
 	if m.asleep {
-		w.fail("%d starts on %s, which sleeps", t.id, m.name)
+		w.fail("%d starts on %s, which sleeps", t.ID(), m.name)
 	}
 	m.busy++
 	t.failed = w.n(10) < m.fails
@@ -335,7 +335,7 @@ func (w *truth) submit() {
 	r := Request{Class: []string{"heavy", "light"}[w.n(2)], Backend: m.name, VRAM: m.demands[w.n(2)],
 		Estimate: Estimate{P50: time.Duration(1+w.n(20)) * time.Second, P95: time.Duration(1+w.n(30)) * time.Second}}
 	w.s.Submit(w.now, t, r)
-	w.tell("%d comes for %s, %v", t.id, m.name, r.VRAM)
+	w.tell("%d comes for %s, %v", t.ID(), m.name, r.VRAM)
 	w.settle(t)
 }
 
@@ -365,7 +365,7 @@ func TestTheCardNeverOverflows(t *testing.T) {
 			}
 		}
 		if w.broken == nil && honest && !w.s.Idle() {
-			w.fail("after an hour %d still wait and %d run, %d orders: %+v; %+v", w.s.waiting, len(w.s.running), len(w.s.orders), w.s.Queue(w.now, 3), w.s.Snapshot(w.now).Backends)
+			w.fail("after an hour %d still wait and %d run, %d orders: %+v; %+v", w.s.queue.Len(), len(w.s.running), len(w.s.orders), w.s.Queue(w.now, 3), w.s.Snapshot(w.now).Backends)
 		}
 		if w.broken != nil {
 			r.Fatal(w.broken)

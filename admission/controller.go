@@ -98,7 +98,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if t.rejection != nil {
 		return nil, t.rejection
 	}
-	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.waited}
+	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.Waited()}
 }
 
 // settle wakes those whose turn came or went, and arms the timer. It is called
@@ -239,7 +239,7 @@ func (c *Controller) Cancel(id uint64) bool {
 func (c *Controller) ReleaseGrant(id uint64) bool {
 	return c.change(func(now time.Duration) bool {
 		for _, t := range c.rules.running {
-			if t.id == id {
+			if t.ID() == id {
 				return c.rules.End(now, t)
 			}
 		}
@@ -301,7 +301,7 @@ func (c *Controller) Drain(ctx context.Context, serve bool) error {
 }
 
 // ID is unique in the process; it is the request's id in Queue, too.
-func (g *Grant) ID() uint64 { return g.ticket.id }
+func (g *Grant) ID() uint64 { return g.ticket.ID() }
 
 // Replica is the place of the replica to use in its backend's list, as of the
 // grant: a Reconfigure since then may have moved it.
@@ -314,7 +314,7 @@ func (g *Grant) ReplicaName() string { return g.ticket.granted.name }
 func (g *Grant) Position() int { return int(g.ticket.position) }
 
 // Waited is how long it stood in the queue.
-func (g *Grant) Waited() time.Duration { return g.ticket.waited }
+func (g *Grant) Waited() time.Duration { return g.ticket.Waited() }
 
 // Reason is what it last waited for; empty where it did not wait.
 func (g *Grant) Reason() Reason {

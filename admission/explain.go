@@ -28,9 +28,12 @@ const maxScan = 256
 // the front the position on arrival stands for it.
 func (s *Scheduler) positionInClass(t *Ticket) int {
 	n := 0
-	for x := t.shape.class.waiting.first; x != nil && n < maxScan; x = x.links[inClass].next {
+	for x := range t.shape.class.waiting.All() {
 		if x == t {
 			return n
+		}
+		if n == maxScan {
+			break
 		}
 		n++
 	}
@@ -81,7 +84,7 @@ func (s *Scheduler) estimateStart(now time.Duration, sh *shape, n int, p50 time.
 
 // estimateWait is how long a new arrival of a shape should expect to wait.
 func (s *Scheduler) estimateWait(now time.Duration, sh *shape, p50 time.Duration) time.Duration {
-	if sh.waiting == 0 {
+	if sh.Len() == 0 {
 		if to, _ := s.pickNow(sh, now); to != nil {
 			return 0
 		}
@@ -92,7 +95,7 @@ func (s *Scheduler) estimateWait(now time.Duration, sh *shape, p50 time.Duration
 		}
 		return p50
 	}
-	return s.estimateStart(now, sh, sh.waiting, p50) - now
+	return s.estimateStart(now, sh, sh.Len(), p50) - now
 }
 
 // Queue describes the first limit waiting requests (0: all), in order of
@@ -101,7 +104,10 @@ func (s *Scheduler) Queue(now time.Duration, limit int) []Waiter {
 	var all []Waiter
 	for _, c := range s.classes {
 		position := 0
-		for t := c.waiting.first; t != nil && (limit <= 0 || position < limit); t = t.links[inClass].next {
+		for t := range c.waiting.All() {
+			if limit > 0 && position == limit {
+				break
+			}
 			all = append(all, s.describe(now, t, position))
 			position++
 		}
@@ -125,8 +131,8 @@ func (s *Scheduler) Explain(now time.Duration, id uint64) (Waiter, bool) {
 func (s *Scheduler) find(id uint64) (*Ticket, int) {
 	for _, c := range s.classes {
 		position := 0
-		for t := c.waiting.first; t != nil; t = t.links[inClass].next {
-			if t.id == id {
+		for t := range c.waiting.All() {
+			if t.ID() == id {
 				return t, position
 			}
 			position++
@@ -139,18 +145,15 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 	sh := t.shape
 	b := s.blockOf(t)
 	w := Waiter{
-		ID: t.id, Class: sh.class.cfg.Name, Backend: sh.backend.cfg.Name, Tenant: t.tenant.name,
-		VRAM: sh.vram, Arrived: s.epoch.Add(t.arrived), Waited: now - t.arrived,
+		ID: t.ID(), Class: sh.class.cfg.Name, Backend: sh.backend.cfg.Name, Tenant: t.Tenant.Name(),
+		VRAM: sh.vram, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
 		Position: position, Reason: b.reason, Resource: b.resource, Need: b.need, Free: b.free,
-		Hardened: s.hardened == t,
-	}
-	for x := t.flow.waiting.first; x != nil && x != t && w.InFlow < maxScan; x = x.links[inFlow].next {
-		w.InFlow++
+		Hardened: s.hardened == t, InFlow: t.InFlow(maxScan),
 	}
 	before := 0
 	if h := sh.head; h != t {
-		before = sh.ahead(t)
-		if h != nil && t.before(h) {
+		before = sh.Ahead(&t.Entry, maxScan)
+		if h != nil && t.Before(&h.Entry) {
 			before++ // a head stays the head, whoever comes that ranks before it
 		}
 	}
@@ -195,7 +198,7 @@ func (s *Scheduler) holders(b block) []uint64 {
 			holds = holds || s.devices[s.accounts[a].gpu].cfg.Name == b.resource
 		}
 		if holds {
-			ids = append(ids, t.id)
+			ids = append(ids, t.ID())
 		}
 	}
 	slices.Sort(ids)
@@ -207,7 +210,7 @@ func (s *Scheduler) Running(now time.Duration) []Running {
 	all := make([]Running, 0, len(s.running))
 	for _, t := range s.running {
 		all = append(all, Running{
-			ID: t.id, Class: t.shape.class.cfg.Name, Backend: t.shape.backend.cfg.Name, Tenant: t.tenant.name,
+			ID: t.ID(), Class: t.shape.class.cfg.Name, Backend: t.shape.backend.cfg.Name, Tenant: t.Tenant.Name(),
 			VRAM: t.shape.vram, Started: s.epoch.Add(t.started), Elapsed: now - t.started, EstimatedEnd: s.epoch.Add(t.end),
 		})
 	}
@@ -248,11 +251,11 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 			continue
 		}
 		state := ClassState{
-			Name: c.cfg.Name, Slots: c.cfg.Slots, Running: s.live.classes[i], Queued: c.waiting.length,
-			QueueLimit: c.cfg.QueueLimit, QueuedBytes: c.bytes, Paused: c.paused, Granted: c.granted, Refused: c.refused,
+			Name: c.cfg.Name, Slots: c.cfg.Slots, Running: s.live.classes[i], Queued: c.waiting.Len(),
+			QueueLimit: c.cfg.QueueLimit, QueuedBytes: Bytes(c.waiting.Size()), Paused: c.paused, Granted: c.granted, Refused: c.refused,
 		}
-		if c.waiting.first != nil {
-			state.OldestWait = now - c.waiting.first.arrived
+		if t := c.waiting.First(); t != nil {
+			state.OldestWait = now - t.Arrived()
 		}
 		snap.Classes = append(snap.Classes, state)
 	}

@@ -31,11 +31,11 @@ func TestTenantsThatAlwaysWaitGetTheirShares(t *testing.T) {
 		}
 		for range 300 {
 			x := w.s.running[0]
-			tenant := x.tenant.name
+			tenant := x.Tenant.Name()
 			took := time.Duration(1+n(60)) * time.Second
 			w.advance(took)
 			w.end(x)
-			price := took.Seconds() / x.tenant.weight
+			price := took.Seconds() / x.Tenant.Weight()
 			service[tenant] += price
 			largest = max(largest, price)
 			queued[tenant]--
@@ -77,7 +77,7 @@ func TestIdleTimeIsNoCredit(t *testing.T) {
 	for range 8 {
 		w.advance(10 * time.Second)
 		x := w.s.running[0]
-		order += fmt.Sprint(x.tenant.name, " ")
+		order += fmt.Sprint(x.Tenant.Name(), " ")
 		w.end(x)
 		w.must(t)
 	}

@@ -167,19 +167,26 @@ func (w *world) slots(b *backend, r *replica) {
 // queues holds 2, that nobody is lost, 3 and that nobody outstays its time.
 func (w *world) queues() {
 	s := w.s
-	if len(w.waiting) != s.waiting || len(w.running) != len(s.running) {
-		w.fail("2: %d wait and %d run by the books, %d and %d in truth", s.waiting, len(s.running), len(w.waiting), len(w.running))
+	if len(w.waiting) != s.queue.Len() || len(w.running) != len(s.running) {
+		w.fail("2: %d wait and %d run by the books, %d and %d in truth", s.queue.Len(), len(s.running), len(w.waiting), len(w.running))
 	}
 	if w.submitted != w.refused+w.ended+len(w.waiting)+len(w.running) {
 		w.fail("2: of %d that came %d were refused, %d ended, %d wait and %d run", w.submitted, w.refused, w.ended, len(w.waiting), len(w.running))
 	}
-	for _, sh := range s.active {
-		for _, f := range sh.flows {
-			for t := f.waiting.first; t != nil; t = t.links[inFlow].next {
-				if next := t.links[inFlow].next; next != nil && next.id < t.id {
-					w.fail("3: ticket %d stands before %d in its flow", t.id, next.id)
-				}
+	for _, c := range s.classes {
+		type flow struct {
+			shape  *shape
+			tenant string
+			boost  time.Duration
+		}
+		before, last := map[flow]int{}, uint64(0)
+		for t := range c.waiting.All() {
+			f := flow{t.shape, t.Tenant.Name(), t.Boost}
+			if n := t.InFlow(len(w.waiting)); n != before[f] || t.ID() < last {
+				w.fail("3: ticket %d comes after %d in its class and has %d before it in its flow, want %d", t.ID(), last, n, before[f])
 			}
+			before[f]++
+			last = t.ID()
 		}
 	}
 	perTenant := map[string]int{}
@@ -187,10 +194,10 @@ func (w *world) queues() {
 		q, c := w.asked[t], w.class(w.asked[t].Class)
 		perTenant[q.Tenant]++
 		if c.QueueTimeout > 0 && !w.reloaded && w.now >= w.arrived[t]+c.QueueTimeout {
-			w.fail("ticket %d waits since %v although it may wait %v at most", t.id, w.arrived[t], c.QueueTimeout)
+			w.fail("ticket %d waits since %v although it may wait %v at most", t.ID(), w.arrived[t], c.QueueTimeout)
 		}
 		if !q.Deadline.IsZero() && !w.s.epoch.Add(w.now+q.Estimate.P50).Before(q.Deadline) {
-			w.fail("ticket %d waits although it cannot meet its deadline", t.id)
+			w.fail("ticket %d waits although it cannot meet its deadline", t.ID())
 		}
 	}
 	for name, n := range perTenant {
@@ -208,7 +215,7 @@ func (w *world) ranksBefore(a, b *Ticket) bool {
 	if key(a) != key(b) {
 		return key(a) < key(b)
 	}
-	return a.id < b.id
+	return a.ID() < b.ID()
 }
 
 // rank is the order of shapes by their eldest, worked out from what was asked.
@@ -300,19 +307,19 @@ func (w *world) heads() {
 			continue
 		}
 		if !w.waiting[t] {
-			w.fail("4: the head %d does not wait", t.id)
+			w.fail("4: the head %d does not wait", t.ID())
 		}
 		to, _ := s.pickNow(sh, w.now)
 		switch {
 		case to != nil && held == nil:
-			w.fail("7: the head %d fits now and waits, and nobody who ranks before it is blocked", t.id)
+			w.fail("7: the head %d fits now and waits, and nobody who ranks before it is blocked", t.ID())
 		case to == nil && held == nil && (sh.reserved < forever || s.hardened == t):
 			held = t
 		}
 		// A reservation that was written stays until its head starts: what
 		// comes later moves it only where it ranks before it.
 		if t == w.before.first && ranked[0] == sh && w.before.at == w.now && !w.withdrawn && !w.strange() && w.before.due < forever && sh.reserved > w.before.due {
-			w.fail("the reservation of %d moved from %v to %v", t.id, w.before.due, sh.reserved)
+			w.fail("the reservation of %d moved from %v to %v", t.ID(), w.before.due, sh.reserved)
 		}
 		since, ok := w.clocks[t]
 		if !ok || w.withdrawn || !w.fitsEmpty(sh) || w.strange() {
@@ -323,7 +330,7 @@ func (w *world) heads() {
 				longest = max(longest, w.now-started)
 			}
 			if bound := time.Duration(len(s.shapes)) * (sh.class.cfg.HardenAfter + longest); w.now-since > bound {
-				w.fail("9: %d is a blocked head for %v, want %v at most", t.id, w.now-since, bound)
+				w.fail("9: %d is a blocked head for %v, want %v at most", t.ID(), w.now-since, bound)
 			}
 		}
 	}
@@ -333,7 +340,7 @@ func (w *world) heads() {
 		}
 	}
 	for _, m := range s.profile {
-		if n, limited := w.probes[place{m.shape.backend.cfg.Name, m.to.number}]; m.start && limited && n == 0 && s.waiting > 0 {
+		if n, limited := w.probes[place{m.shape.backend.cfg.Name, m.to.number}]; m.start && limited && n == 0 && s.queue.Len() > 0 {
 			w.fail("6: ticket %d has a reservation on a replica that is not available", m.by)
 		}
 	}
@@ -344,11 +351,11 @@ func (w *world) heads() {
 func (w *world) promised() {
 	s, p := w.s, &w.promise
 	if p.head != nil && s.hardened != p.head && w.waiting[p.head] && !w.withdrawn && w.fitsEmpty(p.head.shape) && !w.strange() {
-		w.fail("8: %d was hardened, waits and is not hardened any more", p.head.id)
+		w.fail("8: %d was hardened, waits and is not hardened any more", p.head.ID())
 	}
 	if s.hardened != p.head || w.withdrawn && s.hardenedAfter != p.after {
 		if s.hardened != nil {
-			w.tell("  %d hardened after start %d", s.hardened.id, s.hardenedAfter)
+			w.tell("  %d hardened after start %d", s.hardened.ID(), s.hardenedAfter)
 			w.hear("hardened", s.hardened)
 		}
 		*p = hardening{s.hardened, s.hardenedAfter, map[*Ticket]bool{}}
@@ -360,7 +367,7 @@ func (w *world) promised() {
 		return
 	}
 	if !w.waiting[p.head] {
-		w.fail("8: the hardened %d does not wait", p.head.id)
+		w.fail("8: the hardened %d does not wait", p.head.ID())
 	}
 	for t := range p.until {
 		if _, runs := w.running[t]; !runs {
@@ -368,12 +375,12 @@ func (w *world) promised() {
 		}
 	}
 	if len(p.until) == 0 && !w.strange() {
-		w.fail("8: the hardened head %d waits although all that ran has ended", p.head.id)
+		w.fail("8: the hardened head %d waits although all that ran has ended", p.head.ID())
 	}
 	for _, sh := range s.active {
 		if h := sh.head; h != nil && p.head.shape.blockedSince > sh.blockedSince && p.after == s.hardenedAfter && len(p.until) == len(w.running) &&
 			!w.barred(sh) && w.now-sh.blockedSince >= sh.class.cfg.HardenAfter && !w.withdrawn && w.fitsEmpty(sh) && w.clocks[h] < w.clocks[p.head] {
-			w.fail("8: %d hardened, but %d is blocked for longer", p.head.id, h.id)
+			w.fail("8: %d hardened, but %d is blocked for longer", p.head.ID(), h.ID())
 		}
 	}
 }
@@ -390,24 +397,18 @@ func (w *world) atRest() {
 
 // fingerprint is all that decides what comes next.
 func (s *Scheduler) fingerprint() string {
-	text := fmt.Sprint(s.live, s.starts, s.waiting, s.virtual, s.recheck)
+	text := fmt.Sprint(s.live, s.starts, s.queue.Dump(), s.recheck)
 	if s.hardened != nil {
-		text += fmt.Sprint(" hardened ", s.hardened.id, s.hardenedAfter)
+		text += fmt.Sprint(" hardened ", s.hardened.ID(), s.hardenedAfter)
 	}
 	for _, sh := range s.active {
-		text += fmt.Sprint("\n", sh.class.index, sh.backend.index, sh.vram, sh.waiting, sh.blockedSince, sh.reserved, sh.block)
+		text += fmt.Sprint("\n", sh.class.index, sh.backend.index, sh.vram, sh.Dump(), sh.blockedSince, sh.reserved, sh.block)
 		if sh.head != nil {
-			text += fmt.Sprint(" head ", sh.head.id)
-		}
-		for _, f := range sh.flows {
-			text += fmt.Sprint(" ", f.tenant.name, f.tenant.tag, f.waiting.first.id)
+			text += fmt.Sprint(" head ", sh.head.ID())
 		}
 	}
 	for _, t := range s.running {
-		text += fmt.Sprint("\n", t.id, t.end)
-	}
-	for _, t := range s.expiry {
-		text += fmt.Sprint(" ", t.id)
+		text += fmt.Sprint("\n", t.ID(), t.end)
 	}
 	return text
 }
@@ -434,7 +435,7 @@ func (w *world) explained() {
 	}
 	running := map[uint64]*Ticket{}
 	for t := range w.running {
-		running[t.id] = t
+		running[t.ID()] = t
 	}
 	for _, x := range queue {
 		t, _ := s.find(x.ID)

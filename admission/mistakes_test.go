@@ -51,7 +51,7 @@ func TestATenantThatComesDoesNotOrphanAReservation(t *testing.T) {
 		w.submit(ask("heavy", fmt.Sprint("new", i), 34))
 		w.must(t)
 		if head.shape.head != head || head.shape.reserved != due {
-			t.Fatalf("as tenant %d came the head is %d and its reservation %v, want %d and %v", i, head.shape.head.id, head.shape.reserved, head.id, due)
+			t.Fatalf("as tenant %d came the head is %d and its reservation %v, want %d and %v", i, head.shape.head.ID(), head.shape.reserved, head.ID(), due)
 		}
 	}
 	w.advance(2 * time.Second)
@@ -99,7 +99,7 @@ func TestAShapeRanksByItsEldest(t *testing.T) {
 	w.setPaused("heavy", false)
 	w.must(t)
 	if fair.shape.head != fair {
-		t.Fatalf("the head is %d, want that of the tenant with the smallest share, %d\n%s", fair.shape.head.id, fair.id, w.state())
+		t.Fatalf("the head is %d, want that of the tenant with the smallest share, %d\n%s", fair.shape.head.ID(), fair.ID(), w.state())
 	}
 	w.advance(8 * time.Second)
 	w.end(running)

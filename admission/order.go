@@ -65,7 +65,7 @@ func (s *Scheduler) newOrder(now time.Duration, kind OrderKind, r *replica, head
 	s.lastOrder++
 	o := &order{Order: Order{ID: s.lastOrder, Kind: kind, Backend: r.backend.cfg.Name, Replica: r.number, Name: r.name}, replica: r, head: head, began: now}
 	if head != nil {
-		o.For = head.id
+		o.For = head.ID()
 	}
 	r.order = o
 	s.orders = append(s.orders, o)

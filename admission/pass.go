@@ -29,7 +29,7 @@ func (s *Scheduler) pass(now time.Duration) {
 	if len(s.orders) > 0 {
 		s.settleOrders(now)
 	}
-	if s.waiting == 0 {
+	if s.queue.Len() == 0 {
 		if s.swappable {
 			s.restore(now)
 		}
@@ -43,7 +43,7 @@ again:
 	s.profile, s.reservations = s.profile[:0], 0
 	s.harden(now)
 	for _, sh := range s.active {
-		sh.first = sh.eldest()
+		sh.first = sh.Eldest()
 	}
 	slices.SortFunc(s.active, s.ranked)
 	blocked, beside, elsewhere := false, false, false
@@ -58,7 +58,7 @@ again:
 		}
 		t := sh.head
 		if t == nil {
-			t = sh.flows[0].waiting.first
+			t = sh.Next()
 		}
 		to, at, b := s.earliest(now, t)
 		if to != nil && at == now {
@@ -66,11 +66,11 @@ again:
 			if t.stay != nil {
 				t.stay.Last, t.stay.Steps = s.blockOf(t).blocked(), t.steps
 			}
-			s.leave(now, t)
+			s.leave(t)
 			s.start(now, t, to)
 			s.besideValid = false
 			if len(s.profile) > 0 {
-				s.mark(mark{at: t.end, shape: sh, to: to, by: t.id})
+				s.mark(mark{at: t.end, shape: sh, to: to, by: t.ID()})
 			}
 			s.decided = append(s.decided, t)
 			if wasHardened {
@@ -185,7 +185,7 @@ func (s *Scheduler) ranked(a, b *shape) int {
 			return 1
 		}
 	}
-	if a.first.before(b.first) {
+	if a.first.Before(&b.first.Entry) {
 		return -1
 	}
 	return 1
@@ -197,7 +197,7 @@ func (s *Scheduler) settle(i int, sh *shape) {
 	if i >= len(s.active) || s.active[i] != sh {
 		return // it has nothing left to wait
 	}
-	sh.first = sh.eldest()
+	sh.first = sh.Eldest()
 	for i+1 < len(s.active) && s.ranked(s.active[i+1], sh) < 0 {
 		s.active[i], s.active[i+1] = s.active[i+1], s.active[i]
 		i++
@@ -241,7 +241,7 @@ func (s *Scheduler) harden(now time.Duration) {
 				continue
 			}
 			if longest == nil || sh.blockedSince < longest.blockedSince ||
-				sh.blockedSince == longest.blockedSince && sh.head.id < longest.head.id {
+				sh.blockedSince == longest.blockedSince && sh.head.ID() < longest.head.ID() {
 				longest = sh
 			}
 		}
@@ -313,7 +313,7 @@ func (s *Scheduler) besideHardened(now time.Duration, sh *shape, r *replica) boo
 			return true
 		}
 	}
-	s.inTheWay = h.id
+	s.inTheWay = h.ID()
 	return false
 }
 
@@ -456,7 +456,7 @@ func (s *Scheduler) layProfile(now time.Duration) {
 		return
 	}
 	for _, t := range s.running {
-		s.profile = append(s.profile, mark{at: t.end, shape: t.shape, to: t.replica, by: t.id})
+		s.profile = append(s.profile, mark{at: t.end, shape: t.shape, to: t.replica, by: t.ID()})
 	}
 	for _, o := range s.orders {
 		if o.Kind == Reclaim {
@@ -469,8 +469,8 @@ func (s *Scheduler) layProfile(now time.Duration) {
 func (s *Scheduler) reserve(now time.Duration, t *Ticket, to *replica, at time.Duration) {
 	s.layProfile(now)
 	s.reservations++
-	s.mark(mark{at: at, shape: t.shape, to: to, start: true, by: t.id})
-	s.mark(mark{at: at + t.p95, shape: t.shape, to: to, by: t.id})
+	s.mark(mark{at: at, shape: t.shape, to: to, start: true, by: t.ID()})
+	s.mark(mark{at: at + t.p95, shape: t.shape, to: to, by: t.ID()})
 }
 
 // mark inserts in order of time; what ends at a moment comes before what

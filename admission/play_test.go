@@ -153,7 +153,7 @@ func (w *world) finish() error {
 		w.s.RefuseNew(w.now, Rejection{Code: CodeDraining, Position: -1}, how == 2)
 		w.decided()
 		if t := w.submit(w.request()); t.rejection == nil || t.rejection.Code != CodeDraining {
-			w.fail("12: ticket %d was let in while draining", t.id)
+			w.fail("12: ticket %d was let in while draining", t.ID())
 		}
 		if how == 2 && len(w.waiting) > 0 {
 			w.fail("12: %d still wait although the drain refuses them", len(w.waiting))
@@ -175,7 +175,7 @@ func (w *world) finish() error {
 			w.now = max(w.now, next)
 			w.tick()
 		} else {
-			w.fail("12: %d wait, nothing runs and nothing is due", w.s.waiting)
+			w.fail("12: %d wait, nothing runs and nothing is due", w.s.queue.Len())
 		}
 		if err := w.check(); err != nil {
 			return err

@@ -17,8 +17,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	n.decided = s.decided
 	n.issued, n.lastOrder = s.issued, s.lastOrder
 	n.measured = s.measured
-	n.lastID, n.starts, n.passes = s.lastID, s.starts, s.passes
-	n.tenants, n.anonymous, n.virtual = s.tenants, s.anonymous, s.virtual
+	n.starts, n.passes = s.starts, s.passes
 	n.refuseAll = s.refuseAll
 
 	n.inheritDevices(s)
@@ -49,12 +48,10 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 
 	var waiting []*Ticket
 	for _, c := range s.classes {
-		for t := c.waiting.first; t != nil; t = t.links[inClass].next {
-			waiting = append(waiting, t)
-		}
+		waiting = append(waiting, c.waiting.Clear()...)
 	}
 	slices.SortFunc(waiting, func(a, b *Ticket) int {
-		if a.id < b.id {
+		if a.ID() < b.ID() {
 			return -1
 		}
 		return 1
@@ -66,10 +63,8 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 		}
 	}
 	hardened := s.hardened
-	for _, ten := range s.tenants {
-		ten.flows, ten.waiting = nil, 0
-		ten.weight = n.policy.weight(ten.name)
-	}
+	n.queue = s.queue
+	n.queue.Reset(cfg.Tenants.Weights)
 	for _, t := range waiting {
 		n.moveWaiting(now, t, heads)
 	}
@@ -237,10 +232,8 @@ func (s *Scheduler) rebook() {
 func (s *Scheduler) moveWaiting(now time.Duration, t *Ticket, heads map[*Ticket]time.Duration) {
 	old := t.shape
 	c, b := s.classIndex[old.class.cfg.Name], s.backendIndex[old.backend.cfg.Name]
-	t.links = [listKinds]link{}
-	t.flow = nil
 	refuse := func(code Code, detail string) {
-		t.refuse(&Rejection{Code: code, Class: old.class.cfg.Name, Position: -1, Detail: detail, Waited: now - t.arrived})
+		t.refuse(&Rejection{Code: code, Class: old.class.cfg.Name, Position: -1, Detail: detail, Waited: now - t.Arrived()})
 		s.decided = append(s.decided, t)
 	}
 	if c == nil || b == nil {
@@ -252,9 +245,9 @@ func (s *Scheduler) moveWaiting(now time.Duration, t *Ticket, heads map[*Ticket]
 		refuse(CodeNeverFits, detail)
 		return
 	}
-	t.boost += c.cfg.Boost - old.class.cfg.Boost
+	t.Boost += c.cfg.Boost - old.class.cfg.Boost
 	t.shape = s.shapeOf(c, b, old.vram, old.alone)
-	s.enqueue(now, t)
+	s.enqueue(t)
 	if since, was := heads[t]; was && t.shape.head == nil {
 		t.shape.head, t.shape.blockedSince = t, since
 	}

@@ -88,15 +88,15 @@ func (b *box) noOrder() {
 func (b *box) runs(t *Ticket, want bool) {
 	b.t.Helper()
 	if _, ok := t.Granted(); ok != want {
-		b.t.Fatalf("at %v ticket %d runs: %v, want %v; it waits for %v", b.now, t.id, ok, want, t.stay)
+		b.t.Fatalf("at %v ticket %d runs: %v, want %v; it waits for %v", b.now, t.ID(), ok, want, t.stay)
 	}
 }
 
 func (b *box) reason(t *Ticket, want Reason) {
 	b.t.Helper()
-	w, ok := b.s.Explain(b.now, t.id)
+	w, ok := b.s.Explain(b.now, t.ID())
 	if !ok || w.Reason != want {
-		b.t.Fatalf("at %v ticket %d waits for %q (%v), want %q", b.now, t.id, w.Reason, ok, want)
+		b.t.Fatalf("at %v ticket %d waits for %q (%v), want %q", b.now, t.ID(), w.Reason, ok, want)
 	}
 }
 
@@ -149,8 +149,8 @@ func TestAnIdleEngineMakesRoom(t *testing.T) {
 	b.runs(image, false)
 	b.reason(image, ReasonReclaiming)
 	o := b.order(Reclaim, "llm")
-	if o.Bytes != 30*GiB || o.For != image.id {
-		t.Fatalf("the order is %+v, want 30 GiB for %d", o, image.id)
+	if o.Bytes != 30*GiB || o.For != image.ID() {
+		t.Fatalf("the order is %+v, want 30 GiB for %d", o, image.ID())
 	}
 	// What waits for the one that is letting go waits for that.
 	again := b.submit("chat", "llm", 0)
@@ -208,7 +208,7 @@ func TestMemoryThatDidNotComeBackStaysBooked(t *testing.T) {
 	b.runs(image, false)
 	b.reason(image, ReasonResources)
 	b.noOrder()
-	w, _ := b.s.Explain(b.now, image.id)
+	w, _ := b.s.Explain(b.now, image.ID())
 	if want := (Keeper{Backend: "llm", Bytes: 29 * GiB, Until: time.Unix(45, 0)}); len(w.Keepers) != 1 || w.Keepers[0] != want {
 		t.Errorf("%+v keep its room, want %+v", w.Keepers, want)
 	}

@@ -333,7 +333,7 @@ func (s *scenario) arrive(name string, w *words) error {
 	case t.rejection != nil:
 		s.line("%s is refused: %s", name, refusal(t.rejection))
 	default:
-		x, _ := s.w.s.Explain(s.w.now, t.id)
+		x, _ := s.w.s.Explain(s.w.now, t.ID())
 		s.waits(x)
 	}
 	return nil
@@ -355,13 +355,13 @@ func refusal(r *Rejection) string {
 
 // told hears of what became of a ticket beside the one that the event names.
 func (s *scenario) told(what string, t *Ticket) {
-	name := s.name(t.id)
+	name := s.name(t.ID())
 	if name == "" {
 		return // it is being submitted; arrive tells of it
 	}
 	switch what {
 	case "granted":
-		s.line("%s starts%s after %v", name, s.on(t), t.waited)
+		s.line("%s starts%s after %v", name, s.on(t), t.Waited())
 	case "refused":
 		s.line("%s is refused: %s", name, refusal(t.rejection))
 	case "hardened":
@@ -371,7 +371,7 @@ func (s *scenario) told(what string, t *Ticket) {
 
 func (s *scenario) name(id uint64) string {
 	for name, t := range s.names {
-		if t != nil && t.id == id {
+		if t != nil && t.ID() == id {
 			return name
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/queue"
 )
 
 // Scheduler is the rules as plain data. It is not safe for concurrent use.
@@ -24,20 +26,14 @@ type Scheduler struct {
 	classIndex   map[string]*class
 	backendIndex map[string]*backend
 
-	shapes  map[shapeKey]*shape
-	recent  recent
-	active  []*shape // those with waiting tickets, by rank
-	waiting int
-	expiry  expiries
-
-	tenants   map[string]*tenant
-	anonymous *tenant
-	virtual   float64 // the fair queue's system virtual time
+	queue  queue.Queue[Ticket]
+	shapes map[shapeKey]*shape
+	recent recent
+	active []*shape // those with waiting tickets, by rank
 
 	live    usage
 	running []*Ticket // by predicted end
 	policy  Tenants
-	lastID  uint64
 	starts  uint64 // how many were granted; orders them
 
 	hardened      *Ticket
@@ -70,17 +66,14 @@ type shapeKey struct {
 	alone          bool
 }
 
-// shape is the queue of one distinct demand. Tens of them exist, so what is
+// shape is one distinct demand with its queue. Tens of them exist, so what is
 // done for each shape at each event stays cheap however long the queue is.
 type shape struct {
+	queue.Shape[Ticket]
 	class   *class
 	backend *backend
 	vram    Bytes
 	alone   bool // nothing runs beside it on its GPUs
-
-	waiting int
-	levels  []level // those with waiting tickets; one for each boost
-	flows   flows
 
 	// The head is sticky: once found blocked it stays until it starts or
 	// leaves, so that a change in the order of tenants cannot orphan its
@@ -106,9 +99,7 @@ func (s *Scheduler) Decided() []*Ticket {
 // Submit asks for the right to run. Afterwards the ticket is granted, refused
 // or waiting.
 func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
-	s.lastID++
-	t.id = s.lastID
-	t.arrived = now
+	s.queue.Arrive(now, &t.Entry, t)
 	if r.Raised > 0 {
 		r.VRAM = s.within(&r)
 	}
@@ -125,17 +116,17 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 			Detail: fmt.Sprintf("class %q or backend %q is not configured", r.Class, r.Backend)})
 		return
 	}
-	t.position = int32(c.waiting.length)
-	t.size, t.boost = r.Size, c.cfg.Boost+r.Boost
+	t.position = int32(c.waiting.Len())
+	t.Size, t.Boost = int64(r.Size), c.cfg.Boost+r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
-	t.expires = forever
+	t.Expires = forever
 	if c.cfg.QueueTimeout > 0 {
-		t.expires = now + c.cfg.QueueTimeout
+		t.Expires = now + c.cfg.QueueTimeout
 	}
 	if !r.Deadline.IsZero() {
 		// From here on it could not be met, whatever is free.
-		if last := r.Deadline.Sub(s.epoch) - t.p50; last < t.expires {
-			t.expires, t.deadline = max(last, now-1), true
+		if last := r.Deadline.Sub(s.epoch) - t.p50; last < t.Expires {
+			t.Expires, t.deadline = max(last, now-1), true
 		}
 	}
 	if rejection := s.atTheDoor(now, t, c, b, r.VRAM); rejection != nil {
@@ -148,13 +139,10 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		s.recent.add(sh)
 	}
 	t.shape = sh
-	t.tenant = s.anonymous
-	if r.Tenant != "" {
-		t.tenant = s.tenantOf(r.Tenant)
-	}
+	t.Tenant = s.queue.Tenant(r.Tenant)
 	// With nobody waiting there is nobody to be fair to, and no profile to
 	// work out.
-	if s.waiting == 0 && !c.paused && s.usable(b) {
+	if s.queue.Len() == 0 && !c.paused && s.usable(b) {
 		s.predict(now)
 		if r, _ := s.pickNow(sh, now); r != nil {
 			s.start(now, t, r)
@@ -166,17 +154,17 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		t.refuse(full)
 		return
 	}
-	s.enqueue(now, t)
+	s.enqueue(t)
 	// If it is not the eldest the head of its shape is blocked, and a longer
 	// queue behind it frees nothing.
-	if sh.eldest() == t {
+	if sh.Eldest() == t {
 		s.pass(now)
 		// Its own grant is the caller's result, not a decision about another.
 		s.decided = slices.DeleteFunc(s.decided, func(d *Ticket) bool { return d == t })
 	}
 	if t.state == stateWaiting {
 		here := s.blockOf(t).blocked()
-		t.stay = &Stay{First: here, Last: here, Expected: s.estimateStart(now, sh, sh.waiting-1, t.p50) - now}
+		t.stay = &Stay{First: here, Last: here, Expected: s.estimateStart(now, sh, sh.Len()-1, t.p50) - now}
 	}
 }
 
@@ -187,7 +175,7 @@ func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend
 		r.Class = c.cfg.Name
 		return &r
 	}
-	if t.deadline && t.expires < now {
+	if t.deadline && t.Expires < now {
 		return &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1,
 			Detail: fmt.Sprintf("the work alone takes about %v, longer than the deadline allows", t.p50.Round(time.Millisecond))}
 	}
@@ -223,13 +211,13 @@ func (s *Scheduler) neverFits(b *backend, vram Bytes) (detail string, never bool
 func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend) *Rejection {
 	var detail string
 	switch {
-	case c.waiting.length >= c.cfg.QueueLimit:
-		detail = fmt.Sprintf("%d requests of class %s are waiting, which is its limit", c.waiting.length, c.cfg.Name)
-	case s.policy.QueueLimit > 0 && t.tenant != s.anonymous && t.tenant.waiting >= s.policy.QueueLimit:
+	case c.waiting.Len() >= c.cfg.QueueLimit:
+		detail = fmt.Sprintf("%d requests of class %s are waiting, which is its limit", c.waiting.Len(), c.cfg.Name)
+	case s.policy.QueueLimit > 0 && t.Tenant.Name() != "" && t.Tenant.Waiting() >= s.policy.QueueLimit:
 		return &Rejection{Code: CodeTenantQuota, Class: c.cfg.Name, Position: -1, RetryAfter: s.estimateWait(now, t.shape, t.p50),
-			Detail: fmt.Sprintf("%d requests of tenant %q are waiting, which is the limit for each", t.tenant.waiting, t.tenant.name)}
-	case c.cfg.QueueBytes > 0 && c.bytes+t.size > c.cfg.QueueBytes:
-		detail = fmt.Sprintf("the bodies of class %s's queue may take %v together, and %v are taken", c.cfg.Name, c.cfg.QueueBytes, c.bytes)
+			Detail: fmt.Sprintf("%d requests of tenant %q are waiting, which is the limit for each", t.Tenant.Waiting(), t.Tenant.Name())}
+	case c.cfg.QueueBytes > 0 && Bytes(c.waiting.Size()+t.Size) > c.cfg.QueueBytes:
+		detail = fmt.Sprintf("the bodies of class %s's queue may take %v together, and %v are taken", c.cfg.Name, c.cfg.QueueBytes, Bytes(c.waiting.Size()))
 	default:
 		return nil
 	}
@@ -240,14 +228,13 @@ func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend
 func (t *Ticket) refuse(r *Rejection) {
 	t.state = stateOver
 	t.rejection = r
-	t.waited = r.Waited
 }
 
 func (s *Scheduler) shapeOf(c *class, b *backend, vram Bytes, alone bool) *shape {
 	key := shapeKey{c.index, b.index, vram, alone}
 	sh := s.shapes[key]
 	if sh == nil {
-		sh = &shape{class: c, backend: b, vram: vram, alone: alone, reserved: forever}
+		sh = &shape{Shape: queue.Shape[Ticket]{Group: &c.waiting}, class: c, backend: b, vram: vram, alone: alone, reserved: forever}
 		s.shapes[key] = sh
 		s.trimShapes()
 	}
@@ -263,44 +250,30 @@ func (s *Scheduler) trimShapes() {
 		return
 	}
 	for k, sh := range s.shapes {
-		if sh.waiting == 0 {
+		if sh.Len() == 0 {
 			delete(s.shapes, k)
 		}
 	}
 }
 
 // enqueue puts a ticket into its shape's queue.
-func (s *Scheduler) enqueue(now time.Duration, t *Ticket) {
+func (s *Scheduler) enqueue(t *Ticket) {
 	sh := t.shape
 	// A shape that was trimmed while this ticket was being looked at lives on.
 	s.shapes[shapeKey{sh.class.index, sh.backend.index, sh.vram, sh.alone}] = sh
 	t.state = stateWaiting
-	sh.class.waiting.push(t, inClass)
-	sh.class.bytes += t.size
-	sh.push(t)
-	s.join(t)
-	if sh.waiting == 1 {
+	s.queue.Push(&t.Entry, &sh.Shape)
+	if sh.Len() == 1 {
 		s.active = append(s.active, sh)
-	}
-	s.waiting++
-	if t.expires < forever {
-		s.expiry.push(t)
 	}
 }
 
 // leave takes a ticket out of every queue and says whether what is left may
 // now be ordered differently.
-func (s *Scheduler) leave(now time.Duration, t *Ticket) (matters bool) {
+func (s *Scheduler) leave(t *Ticket) (matters bool) {
 	sh := t.shape
-	matters = sh.head == t || sh.eldest() == t
-	sh.class.waiting.remove(t, inClass)
-	sh.class.bytes -= t.size
-	sh.remove(t)
-	s.part(t)
-	if t.expires < forever {
-		s.expiry.remove(t)
-	}
-	s.waiting--
+	matters = sh.head == t || sh.Eldest() == t
+	s.queue.Remove(&t.Entry)
 	if sh.head == t {
 		sh.head = nil
 		sh.reserved = forever
@@ -308,10 +281,9 @@ func (s *Scheduler) leave(now time.Duration, t *Ticket) (matters bool) {
 	if s.hardened == t {
 		s.hardened = nil
 	}
-	if sh.waiting == 0 {
+	if sh.Len() == 0 {
 		s.active = slices.DeleteFunc(s.active, func(x *shape) bool { return x == sh })
 	}
-	t.waited = now - t.arrived
 	return matters
 }
 
@@ -320,7 +292,6 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.state = stateRunning
 	t.replica, t.granted = r, r
 	t.started = now
-	t.waited = now - t.arrived
 	s.starts++
 	t.order = s.starts
 	if s.swappable {
@@ -332,9 +303,20 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	s.take(&s.live, t.shape, r)
 	s.follow(t, r)
 	t.shape.class.granted++
-	s.chargeStart(t)
+	s.queue.Charge(&t.Entry, s.share(t), t.p50)
 	t.end = now + t.p50
 	s.insertRunning(t)
+}
+
+// share is the largest fraction of any one resource that a ticket takes.
+func (s *Scheduler) share(t *Ticket) float64 {
+	share := 1 / float64(t.shape.class.cfg.Slots)
+	for _, a := range t.replica.accounts {
+		if c := s.devices[s.accounts[a].gpu].capacity(); c > 0 {
+			share = max(share, min(1, float64(t.shape.vram)/float64(c)))
+		}
+	}
+	return share
 }
 
 func (s *Scheduler) insertRunning(t *Ticket) {
@@ -349,10 +331,10 @@ func endsBefore(a, b *Ticket) int {
 		}
 		return 1
 	}
-	if a.id < b.id {
+	if a.ID() < b.ID() {
 		return -1
 	}
-	if a.id > b.id {
+	if a.ID() > b.ID() {
 		return 1
 	}
 	return 0
@@ -377,7 +359,7 @@ func (s *Scheduler) End(now time.Duration, t *Ticket) bool {
 	s.assure(t)
 	t.replica.ended = now
 	s.unfollow(now, t)
-	s.chargeEnd(t, now-t.started)
+	s.queue.Correct(&t.Entry, now-t.started)
 	s.pass(now)
 	return true
 }
@@ -411,8 +393,8 @@ func (s *Scheduler) evict(now time.Duration, t *Ticket, r *Rejection, position i
 		t.stay.Last, t.stay.Steps = last.blocked(), t.steps
 		r.Stay = t.stay
 	}
-	matters = s.leave(now, t)
-	r.Waited = t.waited
+	matters = s.leave(t)
+	r.Waited = now - t.Arrived()
 	t.shape.class.refused++
 	t.refuse(r)
 	return matters
@@ -425,8 +407,7 @@ func (s *Scheduler) Tick(now time.Duration) {
 }
 
 func (s *Scheduler) expire(now time.Duration) {
-	for len(s.expiry) > 0 && s.expiry[0].expires <= now {
-		t := s.expiry[0]
+	for t := s.queue.Expired(now); t != nil; t = s.queue.Expired(now) {
 		r := &Rejection{Code: CodeQueueTimeout, Detail: s.blockOf(t).String()}
 		if t.deadline {
 			r.Code = CodeDeadlineUnmeetable
@@ -441,16 +422,13 @@ func (s *Scheduler) expire(now time.Duration) {
 // Next is when Tick must be called if nothing else happens before; false:
 // never.
 func (s *Scheduler) Next() (time.Duration, bool) {
-	next := s.recheck
-	if len(s.expiry) > 0 {
-		next = min(next, s.expiry[0].expires)
-	}
+	next := min(s.recheck, s.queue.NextExpiry())
 	return next, next < forever
 }
 
 // Observe takes a reading of a card.
 func (s *Scheduler) Observe(now time.Duration, r Reading) {
-	if s.observe(now, r) && (s.waiting > 0 || s.swappable) {
+	if s.observe(now, r) && (s.queue.Len() > 0 || s.swappable) {
 		s.pass(now)
 	}
 }
@@ -493,20 +471,18 @@ func (s *Scheduler) RefuseNew(now time.Duration, r Rejection, queued bool) {
 func (s *Scheduler) refuseWaiting(now time.Duration, why func(*Ticket) *Rejection) {
 	for _, c := range s.classes {
 		position := 0
-		for t := c.waiting.first; t != nil; {
-			next := t.links[inClass].next
+		for t := range c.waiting.All() {
 			if r := why(t); r != nil {
 				s.evict(now, t, r, position)
 				s.decided = append(s.decided, t)
 			}
 			position++
-			t = next
 		}
 	}
 }
 
 // Idle says that nothing waits and nothing runs.
-func (s *Scheduler) Idle() bool { return s.waiting == 0 && len(s.running) == 0 }
+func (s *Scheduler) Idle() bool { return s.queue.Len() == 0 && len(s.running) == 0 }
 
 // Precheck says what is certain of a new arrival before its demand is known;
 // nil: nothing.
@@ -520,11 +496,11 @@ func (s *Scheduler) Precheck(now time.Duration, className, backendName string) *
 		r.Class = className
 		return &r
 	}
-	if c.waiting.length < c.cfg.QueueLimit || c.waiting.length == 0 {
+	if c.waiting.Len() < c.cfg.QueueLimit || c.waiting.Len() == 0 {
 		return nil
 	}
-	last := c.waiting.last
+	last := c.waiting.Last()
 	return &Rejection{Code: CodeQueueFull, Class: className, Position: -1,
-		Detail:     fmt.Sprintf("%d requests of class %s are waiting, which is its limit", c.waiting.length, className),
+		Detail:     fmt.Sprintf("%d requests of class %s are waiting, which is its limit", c.waiting.Len(), className),
 		RetryAfter: s.estimateWait(now, last.shape, last.p50)}
 }

@@ -97,12 +97,12 @@ func (w *world) note(what string, t *Ticket) {
 	h := fnv.New64a()
 	var b [24]byte
 	binary.LittleEndian.PutUint64(b[:], w.hash)
-	binary.LittleEndian.PutUint64(b[8:], t.id)
+	binary.LittleEndian.PutUint64(b[8:], t.ID())
 	binary.LittleEndian.PutUint64(b[16:], uint64(w.now))
 	h.Write(b[:])
 	io.WriteString(h, what)
 	w.hash = h.Sum64()
-	w.tell("  %d %s", t.id, what)
+	w.tell("  %d %s", t.ID(), what)
 	w.hear(what, t)
 }
 
@@ -134,19 +134,19 @@ func (w *world) submit(q Request) *Ticket {
 		w.flows[w.keyOf(t)] = append(w.flows[w.keyOf(t)], t)
 	case stateRunning:
 		if f := w.flows[w.keyOf(t)]; len(f) > 0 {
-			w.fail("3: ticket %d started while %d of its flow waits", t.id, f[0].id)
+			w.fail("3: ticket %d started while %d of its flow waits", t.ID(), f[0].ID())
 		}
 		w.starts(t)
 	case stateOver:
 		if t.rejection == nil {
-			w.fail("2: ticket %d was refused without a refusal", t.id)
+			w.fail("2: ticket %d was refused without a refusal", t.ID())
 		} else {
 			w.atDoor(t, q)
 		}
 		w.note("refused", t)
 		w.forget(t)
 	default:
-		w.fail("2: ticket %d was neither granted nor refused nor queued", t.id)
+		w.fail("2: ticket %d was neither granted nor refused nor queued", t.ID())
 	}
 	w.decided()
 	return t
@@ -161,7 +161,7 @@ func (w *world) forget(t *Ticket) {
 	}
 	delete(w.asked, t)
 	delete(w.arrived, t)
-	i, _ := slices.BinarySearchFunc(w.order, t.id, func(x *Ticket, id uint64) int { return int(x.id) - int(id) })
+	i, _ := slices.BinarySearchFunc(w.order, t.ID(), func(x *Ticket, id uint64) int { return int(x.ID()) - int(id) })
 	w.order = slices.Delete(w.order, i, i+1)
 }
 
@@ -188,26 +188,26 @@ func (w *world) starts(t *Ticket) {
 	w.running[t] = w.now
 	number, ok := t.Granted()
 	if !ok {
-		w.fail("2: ticket %d runs without a grant", t.id)
+		w.fail("2: ticket %d runs without a grant", t.ID())
 		return
 	}
 	w.note(fmt.Sprint("granted ", number), t)
 	w.hear("granted", t)
 	if w.stopped["class "+q.Class] || w.stopped["backend "+q.Backend] {
-		w.fail("6: ticket %d was granted although its class is paused or its backend drains", t.id)
+		w.fail("6: ticket %d was granted although its class is paused or its backend drains", t.ID())
 	}
 	if n, limited := w.probes[place{q.Backend, number}]; limited && w.s.live.replicas[t.replica.index] > n {
-		w.fail("6: ticket %d was granted on a replica that takes %d", t.id, n)
+		w.fail("6: ticket %d was granted on a replica that takes %d", t.ID(), n)
 	}
 	if !q.Deadline.IsZero() && w.s.epoch.Add(w.now+q.Estimate.P50).After(q.Deadline) {
-		w.fail("ticket %d was granted although it cannot meet its deadline", t.id)
+		w.fail("ticket %d was granted although it cannot meet its deadline", t.ID())
 	}
 }
 
 // atDoor holds 5 against a refusal at the door.
 func (w *world) atDoor(t *Ticket, q Request) {
 	if never := w.neverFits(q); never != (t.rejection.Code == CodeNeverFits) && t.rejection.Code != CodeDraining && t.rejection.Code != CodeDeadlineUnmeetable {
-		w.fail("5: ticket %d was refused with %s, can never fit: %v", t.id, t.rejection.Code, never)
+		w.fail("5: ticket %d was refused with %s, can never fit: %v", t.ID(), t.rejection.Code, never)
 	}
 }
 
@@ -240,7 +240,7 @@ func (w *world) neverFits(q Request) bool {
 func (w *world) decided() {
 	for _, t := range w.s.Decided() {
 		if !w.waiting[t] {
-			w.fail("2, 4: ticket %d was decided while it did not wait", t.id)
+			w.fail("2, 4: ticket %d was decided while it did not wait", t.ID())
 			continue
 		}
 		f := w.flows[w.keyOf(t)]
@@ -249,14 +249,14 @@ func (w *world) decided() {
 		switch t.state {
 		case stateRunning:
 			if first != t {
-				w.fail("3: ticket %d was granted before %d of its flow", t.id, first.id)
+				w.fail("3: ticket %d was granted before %d of its flow", t.ID(), first.ID())
 			}
 			w.starts(t)
 		case stateOver:
 			w.note("refused", t)
 			w.forget(t)
 		default:
-			w.fail("2: ticket %d was decided and is in state %d", t.id, t.state)
+			w.fail("2: ticket %d was decided and is in state %d", t.ID(), t.state)
 		}
 	}
 }
@@ -268,14 +268,14 @@ func (w *world) end(t *Ticket) {
 		held = w.held(t)
 	}
 	if got := w.s.End(w.now, t); got != runs {
-		w.fail("2: End of ticket %d = %v, want %v", t.id, got, runs)
+		w.fail("2: End of ticket %d = %v, want %v", t.ID(), got, runs)
 	}
 	if runs {
 		w.longest = max(w.longest, w.now-since)
 		if !t.shape.backend.cfg.ReturnsMemory {
 			for i, now := range w.held(t) {
 				if now < held[i] {
-					w.fail("1: as ticket %d ended, its backend holds %v of the %v that it keeps", t.id, now, held[i])
+					w.fail("1: as ticket %d ended, its backend holds %v of the %v that it keeps", t.ID(), now, held[i])
 				}
 			}
 		}
@@ -285,7 +285,7 @@ func (w *world) end(t *Ticket) {
 	}
 	w.decided()
 	if w.s.End(w.now, t) {
-		w.fail("2: ticket %d ended twice", t.id)
+		w.fail("2: ticket %d ended twice", t.ID())
 	}
 }
 
@@ -307,7 +307,7 @@ func (w *world) leave(t *Ticket) {
 	}
 	waits := w.waiting[t]
 	if got := w.s.Leave(w.now, t, CodeClientCancelled); got != waits {
-		w.fail("2: Leave of ticket %d = %v, want %v", t.id, got, waits)
+		w.fail("2: Leave of ticket %d = %v, want %v", t.ID(), got, waits)
 	}
 	if waits {
 		w.unqueue(t)
@@ -320,7 +320,7 @@ func (w *world) leave(t *Ticket) {
 	}
 	for _, x := range w.s.Queue(w.now, 0) {
 		if y := was[x.ID]; x.Position > y.Position || x.InFlow > y.InFlow {
-			w.fail("4: as ticket %d left, %d went from position %d (%d in its flow) to %d (%d)", t.id, x.ID, y.Position, y.InFlow, x.Position, x.InFlow)
+			w.fail("4: as ticket %d left, %d went from position %d (%d in its flow) to %d (%d)", t.ID(), x.ID, y.Position, y.InFlow, x.Position, x.InFlow)
 		}
 	}
 }
@@ -399,16 +399,16 @@ func (w *world) state() string {
 		fmt.Fprintf(&b, "%s: booked %v, outside %v, room %v\n", d.cfg.Name, w.s.live.booked[i], d.outside, w.s.room(&w.s.live, i))
 	}
 	for _, t := range w.s.running {
-		fmt.Fprintf(&b, "runs %d: %s on %s/%d, %v, ends %v, p95 %v\n", t.id, t.shape.class.cfg.Name, t.shape.backend.cfg.Name, t.replica.number, t.shape.vram, t.end, t.p95)
+		fmt.Fprintf(&b, "runs %d: %s on %s/%d, %v, ends %v, p95 %v\n", t.ID(), t.shape.class.cfg.Name, t.shape.backend.cfg.Name, t.replica.number, t.shape.vram, t.end, t.p95)
 	}
 	for _, sh := range w.s.active {
 		t := sh.head
 		if t == nil {
-			fmt.Fprintf(&b, "%d wait: %s for %s %v, no head, %v\n", sh.waiting, sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, sh.block)
+			fmt.Fprintf(&b, "%d wait: %s for %s %v, no head, %v\n", sh.Len(), sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, sh.block)
 			continue
 		}
 		fmt.Fprintf(&b, "%d wait: %s for %s %v, head %d blocked since %v, %s %v, hardened %v, reserved %v\n",
-			sh.waiting, sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, t.id, sh.blockedSince, sh.block.reason, sh.block, w.s.hardened == t, sh.reserved)
+			sh.Len(), sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, t.ID(), sh.blockedSince, sh.block.reason, sh.block, w.s.hardened == t, sh.reserved)
 	}
 	return b.String() + strings.Join(w.story, "\n")
 }

@@ -1,0 +1,98 @@
+package queue
+
+import "time"
+
+// Entry is the part of a request that the queue needs. It is embedded in the
+// caller's own type T, so that a request is one allocation. It must not be
+// copied once it has arrived.
+//
+// The caller sets the exported fields before Push and leaves them alone while
+// the entry waits.
+type Entry[T any] struct {
+	Tenant *Tenant[T] // from Queue.Tenant
+	// Boost is how much earlier than its arrival it ranks; negative: later.
+	Boost time.Duration
+	// Expires is when Expired returns it. Forever: never.
+	Expires time.Duration
+	// Size is what it adds to Group.Size, in bytes of a request body.
+	Size int64
+
+	owner   *T
+	id      uint64
+	arrived time.Duration
+	flow    *flow[T] // nil until Push
+	links   [listKinds]link[T]
+	heap    int32 // index in the expiry heap
+
+	share  float64 // as given to Charge
+	charge float64 // what its tenant paid in advance
+}
+
+// ID is the entry's number, unique within the queue and given in order of
+// arrival. Zero: it has not arrived.
+func (e *Entry[T]) ID() uint64 { return e.id }
+
+// Arrived is when it arrived.
+func (e *Entry[T]) Arrived() time.Duration { return e.arrived }
+
+// Before says that an entry ranks before another: by arrival less boost, then
+// by number.
+func (e *Entry[T]) Before(f *Entry[T]) bool {
+	if a, b := e.arrived-e.Boost, f.arrived-f.Boost; a != b {
+		return a < b
+	}
+	return e.id < f.id
+}
+
+// InFlow counts the entries before a waiting entry in its flow, up to limit.
+func (e *Entry[T]) InFlow(limit int) int {
+	n := 0
+	for x := e.flow.waiting.first; x != nil && x != e && n < limit; x = x.links[inFlow].next {
+		n++
+	}
+	return n
+}
+
+// A waiting entry is in three lists at once, all in order of arrival.
+const (
+	inFlow = iota
+	inLevel
+	inGroup
+	listKinds
+)
+
+type link[T any] struct{ prev, next *Entry[T] }
+
+// list is a doubly linked list through the entries themselves: leaving from the
+// middle costs the same as from the front, and no list node is allocated.
+type list[T any] struct {
+	first, last *Entry[T]
+	length      int
+}
+
+func (l *list[T]) push(e *Entry[T], kind int) {
+	e.links[kind] = link[T]{prev: l.last}
+	if l.last == nil {
+		l.first = e
+	} else {
+		l.last.links[kind].next = e
+	}
+	l.last = e
+	l.length++
+}
+
+func (l *list[T]) remove(e *Entry[T], kind int) {
+	k := e.links[kind]
+	if k.prev == nil {
+		l.first = k.next
+	} else {
+		k.prev.links[kind].next = k.next
+	}
+	if k.next == nil {
+		l.last = k.prev
+	} else {
+		k.next.links[kind].prev = k.prev
+	}
+	e.links[kind] = link[T]{}
+	l.length--
+}

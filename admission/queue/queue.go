@@ -1,0 +1,127 @@
+// Package queue holds the requests that wait and says which of them is next.
+//
+// An Entry is one waiting request. It waits in a Shape, the queue of all
+// requests with the same demand, and counts in a Group, which is a class to the
+// scheduler. Within a shape, a flow is the FIFO of one tenant at one priority.
+// There are two orders:
+//
+//   - Rank: by arrival less boost, then by arrival. The key never changes, so
+//     that nothing new passes an entry that has waited for its boost. Eldest
+//     returns the first by rank.
+//   - Fair: start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair
+//     Queuing", SIGCOMM 1996). Each tenant has a virtual time at which its next
+//     request would start, and is charged for what it starts. Next returns the
+//     oldest entry of the flow whose tenant has the smallest virtual time.
+//
+// The package knows no memory, no slots, no replicas and no clock: a time is a
+// duration since an epoch that the caller chooses. Nothing here is safe for
+// concurrent use.
+//
+// Invariants: a waiting entry is in exactly one flow, one level, one group, and
+// in the expiry heap if it expires. Entries of one flow are in order of arrival.
+// Push and Remove take logarithmic time in the number of flows of the shape and
+// of entries that expire, and allocate nothing for an entry.
+//
+// The package needs the standard library alone.
+package queue
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Forever stands for no limit. A time in use may be added to it without
+// overflow.
+const Forever = time.Duration(1 << 61)
+
+// Queue is all that waits: its tenants and its expiries. T is what an Entry is
+// embedded in. The zero value is an empty queue in which each tenant has the
+// weight 1. A Queue may be moved by assignment; only one copy may be used.
+type Queue[T any] struct {
+	lastID   uint64
+	waiting  int
+	expiries expiries[T]
+
+	tenants   map[string]*Tenant[T]
+	anonymous *Tenant[T]
+	weights   map[string]float64
+	virtual   float64 // the start tag of the request that started last
+}
+
+// Arrive numbers an entry that arrives now. Numbers begin at 1 and grow. The
+// owner is what other methods return for the entry. An entry arrives once; its
+// zero value may arrive anew.
+func (q *Queue[T]) Arrive(now time.Duration, e *Entry[T], owner *T) {
+	q.lastID++
+	e.id, e.arrived, e.owner = q.lastID, now, owner
+}
+
+// Push puts an entry behind the others of its flow. The entry has arrived, does
+// not wait, and has its Tenant, Boost, Expires and Size set.
+func (q *Queue[T]) Push(e *Entry[T], sh *Shape[T]) {
+	sh.Group.waiting.push(e, inGroup)
+	sh.Group.size += e.Size
+	sh.push(e)
+	q.join(e, sh)
+	q.waiting++
+	if e.Expires < Forever {
+		q.expiries.push(e)
+	}
+}
+
+// Remove takes a waiting entry out.
+func (q *Queue[T]) Remove(e *Entry[T]) {
+	sh := e.flow.shape
+	sh.Group.waiting.remove(e, inGroup)
+	sh.Group.size -= e.Size
+	sh.remove(e)
+	q.part(e)
+	if e.Expires < Forever {
+		q.expiries.remove(e)
+	}
+	q.waiting--
+}
+
+// Len is the number of waiting entries.
+func (q *Queue[T]) Len() int { return q.waiting }
+
+// Expired returns the waiting entry that expired first, at the latest now, and
+// leaves it in the queue. Nil: there is none.
+func (q *Queue[T]) Expired(now time.Duration) *T {
+	if len(q.expiries) > 0 && q.expiries[0].Expires <= now {
+		return q.expiries[0].owner
+	}
+	return nil
+}
+
+// NextExpiry is when the next waiting entry expires. Forever: none does.
+func (q *Queue[T]) NextExpiry() time.Duration {
+	if len(q.expiries) > 0 {
+		return q.expiries[0].Expires
+	}
+	return Forever
+}
+
+// Reset makes the queue empty and gives the tenants new weights; a tenant that
+// is not listed, or whose weight is not positive, has 1. What tenants were
+// charged, the virtual time and the numbers of entries stay. An entry that
+// waited may be pushed again, after Group.Clear has taken it out of its lists.
+func (q *Queue[T]) Reset(weights map[string]float64) {
+	q.weights, q.waiting, q.expiries = weights, 0, nil
+	for _, t := range q.tenants {
+		t.flows, t.waiting, t.weight = nil, 0, q.weight(t.name)
+	}
+}
+
+// Dump writes all that decides what the queue does next, but for its shapes.
+// Two queues with the same text go on alike. It is for tests and for reports of
+// a mistake.
+func (q *Queue[T]) Dump() string {
+	var b strings.Builder
+	fmt.Fprint(&b, q.waiting, " ", q.virtual, " expire")
+	for _, e := range q.expiries {
+		fmt.Fprint(&b, " ", e.id)
+	}
+	return b.String()
+}

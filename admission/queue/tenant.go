@@ -1,0 +1,212 @@
+package queue
+
+import "time"
+
+// Tenant is the account of one tenant. It counts across all shapes and groups.
+type Tenant[T any] struct {
+	name    string
+	tag     float64 // virtual start of its next request
+	weight  float64
+	waiting int
+	running int
+	flows   []*flow[T] // those with waiting entries
+}
+
+// Name is the tenant's name; empty for the anonymous one.
+func (t *Tenant[T]) Name() string { return t.name }
+
+// Weight is the tenant's share beside that of the others.
+func (t *Tenant[T]) Weight() float64 { return t.weight }
+
+// Waiting is the number of its waiting entries.
+func (t *Tenant[T]) Waiting() int { return t.waiting }
+
+// maxIdleTenants bounds the accounts of tenants without work: names may come
+// from clients.
+const maxIdleTenants = 10000
+
+// Tenant returns the account of a tenant and opens it where there is none. The
+// empty name is the anonymous tenant, whose account is never closed.
+//
+// Accounts of tenants without work are closed once there are more than 10,000
+// accounts, as far as that changes nothing for the tenant.
+func (q *Queue[T]) Tenant(name string) *Tenant[T] {
+	if name == "" && q.anonymous != nil {
+		return q.anonymous
+	}
+	return q.open(name)
+}
+
+func (q *Queue[T]) open(name string) *Tenant[T] {
+	if t := q.tenants[name]; t != nil {
+		return t
+	}
+	if len(q.tenants) > maxIdleTenants {
+		for n, t := range q.tenants {
+			// A tenant that is not ahead of the virtual time loses nothing: it
+			// would rejoin there anyway.
+			if n != "" && t.waiting == 0 && t.running == 0 && t.tag <= q.virtual {
+				delete(q.tenants, n)
+			}
+		}
+	}
+	t := &Tenant[T]{name: name, weight: q.weight(name)}
+	if q.tenants == nil {
+		q.tenants = make(map[string]*Tenant[T])
+	}
+	q.tenants[name] = t
+	if name == "" {
+		q.anonymous = t
+	}
+	return t
+}
+
+func (q *Queue[T]) weight(name string) float64 {
+	if w := q.weights[name]; w > 0 {
+		return w
+	}
+	return 1
+}
+
+// Charge charges the tenant of an entry that starts, and does not wait any more,
+// in advance: the share of the whole that it takes, from 0 to 1, times its
+// expected duration, over the tenant's weight.
+func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
+	q.virtual = max(q.virtual, e.Tenant.tag)
+	e.Tenant.running++
+	e.share = share
+	e.charge = share * expected.Seconds() / e.Tenant.weight
+	q.retag(e.Tenant, e.charge)
+}
+
+// Correct replaces the expected duration in the charge of an entry by the real
+// one. It is called once, when the work has ended.
+func (q *Queue[T]) Correct(e *Entry[T], took time.Duration) {
+	e.Tenant.running--
+	q.retag(e.Tenant, e.share*took.Seconds()/e.Tenant.weight-e.charge)
+}
+
+func (q *Queue[T]) retag(t *Tenant[T], by float64) {
+	if by == 0 {
+		return
+	}
+	t.tag += by
+	for _, f := range t.flows {
+		f.shape.flows.fix(f.heap)
+	}
+}
+
+// flow is the FIFO of one tenant at one priority within a shape.
+type flow[T any] struct {
+	tenant  *Tenant[T]
+	shape   *Shape[T]
+	boost   time.Duration
+	waiting list[T]
+	heap    int // index in the shape's flows
+}
+
+// join puts an entry behind the others of its flow.
+func (q *Queue[T]) join(e *Entry[T], sh *Shape[T]) {
+	t := e.Tenant
+	if t.waiting == 0 && t.tag < q.virtual {
+		// Idle time is not credit.
+		t.tag = q.virtual
+	}
+	t.waiting++
+	var f *flow[T]
+	for _, x := range t.flows {
+		if x.shape == sh && x.boost == e.Boost {
+			f = x
+			break
+		}
+	}
+	if f == nil {
+		f = &flow[T]{tenant: t, shape: sh, boost: e.Boost}
+		t.flows = append(t.flows, f)
+	}
+	e.flow = f
+	f.waiting.push(e, inFlow)
+	if f.waiting.length == 1 {
+		f.heap = len(sh.flows)
+		sh.flows = append(sh.flows, f)
+		sh.flows.up(f.heap)
+	}
+}
+
+// part takes an entry out of its flow.
+func (q *Queue[T]) part(e *Entry[T]) {
+	f, t := e.flow, e.Tenant
+	sh := f.shape
+	f.waiting.remove(e, inFlow)
+	t.waiting--
+	if f.waiting.length > 0 {
+		sh.flows.fix(f.heap)
+		return
+	}
+	last := len(sh.flows) - 1
+	i := f.heap
+	sh.flows.swap(i, last)
+	sh.flows[last] = nil
+	sh.flows = sh.flows[:last]
+	if i < last {
+		sh.flows.fix(i)
+	}
+	for i, x := range t.flows {
+		if x == f {
+			n := len(t.flows) - 1
+			t.flows[i] = t.flows[n]
+			t.flows = t.flows[:n]
+			break
+		}
+	}
+}
+
+// flows is a binary heap of a shape's flows that have waiting entries: the one
+// furthest behind its fair share first, then the one whose oldest ranks first.
+type flows[T any] []*flow[T]
+
+func (h flows[T]) before(i, j int) bool {
+	a, b := h[i], h[j]
+	if a.tenant.tag != b.tenant.tag {
+		return a.tenant.tag < b.tenant.tag
+	}
+	return a.waiting.first.Before(b.waiting.first)
+}
+
+func (h flows[T]) swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].heap, h[j].heap = i, j
+}
+
+func (h flows[T]) up(i int) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !h.before(i, parent) {
+			return
+		}
+		h.swap(i, parent)
+		i = parent
+	}
+}
+
+func (h flows[T]) down(i int) {
+	for {
+		child := 2*i + 1
+		if child >= len(h) {
+			return
+		}
+		if child+1 < len(h) && h.before(child+1, child) {
+			child++
+		}
+		if !h.before(child, i) {
+			return
+		}
+		h.swap(i, child)
+		i = child
+	}
+}
+
+func (h flows[T]) fix(i int) {
+	h.down(i)
+	h.up(i)
+}
