@@ -14,7 +14,7 @@
 //     granted at most once and gives its grant back at most once.
 //   - Requests of one flow are granted in their order of arrival.
 //   - A blocked head holds a reservation that later starts do not move, and a
-//     head that was blocked for longer than its class's HardenAfter starts when
+//     head that was blocked for longer than its class's StrictAfter starts when
 //     the work that ran at that moment has ended, or seconds later where what
 //     that work left behind has to be read off the card first.
 //   - What can never fit is refused at the door.
@@ -69,9 +69,9 @@ type Class struct {
 	QueueTimeout time.Duration
 	// Boost is how much earlier than its arrival a request counts.
 	Boost time.Duration
-	// HardenAfter is how long a head may stay blocked before it is protected
+	// StrictAfter is how long a head may stay blocked before it is protected
 	// without believing any estimate.
-	HardenAfter time.Duration
+	StrictAfter time.Duration
 }
 
 // Backend is a model server. Each of its replicas has an account of its own in

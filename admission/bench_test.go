@@ -27,8 +27,8 @@ func benchConfig(heavySlots, lightSlots int) Config {
 	return Config{
 		GPUs: []GPU{{Name: "gpu0", Memory: 48 * GiB, Reserve: GiB}},
 		Classes: []Class{
-			{Name: "heavy", Slots: heavySlots, QueueLimit: 1 << 30, QueueTimeout: time.Hour, HardenAfter: 5 * time.Second},
-			{Name: "light", Slots: lightSlots, QueueLimit: 1 << 30, QueueTimeout: time.Hour, HardenAfter: 5 * time.Second},
+			{Name: "heavy", Slots: heavySlots, QueueLimit: 1 << 30, QueueTimeout: time.Hour, StrictAfter: 5 * time.Second},
+			{Name: "light", Slots: lightSlots, QueueLimit: 1 << 30, QueueTimeout: time.Hour, StrictAfter: 5 * time.Second},
 		},
 		Backends: []Backend{
 			{Name: "flux", ReturnsMemory: true, Replicas: []Replica{{Places: []Place{{GPU: "gpu0"}}}}},

@@ -299,8 +299,8 @@ func (w *truth) until(end time.Duration) {
 func newTruth(n draw) *truth {
 	w := &truth{n: n, capacity: 48 * GiB}
 	cfg := Config{GPUs: []GPU{{Name: "g0", Memory: w.capacity}}, Classes: []Class{
-		{Name: "heavy", Slots: 1, QueueLimit: 1000, HardenAfter: 5 * time.Second},
-		{Name: "light", Slots: 16, QueueLimit: 1000, HardenAfter: 5 * time.Second},
+		{Name: "heavy", Slots: 1, QueueLimit: 1000, StrictAfter: 5 * time.Second},
+		{Name: "light", Slots: 16, QueueLimit: 1000, StrictAfter: 5 * time.Second},
 	}}
 	fault := n(5) // of one kind: what several leave in doubt no totals can tell
 	for i, weights := range []Bytes{Bytes(n(30)) * GiB, Bytes(n(36))*GiB + 50*MiB, Bytes(n(10))*GiB + 100*MiB} {

@@ -148,7 +148,7 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		ID: t.ID(), Class: sh.class.cfg.Name, Backend: sh.backend.cfg.Name, Tenant: t.Tenant.Name(),
 		VRAM: sh.vram, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
 		Position: position, Reason: b.reason, Resource: b.resource, Need: b.need, Free: b.free,
-		Hardened: s.hardened == t, InFlow: t.InFlow(maxScan),
+		Strict: s.strict == t, InFlow: t.InFlow(maxScan),
 	}
 	before := 0
 	if h := sh.head; h != t {

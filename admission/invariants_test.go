@@ -20,11 +20,11 @@ type mementos struct {
 	due   time.Duration // its reservation
 }
 
-// hardening is what a hardened head was promised.
-type hardening struct {
+// protection is what a strict head was promised.
+type protection struct {
 	head  *Ticket
 	after uint64
-	until map[*Ticket]bool // what ran when it hardened
+	until map[*Ticket]bool // what ran when it became strict
 }
 
 func (w *world) remember() {
@@ -231,7 +231,7 @@ func (w *world) rank() []*shape {
 		all = append(all, sh)
 	}
 	slices.SortFunc(all, func(a, b *shape) int {
-		h := w.s.hardened
+		h := w.s.strict
 		switch {
 		case a == b:
 			return 0
@@ -313,7 +313,7 @@ func (w *world) heads() {
 		switch {
 		case to != nil && held == nil:
 			w.fail("7: the head %d fits now and waits, and nobody who ranks before it is blocked", t.ID())
-		case to == nil && held == nil && (sh.reserved < forever || s.hardened == t):
+		case to == nil && held == nil && (sh.reserved < forever || s.strict == t):
 			held = t
 		}
 		// A reservation that was written stays until its head starts: what
@@ -329,7 +329,7 @@ func (w *world) heads() {
 			for _, started := range w.running {
 				longest = max(longest, w.now-started)
 			}
-			if bound := time.Duration(len(s.shapes)) * (sh.class.cfg.HardenAfter + longest); w.now-since > bound {
+			if bound := time.Duration(len(s.shapes)) * (sh.class.cfg.StrictAfter + longest); w.now-since > bound {
 				w.fail("9: %d is a blocked head for %v, want %v at most", t.ID(), w.now-since, bound)
 			}
 		}
@@ -346,19 +346,19 @@ func (w *world) heads() {
 	}
 }
 
-// promised holds 8: a hardened head starts when what ran as it hardened has
+// promised holds 8: a strict head starts when what ran as it became strict has
 // ended. It is chosen anew only where what it was to start on was taken away.
 func (w *world) promised() {
 	s, p := w.s, &w.promise
-	if p.head != nil && s.hardened != p.head && w.waiting[p.head] && !w.withdrawn && w.fitsEmpty(p.head.shape) && !w.strange() {
-		w.fail("8: %d was hardened, waits and is not hardened any more", p.head.ID())
+	if p.head != nil && s.strict != p.head && w.waiting[p.head] && !w.withdrawn && w.fitsEmpty(p.head.shape) && !w.strange() {
+		w.fail("8: %d was strict, waits and is not strict any more", p.head.ID())
 	}
-	if s.hardened != p.head || w.withdrawn && s.hardenedAfter != p.after {
-		if s.hardened != nil {
-			w.tell("  %d hardened after start %d", s.hardened.ID(), s.hardenedAfter)
-			w.hear("hardened", s.hardened)
+	if s.strict != p.head || w.withdrawn && s.strictSince != p.after {
+		if s.strict != nil {
+			w.tell("  %d strict after start %d", s.strict.ID(), s.strictSince)
+			w.hear("strict", s.strict)
 		}
-		*p = hardening{s.hardened, s.hardenedAfter, map[*Ticket]bool{}}
+		*p = protection{s.strict, s.strictSince, map[*Ticket]bool{}}
 		for t := range w.running {
 			p.until[t] = true
 		}
@@ -367,7 +367,7 @@ func (w *world) promised() {
 		return
 	}
 	if !w.waiting[p.head] {
-		w.fail("8: the hardened %d does not wait", p.head.ID())
+		w.fail("8: the strict %d does not wait", p.head.ID())
 	}
 	for t := range p.until {
 		if _, runs := w.running[t]; !runs {
@@ -375,12 +375,12 @@ func (w *world) promised() {
 		}
 	}
 	if len(p.until) == 0 && !w.strange() {
-		w.fail("8: the hardened head %d waits although all that ran has ended", p.head.ID())
+		w.fail("8: the strict head %d waits although all that ran has ended", p.head.ID())
 	}
 	for _, sh := range s.active {
-		if h := sh.head; h != nil && p.head.shape.blockedSince > sh.blockedSince && p.after == s.hardenedAfter && len(p.until) == len(w.running) &&
-			!w.barred(sh) && w.now-sh.blockedSince >= sh.class.cfg.HardenAfter && !w.withdrawn && w.fitsEmpty(sh) && w.clocks[h] < w.clocks[p.head] {
-			w.fail("8: %d hardened, but %d is blocked for longer", p.head.ID(), h.ID())
+		if h := sh.head; h != nil && p.head.shape.blockedSince > sh.blockedSince && p.after == s.strictSince && len(p.until) == len(w.running) &&
+			!w.barred(sh) && w.now-sh.blockedSince >= sh.class.cfg.StrictAfter && !w.withdrawn && w.fitsEmpty(sh) && w.clocks[h] < w.clocks[p.head] {
+			w.fail("8: %d is strict, but %d is blocked for longer", p.head.ID(), h.ID())
 		}
 	}
 }
@@ -398,8 +398,8 @@ func (w *world) atRest() {
 // fingerprint is all that decides what comes next.
 func (s *Scheduler) fingerprint() string {
 	text := fmt.Sprint(s.live, s.starts, s.queue.Dump(), s.recheck)
-	if s.hardened != nil {
-		text += fmt.Sprint(" hardened ", s.hardened.ID(), s.hardenedAfter)
+	if s.strict != nil {
+		text += fmt.Sprint(" strict ", s.strict.ID(), s.strictSince)
 	}
 	for _, sh := range s.active {
 		text += fmt.Sprint("\n", sh.class.index, sh.backend.index, sh.vram, sh.Dump(), sh.blockedSince, sh.reserved, sh.block)
@@ -471,8 +471,8 @@ func (w *world) explained() {
 				w.fail("15: ticket %d waits for %d, which does not run", x.ID, id)
 			}
 		}
-		if x.Hardened != (s.hardened == t) {
-			w.fail("15: ticket %d is said to be hardened: %v", x.ID, x.Hardened)
+		if x.Strict != (s.strict == t) {
+			w.fail("15: ticket %d is said to be strict: %v", x.ID, x.Strict)
 		}
 	}
 }

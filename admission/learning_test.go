@@ -39,7 +39,7 @@ func learnFrom(t *testing.T, n int, engines ...engine) []*outcome {
 	synctest.Test(t, func(t *testing.T) {
 		card := simulation.NewCard(48 * GiB)
 		cfg := Config{GPUs: []GPU{{Name: "gpu0", Memory: 48 * GiB, Reserve: GiB}},
-			Classes: []Class{{Name: "work", Slots: 100, QueueLimit: 1000, QueueTimeout: time.Hour, HardenAfter: 5 * time.Second}}}
+			Classes: []Class{{Name: "work", Slots: 100, QueueLimit: 1000, QueueTimeout: time.Hour, StrictAfter: 5 * time.Second}}}
 		servers := make([]*simulation.Engine, len(engines))
 		for i, e := range engines {
 			cfg.Backends = append(cfg.Backends, Backend{Name: e.Name, ReturnsMemory: e.ReturnsMemory, LearnsResident: e.resident,

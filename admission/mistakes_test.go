@@ -11,7 +11,7 @@ import (
 func mistakeConfig() Config {
 	c := benchConfig(1, 64)
 	c.GPUs[0].Reserve = 0
-	c.Classes = append(c.Classes, Class{Name: "middle", Slots: 4, QueueLimit: 100, HardenAfter: 5 * time.Second})
+	c.Classes = append(c.Classes, Class{Name: "middle", Slots: 4, QueueLimit: 100, StrictAfter: 5 * time.Second})
 	return c
 }
 
@@ -74,8 +74,8 @@ func TestTheHeadThatIsBlockedForLongestIsProtected(t *testing.T) {
 	w.must(t)
 	w.advance(20 * time.Second)
 	w.must(t)
-	if w.s.hardened != blocked {
-		t.Fatalf("protected is %v, want the head that is blocked for longest\n%s", w.s.hardened, w.state())
+	if w.s.strict != blocked {
+		t.Fatalf("protected is %v, want the head that is blocked for longest\n%s", w.s.strict, w.state())
 	}
 	w.end(long)
 	wantRuns(t, w, "the boosted one", boosted, false)
@@ -86,7 +86,7 @@ func TestTheHeadThatIsBlockedForLongestIsProtected(t *testing.T) {
 func TestAShapeRanksByItsEldest(t *testing.T) {
 	cfg := mistakeConfig()
 	for i := range cfg.Classes {
-		cfg.Classes[i].HardenAfter = -1
+		cfg.Classes[i].StrictAfter = -1
 	}
 	w := newWorld(cfg, nil)
 	running := w.submit(ask("heavy", "greedy", 34))

@@ -33,7 +33,7 @@ func oracleConfig(kinds []kindOf) Config {
 	for i, k := range kinds {
 		name := fmt.Sprint("k", i)
 		// No protection: with exact estimates the reservations alone decide.
-		cfg.Classes = append(cfg.Classes, Class{Name: name, Slots: k.slots, QueueLimit: 1 << 20, HardenAfter: -1})
+		cfg.Classes = append(cfg.Classes, Class{Name: name, Slots: k.slots, QueueLimit: 1 << 20, StrictAfter: -1})
 		cfg.Backends = append(cfg.Backends, Backend{Name: name, ReturnsMemory: true, Replicas: []Replica{{Places: []Place{{"g0", 0}}}}})
 	}
 	return cfg

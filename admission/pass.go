@@ -41,7 +41,7 @@ func (s *Scheduler) pass(now time.Duration) {
 	s.predict(now)
 again:
 	s.profile, s.reservations = s.profile[:0], 0
-	s.harden(now)
+	s.chooseStrict(now)
 	for _, sh := range s.active {
 		sh.first = sh.Eldest()
 	}
@@ -62,7 +62,7 @@ again:
 		}
 		to, at, b := s.earliest(now, t)
 		if to != nil && at == now {
-			wasHardened := s.hardened == t
+			wasStrict := s.strict == t
 			if t.stay != nil {
 				t.stay.Last, t.stay.Steps = s.blockOf(t).blocked(), t.steps
 			}
@@ -73,7 +73,7 @@ again:
 				s.mark(mark{at: t.end, shape: sh, to: to, by: t.ID()})
 			}
 			s.decided = append(s.decided, t)
-			if wasHardened {
+			if wasStrict {
 				goto again // another head may be due for protection
 			}
 			stale, beside = stale || blocked, beside || elsewhere
@@ -103,7 +103,7 @@ again:
 		if b.reason == ReasonReservedForOther && len(s.running) > 0 {
 			s.recheck = min(s.recheck, s.running[0].end)
 		}
-		if due := sh.blockedSince + sh.class.cfg.HardenAfter; due > now {
+		if due := sh.blockedSince + sh.class.cfg.StrictAfter; due > now {
 			s.recheck = min(s.recheck, due)
 		}
 		i++
@@ -172,16 +172,16 @@ func (b *backend) available() bool {
 	return false
 }
 
-// ranked orders heads: the hardened one first, then by the arrival of the
+// ranked orders heads: the strict one first, then by the arrival of the
 // shape's eldest less its class's boost, then by order of arrival. It goes by
 // the eldest and not by the fair head, or a younger head of another class
 // would reserve first.
 func (s *Scheduler) ranked(a, b *shape) int {
-	if s.hardened != nil && a != b {
-		if a == s.hardened.shape {
+	if s.strict != nil && a != b {
+		if a == s.strict.shape {
 			return -1
 		}
-		if b == s.hardened.shape {
+		if b == s.strict.shape {
 			return 1
 		}
 	}
@@ -220,21 +220,21 @@ func (s *Scheduler) predict(now time.Duration) {
 	}
 }
 
-// harden chooses the head that is protected without believing any estimate:
+// chooseStrict chooses the head that is protected without believing any estimate:
 // one at a time, the longest blocked first.
-func (s *Scheduler) harden(now time.Duration) {
+func (s *Scheduler) chooseStrict(now time.Duration) {
 	s.besideValid = false
-	if t := s.hardened; t != nil {
-		if _, barred := s.barred(t.shape); !barred && s.hardenedFits(now) {
+	if t := s.strict; t != nil {
+		if _, barred := s.barred(t.shape); !barred && s.strictFits(now) {
 			return
 		}
-		s.hardened = nil
+		s.strict = nil
 	}
 	ended := false
 	for {
 		var longest *shape
 		for _, sh := range s.active {
-			if sh.head == nil || now-sh.blockedSince < sh.class.cfg.HardenAfter || sh.class.cfg.HardenAfter < 0 {
+			if sh.head == nil || now-sh.blockedSince < sh.class.cfg.StrictAfter || sh.class.cfg.StrictAfter < 0 {
 				continue
 			}
 			if _, barred := s.barred(sh); barred || sh.unfit == s.passes {
@@ -257,7 +257,7 @@ func (s *Scheduler) harden(now time.Duration) {
 		}
 		for _, r := range longest.backend.replicas {
 			if _, ok := s.fits(&s.scratch, longest, r, now); ok {
-				s.hardened, s.hardenedAfter, s.besideValid = longest.head, s.starts, false
+				s.strict, s.strictSince, s.besideValid = longest.head, s.starts, false
 				return
 			}
 		}
@@ -267,42 +267,42 @@ func (s *Scheduler) harden(now time.Duration) {
 	}
 }
 
-// hardenedFits says whether the hardened head still fits once all that ran
-// when it hardened has ended, beside what has been started since.
-func (s *Scheduler) hardenedFits(now time.Duration) bool {
-	s.afterHardened()
-	for _, r := range s.hardened.shape.backend.replicas {
-		if _, ok := s.fits(&s.beside, s.hardened.shape, r, now); ok {
+// strictFits says whether the strict head still fits once all that ran
+// when it became strict has ended, beside what has been started since.
+func (s *Scheduler) strictFits(now time.Duration) bool {
+	s.afterStrict()
+	for _, r := range s.strict.shape.backend.replicas {
+		if _, ok := s.fits(&s.beside, s.strict.shape, r, now); ok {
 			return true
 		}
 	}
 	return false
 }
 
-// afterHardened works out the world in which all that ran when the head
-// hardened has ended, and what was started since still runs.
-func (s *Scheduler) afterHardened() {
+// afterStrict works out the world in which all that ran when the head
+// became strict has ended, and what was started since still runs.
+func (s *Scheduler) afterStrict() {
 	if s.besideValid {
 		return
 	}
 	s.beside.copyFrom(&s.live)
 	for _, t := range s.running {
-		if t.order <= s.hardenedAfter {
+		if t.order <= s.strictSince {
 			s.give(&s.beside, t.shape, t.replica)
 		}
 	}
 	s.besideValid = true
 }
 
-// besideHardened says whether a start of sh on r leaves the hardened head a
-// replica to start on when all that ran as it hardened has ended. No estimate
+// besideStrict says whether a start of sh on r leaves the strict head a
+// replica to start on when all that ran as it became strict has ended. No estimate
 // is asked.
-func (s *Scheduler) besideHardened(now time.Duration, sh *shape, r *replica) bool {
-	h := s.hardened
+func (s *Scheduler) besideStrict(now time.Duration, sh *shape, r *replica) bool {
+	h := s.strict
 	if h == nil || h.shape == sh && sh.head == h {
 		return true
 	}
-	s.afterHardened()
+	s.afterStrict()
 	// The start is booked first, and then the head asked for. The other way
 	// round, work that needs nothing more than its backend keeps would always
 	// fit, and the head might need the GPU to be idle.
@@ -323,11 +323,11 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Durat
 	sh := t.shape
 	free, b := s.pickNow(sh, now)
 	if free != nil {
-		if s.reservations == 0 && (s.hardened == nil || s.hardened == t) {
+		if s.reservations == 0 && (s.strict == nil || s.strict == t) {
 			return free, now, block{}
 		}
 		if best := s.pick(sh, now, func(r *replica) bool {
-			return s.besideHardened(now, sh, r) && s.walk(t, r, now) == now
+			return s.besideStrict(now, sh, r) && s.walk(t, r, now) == now
 		}); best != nil {
 			return best, now, block{}
 		}
@@ -338,7 +338,7 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Durat
 	for _, r := range sh.backend.replicas {
 		w := s.walk(t, r, now)
 		if w == now && free != nil {
-			// The profile would allow it now and the hardened head does not;
+			// The profile would allow it now and the strict head does not;
 			// that ends with the head's own start, which no estimate dates.
 			continue
 		}

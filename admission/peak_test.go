@@ -8,7 +8,7 @@ import (
 // measureBox has three engines that fit beside each other: one that returns
 // memory, one that keeps it, one whose resident memory is to be learned.
 func measureBox() Config {
-	class := Class{Name: "work", Slots: 8, QueueLimit: 100, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second}
+	class := Class{Name: "work", Slots: 8, QueueLimit: 100, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second}
 	engine := func(name string, resident Bytes) Backend {
 		return Backend{Name: name, ReturnsMemory: true, Replicas: []Replica{{Places: []Place{{GPU: "g0", Resident: resident}}}}}
 	}

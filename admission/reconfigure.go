@@ -62,15 +62,15 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 			heads[sh.head] = sh.blockedSince
 		}
 	}
-	hardened := s.hardened
+	strict := s.strict
 	n.queue = s.queue
 	n.queue.Reset(cfg.Tenants.Weights)
 	for _, t := range waiting {
 		n.moveWaiting(now, t, heads)
 	}
-	if hardened != nil && hardened.state == stateWaiting {
+	if strict != nil && strict.state == stateWaiting {
 		// What was started since must go on making way for it.
-		n.hardened, n.hardenedAfter = hardened, s.hardenedAfter
+		n.strict, n.strictSince = strict, s.strictSince
 	}
 	*s = *n
 	s.pass(now)

@@ -12,7 +12,7 @@ import (
 // keeps them.
 func replicated(replicas ...string) Config {
 	cfg := Config{
-		Classes:  []Class{{Name: "heavy", Slots: 8, QueueLimit: 100, HardenAfter: 5 * time.Second}},
+		Classes:  []Class{{Name: "heavy", Slots: 8, QueueLimit: 100, StrictAfter: 5 * time.Second}},
 		GPUs:     []GPU{{Name: "g0", Memory: 48 * GiB}, {Name: "g1", Memory: 48 * GiB}},
 		Backends: []Backend{{Name: "flux", Slots: 1}},
 	}

@@ -62,7 +62,7 @@ func (s *Scheduler) makeRoom(now time.Duration, sh *shape) {
 			continue
 		}
 		victims := s.victims(now, sh, r, false)
-		if victims == nil && now-sh.blockedSince >= max(0, sh.class.cfg.HardenAfter) {
+		if victims == nil && now-sh.blockedSince >= max(0, sh.class.cfg.StrictAfter) {
 			victims = s.victims(now, sh, r, true)
 		}
 		for _, v := range victims {
@@ -77,7 +77,7 @@ func (s *Scheduler) makeRoom(now time.Duration, sh *shape) {
 			s.unraveled = s.unravel(s.accounts[a].gpu) || s.unraveled
 		}
 	}
-	if s.unraveled || now-sh.blockedSince < max(0, sh.class.cfg.HardenAfter) {
+	if s.unraveled || now-sh.blockedSince < max(0, sh.class.cfg.StrictAfter) {
 		return
 	}
 	// What bars the head may be its own server's, which nobody can tell. When

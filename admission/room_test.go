@@ -10,7 +10,7 @@ import (
 // swapBox has three engines on one card that do not fit beside each other.
 func swapBox() Config {
 	class := func(name string) Class {
-		return Class{Name: name, Slots: 4, QueueLimit: 100, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second}
+		return Class{Name: name, Slots: 4, QueueLimit: 100, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second}
 	}
 	engine := func(name string, resident Bytes) Backend {
 		return Backend{Name: name, ReturnsMemory: true, Reclaims: true, MinResidency: 30 * time.Second,

@@ -160,7 +160,7 @@ func (s *scenario) describe(line []string) error {
 		}
 		s.cfg.GPUs = append(s.cfg.GPUs, g)
 	case "class":
-		c := Class{Name: w.next(), QueueLimit: 100, QueueTimeout: 10 * time.Minute, HardenAfter: time.Hour}
+		c := Class{Name: w.next(), QueueLimit: 100, QueueTimeout: 10 * time.Minute, StrictAfter: time.Hour}
 		for len(w.left) > 0 {
 			switch {
 			case w.is("slots"):
@@ -171,8 +171,8 @@ func (s *scenario) describe(line []string) error {
 				c.QueueTimeout = w.time()
 			case w.is("boost"):
 				c.Boost = w.time()
-			case w.is("hardens after"):
-				c.HardenAfter = w.time()
+			case w.is("strict after"):
+				c.StrictAfter = w.time()
 			default:
 				return w.end()
 			}
@@ -364,7 +364,7 @@ func (s *scenario) told(what string, t *Ticket) {
 		s.line("%s starts%s after %v", name, s.on(t), t.Waited())
 	case "refused":
 		s.line("%s is refused: %s", name, refusal(t.rejection))
-	case "hardened":
+	case "strict":
 		s.line("%s is protected: nothing that would not fit beside it starts any more", name)
 	}
 }

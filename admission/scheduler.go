@@ -36,16 +36,16 @@ type Scheduler struct {
 	policy  Tenants
 	starts  uint64 // how many were granted; orders them
 
-	hardened      *Ticket
-	hardenedAfter uint64 // starts when it hardened
-	profile       []mark
-	reservations  int    // in the profile
-	inTheWay      uint64 // whose reservation barred what was looked at last
-	scratch       usage
-	beside        usage // the hardened head's world; see besideHardened
-	besideValid   bool
-	passes        uint64
-	recheck       time.Duration // when a prediction that bars somebody runs out
+	strict       *Ticket
+	strictSince  uint64 // starts when it became strict
+	profile      []mark
+	reservations int    // in the profile
+	inTheWay     uint64 // whose reservation barred what was looked at last
+	scratch      usage
+	beside       usage // the strict head's world; see besideStrict
+	besideValid  bool
+	passes       uint64
+	recheck      time.Duration // when a prediction that bars somebody runs out
 
 	refuseAll *Rejection // set while draining
 	decided   []*Ticket
@@ -278,8 +278,8 @@ func (s *Scheduler) leave(t *Ticket) (matters bool) {
 		sh.head = nil
 		sh.reserved = forever
 	}
-	if s.hardened == t {
-		s.hardened = nil
+	if s.strict == t {
+		s.strict = nil
 	}
 	if sh.Len() == 0 {
 		s.active = slices.DeleteFunc(s.active, func(x *shape) bool { return x == sh })

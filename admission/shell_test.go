@@ -75,7 +75,7 @@ func TestADeadlineIsMetOrRefusedOnTime(t *testing.T) {
 func TestTheTimerStartsWhatOnlyTimeAllows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg := testConfig()
-		cfg.Classes[0].HardenAfter, cfg.Classes[1].HardenAfter = -1, -1
+		cfg.Classes[0].StrictAfter, cfg.Classes[1].StrictAfter = -1, -1
 		c := open(t, cfg)
 		light := func(gib int, runs time.Duration) Request {
 			return Request{Class: "light", Backend: "vqa", VRAM: Bytes(gib) * GiB, Estimate: Estimate{P50: runs, P95: runs}}

@@ -104,7 +104,7 @@ type Waiter struct {
 	Keepers []Keeper
 	// EstimatedStart is zero where nothing can be said.
 	EstimatedStart time.Time
-	Hardened       bool
+	Strict         bool
 }
 
 // Keeper is a replica that runs nothing and holds memory.

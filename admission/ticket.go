@@ -29,7 +29,7 @@ type Ticket struct {
 	replica *replica // whose books it is in
 	granted *replica // what replica was at the grant; Reconfigure leaves it alone
 	started time.Duration
-	order   uint64        // of starts, for hardening
+	order   uint64        // of starts, for strict heads
 	end     time.Duration // predicted
 
 	rejection *Rejection

@@ -307,7 +307,7 @@ func TestAMatchByChanceEndsNoDispute(t *testing.T) {
 		return Backend{Name: name, Reclaims: true, MinResidency: 30 * time.Second, Replicas: []Replica{{Places: []Place{{"g0", resident}}}}}
 	}
 	b := newBox(t, Config{GPUs: []GPU{{Name: "g0", Memory: 46 * GiB}},
-		Classes:  []Class{{Name: "work", Slots: 16, QueueLimit: 100, HardenAfter: 5 * time.Second}},
+		Classes:  []Class{{Name: "work", Slots: 16, QueueLimit: 100, StrictAfter: 5 * time.Second}},
 		Backends: []Backend{engine("a", 10*GiB), engine("b", 24*GiB), engine("c", 3*GiB)}})
 	b.reads(0)
 	b.end(b.submit("work", "a", 0))

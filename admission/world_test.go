@@ -41,7 +41,7 @@ type world struct {
 	told                               func(what string, t *Ticket) // hears of what becomes of tickets; nil: nobody does
 	story                              []string                     // the last events, for a failure's message
 
-	promise hardening
+	promise protection
 	clocks  map[*Ticket]time.Duration // since when a head is blocked by others' work alone
 	before  mementos
 }
@@ -407,8 +407,8 @@ func (w *world) state() string {
 			fmt.Fprintf(&b, "%d wait: %s for %s %v, no head, %v\n", sh.Len(), sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, sh.block)
 			continue
 		}
-		fmt.Fprintf(&b, "%d wait: %s for %s %v, head %d blocked since %v, %s %v, hardened %v, reserved %v\n",
-			sh.Len(), sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, t.ID(), sh.blockedSince, sh.block.reason, sh.block, w.s.hardened == t, sh.reserved)
+		fmt.Fprintf(&b, "%d wait: %s for %s %v, head %d blocked since %v, %s %v, strict %v, reserved %v\n",
+			sh.Len(), sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, t.ID(), sh.blockedSince, sh.block.reason, sh.block, w.s.strict == t, sh.reserved)
 	}
 	return b.String() + strings.Join(w.story, "\n")
 }

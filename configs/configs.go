@@ -207,7 +207,7 @@ func (c *Config) Desk() admission.Config {
 		desk.Classes = append(desk.Classes, admission.Class{
 			Name: name, Slots: k.Slots,
 			QueueLimit: k.Queue.Limit, QueueBytes: k.Queue.Bytes, QueueTimeout: k.Queue.Timeout,
-			Boost: k.Boost, HardenAfter: k.HardenAfter,
+			Boost: k.Boost, StrictAfter: k.StrictAfter,
 		})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {

@@ -30,7 +30,7 @@ func TestReadsTheSmallestFile(t *testing.T) {
 	if !ok || light.Slots != 8 || light.VRAM.Amount != 512*admission.MiB || light.Estimate != 1500*time.Millisecond {
 		t.Errorf("classes.light is %+v", light)
 	}
-	if light.Queue.Limit != 100 || light.HardenAfter != 5*time.Second {
+	if light.Queue.Limit != 100 || light.StrictAfter != 5*time.Second {
 		t.Errorf("classes.light did not begin with the defaults: %+v", light)
 	}
 	if b := c.Routing.Backends["flux"]; b.Cancel != "ignored" || b.Breaker.Failures != 5 || b.URL != "http://127.0.0.1:8001" {
@@ -48,8 +48,8 @@ func TestReadsTheSmallestFile(t *testing.T) {
 	want := admission.Config{
 		GPUs: []admission.GPU{{Name: "gpu0", Memory: 48 * admission.GiB, Reserve: admission.GiB}},
 		Classes: []admission.Class{
-			{Name: "heavy", Slots: 1, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second},
-			{Name: "light", Slots: 8, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second},
+			{Name: "heavy", Slots: 1, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
+			{Name: "light", Slots: 8, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
 		},
 		Backends: []admission.Backend{
 			{Name: "flux", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Name: "http://127.0.0.1:8001", Places: []admission.Place{{GPU: "gpu0"}}}}},
@@ -265,7 +265,7 @@ func TestKeepsSecretsOutOfWhatItShows(t *testing.T) {
 	if strings.Contains(string(text), "hunter2") || !strings.Contains(string(text), `"token":"(set)"`) {
 		t.Errorf("it shows %s", text)
 	}
-	if !strings.Contains(string(text), `"slots":8`) || !strings.Contains(string(text), `"harden_after":"5s"`) {
+	if !strings.Contains(string(text), `"slots":8`) || !strings.Contains(string(text), `"strict_after":"5s"`) {
 		t.Errorf("it does not show what is in force: %s", text)
 	}
 	if c.Proxy.Admin.Token != "hunter2" || c.Public()["admin"].(map[string]any)["token"] != "(set)" {

@@ -72,10 +72,7 @@ func (o *overrides) set(origin string, steps []string, text string) (string, any
 			key = strings.ToLower(step)
 			path, pattern = join(path, key), join(pattern, key)
 			if s.keys[key] == nil {
-				if later[pattern] {
-					return report(notYet)
-				}
-				return report(s.unknown(key))
+				return report(s.refused(pattern, key))
 			}
 			s = s.keys[key]
 		case entries:

@@ -226,11 +226,7 @@ func (d *document) mapping(n *yaml.Node, s *schema, path, pattern string) map[st
 		if s.kind == section {
 			next, innerPattern = s.keys[name], join(pattern, name)
 			if next == nil {
-				if later[innerPattern] {
-					d.report(key, inner, notYet)
-				} else {
-					d.report(key, inner, s.unknown(name))
-				}
+				d.report(key, inner, s.refused(innerPattern, name))
 				continue
 			}
 		}

@@ -34,9 +34,9 @@ type box struct {
 // light one with eight slots. The backend at the given URL serves everything:
 // as `slow` it works on when its caller leaves, as `quick` it does not.
 func aBox(url string) proxy.Setup {
-	light := routing.ClassConfig{Slots: 8, VRAM: routing.VRAM{Amount: 512 * admission.MiB}, Estimate: time.Second, HardenAfter: 5 * time.Second,
+	light := routing.ClassConfig{Slots: 8, VRAM: routing.VRAM{Amount: 512 * admission.MiB}, Estimate: time.Second, StrictAfter: 5 * time.Second,
 		Queue: routing.QueueConfig{Limit: 1000, Timeout: time.Minute}}
-	heavy := routing.ClassConfig{Slots: 1, VRAM: routing.VRAM{Amount: 34 * admission.GiB}, Estimate: 18 * time.Second, HardenAfter: 5 * time.Second,
+	heavy := routing.ClassConfig{Slots: 1, VRAM: routing.VRAM{Amount: 34 * admission.GiB}, Estimate: 18 * time.Second, StrictAfter: 5 * time.Second,
 		Queue: routing.QueueConfig{Limit: 100, Timeout: time.Minute}}
 	backend := func(cancel string) routing.BackendConfig {
 		return routing.BackendConfig{URL: url, GPU: "gpu0", Protocol: "http", Cancel: cancel, Errors: "auto", ReturnsMemory: true,
@@ -74,7 +74,7 @@ func desk(s proxy.Setup) admission.Config {
 	}
 	for name, k := range s.Routing.Classes {
 		c.Classes = append(c.Classes, admission.Class{Name: name, Slots: k.Slots, QueueLimit: k.Queue.Limit, QueueBytes: k.Queue.Bytes,
-			QueueTimeout: k.Queue.Timeout, Boost: k.Boost, HardenAfter: k.HardenAfter})
+			QueueTimeout: k.Queue.Timeout, Boost: k.Boost, StrictAfter: k.StrictAfter})
 	}
 	for name, b := range s.Routing.Backends {
 		c.Backends = append(c.Backends, admission.Backend{Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, LearnsResident: b.Resident.Learn,

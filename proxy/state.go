@@ -154,7 +154,7 @@ type waiterJSON struct {
 	KeptBy         []keeperJSON     `json:"kept_by,omitempty"`
 	ReservedFor    uint64           `json:"reserved_for,omitempty"`
 	EstimatedStart *time.Time       `json:"estimated_start"`
-	Hardened       bool             `json:"hardened"`
+	Strict         bool             `json:"strict"`
 }
 
 // keeperJSON is an idle backend that holds what a waiter needs.
@@ -299,7 +299,7 @@ func describeWaiter(w admission.Waiter) waiterJSON {
 	}
 	return waiterJSON{KeptBy: keptBy, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
 		Waited: w.Waited.Seconds(), Position: w.Position, InFlow: w.InFlow, Reason: w.Reason, Resource: w.Resource,
-		Need: w.Need, Free: w.Free, Holders: holders, ReservedFor: w.ReservedFor, EstimatedStart: known(w.EstimatedStart), Hardened: w.Hardened}
+		Need: w.Need, Free: w.Free, Holders: holders, ReservedFor: w.ReservedFor, EstimatedStart: known(w.EstimatedStart), Strict: w.Strict}
 }
 
 // known gives null for a time that nobody knows.

@@ -47,7 +47,7 @@ type ClassConfig struct {
 	ExecutionTimeout time.Duration `koanf:"execution_timeout"`
 	Boost            time.Duration `koanf:"boost"`
 	Reserved         int           `koanf:"reserved"`
-	HardenAfter      time.Duration `koanf:"harden_after"`
+	StrictAfter      time.Duration `koanf:"strict_after"`
 }
 
 // QueueConfig bounds a class's queue.
@@ -187,7 +187,7 @@ func (k ClassConfig) check(report func(path, problem string)) {
 	wantAtLeast(report, "queue.bytes", k.Queue.Bytes, 0)
 	wantAtLeast(report, "queue.timeout", k.Queue.Timeout, 0)
 	wantAtLeast(report, "execution_timeout", k.ExecutionTimeout, 0)
-	wantAtLeast(report, "harden_after", k.HardenAfter, 0)
+	wantAtLeast(report, "strict_after", k.StrictAfter, 0)
 	if k.Estimate <= 0 {
 		report("estimate", fmt.Sprintf("%v: too small: want the execution time to expect, such as 5s", k.Estimate))
 	}

@@ -95,7 +95,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"classes.light.vram", "want 0B or more", class(func(k *routing.ClassConfig) { k.VRAM.Amount = -1 })},
 		{"classes.light.estimate", "want the execution time to expect, such as 5s", class(func(k *routing.ClassConfig) { k.Estimate = 0 })},
 		{"classes.light.execution_timeout", "want 0s or more", class(func(k *routing.ClassConfig) { k.ExecutionTimeout = -1 })},
-		{"classes.light.harden_after", "want 0s or more", class(func(k *routing.ClassConfig) { k.HardenAfter = -1 })},
+		{"classes.light.strict_after", "want 0s or more", class(func(k *routing.ClassConfig) { k.StrictAfter = -1 })},
 		{"classes.light.queue.limit", "want 0 or more", class(func(k *routing.ClassConfig) { k.Queue.Limit = -1 })},
 		{"classes.light.queue.bytes", "want 0B or more", class(func(k *routing.ClassConfig) { k.Queue.Bytes = -1 })},
 		{"classes.light.queue.timeout", "want 0s or more", class(func(k *routing.ClassConfig) { k.Queue.Timeout = -1 })},

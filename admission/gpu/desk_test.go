@@ -39,8 +39,8 @@ func openDesk(ctx context.Context) *desk {
 	c, err := admission.NewController(admission.Config{
 		GPUs: []admission.GPU{{Name: "gpu0", Memory: 47 * admission.GiB}},
 		Classes: []admission.Class{
-			{Name: "heavy", Slots: 2, QueueLimit: 10, HardenAfter: time.Hour},
-			{Name: "light", Slots: 8, QueueLimit: 10, HardenAfter: time.Hour},
+			{Name: "heavy", Slots: 2, QueueLimit: 10, StrictAfter: time.Hour},
+			{Name: "light", Slots: 8, QueueLimit: 10, StrictAfter: time.Hour},
 		},
 		Backends: []admission.Backend{{Name: "flux", ReturnsMemory: true, Replicas: everywhere}, {Name: "vqa", ReturnsMemory: true, Replicas: everywhere}},
 	})

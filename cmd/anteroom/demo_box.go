@@ -93,8 +93,8 @@ admin: {listen: 127.0.0.1:0}
 gpus:
   gpu0: {memory: 48GiB, reserve: 1GiB}
 classes:
-  heavy: {slots: 1, vram: 34GiB, estimate: %[1]s, harden_after: %[2]s}
-  light: {slots: %[3]d, vram: %[4]s, estimate: %[5]s, harden_after: %[2]s, queue: {limit: 1000}}
+  heavy: {slots: 1, vram: 34GiB, estimate: %[1]s, strict_after: %[2]s}
+  light: {slots: %[3]d, vram: %[4]s, estimate: %[5]s, strict_after: %[2]s, queue: {limit: 1000}}
 backends:
   flux: {url: "%[6]s", gpu: gpu0, returns_memory: true}
   vqa: {url: "%[7]s", gpu: gpu0, resident: 512MiB, returns_memory: true, cancel: aborts}

@@ -143,7 +143,7 @@ func (b *three) faster() []string {
 	}
 	for class, estimate := range map[string]time.Duration{"images": 18 * time.Second, "chat": 3 * time.Second, "captions": 1500 * time.Millisecond} {
 		set("classes."+class+".estimate", estimate)
-		set("classes."+class+".harden_after", 5*time.Second)
+		set("classes."+class+".strict_after", 5*time.Second)
 		set("classes."+class+".queue.timeout", 5*time.Minute)
 	}
 	for _, backend := range []string{"comfyui", "vllm", "ollama"} {

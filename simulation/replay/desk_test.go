@@ -24,7 +24,7 @@ func TestALightRunsBesideAHeavyAndAnotherHeavyWaits(t *testing.T) {
 func TestAHeavysPlaceIsKeptForIt(t *testing.T) {
 	box := card()
 	// No protection helps it: the reservation alone must do.
-	box.Desk.Classes[0].HardenAfter, box.Desk.Classes[1].HardenAfter = time.Hour, time.Hour
+	box.Desk.Classes[0].StrictAfter, box.Desk.Classes[1].StrictAfter = time.Hour, time.Hour
 	box.Routes[1].Estimate = estimate(10)
 	trace := read(t, "at,class,execute,vram\n0,light,10,20GiB\n1,heavy,18,\n2,light,8,13GiB\n3,light,10,14GiB\n")
 	tells(t, story(t, Desk, box, trace), `

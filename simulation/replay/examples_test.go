@@ -108,15 +108,15 @@ func TestExamplesStayWithinTheBudgetAndNearTheBound(t *testing.T) {
 
 func TestExamplesStarveNoClass(t *testing.T) {
 	eachExample(t, func(t *testing.T, box *Box, trace *Trace, log *Log) {
-		longest, harden := time.Duration(0), time.Duration(0)
+		longest, strict := time.Duration(0), time.Duration(0)
 		for i := range trace.Rows {
 			longest = max(longest, trace.Rows[i].Execute)
 		}
 		for _, c := range box.Desk.Classes {
-			harden = max(harden, c.HardenAfter)
+			strict = max(strict, c.StrictAfter)
 		}
 		// The head is protected after so long, and what ran then has ended.
-		limit := harden + longest
+		limit := strict + longest
 		p, err := newPlan(box, trace)
 		if err != nil {
 			t.Fatal(err)
@@ -195,7 +195,7 @@ func TestAFloodOfLightsDelaysNoHeavyForLong(t *testing.T) {
 			}
 			for _, c := range box.Desk.Classes {
 				if c.Name == "heavy" {
-					allowed += c.HardenAfter
+					allowed += c.StrictAfter
 				}
 			}
 			if len(with) != len(alone) || len(with) == 0 {

@@ -17,8 +17,8 @@ func card() *Box {
 		Desk: admission.Config{
 			GPUs: []admission.GPU{{Name: "gpu0", Memory: 48 * admission.GiB, Reserve: admission.GiB}},
 			Classes: []admission.Class{
-				{Name: "heavy", Slots: 1, QueueLimit: 100, QueueTimeout: 10 * time.Minute, HardenAfter: 5 * time.Second},
-				{Name: "light", Slots: 64, QueueLimit: 1000, QueueTimeout: 30 * time.Second, HardenAfter: 5 * time.Second},
+				{Name: "heavy", Slots: 1, QueueLimit: 100, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
+				{Name: "light", Slots: 64, QueueLimit: 1000, QueueTimeout: 30 * time.Second, StrictAfter: 5 * time.Second},
 			},
 			Backends: []admission.Backend{
 				{Name: "flux", Replicas: []admission.Replica{{Places: []admission.Place{{GPU: "gpu0"}}}}, ReturnsMemory: true},
