@@ -22,10 +22,9 @@ type Entry[T any] struct {
 	arrived time.Duration
 	flow    *flow[T] // nil until Push
 	links   [listKinds]link[T]
-	heap    int32 // index in the expiry heap
-
-	share  float64 // as given to Charge
-	charge float64 // what its tenant paid in advance
+	heap    int32   // index in the expiry heap
+	share   float32 // as given to Charge
+	charge  float64 // what its tenant paid in advance
 }
 
 // ID is the entry's number, unique within the queue and given in order of

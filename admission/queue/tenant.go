@@ -74,8 +74,8 @@ func (q *Queue[T]) weight(name string) float64 {
 func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 	q.virtual = max(q.virtual, e.Tenant.tag)
 	e.Tenant.running++
-	e.share = share
-	e.charge = share * expected.Seconds() / e.Tenant.weight
+	e.share = float32(share)
+	e.charge = float64(e.share) * expected.Seconds() / e.Tenant.weight
 	q.retag(e.Tenant, e.charge)
 }
 
@@ -83,16 +83,25 @@ func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 // one. It is called once, when the work has ended.
 func (q *Queue[T]) Correct(e *Entry[T], took time.Duration) {
 	e.Tenant.running--
-	q.retag(e.Tenant, e.share*took.Seconds()/e.Tenant.weight-e.charge)
+	q.retag(e.Tenant, float64(e.share)*took.Seconds()/e.Tenant.weight-e.charge)
 }
 
 func (q *Queue[T]) retag(t *Tenant[T], by float64) {
 	if by == 0 {
 		return
 	}
+	if len(t.flows) == 1 {
+		t.tag += by
+		t.flows[0].shape.flows.fix(t.flows[0].heap)
+		return
+	}
+	// Several flows of one heap would move at once, and a heap mends one.
+	for _, f := range t.flows {
+		f.shape.flows.remove(f)
+	}
 	t.tag += by
 	for _, f := range t.flows {
-		f.shape.flows.fix(f.heap)
+		f.shape.flows.push(f)
 	}
 }
 
@@ -127,9 +136,7 @@ func (q *Queue[T]) join(e *Entry[T], sh *Shape[T]) {
 	e.flow = f
 	f.waiting.push(e, inFlow)
 	if f.waiting.length == 1 {
-		f.heap = len(sh.flows)
-		sh.flows = append(sh.flows, f)
-		sh.flows.up(f.heap)
+		sh.flows.push(f)
 	}
 }
 
@@ -143,14 +150,7 @@ func (q *Queue[T]) part(e *Entry[T]) {
 		sh.flows.fix(f.heap)
 		return
 	}
-	last := len(sh.flows) - 1
-	i := f.heap
-	sh.flows.swap(i, last)
-	sh.flows[last] = nil
-	sh.flows = sh.flows[:last]
-	if i < last {
-		sh.flows.fix(i)
-	}
+	sh.flows.remove(f)
 	for i, x := range t.flows {
 		if x == f {
 			n := len(t.flows) - 1
@@ -171,6 +171,22 @@ func (h flows[T]) before(i, j int) bool {
 		return a.tenant.tag < b.tenant.tag
 	}
 	return a.waiting.first.Before(b.waiting.first)
+}
+
+func (h *flows[T]) push(f *flow[T]) {
+	f.heap = len(*h)
+	*h = append(*h, f)
+	h.up(f.heap)
+}
+
+func (h *flows[T]) remove(f *flow[T]) {
+	last, i := len(*h)-1, f.heap
+	h.swap(i, last)
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	if i < last {
+		h.fix(i)
+	}
 }
 
 func (h flows[T]) swap(i, j int) {
