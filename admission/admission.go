@@ -1,37 +1,22 @@
-// Package admission is the desk in front of the GPUs: it decides which request
-// runs now, which waits, which is refused, and why.
-//
-// The rules live in Scheduler as plain data and functions. It has no clock, no
-// lock, no goroutine and does no I/O: `now` is an argument and every call
-// returns what is to happen. Controller is the shell around it for a live
-// process, with one mutex, one timer and a channel for each waiter.
-//
-// What the package promises after every event:
-//
-//   - No resource is over its capacity through anything granted here: class
-//     slots, backend slots, and bytes on each GPU.
-//   - A request ends exactly once: done, cancelled, expired or refused. It is
-//     granted at most once and gives its grant back at most once.
-//   - Requests of one flow are granted in their order of arrival.
-//   - A blocked head holds a reservation that later starts do not move, and a
-//     head that was blocked for longer than its class's StrictAfter starts when
-//     the work that ran at that moment has ended, or seconds later where what
-//     that work left behind has to be read off the card first.
-//   - What can never fit is refused at the door.
-//
-// The package and those below it, except for gpu, need the standard library
-// alone.
 package admission
 
-import "time"
+import (
+	"time"
 
-// Config is everything the desk is told about the box. Names are unique within
-// their list; the order of a list carries no meaning.
+	"github.com/anteroom-gpu/anteroom/admission/memory"
+)
+
+// Config is everything the controller is told about the machine. Names are unique
+// within their list; the order of a list carries no meaning.
 type Config struct {
 	GPUs     []GPU
 	Classes  []Class
 	Backends []Backend
 	Tenants  Tenants
+	// Speed is how many times faster than the clock a Controller's time runs, for a
+	// simulated box that does; zero: once. Its durations are in that time.
+	// Reconfigure leaves it alone.
+	Speed float64
 }
 
 // Tenants says how those who ask share the classes. One account counts across
@@ -42,19 +27,6 @@ type Tenants struct {
 	// QueueLimit is how many requests of one named tenant may wait. Zero: no
 	// limit of its own.
 	QueueLimit int
-}
-
-// GPU is one card, or one MIG instance, with a budget of its own.
-type GPU struct {
-	Name string
-	// Memory is the configured capacity. Zero: what the driver reports. While
-	// neither is known the GPU is unavailable.
-	Memory Bytes
-	// Reserve is never given out.
-	Reserve Bytes
-	// Hold makes whatever needs more room wait while the card cannot be read.
-	// False: the ledger alone decides.
-	Hold bool
 }
 
 // Class is a policy with a name.
@@ -79,17 +51,16 @@ type Class struct {
 type Backend struct {
 	Name  string
 	Slots int // running at once on each replica; 0: the class's limit alone
-	// ReturnsMemory says that what a request took is free again when it ends.
-	// Else the memory stays with the replica: allocators keep it.
+	// ReturnsMemory declares that what a request took is free again when it ends.
+	// Else the memory stays with the replica: allocators retain it. What is seen
+	// of the backend counts more.
 	ReturnsMemory bool
 	Replicas      []Replica
-	// LearnsResident says that what its replicas hold while idle is not known,
-	// and is to be learned from readings at rest. Where it does not return
-	// memory nothing tells its weights from what requests took: then all of it
-	// counts as kept.
+	// LearnsResident says that what its replicas hold while idle is not declared,
+	// and is to be learned.
 	LearnsResident bool
-	// Reclaims says that the owner of the desk can make an idle replica let go of
-	// its memory. Pinned ones are asked only by hand, and one that was loaded
+	// Reclaims says that the owner of the controller can make an idle replica
+	// unload. Pinned ones are unloaded by hand alone, and one that was loaded
 	// stays for MinResidency.
 	Reclaims     bool
 	Pinned       bool
@@ -116,7 +87,7 @@ type Place struct {
 	Resident Bytes
 }
 
-// Request is what is asked of the desk.
+// Request is what is asked of the controller.
 type Request struct {
 	Class   string
 	Backend string
@@ -125,8 +96,8 @@ type Request struct {
 	// so that distinct demands stay few.
 	VRAM Bytes
 	// Raised is how much of VRAM was added because of what had been learned
-	// (negative: taken off). It is no reason to refuse: what no card could give
-	// of it is left out. The History goes by the rest.
+	// (negative: taken off). It is no reason to refuse. The History goes by the
+	// rest.
 	Raised   Bytes
 	Estimate Estimate
 	// History takes the place of Estimate once it has learned enough, and
@@ -142,9 +113,20 @@ type Request struct {
 	Boost time.Duration
 	// Deadline is when the answer must be complete. Zero: none.
 	Deadline time.Time
-	// Alone keeps its GPUs to itself while it runs: it starts when nothing runs
-	// there, and nothing starts beside it. For work whose demand is not known.
-	Alone bool
+	// Learn says that nobody declared the demand. A Controller then takes what the
+	// History says of it.
+	Learn bool
+	// Unknown says that nobody knows the demand, and VRAM is a first guess. It
+	// never fits beside others: it runs alone, once its GPUs are at rest, and is
+	// measured.
+	Unknown bool
+	// Case is what runs of its route and size alone on their GPUs have told. Nil:
+	// a Controller takes the History's; without one its shape has its own.
+	Case *memory.Case
+	// Retry says that it has run out of memory a moment ago: it never asks for a
+	// rest or a trial, protects nothing that it waits for, and its own failure
+	// raises nobody's figure.
+	Retry bool
 }
 
 // Outcome says how a granted request ended.
@@ -162,6 +144,29 @@ const (
 	// Unreached never came to its server, which does not listen: it took nothing.
 	Unreached
 )
+
+// Result is how a granted request ended, with what an out-of-memory answer says.
+// Figures that it does not say are zero.
+type Result struct {
+	Outcome
+	Tried Bytes // what could not be allocated
+	Free  Bytes // what was free
+	InUse Bytes // what the backend's process held
+}
+
+// ledger is a result as the ledger takes it.
+func (r Result) ledger() memory.Result {
+	out := memory.Result{Outcome: memory.Failed, Tried: r.Tried, Free: r.Free, InUse: r.InUse}
+	switch r.Outcome {
+	case Done:
+		out.Outcome = memory.Good
+	case OutOfMemory:
+		out.Outcome = memory.OutOfMemory
+	case Unreached:
+		out.Outcome = memory.Unserved
+	}
+	return out
+}
 
 // Code names a refusal. It is a small closed set and part of the HTTP contract.
 type Code string
@@ -184,13 +189,18 @@ type Reason string
 
 const (
 	ReasonNone               Reason = ""
-	ReasonResources          Reason = "resources"           // the GPU has no room
+	ReasonResources          Reason = "resources"           // the GPU has too little memory available
 	ReasonBehind             Reason = "behind"              // others of its shape are before it
-	ReasonReservedForOther   Reason = "reserved_for_other"  // starting would move somebody's reservation
+	ReasonReservedForOther   Reason = "reserved_for_other"  // its start would move another request's reservation
 	ReasonClassSlots         Reason = "class_slots"         // all slots of its class are taken
 	ReasonBackendSlots       Reason = "backend_slots"       // all slots of its backend are taken
 	ReasonBackendUnavailable Reason = "backend_unavailable" // the backend's breaker is open or its health check fails
-	ReasonCapacityReduced    Reason = "capacity_reduced"    // it fits the configured card, not what is left of it
+	ReasonCapacityReduced    Reason = "capacity_reduced"    // the GPU is smaller than configured, or cannot be read
+	ReasonUnmanagedMemory    Reason = "unmanaged_memory"    // processes that are not ours hold the memory
+	ReasonLoneRun            Reason = "lone_run"            // a run that may take more than is known is alone on the GPU
+	ReasonRest               Reason = "rest"                // nothing starts until the GPU is at rest
+	ReasonTrial              Reason = "trial"               // it waits for its trial, alone
+	ReasonNotByItself        Reason = "not_by_itself"       // nothing that is under way will make room
 	ReasonReclaiming         Reason = "reclaiming"          // memory is being freed for it
 	ReasonWaking             Reason = "waking"              // its backend is being loaded
 	ReasonPaused             Reason = "paused"              // an operator stopped its class
@@ -238,30 +248,4 @@ func (r *Rejection) Error() string {
 		return "admission: " + string(r.Code)
 	}
 	return "admission: " + string(r.Code) + ": " + r.Detail
-}
-
-// Process is a process that holds memory on a card.
-type Process struct {
-	PID  int
-	Name string
-	Used Bytes // -1: the driver does not say
-	// Backend and Replica say whose process it is. Empty: an outsider, or it
-	// is not known.
-	Backend string
-	Replica int
-}
-
-// Reading is what was seen of one GPU at one moment.
-type Reading struct {
-	GPU string // the name in the configuration
-	At  time.Time
-	// Total is the card's size less what the driver keeps for itself; Used is
-	// what all processes hold of it. Both are meaningless while Err is set.
-	Total, Used Bytes
-	Processes   []Process // nil: not known
-	// Source names where the figures come from: nvml, amdgpu, declared.
-	Source string
-	// Lost says that the card itself is gone, not merely unreadable.
-	Lost bool
-	Err  error
 }

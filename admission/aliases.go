@@ -3,6 +3,7 @@ package admission
 import (
 	"github.com/anteroom-gpu/anteroom/admission/history"
 	"github.com/anteroom-gpu/anteroom/admission/memory"
+	"github.com/anteroom-gpu/anteroom/admission/residency"
 )
 
 // What those who ask need of the packages below, so that they import this one
@@ -18,10 +19,38 @@ const (
 	TiB = memory.TiB
 )
 
+// What an Order asks for.
+const (
+	Unload = residency.Unload
+	Wake   = residency.Wake
+	Return = residency.Return
+)
+
+// What is expected of orders whose time was not seen yet.
+const (
+	UnloadTime = residency.UnloadTime
+	LoadRate   = residency.LoadRate
+)
+
+// ErrNoBackend says that a backend is not configured.
+var ErrNoBackend = residency.ErrNoBackend
+
 // ParseBytes reads an amount such as "34GiB"; see memory.ParseBytes.
 func ParseBytes(s string) (Bytes, error) { return memory.ParseBytes(s) }
 
 type (
+	// GPU is one card, or one MIG instance, with a budget of its own.
+	GPU = memory.GPU
+	// Reading is what was seen of one GPU at one moment.
+	Reading = memory.Reading
+	// Process is a process that holds memory on a GPU.
+	Process = memory.Process
+
+	// Order is something slow that the owner of the controller is to do.
+	Order = residency.Order
+	// Ended is how an order ended.
+	Ended = residency.Ended
+
 	// History learns how long the work of one route takes and how much memory.
 	History = history.History
 	// Learned is what a History knows of one demand.

@@ -57,7 +57,7 @@ func BenchmarkAdmitUncontended(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		g.Release(Done)
+		g.Release(Result{Outcome: Done})
 	}
 }
 
@@ -78,7 +78,7 @@ func BenchmarkAdmitContended(b *testing.B) {
 				b.Error(err)
 				return
 			}
-			g.Release(Done)
+			g.Release(Result{Outcome: Done})
 		}
 	})
 }
@@ -130,7 +130,7 @@ func BenchmarkEvent(b *testing.B) {
 			for b.Loop() {
 				now += time.Millisecond
 				t := s.running[0]
-				s.End(now, t)
+				s.End(now, t, Result{})
 				r := benchLight
 				if t.shape.class.cfg.Name == "heavy" {
 					r = benchHeavy

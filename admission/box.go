@@ -6,8 +6,24 @@ import (
 	"slices"
 	"time"
 
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 	"github.com/anteroom-gpu/anteroom/admission/queue"
+	"github.com/anteroom-gpu/anteroom/admission/residency"
 )
+
+// box is the configured machine: its classes and backends with their state, and
+// what is taken of each of their resources.
+type box struct {
+	ledger    *memory.Ledger
+	residency *residency.Manager
+	gpus      map[string]int // in the ledger
+	classes   []*class
+	backends  []*backend
+	replicas  []*replica
+	byClass   map[string]*class   // those that are configured
+	byBackend map[string]*backend // those that are configured
+	live      usage
+}
 
 // class, backend and replica are the configured things with their state.
 type class struct {
@@ -38,28 +54,7 @@ type replica struct {
 	probes   int // -1: all slots; else how many at once
 	accounts []int
 	reserves []reserve
-
-	residence
-}
-
-// residence is where a replica is between loaded and let go.
-type residence struct {
-	stance    stance
-	order     *order        // under way; nil: none
-	since     time.Duration // when it let go or came back
-	loaded    time.Duration // when it last came to hold its weights
-	ended     time.Duration // when the last run on it did
-	empty     bool          // it has let go and not worked since
-	byHand    bool          // an operator made it let go
-	held      []Bytes       // before it let go, by account
-	starts    float64       // recent ones; see wanted
-	startsAt  time.Duration
-	reload    time.Duration // as last seen; 0: never
-	notBefore time.Duration // it is told to let go, after it was not seen to
-	wakeAfter time.Duration // a wake that failed
-	failures  int
-	swaps     uint64
-	note      string // what the last order came to
+	home     *residency.Replica
 }
 
 // reserve is what a class has for itself of a replica's slots.
@@ -69,95 +64,195 @@ type reserve struct {
 	count int // index into usage.reserves
 }
 
-// NewScheduler lays the books for a box. The epoch is when its age is zero.
-func NewScheduler(cfg Config, epoch time.Time) (*Scheduler, error) {
-	s := &Scheduler{
-		epoch:        epoch,
-		deviceIndex:  map[string]int{},
-		classIndex:   map[string]*class{},
-		backendIndex: map[string]*backend{},
-		shapes:       map[shapeKey]*shape{},
-		policy:       cfg.Tenants,
-		recheck:      forever,
-	}
-	s.queue.Reset(cfg.Tenants.Weights)
+// newBox makes what a configuration describes, at an age.
+func newBox(cfg Config, now time.Duration) (*box, error) {
+	ledger := new(memory.Ledger)
+	b := &box{ledger: ledger, residency: residency.New(ledger), gpus: map[string]int{}, byClass: map[string]*class{}, byBackend: map[string]*backend{}}
+	b.live.memory = &ledger.State
 	for _, g := range cfg.GPUs {
-		if _, dup := s.deviceIndex[g.Name]; dup {
+		if _, dup := b.gpus[g.Name]; dup {
 			return nil, fmt.Errorf("admission: gpu %q is listed twice", g.Name)
 		}
-		s.addDevice(&device{cfg: g, observed: -1})
+		b.gpus[g.Name] = ledger.AddGPU(now, g)
 	}
 	for _, c := range cfg.Classes {
-		if s.classIndex[c.Name] != nil {
+		if b.byClass[c.Name] != nil {
 			return nil, fmt.Errorf("admission: class %q is listed twice", c.Name)
 		}
 		if c.Slots < 1 {
 			return nil, fmt.Errorf("admission: class %q has %d slots: want 1 or more", c.Name, c.Slots)
 		}
-		s.addClass(&class{cfg: c})
+		b.addClass(&class{cfg: c})
 	}
-	for _, b := range cfg.Backends {
-		if s.backendIndex[b.Name] != nil {
-			return nil, fmt.Errorf("admission: backend %q is listed twice", b.Name)
+	for _, x := range cfg.Backends {
+		if b.byBackend[x.Name] != nil {
+			return nil, fmt.Errorf("admission: backend %q is listed twice", x.Name)
 		}
-		if len(b.Replicas) == 0 {
-			return nil, fmt.Errorf("admission: backend %q has no replica", b.Name)
+		if len(x.Replicas) == 0 {
+			return nil, fmt.Errorf("admission: backend %q has no replica", x.Name)
 		}
-		for _, r := range b.Replicas {
+		for _, r := range x.Replicas {
 			for _, p := range r.Places {
-				if _, ok := s.deviceIndex[p.GPU]; !ok {
-					return nil, fmt.Errorf("admission: backend %q is on gpu %q, which is not configured", b.Name, p.GPU)
+				if _, ok := b.gpus[p.GPU]; !ok {
+					return nil, fmt.Errorf("admission: backend %q is on gpu %q, which is not configured", x.Name, p.GPU)
 				}
 			}
 		}
-		s.addBackend(&backend{cfg: b})
+		b.addBackend(&backend{cfg: x})
 	}
-	return s, nil
+	return b, nil
 }
 
-func (s *Scheduler) addDevice(d *device) {
-	s.deviceIndex[d.cfg.Name] = len(s.devices)
-	s.devices = append(s.devices, d)
-	s.live.booked = append(s.live.booked, 0)
-	s.live.alone = append(s.live.alone, 0)
-}
-
-func (s *Scheduler) addClass(c *class) {
-	c.index, c.label = len(s.classes), "class "+c.cfg.Name
+func (b *box) addClass(c *class) {
+	c.index, c.label = len(b.classes), "class "+c.cfg.Name
 	if !c.gone {
-		s.classIndex[c.cfg.Name] = c
+		b.byClass[c.cfg.Name] = c
 	}
-	s.classes = append(s.classes, c)
-	s.live.classes = append(s.live.classes, 0)
+	b.classes = append(b.classes, c)
+	b.live.classes = append(b.live.classes, 0)
 }
 
-func (s *Scheduler) addBackend(b *backend) {
-	b.index, b.label, b.replicas = len(s.backends), "backend "+b.cfg.Name, nil
-	if !b.gone {
-		s.backendIndex[b.cfg.Name] = b
+func (b *box) addBackend(x *backend) {
+	x.index, x.label, x.replicas = len(b.backends), "backend "+x.cfg.Name, nil
+	if !x.gone {
+		b.byBackend[x.cfg.Name] = x
 	}
-	s.backends = append(s.backends, b)
-	s.swappable = s.swappable || b.cfg.Reclaims
-	s.live.backends = append(s.live.backends, 0)
-	for i, cfg := range b.cfg.Replicas {
-		r := &replica{backend: b, index: len(s.replicas), number: i, name: cfg.Name, probes: -1}
-		for _, name := range slices.Sorted(maps.Keys(b.cfg.Reserved)) {
-			if c := s.classIndex[name]; c != nil && b.cfg.Slots > 0 && b.cfg.Reserved[name] > 0 {
-				r.reserves = append(r.reserves, reserve{c.index, b.cfg.Reserved[name], len(s.live.reserves)})
-				s.live.reserves = append(s.live.reserves, 0)
+	b.backends = append(b.backends, x)
+	for i, cfg := range x.cfg.Replicas {
+		r := &replica{backend: x, index: len(b.replicas), number: i, name: cfg.Name, probes: -1}
+		if x.gone {
+			r.probes = 0
+		}
+		for _, name := range slices.Sorted(maps.Keys(x.cfg.Reserved)) {
+			if c := b.byClass[name]; c != nil && x.cfg.Slots > 0 && x.cfg.Reserved[name] > 0 {
+				r.reserves = append(r.reserves, reserve{c.index, x.cfg.Reserved[name], len(b.live.reserves)})
+				b.live.reserves = append(b.live.reserves, 0)
 			}
 		}
 		for _, p := range cfg.Places {
-			gpu, ok := s.deviceIndex[p.GPU]
+			g, ok := b.gpus[p.GPU]
 			if !ok {
 				continue // the GPU is gone, and with it what was booked there
 			}
-			r.accounts = append(r.accounts, len(s.accounts))
-			s.accounts = append(s.accounts, &account{backend: b, replica: i, gpu: gpu, resident: p.Resident, sight: sight{learns: b.cfg.LearnsResident}})
-			s.live.holdings = append(s.live.holdings, holding{})
+			r.accounts = append(r.accounts, b.ledger.AddAccount(memory.Place{Backend: x.cfg.Name, Replica: i, GPU: g,
+				Weights: p.Resident, Learn: x.cfg.LearnsResident, Returns: x.cfg.ReturnsMemory}))
 		}
+		r.home = b.residency.Add(residency.Config{Backend: x.cfg.Name, Replica: i, Name: cfg.Name, Accounts: r.accounts,
+			Reclaims: x.cfg.Reclaims && !x.gone, Pinned: x.cfg.Pinned, MinResidency: x.cfg.MinResidency})
+		if x.gone {
+			r.home.Retire()
+		}
+		x.replicas = append(x.replicas, r)
 		b.replicas = append(b.replicas, r)
-		s.replicas = append(s.replicas, r)
-		s.live.replicas = append(s.live.replicas, 0)
+		b.live.replicas = append(b.live.replicas, 0)
 	}
+}
+
+// replicaOf is the replica that a residency's is.
+func (b *box) replicaOf(h *residency.Replica) *replica {
+	for _, r := range b.replicas {
+		if r.home == h {
+			return r
+		}
+	}
+	return nil
+}
+
+// find gives a configured replica; nil: there is none.
+func (b *box) find(name string, number int) *replica {
+	x := b.byBackend[name]
+	if x == nil || number < 0 || number >= len(x.replicas) {
+		return nil
+	}
+	return x.replicas[number]
+}
+
+// homes are the residencies of a configured backend's replicas.
+func (b *box) homes(name string) ([]*residency.Replica, error) {
+	x := b.byBackend[name]
+	if x == nil {
+		return nil, fmt.Errorf("%w %q", residency.ErrNoBackend, name)
+	}
+	var all []*residency.Replica
+	for _, r := range x.replicas {
+		all = append(all, r.home)
+	}
+	return all, nil
+}
+
+// sleeps says that a replica works again only after a wake, or is being woken:
+// that it does not answer is no failure.
+func (r *replica) sleeps() bool { return r.home.State.Sleeps() || r.home.State == residency.Loading }
+
+// available says that some replica takes work.
+func (x *backend) available() bool {
+	return slices.ContainsFunc(x.replicas, func(r *replica) bool { return r.probes != 0 || r.sleeps() })
+}
+
+// barred says that a shape may not run at all for now, whatever is free.
+func (sh *shape) barred() (block, bool) {
+	switch x := sh.backend; {
+	case sh.class.paused:
+		return block{reason: ReasonPaused, resource: sh.class.label, gpu: -1}, true
+	case x.draining:
+		return block{reason: ReasonDraining, resource: x.label, gpu: -1}, true
+	case !x.available():
+		return block{reason: ReasonBackendUnavailable, resource: x.label, gpu: -1}, true
+	}
+	return block{}, false
+}
+
+// neverFits says whether no replica could take the demand even on an empty
+// card, going by the configured sizes and not by a momentary shrink.
+func (b *box) neverFits(x *backend, vram Bytes) (detail string, never bool) {
+	for _, r := range x.replicas {
+		fits := true
+		for _, a := range r.accounts {
+			g := b.ledger.GPUOf(a)
+			if most := b.ledger.Ceiling(g); most > 0 && b.ledger.DeclaredWeights(a)+vram > most {
+				fits = false
+				detail = fmt.Sprintf("%v on top of the %v that backend %s holds is more than the %v that %s can ever give",
+					vram, b.ledger.DeclaredWeights(a), x.cfg.Name, most, b.ledger.Name(g))
+			}
+		}
+		if fits {
+			return "", false
+		}
+	}
+	return detail, true
+}
+
+// largest is the largest demand that some replica of a backend could ever take.
+func (b *box) largest(x *backend) Bytes {
+	var best Bytes
+	for _, r := range x.replicas {
+		most := Bytes(1) << 62
+		for _, a := range r.accounts {
+			if c := b.ledger.Ceiling(b.ledger.GPUOf(a)); c > 0 {
+				most = min(most, max(0, c-b.ledger.Weights(a)))
+			}
+		}
+		best = max(best, most)
+	}
+	return best
+}
+
+// trialAfter is the longest TrialAfter of the GPUs of a shape's backend.
+func (b *box) trialAfter(sh *shape) time.Duration {
+	longest := time.Duration(0)
+	for _, r := range sh.backend.replicas {
+		for _, a := range r.accounts {
+			longest = max(longest, b.ledger.TrialAfter(b.ledger.GPUOf(a)))
+		}
+	}
+	return longest
+}
+
+// atRest says that the GPUs of a replica are at rest, and no lone run is under
+// way there.
+func (b *box) atRest(r *replica, now time.Duration) bool {
+	return !slices.ContainsFunc(r.accounts, func(a int) bool {
+		g := b.ledger.GPUOf(a)
+		return !b.ledger.AtRest(g, now) || b.ledger.LoneRun(g) != nil
+	})
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 // Controller is the desk in a live process: the Scheduler under one mutex, with
@@ -11,6 +13,7 @@ import (
 // from any goroutine; none but Admit and Drain blocks.
 type Controller struct {
 	epoch time.Time
+	speed float64 // how many times faster its time runs
 
 	mu    sync.Mutex
 	rules *Scheduler    // guarded by mu
@@ -19,6 +22,8 @@ type Controller struct {
 	empty chan struct{} // closed when a drain has nothing left; guarded by mu
 
 	attend func(Order)   // guarded by mu; nil: orders are lost
+	read   func(string)  // guarded by mu; nil: nobody is asked
+	warn   func(Waiter)  // guarded by mu; nil: nothing is told
 	seen   chan struct{} // closed at the next reading; guarded by mu; nil: nobody waits for it
 }
 
@@ -30,18 +35,30 @@ func NewController(cfg Config) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Controller{epoch: epoch, rules: rules, armed: forever}, nil
+	speed := cfg.Speed
+	if speed == 0 {
+		speed = 1
+	}
+	return &Controller{epoch: epoch, speed: speed, rules: rules, armed: forever}, nil
 }
 
 // age is the time the scheduler knows. It is monotonic: a step of the wall
 // clock moves no wait and no deadline.
-func (c *Controller) age() time.Duration { return time.Since(c.epoch) }
+func (c *Controller) age() time.Duration { return c.since(time.Now()) }
+
+// since is the age at a moment of the clock.
+func (c *Controller) since(t time.Time) time.Duration {
+	if c.speed == 1 {
+		return t.Sub(c.epoch)
+	}
+	return time.Duration(float64(t.Sub(c.epoch)) * c.speed)
+}
 
 // Grant is the right to run. It is given back by Release, once, when the work
 // has ended.
 type Grant struct {
-	ticket Ticket
-	desk   *Controller
+	ticket     Ticket
+	controller *Controller
 }
 
 // Admit asks for the right to run and blocks until it is given or refused, or
@@ -51,9 +68,15 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if ctx.Err() != nil {
 		return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: -1}
 	}
-	g := &Grant{desk: c}
-	g.ticket.history, g.ticket.own = r.History, r.VRAM-r.Raised
+	if !r.Deadline.IsZero() {
+		r.Deadline = c.epoch.Add(c.since(r.Deadline))
+	}
+	g := &Grant{controller: c}
+	g.ticket.history, g.ticket.learns = r.History, r.Learn
 	if r.History != nil {
+		if r.Case == nil {
+			r.Case = r.History.Case(r.VRAM - r.Raised)
+		}
 		r.Estimate = r.History.Estimate(r.VRAM-r.Raised, r.Estimate)
 	}
 	t := &g.ticket
@@ -92,7 +115,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	defer c.mu.Unlock()
 	now := c.age()
 	if !c.rules.Leave(now, t, CodeClientCancelled) {
-		c.rules.End(now, t)
+		c.rules.End(now, t, Result{Outcome: Unreached})
 	}
 	c.settle()
 	if t.rejection != nil {
@@ -107,9 +130,9 @@ func (c *Controller) settle() {
 	for _, t := range c.rules.Decided() {
 		close(t.ready)
 	}
-	for _, m := range c.rules.takings() {
-		if h := m.ticket.history; h != nil {
-			h.LearnPeak(m.ticket.own, m.peak, m.resident)
+	for _, m := range c.rules.Measured() {
+		if h := m.Ticket.history; h != nil {
+			h.LearnPeak(m.Ticket.own(), m.Seen, m.Weights, m.Keeps, m.Exact)
 		}
 	}
 	if orders := c.rules.Orders(); c.attend != nil {
@@ -117,9 +140,14 @@ func (c *Controller) settle() {
 			c.attend(o)
 		}
 	}
+	if stuck := c.rules.Stuck(); c.warn != nil {
+		for _, w := range stuck {
+			c.warn(w)
+		}
+	}
 	if next, ok := c.rules.Next(); ok && next < c.armed {
 		c.armed = next
-		in := next - c.age()
+		in := time.Duration(float64(next-c.age()) / c.speed)
 		if c.timer == nil {
 			c.timer = time.AfterFunc(in, c.tick)
 		} else {
@@ -191,12 +219,6 @@ func (c *Controller) SetResident(backend string, replica int, gpu string, n Byte
 	return c.change(func(now time.Duration) bool { return c.rules.SetResident(now, backend, replica, gpu, n) })
 }
 
-// Recall tells what a replica held before a restart; see Scheduler.Recall. It
-// reports whether there is such a replica on that GPU.
-func (c *Controller) Recall(backend string, replica int, gpu string, kept Bytes) bool {
-	return c.change(func(time.Duration) bool { return c.rules.Recall(backend, replica, gpu, kept) })
-}
-
 // Pause stops a class's grants; its queue stays and its timeouts go on. It
 // reports whether the class exists.
 func (c *Controller) Pause(class string) bool {
@@ -211,6 +233,9 @@ func (c *Controller) Resume(class string) bool {
 // Observe takes a reading of a card.
 func (c *Controller) Observe(r Reading) {
 	c.change(func(now time.Duration) bool {
+		if !r.At.IsZero() {
+			r.At = c.epoch.Add(c.since(r.At))
+		}
 		c.rules.Observe(now, r)
 		if c.seen != nil {
 			close(c.seen)
@@ -224,7 +249,7 @@ func (c *Controller) Observe(r Reading) {
 // CodeCancelledByOperator. It reports whether the waiter was there.
 func (c *Controller) Cancel(id uint64) bool {
 	return c.change(func(now time.Duration) bool {
-		t, _ := c.rules.find(id)
+		t, _ := c.rules.box.waiting(id)
 		if t == nil || !c.rules.Leave(now, t, CodeCancelledByOperator) {
 			return false
 		}
@@ -240,7 +265,7 @@ func (c *Controller) ReleaseGrant(id uint64) bool {
 	return c.change(func(now time.Duration) bool {
 		for _, t := range c.rules.running {
 			if t.ID() == id {
-				return c.rules.End(now, t)
+				return c.rules.End(now, t, Result{Outcome: Aborted})
 			}
 		}
 		return false
@@ -324,6 +349,9 @@ func (g *Grant) Reason() Reason {
 	return g.ticket.stay.Last.Reason
 }
 
+// Booked is the demand that it was started with.
+func (g *Grant) Booked() Bytes { return g.ticket.run.Asked() }
+
 // Stay is what it met in the queue; nil where it did not wait.
 func (g *Grant) Stay() *Stay { return g.ticket.stay }
 
@@ -331,25 +359,54 @@ func (g *Grant) Stay() *Stay { return g.ticket.stay }
 // and slots are free for others from here on. Later calls do nothing. Safe
 // from any goroutine.
 //
-// The outcome says what the request's History learns from it.
-func (g *Grant) Release(o Outcome) {
-	c, t := g.desk, &g.ticket
+// The result says what the request's History learns from it.
+func (g *Grant) Release(res Result) {
+	c, t := g.controller, &g.ticket
 	c.mu.Lock()
 	now := c.age()
-	if t.state == stateRunning {
-		t.teaches, t.failed, t.unserved = o == Done && t.history != nil, o != Done, o == Unreached
-	}
-	booked := t.shape.vram
-	ended := c.rules.End(now, t)
+	ended := c.rules.End(now, t, res)
 	if ended {
+		c.readAfter(t)
 		c.settle()
 	}
 	c.mu.Unlock()
-	switch {
-	case !ended || t.history == nil:
-	case o == Done:
-		t.history.Learn(t.own, now-t.started)
-	case o == OutOfMemory:
-		t.history.Exhausted(t.own, booked)
+	if ended && t.history != nil {
+		vram, unknown := t.learn(now, res)
+		measured := t.history.Measured(t.own())
+		c.change(func(now time.Duration) bool { c.rules.SetDemand(now, t, vram, unknown, measured); return true })
 	}
+}
+
+// readAfter asks for a reading of the GPUs on which a run has ended, if anybody
+// waits. It is called under mu.
+func (c *Controller) readAfter(t *Ticket) {
+	if c.read == nil || c.rules.queue.Len() == 0 {
+		return
+	}
+	for _, a := range t.run.Accounts {
+		l := c.rules.box.ledger
+		c.read(l.Name(l.GPUOf(a)))
+	}
+}
+
+// learn tells a ticket's History how its run ended, and gives what is known of
+// the demand since.
+func (t *Ticket) learn(now time.Duration, res Result) (vram Bytes, unknown bool) {
+	h := t.history
+	least, most, weights := t.run.Room()
+	switch res.Outcome {
+	case Done:
+		h.Learn(t.own(), now-t.run.Started)
+		h.LearnRoom(t.own(), most, weights, t.run.Kind == memory.Trial)
+	case OutOfMemory:
+		if t.shape.key.retry {
+			break // the first one has raised it
+		}
+		said := Bytes(0)
+		if res.InUse > 0 && res.Tried > 0 {
+			said = res.InUse + res.Tried
+		}
+		h.Exhausted(t.own(), t.run.Asked(), least, weights, said)
+	}
+	return h.Demand(t.own(), t.learns)
 }

@@ -78,7 +78,7 @@ func TestLightOvertakesAWaitingHeavy(t *testing.T) {
 			t.Errorf("the light one waited %v, want not at all", light.Waited())
 		}
 		time.Sleep(18 * time.Second)
-		first.Release(Done)
+		first.Release(Result{Outcome: Done})
 		r := <-second
 		if r.err != nil || r.grant.Waited() != 18*time.Second || r.grant.Reason() != ReasonClassSlots {
 			t.Errorf("second heavy: %v, waited %v for %q; want 18s for class_slots", r.err, r.grant.Waited(), r.grant.Reason())
@@ -89,8 +89,8 @@ func TestLightOvertakesAWaitingHeavy(t *testing.T) {
 		if light.Stay() != nil {
 			t.Errorf("the light one met %+v, want nothing", light.Stay())
 		}
-		r.grant.Release(Done)
-		light.Release(Done)
+		r.grant.Release(Result{Outcome: Done})
+		light.Release(Result{Outcome: Done})
 		if s := c.Snapshot(); s.GPUs[0].Booked != 0 {
 			t.Errorf("%v is still booked at rest", s.GPUs[0].Booked)
 		}
@@ -112,11 +112,11 @@ func TestALeavingClientIsNeverGranted(t *testing.T) {
 		if r := refused(t, (<-second).err); r.Code != CodeClientCancelled {
 			t.Errorf("code %s, want client_cancelled", r.Code)
 		}
-		first.Release(Done)
+		first.Release(Result{Outcome: Done})
 		if r := <-third; r.err != nil {
 			t.Errorf("the one behind got %v, want a grant", r.err)
 		} else {
-			r.grant.Release(Done)
+			r.grant.Release(Result{Outcome: Done})
 		}
 	})
 }
@@ -132,10 +132,10 @@ func TestAGrantThatRacesItsClientGoesBack(t *testing.T) {
 			second := later(ctx, c, benchHeavy)
 			synctest.Wait()
 			go leave()
-			go first.Release(Done)
+			go first.Release(Result{Outcome: Done})
 			synctest.Wait()
 			if r := <-second; r.err == nil {
-				r.grant.Release(Done)
+				r.grant.Release(Result{Outcome: Done})
 			}
 			s := c.Snapshot()
 			if s.Classes[0].Running != 0 || s.Classes[0].Queued != 0 || s.GPUs[0].Booked != 0 {
@@ -170,7 +170,7 @@ func TestTheQueueIsBounded(t *testing.T) {
 				t.Errorf("waiter %d: %+v, want queue_timeout after 1m with a reason", i, r)
 			}
 		}
-		first.Release(Done)
+		first.Release(Result{Outcome: Done})
 	})
 }
 
@@ -197,13 +197,13 @@ func TestDrain(t *testing.T) {
 			if _, err := c.Admit(t.Context(), benchLight); refused(t, err).Code != CodeDraining {
 				t.Errorf("a new one got %v, want draining", err)
 			}
-			first.Release(Done)
+			first.Release(Result{Outcome: Done})
 			r := <-second
 			if serve {
 				if r.err != nil {
 					t.Fatalf("the queued one got %v, want to be served", r.err)
 				}
-				r.grant.Release(Done)
+				r.grant.Release(Result{Outcome: Done})
 			} else if refused(t, r.err).Code != CodeDraining {
 				t.Errorf("the queued one got %v, want draining", r.err)
 			}
@@ -225,13 +225,13 @@ func TestPauseHoldsAClassAndNoOther(t *testing.T) {
 		if q := c.Queue(0); len(q) != 1 || q[0].Reason != ReasonPaused {
 			t.Errorf("queue %+v, want one that waits because it is paused", q)
 		}
-		admit(t, c, benchLight).Release(Done)
+		admit(t, c, benchLight).Release(Result{Outcome: Done})
 		c.Resume("heavy")
 		r := <-heavy
 		if r.err != nil {
 			t.Fatal(r.err)
 		}
-		r.grant.Release(Done)
+		r.grant.Release(Result{Outcome: Done})
 	})
 }
 
@@ -247,15 +247,15 @@ func TestAnUnavailableBackendHoldsNoReservation(t *testing.T) {
 		wide := benchLight
 		wide.VRAM = 30 * GiB
 		g := admit(t, c, wide)
-		g.Release(Done)
+		g.Release(Result{Outcome: Done})
 		c.SetAvailable("flux", 0, 1)
 		r := <-heavy
 		second := later(t.Context(), c, benchHeavy)
 		if !pending(second) {
 			t.Fatal("a half-open backend got a second probe")
 		}
-		r.grant.Release(Done)
-		(<-second).grant.Release(Done)
+		r.grant.Release(Result{Outcome: Done})
+		(<-second).grant.Release(Result{Outcome: Done})
 	})
 }
 
@@ -288,9 +288,9 @@ func TestAReloadKeepsQueueAndRunningWork(t *testing.T) {
 		if s := c.Snapshot(); s.GPUs[0].Booked != 68*GiB+512*MiB {
 			t.Errorf("booked %v while two heavies and a light run, want 68.5GiB", s.GPUs[0].Booked)
 		}
-		first.Release(Done)
-		r.grant.Release(Done)
-		(<-light).grant.Release(Done)
+		first.Release(Result{Outcome: Done})
+		r.grant.Release(Result{Outcome: Done})
+		(<-light).grant.Release(Result{Outcome: Done})
 		if s := c.Snapshot(); s.GPUs[0].Booked != 0 {
 			t.Errorf("%v is still booked at rest", s.GPUs[0].Booked)
 		}
@@ -322,13 +322,13 @@ func TestAnOperatorCancelsAndReleases(t *testing.T) {
 			t.Error("ReleaseGrant does not release exactly once")
 		}
 		r := <-third
-		first.Release(Done) // the holder's own, late: must not free the third's slot
+		first.Release(Result{Outcome: Done}) // the holder's own, late: must not free the third's slot
 		fourth := later(t.Context(), c, benchHeavy)
 		if !pending(fourth) {
 			t.Fatal("a second release freed somebody else's slot")
 		}
-		r.grant.Release(Done)
-		(<-fourth).grant.Release(Done)
+		r.grant.Release(Result{Outcome: Done})
+		(<-fourth).grant.Release(Result{Outcome: Done})
 	})
 }
 
@@ -345,7 +345,7 @@ func TestAHistoryLearnsFromWorkThatEnded(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(took)
-			g.Release(o)
+			g.Release(Result{Outcome: o})
 			return g
 		}
 		for range enough {
@@ -356,7 +356,7 @@ func TestAHistoryLearnsFromWorkThatEnded(t *testing.T) {
 			t.Fatalf("it learnt from work that failed or was cut short: %v", h.Learned())
 		}
 		for range enough {
-			run(3*time.Second, Done).Release(Done) // the second counts for nothing
+			run(3*time.Second, Done).Release(Result{Outcome: Done}) // the second counts for nothing
 		}
 		if l := h.Learned(); len(l) != 1 || l[0].Runs != enough || !near(l[0].Estimate.P50, 3*time.Second) {
 			t.Fatalf("it learnt %+v from %d runs of 3 s", l, enough)
@@ -369,6 +369,6 @@ func TestAHistoryLearnsFromWorkThatEnded(t *testing.T) {
 		if left := r.EstimatedEnd.Sub(r.Started); !near(left, 3*time.Second) {
 			t.Errorf("the next one is expected to take %v, want 3 s", left)
 		}
-		g.Release(Done)
+		g.Release(Result{Outcome: Done})
 	})
 }

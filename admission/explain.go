@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/residency"
 )
 
-// What the desk says of itself. Nothing here changes the books, and nothing is
-// worked out twice: the reasons are those of the last pass.
+// What the scheduler says of itself. Nothing here changes its state, and nothing
+// is worked out twice: the reasons are those of the last pass.
 
 // blockOf is what a waiting ticket waits for.
 func (s *Scheduler) blockOf(t *Ticket) block {
@@ -15,18 +17,18 @@ func (s *Scheduler) blockOf(t *Ticket) block {
 	if sh.head == t {
 		return sh.block
 	}
-	if b, barred := s.barred(sh); barred {
-		return b
+	if k, barred := sh.barred(); barred {
+		return k
 	}
-	return block{reason: ReasonBehind, resource: "the head of its queue"}
+	return block{reason: ReasonBehind, resource: "the head of its queue", gpu: -1}
 }
 
 // maxScan bounds how far a position is counted.
 const maxScan = 256
 
-// positionInClass counts who of the class is before a waiting ticket; far from
-// the front the position on arrival stands for it.
-func (s *Scheduler) positionInClass(t *Ticket) int {
+// positionInClass counts how many of the class are before a waiting ticket; far
+// from the front the position on arrival stands for it.
+func (t *Ticket) positionInClass() int {
 	n := 0
 	for x := range t.shape.class.waiting.All() {
 		if x == t {
@@ -40,9 +42,9 @@ func (s *Scheduler) positionInClass(t *Ticket) int {
 	return max(n, int(t.position))
 }
 
-// parallel is how many requests of a shape can run at once on an empty box.
-func (s *Scheduler) parallel(sh *shape) int {
-	if sh.alone {
+// parallel is how many requests of a shape can run at once on an empty machine.
+func (b *box) parallel(sh *shape) int {
+	if sh.unknown {
 		return 1
 	}
 	n := sh.class.cfg.Slots
@@ -54,9 +56,8 @@ func (s *Scheduler) parallel(sh *shape) int {
 		for _, r := range sh.backend.replicas {
 			fit := n
 			for _, i := range r.accounts {
-				a := s.accounts[i]
-				if most := s.devices[a.gpu].ceiling(); most > 0 {
-					fit = min(fit, int((most-a.resident)/sh.vram))
+				if most := b.ledger.Ceiling(b.ledger.GPUOf(i)); most > 0 {
+					fit = min(fit, int((most-b.ledger.Weights(i))/sh.vram))
 				}
 			}
 			memory += fit
@@ -79,7 +80,7 @@ func (s *Scheduler) estimateStart(now time.Duration, sh *shape, n int, p50 time.
 			head = max(head, s.running[0].end)
 		}
 	}
-	return head + time.Duration(n)*p50/time.Duration(s.parallel(sh))
+	return head + time.Duration(n)*p50/time.Duration(s.box.parallel(sh))
 }
 
 // estimateWait is how long a new arrival of a shape should expect to wait.
@@ -102,7 +103,7 @@ func (s *Scheduler) estimateWait(now time.Duration, sh *shape, p50 time.Duration
 // arrival.
 func (s *Scheduler) Queue(now time.Duration, limit int) []Waiter {
 	var all []Waiter
-	for _, c := range s.classes {
+	for _, c := range s.box.classes {
 		position := 0
 		for t := range c.waiting.All() {
 			if limit > 0 && position == limit {
@@ -119,17 +120,18 @@ func (s *Scheduler) Queue(now time.Duration, limit int) []Waiter {
 	return all
 }
 
-// Explain describes one waiting request; false: nobody of that id waits.
+// Explain describes one waiting request; false: no request of that id waits.
 func (s *Scheduler) Explain(now time.Duration, id uint64) (Waiter, bool) {
-	t, position := s.find(id)
+	t, position := s.box.waiting(id)
 	if t == nil {
 		return Waiter{}, false
 	}
 	return s.describe(now, t, position), true
 }
 
-func (s *Scheduler) find(id uint64) (*Ticket, int) {
-	for _, c := range s.classes {
+// waiting finds a waiting ticket and its position in its class; nil: there is none.
+func (b *box) waiting(id uint64) (*Ticket, int) {
+	for _, c := range b.classes {
 		position := 0
 		for t := range c.waiting.All() {
 			if t.ID() == id {
@@ -143,12 +145,12 @@ func (s *Scheduler) find(id uint64) (*Ticket, int) {
 
 func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter {
 	sh := t.shape
-	b := s.blockOf(t)
+	k := s.blockOf(t)
 	w := Waiter{
 		ID: t.ID(), Class: sh.class.cfg.Name, Backend: sh.backend.cfg.Name, Tenant: t.Tenant.Name(),
 		VRAM: sh.vram, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
-		Position: position, Reason: b.reason, Resource: b.resource, Need: b.need, Free: b.free,
-		Strict: s.strict == t, InFlow: t.InFlow(maxScan),
+		Position: position, Reason: k.reason, Resource: k.resource, Need: k.need, Free: k.free,
+		Strict: s.strict.is(t), InFlow: t.InFlow(maxScan),
 	}
 	before := 0
 	if h := sh.head; h != t {
@@ -157,45 +159,48 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 			before++ // a head stays the head, whoever comes that ranks before it
 		}
 	}
-	if _, barred := s.barred(sh); !barred && (before > 0 || sh.reserved < forever) {
+	if _, barred := sh.barred(); !barred && (before > 0 || sh.reserved < forever) {
 		w.EstimatedStart = s.epoch.Add(s.estimateStart(now, sh, before, t.p50))
 	}
-	switch b.reason {
-	case ReasonReservedForOther:
-		w.ReservedFor = sh.keptFor
-	case ReasonClassSlots, ReasonBackendSlots, ReasonResources, ReasonCapacityReduced:
-		w.Holders = s.holders(b)
+	switch {
+	case k.reason == ReasonReservedForOther:
+		w.ReservedFor = sh.reservedFor
+	case k.reason == ReasonClassSlots || k.reason == ReasonBackendSlots || k.memory():
+		w.Holders = s.running.holding(s.box, k)
 	}
-	if b.reason == ReasonResources || b.reason == ReasonCapacityReduced {
-		w.Keepers = s.keepers(now, sh, b)
+	if k.memory() {
+		w.Keepers = s.box.keepers(s.epoch, now, sh, k)
 	}
 	return w
 }
 
-// keepers are the idle replicas of others on the GPU that blocks a shape.
-func (s *Scheduler) keepers(now time.Duration, sh *shape, b block) []Keeper {
+// keepers are the idle replicas of other backends that may hold memory of the GPU
+// that blocks a shape.
+func (b *box) keepers(epoch time.Time, now time.Duration, sh *shape, k block) []Keeper {
 	var all []Keeper
-	for i, a := range s.accounts {
-		r := a.backend.replicas[a.replica]
-		if s.devices[a.gpu].cfg.Name != b.resource || a.backend == sh.backend || s.live.replicas[r.index] > 0 || s.live.holdings[i].kept == 0 {
-			continue
+	for _, r := range b.replicas {
+		for _, a := range r.accounts {
+			h := b.live.memory.Accounts[a]
+			if b.ledger.GPUOf(a) != k.gpu || r.backend == sh.backend || b.live.replicas[r.index] > 0 || h.High == 0 {
+				continue
+			}
+			keeper := Keeper{Backend: r.backend.cfg.Name, Replica: r.number, Low: h.Low, High: h.High, Reclaims: r.home.Reclaims && !r.home.Pinned}
+			if until := b.residency.LeaveUntil(now, r.home); keeper.Reclaims && until > now {
+				keeper.Until = epoch.Add(until)
+			}
+			all = append(all, keeper)
 		}
-		k := Keeper{Backend: a.backend.cfg.Name, Replica: a.replica, Bytes: s.live.holdings[i].kept}
-		if until := s.leaveUntil(now, r); a.backend.cfg.Reclaims && !a.backend.cfg.Pinned && until > now {
-			k.Until = s.epoch.Add(until)
-		}
-		all = append(all, k)
 	}
 	return all
 }
 
-// holders are the running tickets that hold a blocked resource.
-func (s *Scheduler) holders(b block) []uint64 {
+// holding are the running tickets that hold a blocked resource.
+func (x runs) holding(b *box, k block) []uint64 {
 	var ids []uint64
-	for _, t := range s.running {
-		holds := b.resource == t.shape.class.label || b.resource == t.shape.backend.label
+	for _, t := range x {
+		holds := k.resource == t.shape.class.label || k.resource == t.shape.backend.label
 		for _, a := range t.replica.accounts {
-			holds = holds || s.devices[s.accounts[a].gpu].cfg.Name == b.resource
+			holds = holds || b.ledger.GPUOf(a) == k.gpu
 		}
 		if holds {
 			ids = append(ids, t.ID())
@@ -211,75 +216,57 @@ func (s *Scheduler) Running(now time.Duration) []Running {
 	for _, t := range s.running {
 		all = append(all, Running{
 			ID: t.ID(), Class: t.shape.class.cfg.Name, Backend: t.shape.backend.cfg.Name, Tenant: t.Tenant.Name(),
-			VRAM: t.shape.vram, Started: s.epoch.Add(t.started), Elapsed: now - t.started, EstimatedEnd: s.epoch.Add(t.end),
+			VRAM: t.shape.vram, Started: s.epoch.Add(t.run.Started), Elapsed: now - t.run.Started, EstimatedEnd: s.epoch.Add(t.end),
 		})
 	}
 	return all
 }
 
-func (s *Scheduler) describeReplica(r *replica) ReplicaState {
-	state := ReplicaState{Stance: stances[r.stance], Swaps: r.swaps, Failures: r.failures, Note: r.note}
-	if r.since > 0 {
-		state.Since = s.epoch.Add(r.since)
+func describeReplica(h *residency.Replica, epoch time.Time) ReplicaState {
+	state := ReplicaState{Residency: h.State.String(), Swaps: h.Swaps, Failures: h.Failures, Note: h.Note}
+	if h.Since > 0 {
+		state.Since = epoch.Add(h.Since)
 	}
-	if r.notBefore > 0 {
-		state.NotBefore = s.epoch.Add(r.notBefore)
+	if h.NotBefore > 0 {
+		state.NotBefore = epoch.Add(h.NotBefore)
 	}
 	return state
 }
 
-// Snapshot describes the books. What is gone from the configuration is left out.
+// Snapshot describes the ledger, the classes and the backends. What is gone from
+// the configuration is left out.
 func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 	snap := Snapshot{At: s.epoch.Add(now), Draining: s.refuseAll != nil}
-	for i, d := range s.devices {
-		g := GPUState{
-			Name: d.cfg.Name, Capacity: d.capacity(), Reserve: d.cfg.Reserve, Booked: s.live.booked[i],
-			Outside: d.outside, Room: s.room(&s.live, i), Observed: d.observed, ObservedAt: d.last.At,
-			Source: d.source, Lost: d.lost, Processes: slices.Clone(d.processes),
-			Swaps: d.swapsIn(now, time.Minute),
+	for g := range s.box.live.memory.GPUs {
+		state := GPUState{GPUState: s.box.ledger.Describe(g, now), Swaps: s.box.residency.SwapsIn(now, g, time.Minute)}
+		if state.Observed >= 0 {
+			state.ObservedAt = s.epoch.Add(state.ReadAt)
 		}
-		if d.last.Err != nil {
-			g.Err, g.Stale = d.last.Err.Error(), d.observed >= 0
-		}
-		if d.observed >= 0 {
-			g.ObservedAt = s.epoch.Add(d.goodAt)
-		}
-		snap.GPUs = append(snap.GPUs, g)
+		snap.GPUs = append(snap.GPUs, state)
 	}
-	for i, c := range s.classes {
+	for i, c := range s.box.classes {
 		if c.gone {
 			continue
 		}
 		state := ClassState{
-			Name: c.cfg.Name, Slots: c.cfg.Slots, Running: s.live.classes[i], Queued: c.waiting.Len(),
+			Name: c.cfg.Name, Slots: c.cfg.Slots, Running: s.box.live.classes[i], Queued: c.waiting.Len(),
 			QueueLimit: c.cfg.QueueLimit, QueuedBytes: Bytes(c.waiting.Size()), Paused: c.paused, Granted: c.granted, Refused: c.refused,
 		}
-		if t := c.waiting.First(); t != nil {
-			state.OldestWait = now - t.Arrived()
+		if first := c.waiting.First(); first != nil {
+			state.OldestWait = now - first.Arrived()
 		}
 		snap.Classes = append(snap.Classes, state)
 	}
-	for i, b := range s.backends {
+	for _, b := range s.box.backends {
 		if b.gone {
 			continue
 		}
-		state := BackendState{
-			Name: b.cfg.Name, Slots: b.cfg.Slots, Running: s.live.backends[i],
-			Available: b.available(), Draining: b.draining, Pinned: b.cfg.Pinned,
-		}
+		state := BackendState{Name: b.cfg.Name, Slots: b.cfg.Slots, Available: b.available(), Draining: b.draining, Pinned: b.cfg.Pinned}
 		for _, r := range b.replicas {
-			state.Replicas = append(state.Replicas, s.describeReplica(r))
+			state.Running += s.box.live.replicas[r.index]
+			state.Replicas = append(state.Replicas, describeReplica(r.home, s.epoch))
 			for _, a := range r.accounts {
-				h, acc := s.live.holdings[a], s.accounts[a]
-				atRest := Bytes(-1)
-				if acc.atRestKnown {
-					atRest = acc.atRest
-				}
-				state.Accounts = append(state.Accounts, AccountState{
-					Replica: r.number, GPU: s.devices[acc.gpu].cfg.Name, Resident: acc.resident,
-					Kept: h.kept, Running: h.running, Footprint: h.footprint(acc.resident),
-					Learns: acc.learns, AtRest: atRest,
-				})
+				state.Accounts = append(state.Accounts, s.box.ledger.DescribeAccount(a))
 			}
 		}
 		snap.Backends = append(snap.Backends, state)

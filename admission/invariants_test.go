@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 // The numbers before the failures are those of the promises: 1 to 6 are
@@ -12,36 +14,35 @@ import (
 
 // mementos are what the last check saw, for promises about changes.
 type mementos struct {
-	used  []Bytes // booked and outside, by device
-	seen  []bool  // by account
-	over  []int   // running beyond a class's slots
-	first *Ticket // the blocked head that ranks first
-	at    time.Duration
-	due   time.Duration // its reservation
+	available []Bytes // by GPU
+	granted   int
+	over      []int   // running beyond a class's slots
+	first     *Ticket // the blocked head that ranks first
+	at        time.Duration
+	due       time.Duration // its reservation
 }
 
 // protection is what a strict head was promised.
 type protection struct {
-	head  *Ticket
-	after uint64
-	until map[*Ticket]bool // what ran when it became strict
+	head   *Ticket
+	after  uint64
+	until  map[*Ticket]bool // what ran when it became strict
+	passed bool             // what a GPU rested for has just started before it
 }
 
 func (w *world) remember() {
 	s, m := w.s, &w.before
-	m.used, m.seen, m.over = m.used[:0], m.seen[:0], m.over[:0]
-	for i, d := range s.devices {
-		m.used = append(m.used, s.live.booked[i]+d.outside)
+	m.available, m.over = m.available[:0], m.over[:0]
+	for g := range s.box.live.memory.GPUs {
+		m.available = append(m.available, s.box.ledger.Available(s.box.live.memory, g, w.now))
 	}
-	for _, a := range s.accounts {
-		m.seen = append(m.seen, a.seen)
-	}
-	for i := range s.classes {
-		m.over = append(m.over, s.live.classes[i])
+	m.granted = w.granted
+	for i := range s.box.classes {
+		m.over = append(m.over, s.box.live.classes[i])
 	}
 	m.first, m.at, m.due = nil, w.now, forever
-	if len(s.active) > 0 && s.active[0].head != nil {
-		m.first, m.due = s.active[0].head, s.active[0].reserved
+	if active := s.shapes.active; len(active) > 0 && active[0].head != nil {
+		m.first, m.due = active[0].head, active[0].reserved
 	}
 }
 
@@ -69,69 +70,53 @@ func (w *world) settle() {
 }
 
 // books holds 1: used is what the grants add up to, and never over capacity;
-// after a shrink it does not grow until it is under again.
+// after a shrink it does not grow until it is under again. A lone run has the
+// card, whatever it may take, and nothing that adds memory runs beside it.
 func (w *world) books() {
 	s := w.s
+	live, ledger := &s.box.live, s.box.ledger
 	var fresh usage
-	fresh.copyFrom(&s.live)
-	clear(fresh.booked)
-	clear(fresh.alone)
+	fresh.copyFrom(live)
 	clear(fresh.classes)
-	clear(fresh.backends)
 	clear(fresh.replicas)
 	clear(fresh.reserves)
-	for i := range fresh.holdings {
-		fresh.holdings[i].running, fresh.holdings[i].runs = 0, 0
+	for i := range fresh.memory.Accounts {
+		fresh.memory.Accounts[i].Running, fresh.memory.Accounts[i].Runs = 0, 0
 	}
+	lone := make([]bool, len(live.memory.GPUs))
 	for t := range w.running {
 		fresh.count(t.shape, t.replica, 1)
-		for _, a := range t.replica.accounts {
-			if w.asked[t].Alone {
-				fresh.alone[s.accounts[a].gpu]++
-			}
-			fresh.holdings[a].running += w.asked[t].VRAM
-			fresh.holdings[a].runs++
+		if t.run.Kind == memory.Fitting && !w.asked[t].Unknown && t.run.Demand < w.asked[t].VRAM {
+			w.fail("1: ticket %d runs on %v of the %v that it asked for", t.ID(), t.run.Demand, w.asked[t].VRAM)
+		}
+		for _, a := range t.run.Accounts {
+			h := &fresh.memory.Accounts[a]
+			h.Running, h.Runs = h.Running+t.run.Demand, h.Runs+1
+			lone[ledger.GPUOf(a)] = lone[ledger.GPUOf(a)] || t.run.Kind != memory.Fitting
 		}
 	}
-	for i, a := range s.accounts {
-		h := fresh.holdings[i]
-		footprint := h.kept
-		if h.runs > 0 {
-			footprint = max(footprint, a.resident+h.running)
-		}
-		fresh.booked[a.gpu] += footprint
+	if !slices.Equal(live.memory.Accounts, fresh.memory.Accounts) || !slices.Equal(live.classes, fresh.classes) ||
+		!slices.Equal(live.replicas, fresh.replicas) || !slices.Equal(live.reserves, fresh.reserves) {
+		w.fail("1: the books say %v %+v, the grants add up to %v %+v", *live, live.memory, fresh, fresh.memory)
 	}
-	if l := &s.live; !slices.Equal(l.booked, fresh.booked) || !slices.Equal(l.holdings, fresh.holdings) || !slices.Equal(l.classes, fresh.classes) ||
-		!slices.Equal(l.backends, fresh.backends) || !slices.Equal(l.replicas, fresh.replicas) || !slices.Equal(l.reserves, fresh.reserves) {
-		w.fail("1: the books say %v, the grants add up to %v", s.live, fresh)
-	}
-	for i, d := range s.devices {
-		used := s.live.booked[i] + d.outside
-		if d.capacity()-d.cfg.Reserve >= used || i >= len(w.before.used) || used <= w.before.used[i] {
-			continue
-		}
-		if w.withdrawn && s.live.booked[i] <= max(w.before.used[i], d.observed) {
-			continue // an outsider came, a backend is seen to hold more, or the card became smaller
-		}
-		w.fail("1: %s is over its budget by %v and was filled further", d.cfg.Name, used-d.capacity()+d.cfg.Reserve)
-	}
-	for i, n := range s.live.alone {
-		runs := 0
-		for k, a := range s.accounts {
-			if a.gpu == i {
-				runs += s.live.holdings[k].runs
-			}
-		}
-		if n > 0 && runs > 1 {
-			w.fail("1: %d run beside one that has %s to itself", runs-1, s.devices[i].cfg.Name)
+	for a, h := range live.memory.Accounts {
+		if h.Runs > 0 && h.Peak < ledger.Weights(a)+h.Running {
+			w.fail("1: account %d has a peak of %v, its work needs %v beside weights of %v", a, h.Peak, h.Running, ledger.Weights(a))
 		}
 	}
-	for i, c := range s.classes {
-		if n := s.live.classes[i]; n > c.cfg.Slots && n > w.before.over[i] {
+	for g := range live.memory.GPUs {
+		free := ledger.Available(live.memory, g, w.now)
+		if free < 0 && g < len(w.before.available) && free < w.before.available[g] && !w.withdrawn && !lone[g] && ledger.LoneRun(g) == nil &&
+			w.granted > w.before.granted && !ledger.Closed(g, w.now) {
+			w.fail("1: %s is over its budget by %v and was filled further", ledger.Name(g), -free)
+		}
+	}
+	for i, c := range s.box.classes {
+		if n := live.classes[i]; n > c.cfg.Slots && n > w.before.over[i] {
 			w.fail("1: class %s runs %d on %d slots", c.cfg.Name, n, c.cfg.Slots)
 		}
 	}
-	for _, b := range s.backends {
+	for _, b := range s.box.backends {
 		for _, r := range b.replicas {
 			if !w.withdrawn && !b.gone && !w.reloaded && b.cfg.Slots > 0 {
 				w.slots(b, r)
@@ -143,7 +128,7 @@ func (w *world) books() {
 // slots holds 1 for a replica's slots: what is reserved for a class is taken by
 // nobody else.
 func (w *world) slots(b *backend, r *replica) {
-	if n := w.s.live.replicas[r.index]; n > b.cfg.Slots {
+	if n := w.s.box.live.replicas[r.index]; n > b.cfg.Slots {
 		w.fail("1: backend %s/%d runs %d on %d slots", b.cfg.Name, r.number, n, b.cfg.Slots)
 	}
 	byClass, others, kept := map[string]int{}, 0, 0
@@ -173,7 +158,7 @@ func (w *world) queues() {
 	if w.submitted != w.refused+w.ended+len(w.waiting)+len(w.running) {
 		w.fail("2: of %d that came %d were refused, %d ended, %d wait and %d run", w.submitted, w.refused, w.ended, len(w.waiting), len(w.running))
 	}
-	for _, c := range s.classes {
+	for _, c := range s.box.classes {
 		type flow struct {
 			shape  *shape
 			tenant string
@@ -231,7 +216,7 @@ func (w *world) rank() []*shape {
 		all = append(all, sh)
 	}
 	slices.SortFunc(all, func(a, b *shape) int {
-		h := w.s.strict
+		h := w.s.strict.head
 		switch {
 		case a == b:
 			return 0
@@ -247,15 +232,15 @@ func (w *world) rank() []*shape {
 	return all
 }
 
-// fitsEmpty says whether a shape would fit once all that runs has ended.
+// fitsEmpty says whether a shape is expected to fit once all that runs has ended.
 func (w *world) fitsEmpty(sh *shape) bool {
 	var u usage
-	u.copyFrom(&w.s.live)
-	for t := range w.running {
-		w.s.give(&u, t.shape, t.replica)
+	w.s.box.copyLive(&u, w.now)
+	for _, t := range w.s.running {
+		w.s.box.give(&u, t.shape, t.replica, &t.run)
 	}
 	for _, r := range sh.backend.replicas {
-		if _, ok := w.s.fits(&u, sh, r, w.now); ok {
+		if _, ok := w.s.box.fits(&u, sh, r, w.now); ok {
 			return true
 		}
 	}
@@ -274,23 +259,42 @@ func (w *world) barred(sh *shape) bool {
 	return true
 }
 
-// strange says that a GPU has memory in use that may be an engine's of ours:
-// its first request waits until nothing runs there, and that is not a matter
-// of room, which reservations are about. Nor is a rest for its readings.
-func (w *world) strange() bool {
-	for _, d := range w.s.devices {
-		if d.unclaimed > 0 || d.restsUntil > w.now {
-			return true
+// doubt says that memory holds a head back: a lone run, a rest, or what runs
+// that have ended took and no reading has shown to be free, or has shown to stay. Promises 7 to 9 hold
+// from the moment it does not.
+func (w *world) doubt(sh *shape) bool {
+	l := w.s.box.ledger
+	for _, r := range sh.backend.replicas {
+		for _, a := range r.accounts {
+			g := l.GPUOf(a)
+			if l.LoneRun(g) != nil || g < len(w.s.rests) && w.s.rests[g] != nil || l.Closed(g, w.now) {
+				return true
+			}
+			for i, h := range w.s.box.live.memory.Accounts {
+				need := Bytes(0)
+				if h.Runs > 0 {
+					need = l.Weights(i) + h.Running
+				}
+				if l.GPUOf(i) == g && (h.Peak > need || h.Runs > 0 && h.Low > need) {
+					return true
+				}
+			}
 		}
 	}
 	return false
+}
+
+// fitsNow says that a shape fits on some replica, and that no rest bars it.
+func (w *world) fitsNow(sh *shape) bool {
+	to, _ := w.s.pickNow(sh, w.now)
+	return to != nil
 }
 
 // heads holds 6, 7, 9 and 10.
 func (w *world) heads() {
 	s := w.s
 	ranked := w.rank()
-	if !slices.Equal(ranked, s.active) {
+	if !slices.Equal(ranked, s.shapes.active) {
 		w.fail("10: the order of heads is not that of arrival less boost")
 	}
 	var held *Ticket
@@ -313,23 +317,23 @@ func (w *world) heads() {
 		switch {
 		case to != nil && held == nil:
 			w.fail("7: the head %d fits now and waits, and nobody who ranks before it is blocked", t.ID())
-		case to == nil && held == nil && (sh.reserved < forever || s.strict == t):
+		case to == nil && held == nil && (sh.reserved < forever || s.strict.is(t)):
 			held = t
 		}
 		// A reservation that was written stays until its head starts: what
 		// comes later moves it only where it ranks before it.
-		if t == w.before.first && ranked[0] == sh && w.before.at == w.now && !w.withdrawn && !w.strange() && w.before.due < forever && sh.reserved > w.before.due {
+		if t == w.before.first && ranked[0] == sh && w.before.at == w.now && !w.withdrawn && !w.doubt(sh) && w.before.due < forever && sh.reserved > w.before.due {
 			w.fail("the reservation of %d moved from %v to %v", t.ID(), w.before.due, sh.reserved)
 		}
 		since, ok := w.clocks[t]
-		if !ok || w.withdrawn || !w.fitsEmpty(sh) || w.strange() {
+		if !ok || w.withdrawn || !w.fitsEmpty(sh) || w.doubt(sh) {
 			w.clocks[t] = w.now
 		} else if !w.late {
 			longest := w.longest
 			for _, started := range w.running {
 				longest = max(longest, w.now-started)
 			}
-			if bound := time.Duration(len(s.shapes)) * (sh.class.cfg.StrictAfter + longest); w.now-since > bound {
+			if bound := time.Duration(len(s.shapes.all)) * (sh.class.cfg.StrictAfter + longest); w.now-since > bound {
 				w.fail("9: %d is a blocked head for %v, want %v at most", t.ID(), w.now-since, bound)
 			}
 		}
@@ -339,7 +343,10 @@ func (w *world) heads() {
 			delete(w.clocks, t) // its shape was barred, and now another is its head
 		}
 	}
-	for _, m := range s.profile {
+	for _, m := range s.profile.marks {
+		if m.shape == nil {
+			continue
+		}
 		if n, limited := w.probes[place{m.shape.backend.cfg.Name, m.to.number}]; m.start && limited && n == 0 && s.queue.Len() > 0 {
 			w.fail("6: ticket %d has a reservation on a replica that is not available", m.by)
 		}
@@ -350,15 +357,17 @@ func (w *world) heads() {
 // ended. It is chosen anew only where what it was to start on was taken away.
 func (w *world) promised() {
 	s, p := w.s, &w.promise
-	if p.head != nil && s.strict != p.head && w.waiting[p.head] && !w.withdrawn && w.fitsEmpty(p.head.shape) && !w.strange() {
+	if p.head != nil && s.strict.head != p.head && w.waiting[p.head] && !w.withdrawn && !p.passed && w.fitsEmpty(p.head.shape) && !w.doubt(p.head.shape) {
 		w.fail("8: %d was strict, waits and is not strict any more", p.head.ID())
 	}
-	if s.strict != p.head || w.withdrawn && s.strictSince != p.after {
-		if s.strict != nil {
-			w.tell("  %d strict after start %d", s.strict.ID(), s.strictSince)
-			w.hear("strict", s.strict)
+	p.passed = false
+	chosen := s.strict.head != p.head || w.withdrawn && s.strict.after != p.after
+	if chosen {
+		if s.strict.head != nil {
+			w.tell("  %d strict after start %d", s.strict.head.ID(), s.strict.after)
+			w.hear("strict", s.strict.head)
 		}
-		*p = protection{s.strict, s.strictSince, map[*Ticket]bool{}}
+		*p = protection{head: s.strict.head, after: s.strict.after, until: map[*Ticket]bool{}}
 		for t := range w.running {
 			p.until[t] = true
 		}
@@ -374,11 +383,11 @@ func (w *world) promised() {
 			delete(p.until, t)
 		}
 	}
-	if len(p.until) == 0 && !w.strange() {
+	if len(p.until) == 0 && w.fitsNow(p.head.shape) {
 		w.fail("8: the strict head %d waits although all that ran has ended", p.head.ID())
 	}
-	for _, sh := range s.active {
-		if h := sh.head; h != nil && p.head.shape.blockedSince > sh.blockedSince && p.after == s.strictSince && len(p.until) == len(w.running) &&
+	for _, sh := range s.shapes.active {
+		if h := sh.head; h != nil && chosen && p.head.shape.blockedSince > sh.blockedSince && p.after == s.strict.after && len(p.until) == len(w.running) &&
 			!w.barred(sh) && w.now-sh.blockedSince >= sh.class.cfg.StrictAfter && !w.withdrawn && w.fitsEmpty(sh) && w.clocks[h] < w.clocks[p.head] {
 			w.fail("8: %d is strict, but %d is blocked for longer", p.head.ID(), h.ID())
 		}
@@ -397,11 +406,11 @@ func (w *world) atRest() {
 
 // fingerprint is all that decides what comes next.
 func (s *Scheduler) fingerprint() string {
-	text := fmt.Sprint(s.live, s.starts, s.queue.Dump(), s.recheck)
-	if s.strict != nil {
-		text += fmt.Sprint(" strict ", s.strict.ID(), s.strictSince)
+	text := fmt.Sprint(s.box.live.classes, s.box.live.replicas, s.box.live.reserves, *s.box.live.memory, s.starts, s.queue.Dump(), s.recheck)
+	if s.strict.head != nil {
+		text += fmt.Sprint(" strict ", s.strict.head.ID(), s.strict.after)
 	}
-	for _, sh := range s.active {
+	for _, sh := range s.shapes.active {
 		text += fmt.Sprint("\n", sh.class.index, sh.backend.index, sh.vram, sh.Dump(), sh.blockedSince, sh.reserved, sh.block)
 		if sh.head != nil {
 			text += fmt.Sprint(" head ", sh.head.ID())
@@ -438,7 +447,7 @@ func (w *world) explained() {
 		running[t.ID()] = t
 	}
 	for _, x := range queue {
-		t, _ := s.find(x.ID)
+		t, _ := s.box.waiting(x.ID)
 		if t == nil {
 			continue
 		}
@@ -455,11 +464,22 @@ func (w *world) explained() {
 		case ReasonBehind:
 			right = sh.head != nil && sh.head != t
 		case ReasonClassSlots:
-			right = sh.head == t && free == nil && s.live.classes[sh.class.index] >= sh.class.cfg.Slots && int(x.Free) <= 0 && len(x.Holders) > 0
+			right = sh.head == t && free == nil && s.box.live.classes[sh.class.index] >= sh.class.cfg.Slots && int(x.Free) <= 0 && len(x.Holders) > 0
 		case ReasonBackendSlots:
 			right = sh.head == t && free == nil && x.Free <= 0
-		case ReasonResources, ReasonCapacityReduced:
-			right = sh.head == t && free == nil && (x.Need > x.Free || s.devices[s.deviceIndex[x.Resource]].cfg.Hold)
+		case ReasonResources, ReasonNotByItself:
+			right = sh.head == t && free == nil && x.Need > x.Free
+		case ReasonCapacityReduced:
+			g, ok := s.box.gpus[x.Resource]
+			right = ok && sh.head == t && free == nil && (x.Need > x.Free || s.box.ledger.Closed(g, w.now))
+		case ReasonTrial:
+			right = sh.head == t && free == nil && (x.Need > x.Free || w.asked[t].Unknown)
+		case ReasonLoneRun:
+			g, ok := s.box.gpus[x.Resource]
+			right = ok && sh.head == t && free == nil && s.box.ledger.LoneRun(g) != nil // it bars until a reading
+		case ReasonRest:
+			g, ok := s.box.gpus[x.Resource]
+			right = ok && sh.head == t && free == nil && s.rests[g] != nil
 		case ReasonReservedForOther:
 			right = sh.head == t && free != nil && x.ReservedFor != 0 && x.ReservedFor != x.ID
 		}
@@ -471,7 +491,7 @@ func (w *world) explained() {
 				w.fail("15: ticket %d waits for %d, which does not run", x.ID, id)
 			}
 		}
-		if x.Strict != (s.strict == t) {
+		if x.Strict != s.strict.is(t) {
 			w.fail("15: ticket %d is said to be strict: %v", x.ID, x.Strict)
 		}
 	}

@@ -74,8 +74,8 @@ func TestTheHeadThatIsBlockedForLongestIsProtected(t *testing.T) {
 	w.must(t)
 	w.advance(20 * time.Second)
 	w.must(t)
-	if w.s.strict != blocked {
-		t.Fatalf("protected is %v, want the head that is blocked for longest\n%s", w.s.strict, w.state())
+	if !w.s.strict.is(blocked) {
+		t.Fatalf("protected is %v, want the head that is blocked for longest\n%s", w.s.strict.head, w.state())
 	}
 	w.end(long)
 	wantRuns(t, w, "the boosted one", boosted, false)

@@ -82,7 +82,7 @@ func desk(t *testing.T, kinds []kindOf, jobs []*job) {
 		}
 		for x, j := range tickets {
 			if j.start >= 0 && j.end < at {
-				at, event = j.end, func() { delete(tickets, x); s.End(j.end, x) }
+				at, event = j.end, func() { delete(tickets, x); s.End(j.end, x, Result{}) }
 			}
 			if leaves := j.at + j.leaves; j.start < 0 && j.leaves > 0 && leaves < at {
 				at, event = leaves, func() { delete(tickets, x); s.Leave(leaves, x, CodeClientCancelled) }

@@ -9,7 +9,7 @@ import (
 // with replicas on two GPUs and one that takes room on both at once.
 func boxOf(n draw) Config {
 	cfg := Config{
-		GPUs: []GPU{{Name: "g0", Memory: 48 * GiB, Reserve: GiB}, {Name: "g1", Memory: 24 * GiB, Hold: n(8) == 1}},
+		GPUs: []GPU{{Name: "g0", Memory: 48 * GiB, Reserve: GiB, Reads: n(2) == 1}, {Name: "g1", Memory: 24 * GiB, Hold: n(8) == 1}},
 		Classes: []Class{
 			{Name: "heavy", Slots: 1 + n(2), QueueLimit: 5 + n(30), QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
 			{Name: "middle", Slots: 1, QueueLimit: 5 + n(30), QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second, Boost: time.Duration(n(4)) * time.Second},
@@ -90,6 +90,7 @@ func (w *world) step() {
 		cfg := boxOf(w.draw)
 		cfg.GPUs[0].Memory = 48*GiB - Bytes(w.draw(3))*GiB
 		cfg.Backends[0].Replicas = w.cfg.Backends[0].Replicas // what is loaded does not grow by a reload
+		cfg.GPUs[0].Reads = w.cfg.GPUs[0].Reads
 		w.reconfigure(cfg)
 	}
 }
@@ -106,7 +107,7 @@ func (w *world) request() Request {
 	case 2:
 		q.Deadline = w.s.epoch.Add(w.now + w.seconds())
 	}
-	q.Alone = w.draw(40) == 0
+	q.Unknown = w.draw(40) == 0
 	switch w.draw(12) {
 	case 0, 1, 2:
 		q.Class, q.Backend, q.VRAM = "heavy", "flux", 34*GiB
@@ -122,19 +123,21 @@ func (w *world) request() Request {
 	return q
 }
 
-// reading draws a reading of a card: as booked, with others beside, smaller
+// reading draws a reading of a card: as it is, with neighbours beside, smaller
 // than it was, or none at all.
 func (w *world) reading() {
-	r := Reading{GPU: []string{"g0", "g1"}[w.draw(2)]}
-	i := w.s.deviceIndex[r.GPU]
-	r.Total = w.cfg.GPUs[i].Memory
+	g := w.cfg.GPUs[w.draw(2)]
+	r := Reading{GPU: g.Name, Total: g.Memory}
 	switch w.draw(6) {
 	case 0:
-		r.Err = errors.New("the driver does not answer")
+		if g.Reads {
+			r.Err = errors.New("the driver does not answer")
+		}
 	case 1:
 		r.Total -= Bytes(1+w.draw(8)) * GiB
 	}
-	r.Used = min(r.Total, w.s.live.booked[i]+Bytes(max(0, w.draw(12)-6))*GiB)
+	w.others[g.Name] = Bytes(max(0, w.draw(12)-6)) * GiB
+	r.Used = min(r.Total, w.used(g.Name))
 	w.observe(r)
 }
 
@@ -162,21 +165,21 @@ func (w *world) finish() error {
 	if err := w.check(); err != nil {
 		return err
 	}
+	clear(w.others)
 	for range 10_000 {
 		if w.s.Idle() {
 			break
 		}
-		if len(w.s.running) > 0 {
-			w.advance(time.Second)
-			if t := w.pick(true); t != nil {
-				w.end(t)
+		for g := range w.s.box.live.memory.GPUs { // one that was read once is not blind any more
+			if d := w.s.box.ledger.Describe(g, w.now); d.Observed >= 0 || d.Err != "" {
+				w.observe(Reading{GPU: d.Name, Total: w.cfg.GPUs[g].Memory, Used: min(w.cfg.GPUs[g].Memory, w.used(d.Name))})
 			}
-		} else if next, ok := w.s.Next(); ok {
-			w.now = max(w.now, next)
-			w.tick()
-		} else {
-			w.fail("12: %d wait, nothing runs and nothing is due", w.s.queue.Len())
 		}
+		w.advance(time.Second)
+		if t := w.pick(true); t != nil {
+			w.end(t)
+		}
+		w.tick()
 		if err := w.check(); err != nil {
 			return err
 		}
@@ -187,15 +190,9 @@ func (w *world) finish() error {
 	if next, ok := w.s.Next(); ok {
 		w.fail("12: a timer is left, due at %v", next)
 	}
-	for _, d := range w.s.devices {
-		kept := Bytes(0)
-		for i, a := range w.s.accounts {
-			if w.s.devices[a.gpu] == d {
-				kept += w.s.live.holdings[i].kept
-			}
-		}
-		if b := w.s.live.booked[w.s.deviceIndex[d.cfg.Name]]; b != kept {
-			w.fail("12: %s has %v booked at rest, its backends keep %v", d.cfg.Name, b, kept)
+	for a, h := range w.s.box.live.memory.Accounts {
+		if h.Runs != 0 || h.Running != 0 || h.Loading != 0 {
+			w.fail("12: account %d is left with %+v", a, h)
 		}
 	}
 	return w.broken

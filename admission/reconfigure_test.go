@@ -24,15 +24,15 @@ func replicated(replicas ...string) Config {
 }
 
 // accounts are what the backend's replicas hold, in order.
-func (b *box) accounts() string {
+func (b *rig) accounts() string {
 	text := ""
 	for _, a := range b.s.Snapshot(b.now).Backends[0].Accounts {
-		text += fmt.Sprintf(" %s:%d", a.GPU, a.Footprint/GiB)
+		text += fmt.Sprintf(" %s:%d", a.GPU, a.Booked/GiB)
 	}
 	return strings.TrimSpace(text)
 }
 
-func (b *box) booked() string {
+func (b *rig) booked() string {
 	text := ""
 	for _, g := range b.s.Snapshot(b.now).GPUs {
 		text += fmt.Sprintf(" %s:%d", g.Name, g.Booked/GiB)
@@ -40,26 +40,12 @@ func (b *box) booked() string {
 	return strings.TrimSpace(text)
 }
 
-func (b *box) reconfigure(cfg Config) {
-	b.t.Helper()
-	if err := b.s.Reconfigure(b.now, cfg); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-func (b *box) wants(what, got, want string) {
-	b.t.Helper()
-	if got != want {
-		b.t.Errorf("%s is %s, want %s", what, got, want)
-	}
-}
-
 func TestAReloadKeepsTheReplicasThatAreStillThere(t *testing.T) {
-	heavy := func(b *box) *Ticket { return b.submit("heavy", "flux", 10*GiB) }
+	heavy := func(b *rig) *Ticket { return b.submit("heavy", "flux", 10*GiB) }
 	on := func(x *Ticket) string { return x.granted.name }
 
 	t.Run("one is added", func(t *testing.T) {
-		b := newBox(t, replicated("a@g0"))
+		b := newRig(t, replicated("a@g0"))
 		first := heavy(b)
 		b.reconfigure(replicated("b@g1", "a@g0"))
 		b.wants("the books", b.accounts(), "g1:0 g0:30")
@@ -72,20 +58,20 @@ func TestAReloadKeepsTheReplicasThatAreStillThere(t *testing.T) {
 		b.wants("the third's replica", on(third), "a")
 	})
 	t.Run("what it keeps", func(t *testing.T) {
-		b := newBox(t, replicated("a@g0"))
+		b := newRig(t, replicated("a@g0"))
 		b.end(heavy(b))
 		b.reconfigure(replicated("b@g1", "a@g0"))
 		b.wants("the books", b.accounts(), "g1:0 g0:30")
 	})
 	t.Run("its breaker's word", func(t *testing.T) {
-		b := newBox(t, replicated("a@g0", "b@g1"))
+		b := newRig(t, replicated("a@g0", "b@g1"))
 		b.s.SetAvailable(b.now, "flux", 0, 0)
 		b.reconfigure(replicated("b@g1", "a@g0"))
 		b.wants("the replica", on(heavy(b)), "b")
 		b.runs(heavy(b), false)
 	})
 	t.Run("one is taken out that works", func(t *testing.T) {
-		b := newBox(t, replicated("a@g0", "b@g1"))
+		b := newRig(t, replicated("a@g0", "b@g1"))
 		first, second := heavy(b), heavy(b)
 		b.reconfigure(replicated("b@g1"))
 		b.wants("the memory", b.booked(), "g0:30 g1:30")
@@ -100,7 +86,7 @@ func TestAReloadKeepsTheReplicasThatAreStillThere(t *testing.T) {
 		b.wants("the second's replica", on(second), "b")
 	})
 	t.Run("one moves to another card", func(t *testing.T) {
-		b := newBox(t, replicated("a@g0"))
+		b := newRig(t, replicated("a@g0"))
 		first := heavy(b)
 		b.reconfigure(replicated("a@g1"))
 		b.runs(heavy(b), true)
@@ -108,7 +94,7 @@ func TestAReloadKeepsTheReplicasThatAreStillThere(t *testing.T) {
 		b.end(first)
 	})
 	t.Run("its address is written differently", func(t *testing.T) {
-		b := newBox(t, replicated("localhost@g0", "b@g1"))
+		b := newRig(t, replicated("localhost@g0", "b@g1"))
 		first := heavy(b)
 		b.reconfigure(replicated("127.0.0.1@g0", "b@g1"))
 		b.wants("the books", b.accounts(), "g0:30 g1:0")
@@ -117,7 +103,7 @@ func TestAReloadKeepsTheReplicasThatAreStillThere(t *testing.T) {
 		b.wants("the first's replica", on(first), "localhost")
 	})
 	t.Run("without names, by their places", func(t *testing.T) {
-		b := newBox(t, replicated("@g0", "@g1"))
+		b := newRig(t, replicated("@g0", "@g1"))
 		heavy(b)
 		b.reconfigure(replicated("@g0"))
 		b.wants("the books", b.accounts(), "g0:30")
@@ -144,7 +130,7 @@ func TestAGrantKnowsItsReplicaWhateverIsReloaded(t *testing.T) {
 		}
 	}
 	<-done
-	g.Release(Done)
+	g.Release(Result{Outcome: Done})
 	if !c.rules.Idle() {
 		t.Error("something runs still")
 	}

@@ -385,7 +385,7 @@ func (s *scenario) on(t *Ticket) string {
 	}
 	var gpus []string
 	for _, a := range t.replica.accounts {
-		gpus = append(gpus, s.w.s.devices[s.w.s.accounts[a].gpu].cfg.Name)
+		gpus = append(gpus, s.w.s.box.ledger.Name(s.w.s.box.ledger.GPUOf(a)))
 	}
 	return " on " + strings.Join(gpus, " and ")
 }

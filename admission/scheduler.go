@@ -5,86 +5,48 @@ import (
 	"slices"
 	"time"
 
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 	"github.com/anteroom-gpu/anteroom/admission/queue"
 )
 
 // Scheduler is the rules as plain data. It is not safe for concurrent use.
 //
-// Every time it is given is the desk's age: how long ago the epoch was. Ages
-// must not go backwards. A call that changes a ticket's state other than the
-// one it was given appends that ticket to Decided.
+// Every time it is given is an age: how long ago the epoch was. Ages must not go
+// backwards. A call that changes a ticket's state other than the one it was
+// given appends that ticket to Decided.
 type Scheduler struct {
-	epoch time.Time
-
-	devices  []*device
-	classes  []*class
-	backends []*backend
-	replicas []*replica
-	accounts []*account
-
-	deviceIndex  map[string]int
-	classIndex   map[string]*class
-	backendIndex map[string]*backend
-
-	queue  queue.Queue[Ticket]
-	shapes map[shapeKey]*shape
-	recent recent
-	active []*shape // those with waiting tickets, by rank
-
-	live    usage
-	running []*Ticket // by predicted end
+	epoch   time.Time
+	box     *box
 	policy  Tenants
+	queue   queue.Queue[Ticket]
+	shapes  shapes
+	running runs
 	starts  uint64 // how many were granted; orders them
 
-	strict       *Ticket
-	strictSince  uint64 // starts when it became strict
-	profile      []mark
-	reservations int    // in the profile
-	inTheWay     uint64 // whose reservation barred what was looked at last
-	scratch      usage
-	beside       usage // the strict head's world; see besideStrict
-	besideValid  bool
-	passes       uint64
-	recheck      time.Duration // when a prediction that bars somebody runs out
+	profile profile
+	strict  strict
+	rests   rests
+	passes  uint64
+	recheck time.Duration // when the passing of time may change what a pass decides
 
 	refuseAll *Rejection // set while draining
-	decided   []*Ticket
-
-	swappable bool     // some backend can be made to let go
-	unraveled bool     // in this pass, so that it begins anew
-	orders    []*order // under way
-	issued    []Order  // not yet told of
-	lastOrder uint64
-
-	measured []taken // not yet told of
+	decided   []*Ticket  // not yet told of
+	stuck     []Waiter   // not yet told of
 }
 
-// shapeKey is one distinct demand.
-type shapeKey struct {
-	class, backend int
-	vram           Bytes
-	alone          bool
+// NewScheduler makes the rules for a machine. The epoch is when its age is zero.
+func NewScheduler(cfg Config, epoch time.Time) (*Scheduler, error) {
+	return newScheduler(cfg, epoch, 0)
 }
 
-// shape is one distinct demand with its queue. Tens of them exist, so what is
-// done for each shape at each event stays cheap however long the queue is.
-type shape struct {
-	queue.Shape[Ticket]
-	class   *class
-	backend *backend
-	vram    Bytes
-	alone   bool // nothing runs beside it on its GPUs
-
-	// The head is sticky: once found blocked it stays until it starts or
-	// leaves, so that a change in the order of tenants cannot orphan its
-	// reservation.
-	head         *Ticket
-	blockedSince time.Duration
-	block        block
-	reserved     time.Duration // predicted start; forever: none
-	keptFor      uint64        // whose reservation its head would move, if that blocks it
-	first        *Ticket       // its eldest, as of this pass
-	unfit        uint64        // the pass that found it not to fit even with everything ended
+func newScheduler(cfg Config, epoch time.Time, now time.Duration) (*Scheduler, error) {
+	b, err := newBox(cfg, now)
+	if err != nil {
+		return nil, err
+	}
+	s := &Scheduler{epoch: epoch, box: b, policy: cfg.Tenants, shapes: shapes{all: map[shapeKey]*shape{}}, recheck: forever}
+	s.queue.Reset(cfg.Tenants.Weights)
+	return s, nil
 }
 
 // Decided are the tickets that a call has granted or refused beside the one it
@@ -96,20 +58,26 @@ func (s *Scheduler) Decided() []*Ticket {
 	return d
 }
 
+// Stuck are the requests that have begun to wait for what nothing of ours will
+// do: ReasonNotByItself. Each is told once; the slice is valid until the next
+// call.
+func (s *Scheduler) Stuck() []Waiter {
+	w := s.stuck
+	s.stuck = s.stuck[:0]
+	return w
+}
+
 // Submit asks for the right to run. Afterwards the ticket is granted, refused
 // or waiting.
 func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	s.queue.Arrive(now, &t.Entry, t)
-	if r.Raised > 0 {
-		r.VRAM = s.within(&r)
-	}
-	sh := s.recent.find(&r)
+	sh := s.shapes.find(&r)
 	var c *class
 	var b *backend
 	if sh != nil {
 		c, b = sh.class, sh.backend
 	} else {
-		c, b = s.classIndex[r.Class], s.backendIndex[r.Backend]
+		c, b = s.box.byClass[r.Class], s.box.byBackend[r.Backend]
 	}
 	if c == nil || b == nil {
 		t.refuse(&Rejection{Code: CodeBackendUnavailable, Class: r.Class, Position: -1,
@@ -129,22 +97,21 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 			t.Expires, t.deadline = max(last, now-1), true
 		}
 	}
-	if rejection := s.atTheDoor(now, t, c, b, r.VRAM); rejection != nil {
+	if rejection := s.atTheDoor(now, t, c, b, r.VRAM-r.Raised); rejection != nil {
 		c.refused++
 		t.refuse(rejection)
 		return
 	}
 	if sh == nil {
-		sh = s.shapeOf(c, b, r.VRAM, r.Alone)
-		s.recent.add(sh)
+		sh = s.shapes.of(c, b, &r)
 	}
+	s.setDemand(sh, r.VRAM, r.Unknown)
 	t.shape = sh
 	t.Tenant = s.queue.Tenant(r.Tenant)
-	// With nobody waiting there is nobody to be fair to, and no profile to
-	// work out.
-	if s.queue.Len() == 0 && !c.paused && s.usable(b) {
-		s.predict(now)
-		if r, _ := s.pickNow(sh, now); r != nil {
+	// With an empty queue there is nobody to be fair to, and no profile to work
+	// out.
+	if _, barred := sh.barred(); s.queue.Len() == 0 && !barred {
+		if r := s.pick(sh, now, nil); r != nil {
 			s.start(now, t, r)
 			return
 		}
@@ -164,12 +131,15 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	}
 	if t.state == stateWaiting {
 		here := s.blockOf(t).blocked()
-		t.stay = &Stay{First: here, Last: here, Expected: s.estimateStart(now, sh, sh.Len()-1, t.p50) - now}
+		if t.stay == nil {
+			t.stay = new(Stay)
+		}
+		t.stay.First, t.stay.Last, t.stay.Expected = here, here, s.estimateStart(now, sh, sh.Len()-1, t.p50)-now
 	}
 }
 
-// atTheDoor refuses what need not ask for room at all.
-func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend, vram Bytes) *Rejection {
+// atTheDoor refuses what need not ask for memory at all.
+func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend, own Bytes) *Rejection {
 	if s.refuseAll != nil {
 		r := *s.refuseAll
 		r.Class = c.cfg.Name
@@ -179,32 +149,10 @@ func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend
 		return &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1,
 			Detail: fmt.Sprintf("the work alone takes about %v, longer than the deadline allows", t.p50.Round(time.Millisecond))}
 	}
-	if detail, never := s.neverFits(b, vram); never {
+	if detail, never := s.box.neverFits(b, own); never {
 		return &Rejection{Code: CodeNeverFits, Class: c.cfg.Name, Position: -1, Detail: detail}
 	}
 	return nil
-}
-
-// neverFits says whether no replica could take the demand even on an empty
-// card, going by the configured size and not by a momentary shrink.
-func (s *Scheduler) neverFits(b *backend, vram Bytes) (detail string, never bool) {
-	for _, r := range b.replicas {
-		fits := true
-		for _, i := range r.accounts {
-			a := s.accounts[i]
-			d := s.devices[a.gpu]
-			most := d.ceiling()
-			if most > 0 && a.resident+vram > most {
-				fits = false
-				detail = fmt.Sprintf("%v on top of the %v that backend %s holds is more than the %v that %s can ever give",
-					vram, a.resident, b.cfg.Name, most, d.cfg.Name)
-			}
-		}
-		if fits {
-			return "", false
-		}
-	}
-	return detail, true
 }
 
 // queueFull refuses what would have to wait where there is no place to wait.
@@ -230,42 +178,11 @@ func (t *Ticket) refuse(r *Rejection) {
 	t.rejection = r
 }
 
-func (s *Scheduler) shapeOf(c *class, b *backend, vram Bytes, alone bool) *shape {
-	key := shapeKey{c.index, b.index, vram, alone}
-	sh := s.shapes[key]
-	if sh == nil {
-		sh = &shape{Shape: queue.Shape[Ticket]{Group: &c.waiting}, class: c, backend: b, vram: vram, alone: alone, reserved: forever}
-		s.shapes[key] = sh
-		s.trimShapes()
-	}
-	return sh
-}
-
-// maxIdleShapes bounds how many shapes without waiting work are remembered:
-// demands come from requests, and a client may send ever new ones.
-const maxIdleShapes = 1024
-
-func (s *Scheduler) trimShapes() {
-	if len(s.shapes) <= maxIdleShapes+len(s.active) {
-		return
-	}
-	for k, sh := range s.shapes {
-		if sh.Len() == 0 {
-			delete(s.shapes, k)
-		}
-	}
-}
-
 // enqueue puts a ticket into its shape's queue.
 func (s *Scheduler) enqueue(t *Ticket) {
-	sh := t.shape
-	// A shape that was trimmed while this ticket was being looked at lives on.
-	s.shapes[shapeKey{sh.class.index, sh.backend.index, sh.vram, sh.alone}] = sh
 	t.state = stateWaiting
-	s.queue.Push(&t.Entry, &sh.Shape)
-	if sh.Len() == 1 {
-		s.active = append(s.active, sh)
-	}
+	s.queue.Push(&t.Entry, &t.shape.Shape)
+	s.shapes.joined(t.shape)
 }
 
 // leave takes a ticket out of every queue and says whether what is left may
@@ -274,15 +191,9 @@ func (s *Scheduler) leave(t *Ticket) (matters bool) {
 	sh := t.shape
 	matters = sh.head == t || sh.Eldest() == t
 	s.queue.Remove(&t.Entry)
-	if sh.head == t {
-		sh.head = nil
-		sh.reserved = forever
-	}
-	if s.strict == t {
-		s.strict = nil
-	}
-	if sh.Len() == 0 {
-		s.active = slices.DeleteFunc(s.active, func(x *shape) bool { return x == sh })
+	s.shapes.left(sh, t)
+	if s.strict.head == t {
+		s.strict.head = nil
 	}
 	return matters
 }
@@ -291,75 +202,54 @@ func (s *Scheduler) leave(t *Ticket) (matters bool) {
 func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.state = stateRunning
 	t.replica, t.granted = r, r
-	t.started = now
 	s.starts++
 	t.order = s.starts
-	if s.swappable {
-		s.began(now, r)
+	s.box.residency.Started(now, r.home)
+	t.run.Owner = t
+	t.run.Accounts, t.run.Demand, t.run.Unknown, t.run.Case = r.accounts, s.box.runDemand(t.shape, r), t.shape.unknown, t.shape.known
+	if t.run.Kind != memory.Fitting {
+		t.run.Unknown = t.run.Unknown || slices.ContainsFunc(r.accounts, s.box.ledger.WeightsUnknown)
 	}
-	for i := range r.accounts {
-		s.claim(r, i, s.needs(&s.live, t.shape, r, i), t, nil)
-	}
-	s.take(&s.live, t.shape, r)
-	s.follow(t, r)
+	s.box.ledger.Start(now, &t.run)
+	s.box.live.count(t.shape, r, 1)
 	t.shape.class.granted++
-	s.queue.Charge(&t.Entry, s.share(t), t.p50)
+	s.queue.Charge(&t.Entry, s.box.share(t), t.p50)
 	t.end = now + t.p50
-	s.insertRunning(t)
+	s.running.insert(t)
 }
 
-// share is the largest fraction of any one resource that a ticket takes.
-func (s *Scheduler) share(t *Ticket) float64 {
-	share := 1 / float64(t.shape.class.cfg.Slots)
-	for _, a := range t.replica.accounts {
-		if c := s.devices[s.accounts[a].gpu].capacity(); c > 0 {
-			share = max(share, min(1, float64(t.shape.vram)/float64(c)))
+// setDemand gives a shape the demand that is known now. An overestimate must not
+// turn work away for good: what no replica could give of it is left out.
+func (s *Scheduler) setDemand(sh *shape, vram Bytes, unknown bool) {
+	if vram > sh.key.own {
+		vram = max(sh.key.own, min(vram, s.box.largest(sh.backend)))
+	}
+	sh.vram, sh.unknown = vram, unknown
+}
+
+// SetDemand takes what has become known of the demand of a ticket's route and
+// size: the tickets that wait for it have it from now on. measured says that it
+// rests on process figures of a backend that is seen to keep its memory.
+func (s *Scheduler) SetDemand(now time.Duration, t *Ticket, vram Bytes, unknown, measured bool) {
+	sh := t.shape
+	sh.measured = measured
+	if sh.vram != vram || sh.unknown != unknown {
+		if s.setDemand(sh, vram, unknown); sh.Len() > 0 {
+			s.pass(now)
 		}
 	}
-	return share
-}
-
-func (s *Scheduler) insertRunning(t *Ticket) {
-	i, _ := slices.BinarySearchFunc(s.running, t, endsBefore)
-	s.running = slices.Insert(s.running, i, t)
-}
-
-func endsBefore(a, b *Ticket) int {
-	if a.end != b.end {
-		if a.end < b.end {
-			return -1
-		}
-		return 1
-	}
-	if a.ID() < b.ID() {
-		return -1
-	}
-	if a.ID() > b.ID() {
-		return 1
-	}
-	return 0
 }
 
 // End gives a grant back. It reports whether the ticket held one.
-func (s *Scheduler) End(now time.Duration, t *Ticket) bool {
+func (s *Scheduler) End(now time.Duration, t *Ticket, res Result) bool {
 	if t.state != stateRunning {
 		return false
 	}
 	t.state = stateOver
-	i, ok := slices.BinarySearchFunc(s.running, t, endsBefore)
-	if !ok {
-		panic("admission: a running ticket is not in the list of running tickets")
-	}
-	s.running = slices.Delete(s.running, i, i+1)
-	if t.unserved {
-		s.giveUnused(t)
-	} else {
-		s.give(&s.live, t.shape, t.replica)
-	}
-	s.assure(t)
-	t.replica.ended = now
-	s.unfollow(now, t)
-	s.queue.Correct(&t.Entry, now-t.started)
+	s.running.remove(t)
+	s.box.live.count(t.shape, t.replica, -1)
+	s.box.ledger.End(now, &t.run, res.ledger())
+	s.queue.Correct(&t.Entry, now-t.run.Started)
 	s.pass(now)
 	return true
 }
@@ -370,15 +260,10 @@ func (s *Scheduler) Leave(now time.Duration, t *Ticket, code Code) bool {
 	if t.state != stateWaiting {
 		return false
 	}
-	s.dismiss(now, t, &Rejection{Code: code})
-	return true
-}
-
-// dismiss refuses a waiting ticket and lets the others move up.
-func (s *Scheduler) dismiss(now time.Duration, t *Ticket, r *Rejection) {
-	if s.evict(now, t, r, int(t.position)) {
-		s.pass(now)
+	if s.evict(now, t, &Rejection{Code: code}, int(t.position)) {
+		s.pass(now) // the others move up
 	}
+	return true
 }
 
 // evict takes a waiting ticket out with a refusal; the caller passes if it
@@ -390,7 +275,7 @@ func (s *Scheduler) evict(now time.Duration, t *Ticket, r *Rejection, position i
 		r.Reason = last.reason
 	}
 	if t.stay != nil {
-		t.stay.Last, t.stay.Steps = last.blocked(), t.steps
+		t.stay.Last = last.blocked()
 		r.Stay = t.stay
 	}
 	matters = s.leave(t)
@@ -402,9 +287,7 @@ func (s *Scheduler) evict(now time.Duration, t *Ticket, r *Rejection, position i
 
 // Tick does what is due by now: expiries, and starts that a prediction barred
 // which has since run out. Call it no later than Next says.
-func (s *Scheduler) Tick(now time.Duration) {
-	s.pass(now)
-}
+func (s *Scheduler) Tick(now time.Duration) { s.pass(now) }
 
 func (s *Scheduler) expire(now time.Duration) {
 	for t := s.queue.Expired(now); t != nil; t = s.queue.Expired(now) {
@@ -414,7 +297,7 @@ func (s *Scheduler) expire(now time.Duration) {
 		} else {
 			r.RetryAfter = s.estimateWait(now, t.shape, t.p50)
 		}
-		s.evict(now, t, r, s.positionInClass(t))
+		s.evict(now, t, r, t.positionInClass())
 		s.decided = append(s.decided, t)
 	}
 }
@@ -428,7 +311,11 @@ func (s *Scheduler) Next() (time.Duration, bool) {
 
 // Observe takes a reading of a card.
 func (s *Scheduler) Observe(now time.Duration, r Reading) {
-	if s.observe(now, r) && (s.queue.Len() > 0 || s.swappable) {
+	begun := now
+	if !r.At.IsZero() {
+		begun = min(now, r.At.Sub(s.epoch))
+	}
+	if s.box.ledger.Observe(now, begun, r) {
 		s.pass(now)
 	}
 }
@@ -436,18 +323,36 @@ func (s *Scheduler) Observe(now time.Duration, r Reading) {
 // SetAvailable says how much of a backend's replica may be used: -1 all its
 // slots, 0 nothing, n at most n at once. It reports whether there is one.
 func (s *Scheduler) SetAvailable(now time.Duration, name string, replica, slots int) bool {
-	b := s.backendIndex[name]
-	return s.change(now, b != nil && replica >= 0 && replica < len(b.replicas), func() { b.replicas[replica].probes = max(-1, slots) })
+	r := s.box.find(name, replica)
+	return s.change(now, r != nil, func() { r.probes = max(-1, slots) })
+}
+
+// SetThere says whether the process of a replica is there: that its port refuses,
+// or that it answers again. One that is not there holds no memory and its
+// runs have failed. It reports whether there is such a replica.
+func (s *Scheduler) SetThere(now time.Duration, name string, replica int, there bool) bool {
+	r := s.box.find(name, replica)
+	return s.change(now, r != nil, func() {
+		for _, a := range r.accounts {
+			if there {
+				s.box.ledger.Back(now, a)
+			} else {
+				s.box.ledger.Gone(now, a)
+			}
+		}
+	})
 }
 
 // SetDraining stops or resumes new work for a backend.
 func (s *Scheduler) SetDraining(now time.Duration, name string, draining bool) bool {
-	return s.change(now, s.backendIndex[name] != nil, func() { s.backendIndex[name].draining = draining })
+	b := s.box.byBackend[name]
+	return s.change(now, b != nil, func() { b.draining = draining })
 }
 
 // SetPaused stops or resumes a class's grants; its queue stays.
 func (s *Scheduler) SetPaused(now time.Duration, name string, paused bool) bool {
-	return s.change(now, s.classIndex[name] != nil, func() { s.classIndex[name].paused = paused })
+	c := s.box.byClass[name]
+	return s.change(now, c != nil, func() { c.paused = paused })
 }
 
 func (s *Scheduler) change(now time.Duration, exists bool, do func()) bool {
@@ -462,20 +367,15 @@ func (s *Scheduler) change(now time.Duration, exists bool, do func()) bool {
 // with queued what waits as well.
 func (s *Scheduler) RefuseNew(now time.Duration, r Rejection, queued bool) {
 	s.refuseAll = &r
-	if queued {
-		s.refuseWaiting(now, func(*Ticket) *Rejection { copy := r; return &copy })
+	if !queued {
+		return
 	}
-}
-
-// refuseWaiting refuses the waiting tickets for which why gives a refusal.
-func (s *Scheduler) refuseWaiting(now time.Duration, why func(*Ticket) *Rejection) {
-	for _, c := range s.classes {
+	for _, c := range s.box.classes {
 		position := 0
 		for t := range c.waiting.All() {
-			if r := why(t); r != nil {
-				s.evict(now, t, r, position)
-				s.decided = append(s.decided, t)
-			}
+			refusal := r
+			s.evict(now, t, &refusal, position)
+			s.decided = append(s.decided, t)
 			position++
 		}
 	}
@@ -487,7 +387,7 @@ func (s *Scheduler) Idle() bool { return s.queue.Len() == 0 && len(s.running) ==
 // Precheck says what is certain of a new arrival before its demand is known;
 // nil: nothing.
 func (s *Scheduler) Precheck(now time.Duration, className, backendName string) *Rejection {
-	c, b := s.classIndex[className], s.backendIndex[backendName]
+	c, b := s.box.byClass[className], s.box.byBackend[backendName]
 	if c == nil || b == nil {
 		return nil
 	}
@@ -503,4 +403,88 @@ func (s *Scheduler) Precheck(now time.Duration, className, backendName string) *
 	return &Rejection{Code: CodeQueueFull, Class: className, Position: -1,
 		Detail:     fmt.Sprintf("%d requests of class %s are waiting, which is its limit", c.waiting.Len(), className),
 		RetryAfter: s.estimateWait(now, last.shape, last.p50)}
+}
+
+// Orders are what is to be done about the residency of backends that no earlier
+// call told of. The slice is valid until the next call.
+func (s *Scheduler) Orders() []Order { return s.box.residency.Orders() }
+
+// Unloaded ends an order to unload. It reports whether there was such an order.
+func (s *Scheduler) Unloaded(now time.Duration, id uint64, e Ended) bool {
+	ok := s.box.residency.Unloaded(now, id, e)
+	s.pass(now)
+	return ok
+}
+
+// Loaded ends an order to wake, or to wait for a return. It reports whether there
+// was such an order.
+func (s *Scheduler) Loaded(now time.Duration, id uint64, e Ended) bool {
+	ok := s.box.residency.Loaded(now, id, e)
+	s.pass(now)
+	return ok
+}
+
+// UnloadByHand unloads all replicas of a backend, pinned or not, when what runs
+// there has ended. It fails where none of them can be, and says why.
+func (s *Scheduler) UnloadByHand(now time.Duration, name string) error {
+	homes, err := s.box.homes(name)
+	if err == nil {
+		err = s.box.residency.UnloadByHand(now, name, homes)
+		s.pass(now)
+	}
+	return err
+}
+
+// WakeByHand wakes the replicas of a backend that sleep. It fails where there is
+// no room, or where one is being unloaded.
+func (s *Scheduler) WakeByHand(now time.Duration, name string) error {
+	homes, err := s.box.homes(name)
+	if err == nil {
+		err = s.box.residency.WakeByHand(now, name, homes)
+		s.pass(now)
+	}
+	return err
+}
+
+// SetLoaded takes a backend's own word on whether a replica holds its weights;
+// mustWake says of one that does not that it sleeps. It reports whether the word
+// was taken.
+func (s *Scheduler) SetLoaded(now time.Duration, name string, replica int, is, mustWake bool) bool {
+	r := s.box.find(name, replica)
+	ok := r != nil && s.box.residency.SetLoaded(now, r.home, is, mustWake)
+	return s.change(now, ok, func() {})
+}
+
+// SetResident takes what was learned earlier of what a replica holds on a GPU
+// while it is loaded and idle. It reports whether its configuration leaves that
+// to be learned.
+func (s *Scheduler) SetResident(now time.Duration, name string, replica int, gpu string, n Bytes) bool {
+	r := s.box.find(name, replica)
+	if r == nil {
+		return false
+	}
+	for _, a := range r.accounts {
+		if s.box.ledger.Name(s.box.ledger.GPUOf(a)) == gpu {
+			return s.change(now, s.box.ledger.SetWeights(a, n), func() {})
+		}
+	}
+	return false
+}
+
+// Measured is what a ticket's run was measured to take.
+type Measured struct {
+	Ticket *Ticket
+	memory.Measurement
+}
+
+// Measured are the measurements of runs that ended well, which no earlier call
+// told of.
+func (s *Scheduler) Measured() []Measured {
+	var all []Measured
+	for _, m := range s.box.ledger.Measured() {
+		if t, ok := m.Run.Owner.(*Ticket); ok {
+			all = append(all, Measured{t, m})
+		}
+	}
+	return all
 }

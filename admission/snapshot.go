@@ -1,8 +1,12 @@
 package admission
 
-import "time"
+import (
+	"time"
 
-// Snapshot is the desk's state at one moment, in plain values that the caller
+	"github.com/anteroom-gpu/anteroom/admission/memory"
+)
+
+// Snapshot is the state at one moment, in plain values that the caller
 // may keep. It costs one short critical section, whatever the queue's length.
 type Snapshot struct {
 	At       time.Time
@@ -12,22 +16,11 @@ type Snapshot struct {
 	Draining bool
 }
 
-// GPUState is the ledger of one GPU, with every term of
-//
-//	room = capacity − reserve − booked − outside
+// GPUState is the ledger of one GPU.
 type GPUState struct {
-	Name string
-	// Capacity is what may be budgeted; zero while nothing is known of the card.
-	Capacity, Reserve, Booked, Outside, Room Bytes
-	// Observed is what the driver last said is in use; -1: never read.
-	Observed   Bytes
-	ObservedAt time.Time
-	Source     string // of the last good reading; empty: the ledger alone
-	Stale      bool   // the last good reading is old
-	Lost       bool
-	Err        string // why the card cannot be read; empty: it can
-	Processes  []Process
-	// Swaps is how often replicas on it were made to let go in the last minute.
+	memory.GPUState
+	ObservedAt time.Time // when the last good reading was begun; zero: never
+	// Swaps is how often replicas on it were told to unload in the last minute.
 	Swaps int
 }
 
@@ -54,31 +47,24 @@ type BackendState struct {
 	Accounts  []AccountState
 }
 
-// ReplicaState is where a replica is between loaded and let go.
+// ReplicaState is where a replica is between loaded and unloaded.
 type ReplicaState struct {
-	// Stance is awake, emptying (it lets go when what runs has ended),
-	// reclaiming, asleep (it is woken for its next request) or waking.
-	Stance string
-	// Since is when it last let go or came back; zero: never.
+	// Residency is loaded, draining (it unloads when what runs has ended),
+	// unloading, asleep (it is woken for its next request), loading, or failed
+	// (it could not be woken).
+	Residency string
+	// Since is when it last unloaded or was loaded; zero: never.
 	Since time.Time
-	Swaps uint64 // how often it was made to let go
-	// Failures counts orders in a row that came to nothing; it is left alone
-	// until NotBefore. Note is what the last one came to.
+	Swaps uint64 // how often it was told to unload
+	// Failures counts the unloads in a row that freed nothing; it is left alone
+	// until NotBefore. Note is what the last order came to.
 	Failures  int
 	NotBefore time.Time
 	Note      string
 }
 
 // AccountState is what one replica holds on one GPU.
-type AccountState struct {
-	Replica                            int
-	GPU                                string
-	Resident, Kept, Running, Footprint Bytes
-	// Learns says that Resident is learned. AtRest is what the replica was last
-	// seen to hold with its weights there and nothing running; -1: not seen.
-	Learns bool
-	AtRest Bytes
-}
+type AccountState = memory.AccountState
 
 // Waiter is one waiting request and why it waits.
 type Waiter struct {
@@ -100,20 +86,22 @@ type Waiter struct {
 	// whose reservation it would move, 0 if none.
 	Holders     []uint64
 	ReservedFor uint64
-	// Keepers are the idle backends that hold the memory of a GPU that blocks it.
+	// Keepers are the idle backends that may hold memory of the GPU that blocks it.
 	Keepers []Keeper
 	// EstimatedStart is zero where nothing can be said.
 	EstimatedStart time.Time
 	Strict         bool
 }
 
-// Keeper is a replica that runs nothing and holds memory.
+// Keeper is a replica that runs nothing and may hold memory of a GPU.
 type Keeper struct {
-	Backend string
-	Replica int
-	Bytes   Bytes // on the GPU in question
-	// Until is when it may be told to let go: after MinResidency, or longer where
-	// it failed to. Zero: now, or never where nothing can tell it.
+	Backend   string
+	Replica   int
+	Low, High Bytes // the bounds of what it holds on the GPU in question
+	// Reclaims says that it can be told to unload without an operator.
+	Reclaims bool
+	// Until is when it may be told to unload: after MinResidency, or longer where
+	// that freed nothing. Zero: now, or never where it cannot be told.
 	Until time.Time
 }
 

@@ -3,6 +3,7 @@ package admission
 import (
 	"time"
 
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 	"github.com/anteroom-gpu/anteroom/admission/queue"
 )
 
@@ -15,27 +16,25 @@ type Ticket struct {
 	state ticketState
 	// deadline says that it expires because of its deadline.
 	deadline bool
-	teaches  bool // what it took is worth learning from
-	failed   bool // its end does not say that the weights are there
-	unserved bool // it took no memory
+	stuck    bool  // it has been told that nothing will make room by itself
+	learns   bool  // nobody declared the demand
+	position int32 // in its class, on arrival
+
+	run memory.Run
 
 	shape    *shape
-	position int32 // in its class, on arrival
 	p50, p95 time.Duration
 
-	stay  *Stay  // what it met in the queue; nil: it never queued
-	steps []Step // of it, so far
+	stay *Stay // what it met in the queue; nil: it never queued
 
-	replica *replica // whose books it is in
-	granted *replica // what replica was at the grant; Reconfigure leaves it alone
-	started time.Duration
+	replica *replica      // on which it runs
+	granted *replica      // what replica was at the grant; Reconfigure leaves it alone
 	order   uint64        // of starts, for strict heads
 	end     time.Duration // predicted
 
 	rejection *Rejection
 	ready     chan struct{} // the Controller's; closed when the state leaves waiting
 	history   *History      // the Controller's; nil: nothing is learned
-	own       Bytes         // the Controller's: the demand before learning raised it
 }
 
 // Step is a reason to wait, and when it began to be the one.
@@ -49,8 +48,11 @@ const maxSteps = 16
 
 // step notes what a head waits for, if that is something else than before.
 func (t *Ticket) step(now time.Duration, why Reason) {
-	if n := len(t.steps); n < maxSteps && (n == 0 || t.steps[n-1].Reason != why) {
-		t.steps = append(t.steps, Step{now - t.Arrived(), why})
+	if t.stay == nil {
+		t.stay = new(Stay)
+	}
+	if n := len(t.stay.Steps); n < maxSteps && (n == 0 || t.stay.Steps[n-1].Reason != why) {
+		t.stay.Steps = append(t.stay.Steps, Step{now - t.Arrived(), why})
 	}
 }
 
@@ -71,6 +73,12 @@ func (t *Ticket) Granted() (replica int, ok bool) {
 	return t.replica.number, true
 }
 
+// Waiting says that the ticket is in the queue.
+func (t *Ticket) Waiting() bool { return t.state == stateWaiting }
+
+// own is the demand before learning changed it.
+func (t *Ticket) own() Bytes { return t.shape.key.own }
+
 // Rejection is why the ticket was refused; nil where it was not.
 func (t *Ticket) Rejection() *Rejection { return t.rejection }
 
@@ -80,7 +88,7 @@ func (t *Ticket) Waited() time.Duration {
 	case t.rejection != nil:
 		return t.rejection.Waited
 	case t.granted != nil:
-		return t.started - t.Arrived()
+		return t.run.Started - t.Arrived()
 	}
 	return 0
 }

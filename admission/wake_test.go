@@ -8,7 +8,7 @@ import (
 )
 
 // sleeps puts a backend's replica to sleep, as found at the start.
-func (b *box) sleeps(backend string, replica int) {
+func (b *rig) sleeps(backend string, replica int) {
 	b.t.Helper()
 	if !b.s.SetLoaded(b.now, backend, replica, false, true) {
 		b.t.Fatalf("%s/%d cannot be put to sleep", backend, replica)
@@ -31,13 +31,13 @@ func without(cfg Config, backend string) Config {
 
 func TestASleepingReplicaIsWokenBesideOneThatCannotBeUsed(t *testing.T) {
 	for sleeper := range 2 {
-		b := newBox(t, twoReplicas())
+		b := newRig(t, twoReplicas())
 		b.sleeps("llm", sleeper)
 		b.s.SetAvailable(b.now, "llm", 1-sleeper, 0)
 		b.reason(b.submit("chat", "llm", 0), ReasonWaking)
 		b.order(Wake, "llm")
 
-		b = newBox(t, twoReplicas())
+		b = newRig(t, twoReplicas())
 		b.sleeps("llm", sleeper)
 		b.runs(b.submit("chat", "llm", 0), true) // on the other one, and that is its slot
 		b.reason(b.submit("chat", "llm", 0), ReasonWaking)
@@ -45,21 +45,21 @@ func TestASleepingReplicaIsWokenBesideOneThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-func TestRoomIsMadeForTheReplicaThatLives(t *testing.T) {
+func TestMemoryIsFreedForTheReplicaThatIsAvailable(t *testing.T) {
 	for dead, full := range []string{"g1", "g0"} {
 		cfg := twoReplicas()
 		cfg.Backends[0].Replicas[0].Places[0].GPU = full
-		b := newBox(t, cfg)
+		b := newRig(t, cfg)
 		b.s.SetAvailable(b.now, "llm", dead, 0)
 		b.end(b.submit("heavy", "flux", 10*GiB))
 		b.at(40)
 		b.reason(b.submit("chat", "llm", 0), ReasonReclaiming)
-		b.order(Reclaim, "flux")
+		b.order(Unload, "flux")
 	}
 }
 
-func TestOneThatSleepsIsWokenThoughNobodyCanBeReclaimedAnyMore(t *testing.T) {
-	b := newBox(t, swapBox())
+func TestOneThatSleepsIsWokenThoughNothingCanBeUnloadedAnyMore(t *testing.T) {
+	b := newRig(t, swapBox())
 	b.sleeps("llm", 0)
 	cfg := swapBox()
 	for i := range cfg.Backends {
@@ -74,13 +74,13 @@ func TestOneThatSleepsIsWokenThoughNobodyCanBeReclaimedAnyMore(t *testing.T) {
 
 func TestASleeperThatIsAskedAgainSleepsOn(t *testing.T) {
 	b, image := imageWaits(t)
-	o := b.order(Reclaim, "llm")
+	o := b.order(Unload, "llm")
 	b.reads(20 * GiB)
-	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true}) // 20 GiB stay
+	b.s.Unloaded(b.now, o.ID, Ended{MustWake: true}) // 20 GiB stay
 	b.runs(image, false)
 	b.at(46)
-	o = b.order(Reclaim, "llm")
-	b.s.Reclaimed(b.now, o.ID, Ended{Failed: true})
+	o = b.order(Unload, "llm")
+	b.s.Unloaded(b.now, o.ID, Ended{Failed: true})
 	chat := b.submit("chat", "llm", 0)
 	b.runs(chat, false)
 	b.reason(chat, ReasonWaking)
@@ -89,8 +89,8 @@ func TestASleeperThatIsAskedAgainSleepsOn(t *testing.T) {
 // What failed is to make room: its own request waits for nothing.
 func TestASleeperThatKeptItsMemoryIsWokenAtOnce(t *testing.T) {
 	b, image := imageWaits(t)
-	o := b.order(Reclaim, "llm")
-	b.s.Reclaimed(b.now, o.ID, Ended{Failed: true, MustWake: true})
+	o := b.order(Unload, "llm")
+	b.s.Unloaded(b.now, o.ID, Ended{Failed: true, MustWake: true})
 	b.s.Leave(b.now, image, CodeClientCancelled)
 	b.submit("chat", "llm", 0)
 	b.order(Wake, "llm")
@@ -98,29 +98,29 @@ func TestASleeperThatKeptItsMemoryIsWokenAtOnce(t *testing.T) {
 
 func TestByHandSaysWhatCannotBeDone(t *testing.T) {
 	b, _ := imageWaits(t)
-	if err := b.s.ReclaimByHand(b.now, "llm"); err != nil {
+	if err := b.s.UnloadByHand(b.now, "llm"); err != nil {
 		t.Errorf("what is under way is refused: %v", err)
 	}
-	o := b.order(Reclaim, "llm")
+	o := b.order(Unload, "llm")
 	if err := b.s.WakeByHand(b.now, "llm"); err == nil {
 		t.Error("one that is letting go is woken")
 	}
 	b.reads(10 * GiB)
-	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true}) // 10 GiB stay
-	if err := b.s.ReclaimByHand(b.now, "llm"); err != nil {
+	b.s.Unloaded(b.now, o.ID, Ended{MustWake: true}) // 10 GiB stay
+	if err := b.s.UnloadByHand(b.now, "llm"); err != nil {
 		t.Errorf("what a sleeper kept cannot be asked for: %v", err)
 	}
-	o = b.order(Reclaim, "llm")
+	o = b.order(Unload, "llm")
 	b.reads(0)
-	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true})
-	if err := b.s.ReclaimByHand(b.now, "llm"); err == nil {
+	b.s.Unloaded(b.now, o.ID, Ended{MustWake: true})
+	if err := b.s.UnloadByHand(b.now, "llm"); err == nil {
 		t.Error("one that sleeps and holds nothing is told to let go")
 	}
 }
 
 // Nothing was sent to a server that does not listen, and so it took nothing.
 func TestWhatNeverCameToItsServerTookNothing(t *testing.T) {
-	b := newBox(t, swapBox())
+	b := newRig(t, swapBox())
 	b.reads(0)
 	for _, others := range []bool{false, true} {
 		var other *Ticket
@@ -128,8 +128,7 @@ func TestWhatNeverCameToItsServerTookNothing(t *testing.T) {
 			other = b.submit("chat", "llm", 0)
 		}
 		lost := b.submit("chat", "llm", 4*GiB)
-		lost.failed, lost.unserved = true, true
-		b.end(lost)
+		b.ends(lost, Result{Outcome: Unreached})
 		if others {
 			b.end(other)
 		}
@@ -137,14 +136,13 @@ func TestWhatNeverCameToItsServerTookNothing(t *testing.T) {
 		if others {
 			want = 30 * GiB
 		}
-		if booked, kept := b.s.live.booked[0], b.s.live.holdings[1].kept; booked != want || kept != want {
-			t.Errorf("%v are booked, %v kept, want %v", booked, kept, want)
-		}
+		b.reads(want)
+		b.holds("llm", want, want)
 	}
 }
 
-func TestAnOutsiderIsNotTheReturnOfTheDead(t *testing.T) {
-	b := newBox(t, swapBox())
+func TestANeighbourIsNotTheReturnOfTheDead(t *testing.T) {
+	b := newRig(t, swapBox())
 	b.reads(GiB)
 	chat := b.submit("chat", "llm", 0)
 	b.reads(31 * GiB)
@@ -152,37 +150,37 @@ func TestAnOutsiderIsNotTheReturnOfTheDead(t *testing.T) {
 	b.end(chat)
 	b.reads(31 * GiB)
 	b.submit("heavy", "flux", 10*GiB)
-	o := b.order(Reclaim, "llm")
+	o := b.order(Unload, "llm")
 	b.reads(GiB)
-	b.s.Reclaimed(b.now, o.ID, Ended{Failed: true, Dead: true, MustWake: true})
+	b.s.Unloaded(b.now, o.ID, Ended{Failed: true, Dead: true, MustWake: true})
 	o = b.order(Return, "llm")
 	b.reads(GiB)
-	if b.s.Loading(o.ID) {
-		t.Error("what the outsider holds is taken for its loading")
+	if b.s.box.residency.TakesMemory(o.ID) {
+		t.Error("what the neighbour holds is taken for its loading")
 	}
 }
 
 func TestAReadingFromBeforeTheLoadProvesNothing(t *testing.T) {
-	fails := func(b *box) { b.s.Observe(b.now, Reading{GPU: "g0", Err: errors.New("a bad day")}) }
-	for name, later := range map[string]func(*box){"readings fail": fails, "none comes": func(*box) {}} {
+	fails := func(b *rig) { b.s.Observe(b.now, Reading{GPU: "g0", Err: errors.New("a bad day")}) }
+	for name, later := range map[string]func(*rig){"readings fail": fails, "none comes": func(*rig) {}} {
 		t.Run(name, func(t *testing.T) {
-			b := newBox(t, swapBox())
+			b := newRig(t, swapBox())
 			b.reads(0)
 			b.at(1)
 			later(b)
 			b.end(b.submit("chat", "llm", 0))
 			b.at(2)
 			later(b)
-			if err := b.s.ReclaimByHand(b.now, "llm"); err != nil {
+			if err := b.s.UnloadByHand(b.now, "llm"); err != nil {
 				t.Fatal(err)
 			}
-			o := b.order(Reclaim, "llm")
-			if freed, enough, _ := b.s.Freed(o.ID); enough || freed > 0 {
+			o := b.order(Unload, "llm")
+			if freed, enough, _ := b.s.box.residency.Freed(o.ID); enough || freed > 0 {
 				t.Errorf("%v have come back, enough: %v; want nothing before it was asked", freed, enough)
 			}
-			b.s.Reclaimed(b.now, o.ID, Ended{Failed: true})
-			if kept := b.s.live.holdings[1].kept; kept != 30*GiB {
-				t.Errorf("%v are kept, want what no reading says is gone", kept)
+			b.s.Unloaded(b.now, o.ID, Ended{Failed: true})
+			if most := b.account("llm").High; most != 30*GiB {
+				t.Errorf("it may hold %v, want what no reading says is gone", most)
 			}
 		})
 	}
@@ -194,52 +192,24 @@ func TestAReloadKeepsTheMemoryOfABackendItRemoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.runs(image, false)
-	for range calmReadings {
+	for range 3 {
 		b.reads(0)
 	}
 	b.runs(image, true)
 }
 
-func TestAReloadEndsTheDisputeOfABackendItRemoves(t *testing.T) {
-	b := newBox(t, swapBox())
-	b.sleeps("llm", 0)
-	b.reads(30 * GiB) // whoever's
-	b.submit("chat", "llm", 0)
-	b.order(Wake, "llm")
-	if err := b.s.Reconfigure(b.now, without(swapBox(), "llm")); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 * calmReadings {
-		b.reads(0)
-	}
-	b.runs(b.submit("light", "captions", GiB), true)
-}
-
-func TestAReloadKeepsADispute(t *testing.T) {
-	b := newBox(t, swapBox())
-	b.end(b.submit("chat", "llm", 0))
-	a := b.s.accounts[1]
-	a.sure, a.sureThen, a.disputed, a.most = 1, 2, true, 30*GiB
-	if err := b.s.Reconfigure(b.now, swapBox()); err != nil {
-		t.Fatal(err)
-	}
-	if got := b.s.accounts[1]; got.sure != 1 || got.sureThen != 2 || !got.disputed || got.most != 30*GiB {
-		t.Errorf("it is %+v afterwards, want all of %+v", got, a)
-	}
-}
-
 // asleepInDispute is a box where captions sleeps and may be brought back, and
 // whoever runs is not known to hold what was there before.
-func TestNobodyIsWokenInADisputeOrBesideWorkThatGoesAlone(t *testing.T) {
-	b := newBox(t, swapBox())
+func TestNothingIsWokenBesideALoneRun(t *testing.T) {
+	b := newRig(t, swapBox())
 	b.reads(0)
 	b.end(b.submit("light", "captions", 0))
 	b.reads(8 * GiB)
 	b.at(40)
 	b.submit("chat", "llm", 16*GiB) // 46 of 40
-	o := b.order(Reclaim, "captions")
+	o := b.order(Unload, "captions")
 	b.reads(0)
-	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true})
+	b.s.Unloaded(b.now, o.ID, Ended{MustWake: true})
 	b.at(41)
 	b.reads(32 * GiB)
 	b.at(80)
@@ -248,10 +218,13 @@ func TestNobodyIsWokenInADisputeOrBesideWorkThatGoesAlone(t *testing.T) {
 		b.order(Wake, "captions")
 	}
 
-	b = newBox(t, swapBox())
+	b = newRig(t, swapBox())
 	b.sleeps("llm", 0)
+	for range 3 {
+		b.reads(0)
+	}
 	alone := new(Ticket)
-	b.s.Submit(b.now, alone, Request{Class: "light", Backend: "captions", VRAM: GiB, Alone: true})
+	b.s.Submit(b.now, alone, Request{Class: "light", Backend: "captions", VRAM: GiB, Unknown: true})
 	b.runs(alone, true)
 	if err := b.s.WakeByHand(b.now, "llm"); err == nil {
 		t.Error("it is woken beside work that has the card to itself")
@@ -261,27 +234,27 @@ func TestNobodyIsWokenInADisputeOrBesideWorkThatGoesAlone(t *testing.T) {
 
 func TestAReadingBringsBackWhatSleeps(t *testing.T) {
 	b, image := imageWaits(t)
-	o := b.order(Reclaim, "llm")
+	o := b.order(Unload, "llm")
 	b.reads(0)
-	b.s.Reclaimed(b.now, o.ID, Ended{MustWake: true})
+	b.s.Unloaded(b.now, o.ID, Ended{MustWake: true})
 	b.end(image)
 	for range 80 {
-		b.at(b.now.Seconds() + 1)
+		b.after(1)
 		b.reads(24 * GiB)
 	}
 	b.noOrder() // flux keeps what it took
-	for range calmReadings {
+	for range 3 {
 		b.reads(0)
 	}
 	b.order(Wake, "llm")
 }
 
 // Waiting costs less than a swap for as long as the estimate says so.
-func TestOverdueWorkDoesNotKeepRoomFromBeingMade(t *testing.T) {
+func TestOverdueWorkDoesNotKeepMemoryFromBeingFreed(t *testing.T) {
 	cfg := swapBox()
 	cfg.GPUs[0].Memory = 60 * GiB
 	cfg.Backends[2].Replicas[0].Places[0].Resident = GiB
-	b := newBox(t, cfg)
+	b := newRig(t, cfg)
 	b.end(b.submit("chat", "llm", 0)) // 30 kept
 	b.at(40)
 	b.submit("light", "captions", 17*GiB) // said to take 10 s, and does not end
@@ -293,51 +266,10 @@ func TestOverdueWorkDoesNotKeepRoomFromBeingMade(t *testing.T) {
 		}
 		b.now = max(b.now+time.Millisecond, due)
 		b.s.Tick(b.now)
-		if len(b.s.issued) > 0 {
-			b.order(Reclaim, "llm")
+		if orders := b.s.Orders(); len(orders) > 0 {
+			b.wants("the backend that is unloaded", orders[0].Backend, "llm")
 			return
 		}
 	}
-	t.Errorf("at %v nobody was told to let go", b.now)
-}
-
-// Three accounts with 10, 29 and 4 GiB are booked with 10, 28 and 5.
-func TestAMatchByChanceEndsNoDispute(t *testing.T) {
-	engine := func(name string, resident Bytes) Backend {
-		return Backend{Name: name, Reclaims: true, MinResidency: 30 * time.Second, Replicas: []Replica{{Places: []Place{{"g0", resident}}}}}
-	}
-	b := newBox(t, Config{GPUs: []GPU{{Name: "g0", Memory: 46 * GiB}},
-		Classes:  []Class{{Name: "work", Slots: 16, QueueLimit: 100, StrictAfter: 5 * time.Second}},
-		Backends: []Backend{engine("a", 10*GiB), engine("b", 24*GiB), engine("c", 3*GiB)}})
-	b.reads(0)
-	b.end(b.submit("work", "a", 0))
-	var run []*Ticket
-	for _, d := range []Bytes{4 * GiB, GiB, 4 * GiB} { // the last finds what the first has left
-		run = append(run, b.submit("work", "b", d))
-	}
-	for _, ticket := range run {
-		b.end(ticket)
-	}
-	b.at(1)
-	b.reads(39 * GiB)
-	b.at(2)
-	b.reads(39 * GiB)
-	one, other := b.submit("work", "c", GiB), b.submit("work", "c", GiB) // one after the other, in truth
-	b.runs(one, true)
-	b.runs(other, true)
-	b.end(one)
-	b.end(other)
-	for range 4 {
-		b.at(b.now.Seconds() + 1)
-		b.reads(43 * GiB)
-	}
-	used := 42 * GiB
-	for range 5 {
-		if _, ok := b.submit("work", "c", GiB).Granted(); ok {
-			used += GiB
-		}
-	}
-	if used > 46*GiB {
-		t.Errorf("%v are at work on a card of 46", used)
-	}
+	t.Errorf("at %v nothing was told to unload", b.now)
 }

@@ -41,6 +41,11 @@ type world struct {
 	told                               func(what string, t *Ticket) // hears of what becomes of tickets; nil: nobody does
 	story                              []string                     // the last events, for a failure's message
 
+	others map[string]Bytes // held by neighbours, by GPU
+	kept   map[place]Bytes  // what each replica really holds on each of its GPUs while nothing runs there
+	most   map[string]Bytes // the largest size that was read, by GPU
+	readAt time.Duration    // when the cards were last read
+
 	promise protection
 	clocks  map[*Ticket]time.Duration // since when a head is blocked by others' work alone
 	before  mementos
@@ -49,7 +54,7 @@ type world struct {
 type flowKey struct {
 	class, backend, tenant string
 	vram                   Bytes
-	alone                  bool
+	unknown                bool
 	boost                  time.Duration
 }
 
@@ -65,7 +70,8 @@ func newWorld(cfg Config, d draw) *world {
 	}
 	w := &world{s: s, draw: d, cfg: cfg, asked: map[*Ticket]Request{}, arrived: map[*Ticket]time.Duration{},
 		waiting: map[*Ticket]bool{}, running: map[*Ticket]time.Duration{}, flows: map[flowKey][]*Ticket{},
-		stopped: map[string]bool{}, probes: map[place]int{}, clocks: map[*Ticket]time.Duration{}}
+		stopped: map[string]bool{}, probes: map[place]int{}, clocks: map[*Ticket]time.Duration{},
+		others: map[string]Bytes{}, kept: map[place]Bytes{}, most: map[string]Bytes{}}
 	w.remember()
 	return w
 }
@@ -114,7 +120,7 @@ func (w *world) hear(what string, t *Ticket) {
 
 func (w *world) keyOf(t *Ticket) flowKey {
 	q := w.asked[t]
-	return flowKey{q.Class, q.Backend, q.Tenant, q.VRAM, q.Alone, q.Boost}
+	return flowKey{q.Class, q.Backend, q.Tenant, q.VRAM, q.Unknown, q.Boost}
 }
 
 func (w *world) class(name string) Class {
@@ -182,7 +188,13 @@ func (w *world) unqueue(t *Ticket) {
 func (w *world) starts(t *Ticket) {
 	q := w.asked[t]
 	w.granted++
-	if first := w.before.first; first != nil && first != t && w.waiting[first] && w.ranksBefore(t, first) {
+	// What a GPU rests for has it as soon as it fits, whatever is reserved there and
+	// whoever is strict (memory.md: Liveness, 6).
+	rested := t.shape.rests.of == t && t.shape.rests.ended == w.now
+	if p := &w.promise; rested && p.head != nil && p.head != t {
+		p.passed, p.until[t] = true, true
+	}
+	if first := w.before.first; first != nil && first != t && w.waiting[first] && (rested || w.ranksBefore(t, first)) {
 		w.before.first = nil // what ranks before it may move its reservation
 	}
 	w.running[t] = w.now
@@ -196,7 +208,7 @@ func (w *world) starts(t *Ticket) {
 	if w.stopped["class "+q.Class] || w.stopped["backend "+q.Backend] {
 		w.fail("6: ticket %d was granted although its class is paused or its backend drains", t.ID())
 	}
-	if n, limited := w.probes[place{q.Backend, number}]; limited && w.s.live.replicas[t.replica.index] > n {
+	if n, limited := w.probes[place{q.Backend, number}]; limited && w.s.box.live.replicas[t.replica.index] > n {
 		w.fail("6: ticket %d was granted on a replica that takes %d", t.ID(), n)
 	}
 	if !q.Deadline.IsZero() && w.s.epoch.Add(w.now+q.Estimate.P50).After(q.Deadline) {
@@ -222,7 +234,7 @@ func (w *world) neverFits(q Request) bool {
 			for _, p := range r.Places {
 				for _, g := range w.cfg.GPUs {
 					most := g.Memory
-					if largest := w.s.devices[w.s.deviceIndex[g.Name]].largest; largest > 0 {
+					if largest := w.most[g.Name]; largest > 0 {
 						most = min(most, largest)
 					}
 					fits = fits && (g.Name != p.GPU || p.Resident+q.VRAM <= most-g.Reserve)
@@ -267,7 +279,7 @@ func (w *world) end(t *Ticket) {
 	if runs {
 		held = w.held(t)
 	}
-	if got := w.s.End(w.now, t); got != runs {
+	if got := w.s.End(w.now, t, Result{}); got != runs {
 		w.fail("2: End of ticket %d = %v, want %v", t.ID(), got, runs)
 	}
 	if runs {
@@ -275,26 +287,71 @@ func (w *world) end(t *Ticket) {
 		if !t.shape.backend.cfg.ReturnsMemory {
 			for i, now := range w.held(t) {
 				if now < held[i] {
-					w.fail("1: as ticket %d ended, its backend holds %v of the %v that it keeps", t.ID(), now, held[i])
+					w.fail("1: as ticket %d ended, its backend may hold %v of the %v that it keeps", t.ID(), now, held[i])
 				}
 			}
 		}
+		w.stays(t)
 		delete(w.running, t)
 		w.note("ended", t)
 		w.forget(t)
 	}
 	w.decided()
-	if w.s.End(w.now, t) {
+	if w.s.End(w.now, t, Result{}) {
 		w.fail("2: ticket %d ended twice", t.ID())
 	}
 }
 
-// held is what a ticket's replica holds on each of its GPUs.
+// held is the most that a ticket's replica may hold on each of its GPUs.
 func (w *world) held(t *Ticket) (held []Bytes) {
 	for _, a := range t.replica.accounts {
-		held = append(held, w.s.live.holdings[a].footprint(w.s.accounts[a].resident))
+		held = append(held, w.s.box.live.memory.Accounts[a].High)
 	}
 	return held
+}
+
+// of is a ticket's replica.
+func (w *world) of(t *Ticket) place { return place{w.asked[t].Backend, t.replica.number} }
+
+// works is what the work of a replica takes, on each of its GPUs.
+func (w *world) works(p place, resident Bytes) (sum Bytes) {
+	for t := range w.running {
+		if w.of(t) == p {
+			sum += w.asked[t].VRAM
+			sum += resident
+			resident = 0
+		}
+	}
+	return sum
+}
+
+// stays takes note of what a replica really holds once a run has ended.
+func (w *world) stays(t *Ticket) {
+	b := w.s.box.byBackend[w.asked[t].Backend]
+	if b == nil || t.replica.number >= len(b.cfg.Replicas) || len(b.cfg.Replicas[t.replica.number].Places) == 0 {
+		return
+	}
+	p, resident := w.of(t), b.cfg.Replicas[t.replica.number].Places[0].Resident
+	if left := resident; b.cfg.ReturnsMemory {
+		w.kept[p] = left
+	} else {
+		w.kept[p] = max(w.kept[p], w.works(p, resident)) // this run is among those that work still
+	}
+}
+
+// used is what the cards really show.
+func (w *world) used(gpu string) Bytes {
+	sum := w.others[gpu]
+	for _, b := range w.cfg.Backends {
+		for i, r := range b.Replicas {
+			for _, x := range r.Places {
+				if p := (place{b.Name, i}); x.GPU == gpu {
+					sum += max(w.kept[p], w.works(p, x.Resident))
+				}
+			}
+		}
+	}
+	return sum
 }
 
 // leave holds 4 as well: nobody's place gets worse.
@@ -356,8 +413,25 @@ func (w *world) setDraining(backend string, draining bool) {
 func (w *world) observe(r Reading) {
 	w.withdrawn = true
 	w.tell("reading %+v", r)
+	if r.Err == nil && r.Total > 0 && r.Used <= r.Total {
+		w.most[r.GPU] = max(w.most[r.GPU], r.Total)
+	}
 	w.s.Observe(w.now, r)
 	w.decided()
+}
+
+// read reads the cards that have a sensor.
+func (w *world) read() {
+	w.readAt = w.now
+	for _, g := range w.cfg.GPUs {
+		if g.Reads {
+			w.observe(Reading{GPU: g.Name, Total: g.Memory, Used: min(g.Memory, w.used(g.Name)), Source: "nvml"})
+		}
+	}
+}
+
+func (w *world) reads() bool {
+	return slices.ContainsFunc(w.cfg.GPUs, func(g GPU) bool { return g.Reads })
 }
 
 func (w *world) reconfigure(cfg Config) {
@@ -377,10 +451,17 @@ func (w *world) tick() {
 }
 
 // advance lets time pass; where ticks are not late, each comes when it is due.
+// The cards are read every second.
 func (w *world) advance(by time.Duration) {
 	to := w.now + by
 	for !w.late {
 		next, ok := w.s.Next()
+		if reading := w.readAt + time.Second; w.reads() && reading <= to && (!ok || reading < next) {
+			w.now = max(w.now, reading)
+			w.read()
+			w.promised()
+			continue
+		}
 		if !ok || next > to {
 			break
 		}
@@ -389,26 +470,33 @@ func (w *world) advance(by time.Duration) {
 		w.promised()
 	}
 	w.now = to
+	if w.late && w.reads() && w.readAt+time.Second <= w.now {
+		w.read()
+	}
 }
 
 // state is the books in words, for a failure's message.
 func (w *world) state() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "at %v, next due %v\n", w.now, w.s.recheck)
-	for i, d := range w.s.devices {
-		fmt.Fprintf(&b, "%s: booked %v, outside %v, room %v\n", d.cfg.Name, w.s.live.booked[i], d.outside, w.s.room(&w.s.live, i))
+	for g, t := range w.s.box.live.memory.GPUs {
+		d := w.s.box.ledger.Describe(g, w.now)
+		fmt.Fprintf(&b, "%s: %v in use, unmanaged %v to %v, booked %v, available %v, lone run %v\n", d.Name, t.Used, t.XLow, t.XHigh, d.Booked, d.Available, d.LoneRun)
+	}
+	for a, h := range w.s.box.live.memory.Accounts {
+		fmt.Fprintf(&b, "account %d on %s: %v to %v, peak %v, %d run\n", a, w.s.box.ledger.Name(w.s.box.ledger.GPUOf(a)), h.Low, h.High, h.Peak, h.Runs)
 	}
 	for _, t := range w.s.running {
 		fmt.Fprintf(&b, "runs %d: %s on %s/%d, %v, ends %v, p95 %v\n", t.ID(), t.shape.class.cfg.Name, t.shape.backend.cfg.Name, t.replica.number, t.shape.vram, t.end, t.p95)
 	}
-	for _, sh := range w.s.active {
+	for _, sh := range w.s.shapes.active {
 		t := sh.head
 		if t == nil {
 			fmt.Fprintf(&b, "%d wait: %s for %s %v, no head, %v\n", sh.Len(), sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, sh.block)
 			continue
 		}
 		fmt.Fprintf(&b, "%d wait: %s for %s %v, head %d blocked since %v, %s %v, strict %v, reserved %v\n",
-			sh.Len(), sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, t.ID(), sh.blockedSince, sh.block.reason, sh.block, w.s.strict == t, sh.reserved)
+			sh.Len(), sh.class.cfg.Name, sh.backend.cfg.Name, sh.vram, t.ID(), sh.blockedSince, sh.block.reason, sh.block, w.s.strict.is(t), sh.reserved)
 	}
 	return b.String() + strings.Join(w.story, "\n")
 }

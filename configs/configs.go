@@ -191,7 +191,7 @@ func spreadResident(from, to reflect.Type, data any) (any, error) {
 	return data, nil
 }
 
-// Desk is the box as the admission desk is told about it, in the order of the
+// Desk is the configuration of the admission controller, in the order of the
 // names.
 func (c *Config) Desk() admission.Config {
 	desk := admission.Config{Tenants: admission.Tenants{QueueLimit: c.Proxy.Tenants.QueueLimit}}
@@ -200,7 +200,8 @@ func (c *Config) Desk() admission.Config {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.GPUs)) {
 		g := c.GPUs[name]
-		desk.GPUs = append(desk.GPUs, admission.GPU{Name: name, Memory: g.Memory, Reserve: g.Reserve, Hold: g.Unknown == "hold"})
+		desk.GPUs = append(desk.GPUs, admission.GPU{Name: name, Device: g.Device, Memory: g.Memory, Reserve: g.Reserve,
+			Reads: g.Reads(), Hold: g.Unknown == "hold", TrialAfter: g.TrialAfter})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Classes)) {
 		k := c.Routing.Classes[name]
@@ -227,6 +228,9 @@ func (c *Config) Owners() []gpu.Hint {
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		for i, server := range c.Routing.Backends[name].Servers() {
 			hint := gpu.Hint{Backend: name, Replica: i, PID: server.Process.PID, Name: server.Process.Name}
+			for _, p := range server.Places() {
+				hint.GPUs = append(hint.GPUs, p.GPU)
+			}
 			if u, err := url.Parse(server.URL); err == nil && u.Hostname() != "" {
 				hint.Address = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), map[string]string{"https": "443"}[u.Scheme], "80"))
 			}

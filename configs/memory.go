@@ -51,7 +51,7 @@ func (w work) atOnce(slots int, room admission.Bytes) admission.Bytes {
 	return sum
 }
 
-// warnOfIdlers finds replicas that none of their backend's work fits.
+// warnOfIdlers finds replicas that are too small for every request of their backend.
 func (c *Config) warnOfIdlers(warn func(path, problem string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		b, w := c.Routing.Backends[name], c.work(name)
@@ -59,7 +59,7 @@ func (c *Config) warnOfIdlers(warn func(path, problem string)) {
 			for _, p := range server.Places() {
 				room, known := c.Routing.Room[p.GPU]
 				if left := max(0, room-p.Resident); known && w.smallest > left {
-					warn("backends."+name+"."+b.KeysOf(i).URL, fmt.Sprintf("none of its work fits it: it takes %v or more, and %s has %v beside the %v that it holds: "+
+					warn("backends."+name+"."+b.KeysOf(i).URL, fmt.Sprintf("none of its requests fits: the smallest takes %v, and %s has %v beside the %v that it holds: "+
 						"want it on a larger GPU, or left out", w.smallest, p.GPU, left, p.Resident))
 					break
 				}
@@ -68,9 +68,9 @@ func (c *Config) warnOfIdlers(warn func(path, problem string)) {
 	}
 }
 
-// keeps is what a backend's servers come to keep of a GPU once they have worked,
-// where their allocators keep it with everything that may run at once.
-func (c *Config) keeps(backend, gpu string) admission.Bytes {
+// retains is what a backend's servers retain of a GPU once they have worked, where
+// their allocators keep the memory of everything that may run at once.
+func (c *Config) retains(backend, gpu string) admission.Bytes {
 	b, room := c.Routing.Backends[backend], c.Routing.Room[gpu]
 	var took, sum admission.Bytes
 	if !b.ReturnsMemory {
@@ -86,31 +86,31 @@ func (c *Config) keeps(backend, gpu string) admission.Bytes {
 	return sum
 }
 
-// warnOfStalls finds backends that keep so much of what they took that another
-// one then finds no room on any of its servers, for as long as they keep it.
+// warnOfStalls finds backends that retain so much memory that the requests of
+// another one then fit on none of its servers.
 func (c *Config) warnOfStalls(warn func(path, problem string)) {
 	names := slices.Sorted(maps.Keys(c.Routing.Backends))
-	for _, keeper := range names {
-		if k := c.Routing.Backends[keeper]; k.Reclaim.Enabled() && !k.Pinned {
+	for _, holder := range names {
+		if k := c.Routing.Backends[holder]; k.Reclaim.Enabled() && !k.Pinned {
 			continue
 		}
 		for _, waiter := range names {
-			if waiter == keeper {
+			if waiter == holder {
 				continue
 			}
-			if s, stalls := c.stall(keeper, waiter); stalls {
-				cure := "a reclaim that makes it"
-				if c.Routing.Backends[keeper].Reclaim.Enabled() {
-					cure = "it not pinned"
+			if s, stalls := c.stall(holder, waiter); stalls {
+				cure := "a reclaim"
+				if c.Routing.Backends[holder].Reclaim.Enabled() {
+					cure = "pinned: false"
 				}
-				warn("backends."+keeper, fmt.Sprintf("keeps up to %v of %s once it has worked, and %s needs %v of the %v there: %s would wait for as long as %s keeps it: "+
-					"want returns_memory: true where the engine gives memory back, %s, or smaller demands", s.kept, s.gpu, waiter, s.need, s.room, waiter, keeper, cure))
+				warn("backends."+holder, fmt.Sprintf("retains up to %v of %s once it has worked, and %s needs %v of the %v there: %s waits for as long as %s retains it: "+
+					"want returns_memory: true where the engine gives memory back, %s, or smaller demands", s.retained, s.gpu, waiter, s.need, s.room, waiter, holder, cure))
 			}
 		}
 	}
 }
 
-// warnOfReclaims finds ways to make room that make none, or that nothing undoes.
+// warnOfReclaims finds unloads that free nothing, or that nothing undoes.
 func (c *Config) warnOfReclaims(warn func(path, problem string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		b := c.Routing.Backends[name]
@@ -122,30 +122,30 @@ func (c *Config) warnOfReclaims(warn func(path, problem string)) {
 			placed = placed || len(server.Places()) > 0
 		}
 		if !placed {
-			warn("backends."+name+".reclaim", "it takes room on no GPU, so there is nothing to let go: want its gpu, or no reclaim")
+			warn("backends."+name+".reclaim", "it is on no GPU, so that an unload frees nothing: want its gpu, or no reclaim")
 		}
 		if len(b.Reclaim.Stop) > 0 && len(b.Reclaim.Start) == 0 {
-			warn("backends."+name+".reclaim.stop", "nothing starts it again but what watches it: want a start command and a probe beside it")
+			warn("backends."+name+".reclaim.stop", "no command starts it again: want a start command and a probe beside it")
 		}
 	}
 }
 
-// stall is a GPU that a backend keeps from another.
+// stall is a GPU on which the memory that one backend retains blocks another.
 type stall struct {
-	gpu              string
-	kept, need, room admission.Bytes
+	gpu                  string
+	retained, need, room admission.Bytes
 }
 
-// stall says whether what keeper keeps bars every server of waiter, and gives the
-// GPU that bars the first of them.
-func (c *Config) stall(keeper, waiter string) (first stall, stalls bool) {
+// stall says whether what holder retains blocks every server of waiter, and gives
+// the GPU that blocks the first of them.
+func (c *Config) stall(holder, waiter string) (first stall, stalls bool) {
 	w := c.work(waiter)
 	for _, server := range c.Routing.Backends[waiter].Servers() {
 		barred := false
 		for _, p := range server.Places() {
 			room, known := c.Routing.Room[p.GPU]
-			s := stall{p.GPU, c.keeps(keeper, p.GPU), p.Resident + w.largest, room}
-			if !known || s.kept == 0 || s.need == 0 || s.kept+s.need <= room {
+			s := stall{p.GPU, c.retains(holder, p.GPU), p.Resident + w.largest, room}
+			if !known || s.retained == 0 || s.need == 0 || s.retained+s.need <= room {
 				continue
 			}
 			if first.gpu == "" {

@@ -7,13 +7,14 @@ import (
 
 // book sets what is booked for a request: its route's own figure, or what the
 // route's history says instead (admission.History.Demand has the rule). What was
-// learned is rounded up to a bucket, so that shapes stay few; the desk leaves
-// out of it what no card could give.
+// learned is rounded up to a bucket, so that shapes stay few. The controller takes
+// off what no card could give.
 func book(ask *admission.Request, learn bool) {
-	booked, alone := ask.History.Demand(ask.VRAM, learn)
-	if booked == ask.VRAM && !alone {
+	ask.Learn = learn
+	booked, unknown := ask.History.Demand(ask.VRAM, learn)
+	if booked == ask.VRAM && !unknown {
 		return
 	}
 	booked = routing.RoundUp(booked)
-	ask.VRAM, ask.Raised, ask.Alone = booked, booked-ask.VRAM, ask.Alone || alone
+	ask.VRAM, ask.Raised, ask.Unknown = booked, booked-ask.VRAM, unknown
 }

@@ -47,7 +47,7 @@ func (e *execution) end(err error) bool {
 		return false
 	}
 	if e.grant != nil {
-		e.grant.Release(e.outcome(err))
+		e.grant.Release(admission.Result{Outcome: e.outcome(err)})
 	}
 	if e.release != nil {
 		e.release()

@@ -237,7 +237,7 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = x.now.Add(grant.Waited())
 	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Stay())
 	if err := x.ctx.Err(); err != nil {
-		grant.Release(admission.Aborted)
+		grant.Release(admission.Result{Outcome: admission.Aborted})
 		return nil, err
 	}
 	return grant, nil

@@ -14,9 +14,10 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// ladder carries out what the desk orders: a backend is to let go of its memory,
-// or to be brought back. Its rungs are the engine's own call, twice, and the
-// command that stops it. Each is believed when the card shows it.
+// ladder carries out the controller's orders: unload a backend, wake it, or wait
+// for one that died of an unload. The rungs of an unload are the engine's own
+// call, twice, and the command that stops it. Each is believed when the card
+// shows that memory was freed.
 type ladder struct {
 	*Handler
 	life  context.Context // ends with the handler
@@ -59,26 +60,31 @@ func (l *ladder) close() {
 	l.steps.Wait()
 }
 
-// attend begins an order. It is called under the desk's lock.
+// attend begins an order. It is called under the controller's lock.
 func (l *ladder) attend(o admission.Order) {
 	l.steps.Go(func() {
 		began := time.Now()
-		b := l.replica(o)
+		var b *routing.Backend
+		if r := l.replica(o); r != nil {
+			b = r.Backend
+			r.link.ordered(1)
+			defer r.link.ordered(-1)
+		}
 		var e admission.Ended
 		var freed admission.Bytes
-		name := telemetry.SpanReclaim
+		name := telemetry.SpanUnload
 		switch o.Kind {
-		case admission.Reclaim:
-			e, freed = l.reclaim(b, o)
-			l.desk.Reclaimed(o.ID, e)
+		case admission.Unload:
+			e, freed = l.unload(b, o)
+			l.desk.Unloaded(o.ID, e)
 		case admission.Wake:
 			name = telemetry.SpanWake
 			e = l.wake(b, o)
-			l.desk.Woken(o.ID, e)
+			l.desk.Loaded(o.ID, e)
 		case admission.Return:
 			name = telemetry.SpanWake
 			e = l.awaitReturn(b, o)
-			l.desk.Woken(o.ID, e)
+			l.desk.Loaded(o.ID, e)
 		}
 		l.telemetry.Ordered(name, began, time.Now(), telemetry.Order{Backend: o.Backend, Bytes: o.Bytes, Freed: freed, For: o.For, Failed: e.Failed, Note: e.Note})
 		log := l.log.Info
@@ -92,19 +98,16 @@ func (l *ladder) attend(o admission.Order) {
 
 // replica is the server that an order is for; nil: it has been taken out of the
 // configuration. Its number may have changed since, its name has not.
-func (l *ladder) replica(o admission.Order) *routing.Backend {
+func (l *ladder) replica(o admission.Order) *backend {
 	l.reloading.RLock()
 	defer l.reloading.RUnlock()
-	if b := l.rules.Load().backends[o.Backend].at(o.Name); b != nil {
-		return b.Backend
-	}
-	return nil
+	return l.rules.Load().backends[o.Backend].at(o.Name)
 }
 
 var errGone = errors.New("the backend was taken out of the configuration")
 
-// reclaim climbs the ladder until the card shows that enough has come back.
-func (l *ladder) reclaim(b *routing.Backend, o admission.Order) (admission.Ended, admission.Bytes) {
+// unload climbs the ladder until the card shows that enough memory is free.
+func (l *ladder) unload(b *routing.Backend, o admission.Order) (admission.Ended, admission.Bytes) {
 	if b == nil {
 		return admission.Ended{Failed: true, Note: errGone.Error()}, 0
 	}
@@ -173,15 +176,15 @@ func (c *climb) step(l *ladder, b *routing.Backend, o admission.Order, what stri
 	c.freed = freed
 	switch {
 	case !known && err == nil:
-		c.said = append(c.said, what+" was answered with a yes, and no card can be read that would show more")
+		c.said = append(c.said, what+" succeeded, and no card can be read that would show what it freed")
 		return true
 	case enough:
 		// One that did not come to its end may have been a yes.
 		c.obeyed = c.obeyed || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, routing.ErrProtocol)
-		c.said = append(c.said, fmt.Sprintf("%v of %v came back", freed, o.Bytes))
+		c.said = append(c.said, fmt.Sprintf("%v of %v were freed", freed, o.Bytes))
 		return true
 	case err == nil:
-		c.said = append(c.said, fmt.Sprintf("after %s was answered with a yes, %v of %v came back within %v", what, freed, o.Bytes, b.Config.Reclaim.Settle))
+		c.said = append(c.said, fmt.Sprintf("%s succeeded, and %v of %v were freed within %v", what, freed, o.Bytes, b.Config.Reclaim.Settle))
 	}
 	return false
 }
@@ -208,8 +211,8 @@ func (l *ladder) wake(b *routing.Backend, o admission.Order) admission.Ended {
 	return admission.Ended{Note: "it answers again"}
 }
 
-// awaitReturn waits for a backend that died of being told to let go. Whoever
-// runs it may start it anew, and then it loads.
+// awaitReturn waits for a backend that died of an unload. Its supervisor may
+// start it again, and then it loads.
 func (l *ladder) awaitReturn(b *routing.Backend, o admission.Order) admission.Ended {
 	if b == nil {
 		return admission.Ended{Failed: true, Dead: true, Note: errGone.Error()}
@@ -217,11 +220,11 @@ func (l *ladder) awaitReturn(b *routing.Backend, o admission.Order) admission.En
 	ctx, cancel := context.WithTimeout(l.life, wakeLimit)
 	defer cancel()
 	began := time.Now()
-	err := b.AwaitReturn(ctx, func() bool { return time.Since(began) < returnLimit || l.desk.Loading(o.ID) })
+	err := b.AwaitReturn(ctx, func() bool { return time.Since(began) < returnLimit || l.desk.TakesMemory(o.ID) })
 	if err != nil {
-		return admission.Ended{Failed: true, Dead: true, Note: "it is gone since it was told to let go, and not back: " + err.Error()}
+		return admission.Ended{Failed: true, Dead: true, Note: "it has not listened since it died of the unload: " + err.Error()}
 	}
-	return admission.Ended{Note: "it was told to let go, and is there with all that it holds"}
+	return admission.Ended{Note: "it died of the unload, and was started again with its weights"}
 }
 
 func (l *ladder) setStopped(at place, stopped bool) {
@@ -235,8 +238,8 @@ func (l *ladder) setStopped(at place, stopped bool) {
 }
 
 // inspect asks backends that can tell whether they hold their weights, and
-// tells the desk, so that what was loaded before it is not taken for an
-// outsider's, and nothing is sent to one that sleeps. One that is down and can
+// tells the controller, so that what was loaded before its start is attributed,
+// and nothing is sent to one that sleeps. One that is down and can
 // be started was stopped by an earlier process. Those that old has were asked.
 func (l *ladder) inspect(s, old *rules) {
 	var asked sync.WaitGroup

@@ -30,10 +30,10 @@ type LearnedRoute struct {
 	// that it is to be learned, the least until then.
 	Declared int64 `json:"declared_bytes"`
 	Learn    bool  `json:"learn"`
-	// Booked is what the next of them is booked with, and Alone that it keeps
-	// its GPUs to itself.
-	Booked int64 `json:"booked_bytes"`
-	Alone  bool  `json:"alone"`
+	// Booked is the figure of the next of them. Unknown says that it is a first
+	// guess, and that the next of them runs alone and is measured.
+	Booked  int64 `json:"booked_bytes"`
+	Unknown bool  `json:"unknown"`
 
 	Runs     uint64   `json:"runs"`
 	Estimate float64  `json:"estimate_s"` // as configured; 0: not known here
@@ -55,7 +55,7 @@ type LearnedResident struct {
 	Replica  int    `json:"replica"`
 	GPU      string `json:"gpu"`
 	Declared *int64 `json:"declared_bytes"` // null: to be learned
-	Seen     *int64 `json:"seen_bytes"`     // null: not seen
+	Seen     *int64 `json:"seen_bytes"`     // null: nothing else than declared was measured
 	Hint     string `json:"hint,omitempty"`
 }
 
@@ -70,7 +70,7 @@ func (h *Handler) Learned() Learned {
 	}
 	for _, b := range h.desk.Snapshot().Backends {
 		for _, a := range b.Accounts {
-			out.Residents = append(out.Residents, describeResident(b.Name, a, current.returns(b.Name)))
+			out.Residents = append(out.Residents, describeResident(b.Name, a))
 		}
 	}
 	return out
@@ -85,7 +85,7 @@ func DescribeHistory(route *routing.Route, history *admission.History) []Learned
 		ask := admission.Request{VRAM: l.VRAM, History: history}
 		book(&ask, route.Learn)
 		r := LearnedRoute{Route: route.Name, Backend: route.Backend, Class: route.ClassName,
-			Declared: int64(l.VRAM), Learn: route.Learn, Booked: int64(ask.VRAM), Alone: ask.Alone,
+			Declared: int64(l.VRAM), Learn: route.Learn, Booked: int64(ask.VRAM), Unknown: ask.Unknown,
 			Runs: l.Runs, Estimate: route.Class.Estimate.Seconds(), Measured: l.Peak.Runs, OutOfMemory: l.Peak.OutOfMemory, Hints: []string{}}
 		if l.Estimate.P95 > 0 {
 			p50, p95 := l.Estimate.P50.Seconds(), l.Estimate.P95.Seconds()
@@ -125,32 +125,22 @@ func (r *LearnedRoute) hint(l admission.Learned, estimate time.Duration) {
 	}
 }
 
-// describeResident compares what an account holds at rest with what was declared.
-// Where its allocator keeps what requests took, more is no mistake.
-func describeResident(backend string, a admission.AccountState, returns bool) LearnedResident {
+// describeResident compares what an account was measured to hold while loaded and
+// idle with what was declared.
+func describeResident(backend string, a admission.AccountState) LearnedResident {
 	r := LearnedResident{Backend: backend, Replica: a.Replica, GPU: a.GPU}
 	if !a.Learns {
-		declared := int64(a.Resident)
+		declared := int64(a.Declared)
 		r.Declared = &declared
 	}
-	if a.AtRest >= 0 {
-		seen := int64(a.AtRest)
-		r.Seen = &seen
-	} else if a.Learns && a.Resident > 0 {
-		seen := int64(a.Resident) // by an earlier process
+	if a.Resident > 0 && (a.Learns || a.Resident != a.Declared) {
+		seen := int64(a.Resident)
 		r.Seen = &seen
 	}
-	if r.Declared != nil && r.Seen != nil && off(a.Resident, a.AtRest) && max(a.Resident-a.AtRest, a.AtRest-a.Resident) > 256*admission.MiB &&
-		(returns || a.AtRest < a.Resident) {
-		r.Hint = fmt.Sprintf("resident: declared %v, holds %v at rest: want about %v", a.Resident, a.AtRest, routing.RoundUp(a.AtRest))
+	if r.Declared != nil && r.Seen != nil && off(a.Declared, a.Resident) && max(a.Declared-a.Resident, a.Resident-a.Declared) > 256*admission.MiB {
+		r.Hint = fmt.Sprintf("resident: declared %v, holds %v at rest: want about %v", a.Declared, a.Resident, routing.RoundUp(a.Resident))
 	}
 	return r
-}
-
-// returns says that a backend gives back what its requests took.
-func (s *rules) returns(backend string) bool {
-	servers := s.backends[backend]
-	return len(servers) > 0 && servers[0].Config.ReturnsMemory
 }
 
 func (a *admin) learned(c echo.Context) error { return c.JSON(http.StatusOK, a.Learned()) }

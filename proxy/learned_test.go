@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"encoding/json"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,23 +13,56 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// reads tells the desk what is in use.
-func (b *box) reads(used admission.Bytes) {
-	b.desk.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: used, Source: "nvml"})
+// card is a GPU that is read all the time.
+type card struct {
+	used, reads atomic.Int64
 }
 
-// seen sends a request that is seen to hold so much while it runs, and rests.
-func (b *box) seen(m *model, path string, used admission.Bytes) {
+// readsCard reads a card until the test ends.
+func (b *box) readsCard() *card {
+	c := new(card)
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			b.desk.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: admission.Bytes(c.used.Load()), Source: "nvml"})
+			c.reads.Add(1)
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	b.t.Cleanup(func() {
+		close(stop)
+		<-ended
+	})
+	return c
+}
+
+// hold sets what is in use, and waits until it has been read three times.
+func (b *box) hold(c *card, used admission.Bytes) {
+	b.t.Helper()
+	c.used.Store(int64(used))
+	from := c.reads.Load()
+	eventually(b.t, "the card is read", func() bool { return c.reads.Load() > from+3 })
+}
+
+// seen sends a request that is seen to hold so much while it runs and to give it
+// back. It returns when a lone run has been read to its end.
+func (b *box) seen(m *model, c *card, path string, used admission.Bytes) {
 	b.t.Helper()
 	done := make(chan struct{})
 	go func() { b.do("POST", path, "{}"); close(done) }()
 	<-m.arrived
-	b.reads(used)
+	b.hold(c, used)
 	m.let <- struct{}{}
 	<-done
-	for range 3 {
-		b.reads(0)
-	}
+	b.hold(c, 0)
+	eventually(b.t, "a lone run is over", func() bool { return !b.desk.Snapshot().GPUs[0].LoneRun })
 }
 
 func (b *box) learned() proxy.Learned {
@@ -48,16 +82,15 @@ func TestADemandThatNobodyDeclaredIsLearned(t *testing.T) {
 	b := open(t, m, func(s *proxy.Setup) {
 		class(s, "light", func(c *routing.ClassConfig) { c.VRAM = routing.VRAM{Learn: true} })
 	})
-	b.reads(0)
-	for range 4 {
-		b.seen(m, "/light/x", 5*admission.GiB)
-	}
+	c := b.readsCard()
+	b.seen(m, c, "/light/x", 5*admission.GiB)
+	booked := routing.RoundUp(5*admission.GiB + 5*admission.GiB/4)
 	l := b.learned()
 	if len(l.Routes) != 1 {
 		t.Fatalf("learned %+v", l)
 	}
-	if r := l.Routes[0]; r.Route != "light" || !r.Learn || r.Measured != 4 || r.Alone || !about(r.Seen, 5*admission.GiB) || r.Booked != int64(11*admission.GiB/2) {
-		t.Errorf("it shows %+v, want 5 GiB seen and a tenth more booked", r)
+	if r := l.Routes[0]; r.Route != "light" || !r.Learn || r.Measured != 1 || r.Unknown || !about(r.Seen, 5*admission.GiB) || r.Booked != int64(booked) {
+		t.Errorf("it shows %+v, want 5 GiB seen and a quarter more booked", r)
 	}
 	// Now that it is known, several run at once, and each is booked.
 	done := make(chan struct{})
@@ -65,8 +98,8 @@ func TestADemandThatNobodyDeclaredIsLearned(t *testing.T) {
 		go func() { b.do("POST", "/light/x", "{}"); done <- struct{}{} }()
 		<-m.arrived
 	}
-	if booked := b.desk.Snapshot().GPUs[0].Booked; booked != 33*admission.GiB/2 {
-		t.Errorf("%v are booked for three", booked)
+	if got := b.desk.Snapshot().GPUs[0].Booked; got != 3*booked {
+		t.Errorf("%v are booked for three, want %v", got, 3*booked)
 	}
 	for range 3 {
 		m.let <- struct{}{}
@@ -81,9 +114,9 @@ func TestADemandThatNobodyDeclaredIsLearned(t *testing.T) {
 func TestADeclaredFigureIsShownBesideWhatIsSeen(t *testing.T) {
 	m := newModel(t)
 	b := open(t, m)
-	b.reads(0)
+	c := b.readsCard()
 	for range 8 {
-		b.seen(m, "/heavy", 20*admission.GiB)
+		b.seen(m, c, "/heavy", 20*admission.GiB)
 	}
 	l := b.learned()
 	if len(l.Routes) != 1 || l.Routes[0].Booked != int64(34*admission.GiB) || !about(l.Routes[0].Seen, 20*admission.GiB) {
@@ -100,9 +133,9 @@ func TestADeclaredFigureIsShownBesideWhatIsSeen(t *testing.T) {
 func TestWhatIsLearnedGoesOnAfterARestartAndAReload(t *testing.T) {
 	m := newModel(t)
 	b := open(t, m)
-	b.reads(0)
-	b.seen(m, "/heavy", 20*admission.GiB)
-	b.seen(m, "/light/x", admission.GiB)
+	c := b.readsCard()
+	b.seen(m, c, "/heavy", 20*admission.GiB)
+	b.seen(m, c, "/light/x", admission.GiB)
 	text, err := json.Marshal(b.handler.Memory())
 	if err != nil {
 		t.Fatal(err)
@@ -158,5 +191,38 @@ func TestWhatIsLearnedGoesOnAfterARestartAndAReload(t *testing.T) {
 	late.handler.Recall(memory, time.Now().Add(40*24*time.Hour))
 	if routes := late.handler.Memory().Routes; len(routes) != 1 {
 		t.Errorf("after forty days it remembers %+v", routes)
+	}
+}
+
+func TestWhatAnOlderStateSaysIsKeptIsIgnored(t *testing.T) {
+	memory, err := proxy.ReadMemory([]byte(`{"anteroom_state":1,"routes":[],"accounts":[
+		{"backend":"slow","replica":0,"gpu":"gpu0","seen":"2026-01-01","kept_bytes":32212254720},
+		{"backend":"learns","replica":0,"gpu":"gpu0","seen":"2026-01-01","resident_bytes":7516192768,"kept_bytes":32212254720},
+		{"backend":"gone","replica":0,"gpu":"gpu0","seen":"2026-01-01","resident_bytes":7,"kept_bytes":5}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, newModel(t), func(s *proxy.Setup) {
+		backend(s, "learns", func(c *routing.BackendConfig) {
+			*c = s.Routing.Backends["slow"]
+			c.Resident = routing.Resident{Learn: true}
+		})
+	})
+	b.handler.Recall(memory, time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC))
+	for _, x := range b.desk.Snapshot().Backends {
+		want := admission.Bytes(0)
+		if x.Name == "learns" {
+			want = 7 * admission.GiB
+		}
+		if a := x.Accounts[0]; a.Resident != want || a.High != 0 {
+			t.Errorf("%s: %+v, want weights of %v and nothing held", x.Name, a, want)
+		}
+	}
+	var names []string
+	for _, a := range b.handler.Memory().Accounts {
+		names = append(names, a.Backend)
+	}
+	if got := strings.Join(names, " "); got != "gone learns" {
+		t.Errorf("it remembers %s, want what was learned alone", got)
 	}
 }

@@ -41,16 +41,16 @@ type RouteMemory struct {
 	Learned json.RawMessage `json:"learned"`
 }
 
-// AccountMemory is what a replica held on a GPU.
+// AccountMemory is what was learned of a replica on a GPU. An older state has
+// kept_bytes beside it, which mean nothing any more: what a backend holds is read
+// off the card.
 type AccountMemory struct {
 	Backend string `json:"backend"`
 	Replica int    `json:"replica"`
 	GPU     string `json:"gpu"`
 	Seen    string `json:"seen"`
-	// Resident is what it holds while idle, where that was learned; 0: it was
-	// not. Kept is what it was believed to hold.
+	// Resident is what it holds while idle, as learned.
 	Resident int64 `json:"resident_bytes,omitempty"`
-	Kept     int64 `json:"kept_bytes"`
 }
 
 const (
@@ -81,8 +81,8 @@ func ReadMemory(text []byte) (Memory, error) {
 	}
 	const most = 1 << 55 // sums of a few still fit
 	for _, a := range m.Accounts {
-		if a.Resident < 0 || a.Resident > most || a.Kept < 0 || a.Kept > most {
-			return Memory{}, fmt.Errorf("%s on %s: %d and %d are no amounts", a.Backend, a.GPU, a.Resident, a.Kept)
+		if a.Resident < 0 || a.Resident > most {
+			return Memory{}, fmt.Errorf("%s on %s: resident_bytes: %d is not an amount of memory", a.Backend, a.GPU, a.Resident)
 		}
 	}
 	return m, nil
@@ -169,15 +169,8 @@ func (h *Handler) Memory() Memory {
 	for _, b := range h.desk.Snapshot().Backends {
 		for _, a := range b.Accounts {
 			configured[accountKey{b.Name, a.Replica, a.GPU}] = true
-			account := AccountMemory{Backend: b.Name, Replica: a.Replica, GPU: a.GPU, Seen: day, Kept: int64(a.Kept)}
-			if a.Learns {
-				account.Resident = int64(a.Resident)
-			}
-			if a.Footprint > a.Kept {
-				account.Kept = int64(max(a.Kept, min(a.Resident, a.Footprint))) // something runs
-			}
-			if account.Kept > 0 || account.Resident > 0 {
-				m.Accounts = append(m.Accounts, account)
+			if a.Learns && a.Resident > 0 {
+				m.Accounts = append(m.Accounts, AccountMemory{Backend: b.Name, Replica: a.Replica, GPU: a.GPU, Seen: day, Resident: int64(a.Resident)})
 			}
 		}
 	}
@@ -220,10 +213,10 @@ func (h *Handler) Recall(m Memory, now time.Time) {
 		}
 	}
 	for _, a := range m.Accounts {
-		if a.Resident > 0 {
-			h.desk.SetResident(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Resident))
+		if a.Resident == 0 {
+			continue // an older state tells of those that learned nothing
 		}
-		if !h.desk.Recall(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Kept)) && a.Seen >= oldest && len(h.recalled.accounts) < maxRemembered {
+		if !h.desk.SetResident(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Resident)) && a.Seen >= oldest && len(h.recalled.accounts) < maxRemembered {
 			if h.recalled.accounts == nil {
 				h.recalled.accounts = make(map[accountKey]AccountMemory)
 			}

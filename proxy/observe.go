@@ -52,7 +52,7 @@ func (h *Handler) shadow(ctx context.Context, ask admission.Request, trace strin
 	arrived := time.Now()
 	grant, err := h.desk.Admit(ctx, ask)
 	if err == nil {
-		defer grant.Release(admission.Aborted)
+		defer grant.Release(admission.Result{Outcome: admission.Aborted})
 		if grant.Waited() == 0 {
 			<-ctx.Done()
 			return

@@ -11,7 +11,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
-// backend is a model server and its line to the desk.
+// backend is a model server and its line to the controller.
 type backend struct {
 	*routing.Backend
 	cancel context.CancelFunc // ends its health check
@@ -30,11 +30,12 @@ func newBackend(name string, config routing.BackendConfig) (*backend, error) {
 		cancel()
 		return nil, fmt.Errorf("proxy: backend %s: %w", name, err)
 	}
+	b.Presence(l.present)
 	return &backend{Backend: b, cancel: cancel, link: l}, nil
 }
 
-// link carries a server's word on what may be used of it to the desk, as long as
-// the server is one that rules.
+// link carries what may be used of a server, and whether its port refuses, to
+// the controller, as long as the server is configured.
 type link struct {
 	backend string
 
@@ -42,6 +43,8 @@ type link struct {
 	desk   *admission.Controller // guarded by mu; nil: not yet, or no longer
 	number int                   // guarded by mu; the replica's, there
 	slots  int                   // guarded by mu; the last word
+	gone   bool                  // guarded by mu; its port refuses
+	orders int                   // guarded by mu; under way for it
 }
 
 func (l *link) available(slots int) {
@@ -53,14 +56,38 @@ func (l *link) available(slots int) {
 	}
 }
 
-// connect makes the link speak to a desk as the replica of that number, beginning
-// with the last word; nil silences it.
+// present is told whether the server's port accepts connections. While an order
+// is under way for it, that is for the order's end to say: an engine that dies of
+// an unload comes back for its memory.
+func (l *link) present(there bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gone = !there
+	if l.desk != nil && l.orders == 0 {
+		l.desk.SetThere(l.backend, l.number, there)
+	}
+}
+
+// ordered says that an order for the server begins (1) or has ended (-1).
+func (l *link) ordered(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.orders += n; l.orders == 0 && l.gone && l.desk != nil {
+		l.desk.SetThere(l.backend, l.number, false)
+	}
+}
+
+// connect makes the link speak to a controller as the replica of that number,
+// beginning with what was said last; nil silences it.
 func (l *link) connect(desk *admission.Controller, number int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.desk, l.number = desk, number
 	if desk != nil {
 		desk.SetAvailable(l.backend, number, l.slots)
+		if l.gone {
+			desk.SetThere(l.backend, number, false)
+		}
 	}
 }
 

@@ -80,11 +80,11 @@ type backendState struct {
 		OpenFor      float64 `json:"open_for_s"`
 	}
 	Accounts []struct {
-		Replica   int
-		GPU       string
-		Resident  int64 `json:"resident_bytes"`
-		Running   int64 `json:"running_bytes"`
-		Footprint int64 `json:"footprint_bytes"`
+		Replica  int
+		GPU      string
+		Resident int64 `json:"resident_bytes"`
+		Running  int64 `json:"running_bytes"`
+		Booked   int64 `json:"booked_bytes"`
 	}
 }
 
@@ -116,7 +116,7 @@ func TestWorkGoesToTheReplicaWithRoom(t *testing.T) {
 	second.let <- struct{}{}
 	eventually(t, "the third goes where room was made", func() bool { return second.total.Load() == 2 })
 	if accounts := b.stateOf("slow").Accounts; len(accounts) != 2 || accounts[0].GPU != "gpu0" || accounts[1].GPU != "gpu1" ||
-		accounts[0].Footprint != 42<<30 || accounts[1].Footprint != 42<<30 {
+		accounts[0].Booked != 42<<30 || accounts[1].Booked != 42<<30 {
 		t.Errorf("the accounts are %+v, want 42 GiB on each card", accounts)
 	}
 	close(first.let)

@@ -48,7 +48,7 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 		return res, err
 	}
 	if retries && x.work.ended.Load() {
-		grant, err := x.admitAlone()
+		grant, err := x.admitAgain()
 		if err != nil && x.in.Context().Err() != nil {
 			res.Body.Close()
 			x.answer = nil
@@ -68,15 +68,20 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 	return res, nil
 }
 
-// admitAlone asks the desk for the GPU, with nothing beside. The time that the
-// execution may take does not run while it waits.
-func (x *exchange) admitAlone() (*admission.Grant, error) {
+// admitAgain asks the controller for a second run, with the figure that the first
+// has raised. The time that the execution may take does not run while it waits.
+func (x *exchange) admitAgain() (*admission.Grant, error) {
 	if err := x.askBreaker(); err != nil {
 		return nil, err
 	}
 	first, served := x.work.grant, x.to
 	ask := x.ask(routing.Decision{Route: x.route, VRAM: x.own}) // what the first run taught is in it
-	ask.Alone = true
+	ask.Retry = true
+	if booked := first.Booked(); ask.VRAM <= booked && !ask.Unknown {
+		// It taught nothing of its route: it is odd, and only its own figure rises.
+		more := routing.RoundUp(booked + booked/4)
+		ask.VRAM, ask.Raised = more, ask.Raised+more-ask.VRAM
+	}
 	x.ctx = x.in.Context()
 	grant, err := x.admit(ask)
 	if err != nil {
@@ -84,7 +89,7 @@ func (x *exchange) admitAlone() (*admission.Grant, error) {
 	}
 	if x.to = x.server(grant); x.to == nil {
 		x.to = served
-		grant.Release(admission.Aborted)
+		grant.Release(admission.Result{Outcome: admission.Aborted})
 		return nil, errGone
 	}
 	x.first = &firstTry{first.Position(), first.Waited()}

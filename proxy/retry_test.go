@@ -108,22 +108,23 @@ func TestOtherErrorsAreNotTriedAgain(t *testing.T) {
 	}
 }
 
-func TestTheSecondTryHasTheCardToItself(t *testing.T) {
+func TestTheSecondTryWaitsForItsRaisedFigure(t *testing.T) {
 	m := newModel(t)
 	s := &scarce{bodies: make(chan string, 100)}
 	s.left.Store(1)
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/slow") {
+		if r.URL.Path == "/heavy" {
 			m.ServeHTTP(w, r)
 			return
 		}
 		s.ServeHTTP(w, r)
 	}), func(s *proxy.Setup) {
 		backend(s, "quick", func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
-		class(s, "light", func(c *routing.ClassConfig) { c.VRAM.Amount = admission.GiB })
+		// It fits beside the heavy one's 34 GiB of 47, and with a quarter more it does not.
+		class(s, "light", func(c *routing.ClassConfig) { c.VRAM.Amount = 11 * admission.GiB })
 	})
 	other, first := make(chan int, 1), make(chan int, 1)
-	go func() { res, _ := b.do("POST", "/slow/x", "{}"); other <- res.StatusCode }()
+	go func() { res, _ := b.do("POST", "/heavy", "{}"); other <- res.StatusCode }()
 	<-m.arrived
 	go func() { res, _ := b.do("POST", "/light/x", "{}"); first <- res.StatusCode }()
 	eventually(t, "the second try waits", func() bool { return b.waiting() == 1 })
@@ -150,6 +151,8 @@ func failing(t *testing.T, fail func(w http.ResponseWriter), change ...func(*pro
 		m.ServeHTTP(w, r)
 	}), append([]func(*proxy.Setup){func(s *proxy.Setup) {
 		backend(s, "slow", func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+		// Two fit beside each other in 47 GiB, and with a quarter more for one they do not.
+		class(s, "light", func(c *routing.ClassConfig) { c.VRAM.Amount = 21 * admission.GiB })
 	}}, change...)...)
 	return b, m
 }

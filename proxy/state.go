@@ -25,27 +25,32 @@ type stateJSON struct {
 }
 
 type gpuJSON struct {
-	Name       string        `json:"name"`
-	Capacity   int64         `json:"capacity_bytes"`
-	Reserve    int64         `json:"reserve_bytes"`
-	Booked     int64         `json:"booked_bytes"`
-	Outside    int64         `json:"outside_bytes"`
-	Room       int64         `json:"room_bytes"`
-	Observed   *int64        `json:"observed_bytes"` // null: never read
-	ObservedAt *time.Time    `json:"observed_at"`
-	Source     string        `json:"source"`
-	Stale      bool          `json:"stale"`
-	Lost       bool          `json:"lost"`
-	Error      string        `json:"error,omitempty"`
-	Swaps      int           `json:"swaps_last_minute"`
-	Processes  []processJSON `json:"processes,omitempty"`
+	Name     string `json:"name"`
+	Capacity int64  `json:"capacity_bytes"`
+	Reserve  int64  `json:"reserve_bytes"`
+	// available = capacity − reserve − booked − unmanaged − unattributed. Retained
+	// is the part of booked that running work does not need.
+	Booked       int64         `json:"booked_bytes"`
+	Retained     int64         `json:"retained_bytes"`
+	Unmanaged    int64         `json:"unmanaged_bytes"`
+	Unattributed int64         `json:"unattributed_bytes"`
+	Available    int64         `json:"available_bytes"`
+	Observed     *int64        `json:"observed_bytes"` // null: never read
+	ObservedAt   *time.Time    `json:"observed_at"`
+	Source       string        `json:"source"`
+	Stale        bool          `json:"stale"`
+	Lost         bool          `json:"lost"`
+	Error        string        `json:"error,omitempty"`
+	LoneRun      bool          `json:"lone_run"` // nothing that adds memory starts beside it
+	Swaps        int           `json:"swaps_last_minute"`
+	Processes    []processJSON `json:"processes,omitempty"`
 }
 
 type processJSON struct {
 	PID     int    `json:"pid"`
 	Name    string `json:"name"`
 	Used    int64  `json:"used_bytes"`        // -1: the driver does not say
-	Backend string `json:"backend,omitempty"` // empty: an outsider, or not known
+	Backend string `json:"backend,omitempty"` // empty: of no configured backend, or not known
 	Replica int    `json:"replica,omitempty"`
 }
 
@@ -75,19 +80,19 @@ type backendJSON struct {
 	OpenFor   float64       `json:"open_for_s"`
 	Healthy   bool          `json:"healthy"`
 	Pinned    bool          `json:"pinned"`
-	Reclaims  bool          `json:"reclaims"` // it can be made to let go of its memory
+	Reclaims  bool          `json:"reclaims"` // it can be told to unload
 	Replicas  []replicaJSON `json:"replicas"`
 	Accounts  []accountJSON `json:"accounts"`
 }
 
-// replicaJSON is one server, and where it is between loaded and let go.
+// replicaJSON is one server, and where it is between loaded and unloaded.
 type replicaJSON struct {
 	Replica   int        `json:"replica"`
 	URL       string     `json:"url"`
 	Breaker   string     `json:"breaker"`
 	OpenFor   float64    `json:"open_for_s"`
 	Healthy   bool       `json:"healthy"`
-	Stance    string     `json:"stance"` // awake, emptying, reclaiming, asleep or waking
+	Residency string     `json:"residency"` // loaded, draining, unloading, asleep, loading or failed
 	Since     *time.Time `json:"since"`
 	Swaps     uint64     `json:"swaps"`
 	Failures  int        `json:"failures"`
@@ -114,15 +119,26 @@ func (r replicaJSON) worksBetter(than replicaJSON) bool {
 	return r.OpenFor < than.OpenFor
 }
 
+// accountJSON is what a replica holds on a GPU.
 type accountJSON struct {
-	Replica   int    `json:"replica"`
-	GPU       string `json:"gpu"`
-	Resident  int64  `json:"resident_bytes"`
-	Kept      int64  `json:"kept_bytes"`
-	Running   int64  `json:"running_bytes"`
-	Footprint int64  `json:"footprint_bytes"`
-	Learns    bool   `json:"resident_learned"`
-	AtRest    *int64 `json:"at_rest_bytes"` // null: not seen
+	Replica int    `json:"replica"`
+	GPU     string `json:"gpu"`
+	// Low and High bound what it holds. Exact says that the driver tells it.
+	Low   int64 `json:"low_bytes"`
+	High  int64 `json:"high_bytes"`
+	Exact bool  `json:"exact"`
+	// Resident is what it holds while loaded and idle, as declared or measured.
+	Resident int64 `json:"resident_bytes"`
+	Declared int64 `json:"declared_bytes"`
+	Learns   bool  `json:"resident_learned"` // nothing is declared
+	Running  int64 `json:"running_bytes"`    // the demand of its running work
+	Booked   int64 `json:"booked_bytes"`
+	Retained int64 `json:"retained_bytes"` // booked beyond what its running work needs
+	// Keeps says that what its requests take stays with it. Seen says that this
+	// was seen and not only declared.
+	Keeps  bool   `json:"keeps_memory"`
+	Seen   bool   `json:"seen"`
+	Loaded string `json:"loaded"` // loaded, unloaded or unknown
 }
 
 type runningJSON struct {
@@ -150,19 +166,27 @@ type waiterJSON struct {
 	Resource       string           `json:"resource"`
 	Need           int64            `json:"need"`
 	Free           int64            `json:"free"`
-	Holders        []uint64         `json:"holders"`
-	KeptBy         []keeperJSON     `json:"kept_by,omitempty"`
+	BlockedBy      blockedByJSON    `json:"blocked_by"`
 	ReservedFor    uint64           `json:"reserved_for,omitempty"`
 	EstimatedStart *time.Time       `json:"estimated_start"`
 	Strict         bool             `json:"strict"`
 }
 
-// keeperJSON is an idle backend that holds what a waiter needs.
-type keeperJSON struct {
-	Backend string     `json:"backend"`
-	Replica int        `json:"replica"`
-	Bytes   int64      `json:"bytes"`
-	Until   *time.Time `json:"until,omitempty"` // it is not told to let go before
+// blockedByJSON is what holds the resource that a waiter needs.
+type blockedByJSON struct {
+	Running []uint64   `json:"running"` // grants
+	Idle    []idleJSON `json:"idle"`    // backends without work
+}
+
+// idleJSON is a backend that runs nothing and may hold memory of the GPU that
+// blocks a waiter.
+type idleJSON struct {
+	Backend  string     `json:"backend"`
+	Replica  int        `json:"replica"`
+	Low      int64      `json:"low_bytes"`
+	High     int64      `json:"high_bytes"`
+	Reclaims bool       `json:"reclaims"`        // it can be told to unload, but for an operator's pin
+	Until    *time.Time `json:"until,omitempty"` // it is not told to unload before
 }
 
 type observedJSON struct {
@@ -178,7 +202,7 @@ func (a *admin) state(c echo.Context) error {
 	out := stateJSON{At: s.At, Mode: a.rules.Load().config.Mode, Draining: s.Draining || a.Draining(),
 		GPUs: []gpuJSON{}, Classes: []classJSON{}, Backends: a.describeBackends(s), Running: []runningJSON{}}
 	for _, g := range s.GPUs {
-		out.GPUs = append(out.GPUs, describeGPU(g))
+		out.GPUs = append(out.GPUs, describeGPU(g, s.Backends))
 	}
 	for _, k := range s.Classes {
 		out.Classes = append(out.Classes, classJSON{Name: k.Name, Slots: k.Slots, Running: k.Running, Queued: k.Queued,
@@ -196,10 +220,17 @@ func (a *admin) state(c echo.Context) error {
 	return c.JSON(http.StatusOK, out)
 }
 
-func describeGPU(g admission.GPUState) gpuJSON {
+func describeGPU(g admission.GPUState, backends []admission.BackendState) gpuJSON {
 	out := gpuJSON{Name: g.Name, Capacity: int64(g.Capacity), Reserve: int64(g.Reserve), Booked: int64(g.Booked),
-		Outside: int64(g.Outside), Room: int64(g.Room), ObservedAt: known(g.ObservedAt), Source: g.Source,
-		Stale: g.Stale, Lost: g.Lost, Error: g.Err, Swaps: g.Swaps}
+		Unmanaged: int64(g.Unmanaged), Unattributed: int64(g.Unattributed), Available: int64(g.Available), ObservedAt: known(g.ObservedAt),
+		Source: g.Source, Stale: g.Stale, Lost: g.Lost, Error: g.Err, LoneRun: g.LoneRun, Swaps: g.Swaps}
+	for _, b := range backends {
+		for _, account := range b.Accounts {
+			if account.GPU == g.Name {
+				out.Retained += int64(account.Retained)
+			}
+		}
+	}
 	if g.Observed >= 0 {
 		observed := int64(g.Observed)
 		out.Observed = &observed
@@ -214,7 +245,7 @@ func (a *admin) backends(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]any{"backends": a.describeBackends(a.desk.Snapshot())})
 }
 
-// describeBackends puts the desk's view and the breaker's side by side.
+// describeBackends puts the controller's view and the breaker's side by side.
 func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 	rules := a.rules.Load()
 	desk := make(map[string]admission.BackendState, len(s.Backends))
@@ -233,13 +264,11 @@ func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 		}
 		accounts := []accountJSON{}
 		for _, account := range d.Accounts {
-			var atRest *int64
-			if seen := int64(account.AtRest); seen >= 0 {
-				atRest = &seen
-			}
-			accounts = append(accounts, accountJSON{Replica: account.Replica, GPU: account.GPU, Resident: int64(account.Resident),
-				Kept: int64(account.Kept), Running: int64(account.Running), Footprint: int64(account.Footprint),
-				Learns: account.Learns, AtRest: atRest})
+			accounts = append(accounts, accountJSON{Replica: account.Replica, GPU: account.GPU,
+				Low: int64(account.Low), High: int64(account.High), Exact: account.Exact,
+				Resident: int64(account.Resident), Declared: int64(account.Declared), Learns: account.Learns,
+				Running: int64(account.Running), Booked: int64(account.Booked), Retained: int64(account.Retained),
+				Keeps: account.Keeps, Seen: account.Seen, Loaded: account.Loaded})
 		}
 		out = append(out, backendJSON{Name: name, Pinned: d.Pinned, Reclaims: rules.backends[name][0].Config.Reclaim.Enabled(),
 			URL: best.URL, Slots: d.Slots, Running: d.Running, Available: d.Available, Draining: d.Draining,
@@ -255,7 +284,7 @@ func describeReplicas(servers replicas, desk []admission.ReplicaState) []replica
 		out[i] = replicaJSON{Replica: i, URL: b.Config.URL, Breaker: b.State(), OpenFor: remaining.Seconds(), Healthy: b.Healthy()}
 		if i < len(desk) { // a reload may be under way
 			r := desk[i]
-			out[i].Stance, out[i].Since, out[i].Swaps = r.Stance, known(r.Since), r.Swaps
+			out[i].Residency, out[i].Since, out[i].Swaps = r.Residency, known(r.Since), r.Swaps
 			out[i].Failures, out[i].NotBefore, out[i].Note = r.Failures, known(r.NotBefore), r.Note
 		}
 	}
@@ -289,20 +318,19 @@ func (a *admin) waiter(c echo.Context) error {
 }
 
 func describeWaiter(w admission.Waiter) waiterJSON {
-	holders := w.Holders
-	if holders == nil {
-		holders = []uint64{}
+	by := blockedByJSON{Running: w.Holders, Idle: []idleJSON{}}
+	if by.Running == nil {
+		by.Running = []uint64{}
 	}
-	var keptBy []keeperJSON
 	for _, k := range w.Keepers {
-		keptBy = append(keptBy, keeperJSON{k.Backend, k.Replica, int64(k.Bytes), known(k.Until)})
+		by.Idle = append(by.Idle, idleJSON{k.Backend, k.Replica, int64(k.Low), int64(k.High), k.Reclaims, known(k.Until)})
 	}
-	return waiterJSON{KeptBy: keptBy, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
+	return waiterJSON{BlockedBy: by, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
 		Waited: w.Waited.Seconds(), Position: w.Position, InFlow: w.InFlow, Reason: w.Reason, Resource: w.Resource,
-		Need: w.Need, Free: w.Free, Holders: holders, ReservedFor: w.ReservedFor, EstimatedStart: known(w.EstimatedStart), Strict: w.Strict}
+		Need: w.Need, Free: w.Free, ReservedFor: w.ReservedFor, EstimatedStart: known(w.EstimatedStart), Strict: w.Strict}
 }
 
-// known gives null for a time that nobody knows.
+// known gives null for a time that is not known.
 func known(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil

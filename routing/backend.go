@@ -44,6 +44,7 @@ type Backend struct {
 	unhealthy atomic.Bool
 
 	hooks hooks
+	presence
 
 	telling   sync.Mutex // keeps an older word from being the last
 	available func(slots int)
@@ -63,6 +64,7 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 	}
 	b := &Backend{Name: name, Config: c, available: available}
 	b.transport = newTransport(base, c.Protocol)
+	b.transport.DialContext = b.noting(b.transport.DialContext)
 	if base.Scheme == "unix" {
 		b.base = &url.URL{Scheme: "http", Host: "localhost"}
 	} else {

@@ -74,7 +74,7 @@ type BackendConfig struct {
 	Breaker       BreakerConfig   `koanf:"breaker"`
 
 	Reclaim ReclaimConfig `koanf:"reclaim"`
-	// RetryOOM tries once more, alone, what ran out of memory; OOMPatterns are
+	// RetryOOM tries once more what ran out of memory; OOMPatterns are
 	// what such errors say. AbandonAfter gives the grant of work back that has
 	// not ended so long after its client has gone; zero: never.
 	RetryOOM     bool             `koanf:"retry_oom"`

@@ -161,8 +161,9 @@ func (c *Card) Reading(gpu string) admission.Reading {
 	return admission.Reading{GPU: gpu, At: time.Now(), Total: m.Capacity, Used: m.Used, Source: "simulated", Err: err}
 }
 
-// Watch reports a Reading at once and then at every interval, until ctx ends.
-func (c *Card) Watch(ctx context.Context, gpu string, every time.Duration, observe func(admission.Reading)) {
+// Watch reports a Reading at once, then at every interval and whenever now asks for
+// one (nil: nobody does), until ctx ends.
+func (c *Card) Watch(ctx context.Context, gpu string, every time.Duration, now <-chan string, observe func(admission.Reading)) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -171,6 +172,7 @@ func (c *Card) Watch(ctx context.Context, gpu string, every time.Duration, obser
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-now:
 		}
 	}
 }

@@ -119,7 +119,7 @@ func (m *metrics) make(t *Telemetry, meter metric.Meter) error {
 	m.execution = k.seconds(MetricExecution, "Time from the grant to the backend's last byte.")
 	m.requests = k.count(MetricRequests, "Requests that have ended, by how.")
 	m.refusals = k.count(MetricRefusals, "Requests that the proxy answered itself, by code.")
-	m.orders = k.seconds(MetricOrders, "Duration of making backends let go of memory, and of bringing them back.")
+	m.orders = k.seconds(MetricOrders, "Duration of unloading and waking backends.")
 	m.oom = k.count(MetricOOM, "Answers of backends that ran out of GPU memory.")
 	m.reloads = k.count(MetricReloads, "Reloads of the configuration.")
 	m.gauges(t, k)
@@ -133,7 +133,7 @@ func (k *maker) gauge(name, unit, about string) metric.Float64ObservableGauge {
 	return g
 }
 
-// gauges reads the desk's snapshot once for each collection.
+// gauges reads the controller's snapshot once for each collection.
 func (m *metrics) gauges(t *Telemetry, k *maker) {
 	length := k.gauge(MetricQueueLength, "", "Requests that wait.")
 	limit := k.gauge(MetricQueueLimit, "", "How many may wait.")
@@ -145,13 +145,16 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 	capacity := k.gauge(MetricVRAMCapacity, "By", "Memory that may be budgeted, reserve included.")
 	reserve := k.gauge(MetricVRAMReserve, "By", "Memory that is never given out.")
 	booked := k.gauge(MetricVRAMBooked, "By", "Memory that the ledger has booked for backends.")
-	outside := k.gauge(MetricVRAMOutside, "By", "Memory in use that the ledger has not booked.")
-	room := k.gauge(MetricVRAMRoom, "By", "Memory left to give out.")
-	observed := k.gauge(MetricVRAMObserved, "By", "Memory in use by the driver's last word.")
+	unmanaged := k.gauge(MetricVRAMUnmanaged, "By", "Memory in use that belongs to no configured backend.")
+	unattributed := k.gauge(MetricVRAMUnattributed, "By", "Memory that is in use, or may come to be, of which it is not known whose it is.")
+	available := k.gauge(MetricVRAMAvailable, "By", "Memory left to give out.")
+	observed := k.gauge(MetricVRAMObserved, "By", "Memory in use at the last good reading.")
 	gpu := k.gauge(MetricGPUState, "", "1 for what is true of the card: readable, stale, lost.")
-	swaps := k.gauge(MetricSwaps, "", "How often backends were made to let go in the last minute.")
-	kept := k.gauge(MetricKept, "By", "Memory that the backend is believed to hold while nothing runs on it.")
-	asleep := k.gauge(MetricAsleep, "", "1 while the backend has let go and will be woken.")
+	swaps := k.gauge(MetricSwaps, "", "How often backends were told to unload in the last minute.")
+	retained := k.gauge(MetricRetained, "By", "Memory that the backend holds beyond what its running work needs.")
+	low := k.gauge(MetricLow, "By", "The least memory that the backend can hold.")
+	high := k.gauge(MetricHigh, "By", "The most memory that the backend can hold.")
+	asleep := k.gauge(MetricAsleep, "", "1 while the backend is unloaded and has to be woken.")
 	up := k.gauge(MetricBackendUp, "", "1 while the backend may be used.")
 	breaker := k.gauge(MetricBreaker, "", "1 for the breaker's present state.")
 	declared := k.gauge(MetricRouteDeclared, "By", "Memory that a request is declared to take.")
@@ -183,8 +186,9 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 			o.ObserveFloat64(capacity, float64(g.Capacity), by)
 			o.ObserveFloat64(reserve, float64(g.Reserve), by)
 			o.ObserveFloat64(booked, float64(g.Booked), by)
-			o.ObserveFloat64(outside, float64(g.Outside), by)
-			o.ObserveFloat64(room, float64(g.Room), by)
+			o.ObserveFloat64(unmanaged, float64(g.Unmanaged), by)
+			o.ObserveFloat64(unattributed, float64(g.Unattributed), by)
+			o.ObserveFloat64(available, float64(g.Available), by)
 			o.ObserveFloat64(swaps, float64(g.Swaps), by)
 			if g.Observed >= 0 {
 				o.ObserveFloat64(observed, float64(g.Observed), by)
@@ -195,15 +199,20 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 		}
 		for _, b := range snapshot.Backends {
 			o.ObserveFloat64(up, yes(b.Available && !b.Draining), metric.WithAttributes(attribute.String(AttrBackend, b.Name)))
-			byGPU, sleeps := map[string]admission.Bytes{}, false
+			type held struct{ retained, low, high admission.Bytes }
+			byGPU, sleeps := map[string]held{}, false
 			for _, a := range b.Accounts {
-				byGPU[a.GPU] += a.Kept
+				h := byGPU[a.GPU]
+				byGPU[a.GPU] = held{h.retained + a.Retained, h.low + a.Low, h.high + a.High}
 			}
 			for _, r := range b.Replicas {
-				sleeps = sleeps || r.Stance == "asleep"
+				sleeps = sleeps || r.Residency == "asleep"
 			}
-			for name, bytes := range byGPU {
-				o.ObserveFloat64(kept, float64(bytes), metric.WithAttributes(attribute.String(AttrBackend, b.Name), attribute.String(AttrGPU, name)))
+			for name, h := range byGPU {
+				by := metric.WithAttributes(attribute.String(AttrBackend, b.Name), attribute.String(AttrGPU, name))
+				o.ObserveFloat64(retained, float64(h.retained), by)
+				o.ObserveFloat64(low, float64(h.low), by)
+				o.ObserveFloat64(high, float64(h.high), by)
 			}
 			o.ObserveFloat64(asleep, yes(sleeps), metric.WithAttributes(attribute.String(AttrBackend, b.Name)))
 		}
@@ -227,7 +236,7 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 			}
 		}
 		return nil
-	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, outside, room, observed, swaps, kept, asleep, gpu, declared, taken, up, breaker, reload, lost)
+	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, unmanaged, unattributed, available, observed, swaps, retained, low, high, asleep, gpu, declared, taken, up, breaker, reload, lost)
 	k.keep(err)
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 var update = flag.Bool("update", false, "write testdata/names.golden anew")
@@ -62,14 +63,17 @@ func box() Sources {
 		Desk: func() admission.Snapshot {
 			return admission.Snapshot{
 				GPUs: []admission.GPUState{
-					{Name: "gpu0", Capacity: 48, Reserve: 2, Booked: 34, Outside: 3, Room: 9, Observed: 38},
-					{Name: "gpu1", Capacity: 80, Reserve: 4, Booked: 0, Outside: 1, Room: 75, Observed: -1, Err: "no driver", Stale: true, Lost: true},
+					{GPUState: memory.GPUState{Name: "gpu0", Capacity: 48, Reserve: 2, Booked: 29, Unmanaged: 3, Unattributed: 5, Available: 9, Observed: 38}},
+					{GPUState: memory.GPUState{Name: "gpu1", Capacity: 80, Reserve: 4, Booked: 0, Unmanaged: 1, Available: 75, Observed: -1, Err: "no driver", Stale: true, Lost: true}},
 				},
 				Classes: []admission.ClassState{
 					{Name: "heavy", Slots: 1, Running: 0, Queued: 5, QueueLimit: 10, QueuedBytes: 4096, OldestWait: 90 * time.Second, Paused: true},
 					{Name: "light", Slots: 16, Running: 7, Queued: 0, QueueLimit: 64},
 				},
-				Backends: []admission.BackendState{{Name: "flux", Available: true}, {Name: "vqa"}, {Name: "old", Available: true, Draining: true}},
+				Backends: []admission.BackendState{{Name: "flux", Available: true,
+					Replicas: []admission.ReplicaState{{Residency: "loaded"}, {Residency: "asleep"}},
+					Accounts: []admission.AccountState{{GPU: "gpu0", Low: 20, High: 26, Retained: 17}, {GPU: "gpu0", Low: 1, High: 2, Retained: 4}, {GPU: "gpu1", High: 7}},
+				}, {Name: "vqa"}, {Name: "old", Available: true, Draining: true}},
 			}
 		},
 		Breakers: func() map[string][]string {
@@ -115,9 +119,14 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		"anteroom_paused":                    {"anteroom_class=heavy": 1, "anteroom_class=light": 0},
 		"anteroom_vram_capacity_bytes":       {"anteroom_gpu=gpu0": 48, "anteroom_gpu=gpu1": 80},
 		"anteroom_vram_reserve_bytes":        {"anteroom_gpu=gpu0": 2, "anteroom_gpu=gpu1": 4},
-		"anteroom_vram_booked_bytes":         {"anteroom_gpu=gpu0": 34, "anteroom_gpu=gpu1": 0},
-		"anteroom_vram_outside_bytes":        {"anteroom_gpu=gpu0": 3, "anteroom_gpu=gpu1": 1},
-		"anteroom_vram_room_bytes":           {"anteroom_gpu=gpu0": 9, "anteroom_gpu=gpu1": 75},
+		"anteroom_vram_booked_bytes":         {"anteroom_gpu=gpu0": 29, "anteroom_gpu=gpu1": 0},
+		"anteroom_vram_unmanaged_bytes":      {"anteroom_gpu=gpu0": 3, "anteroom_gpu=gpu1": 1},
+		"anteroom_vram_unattributed_bytes":   {"anteroom_gpu=gpu0": 5, "anteroom_gpu=gpu1": 0},
+		"anteroom_vram_available_bytes":      {"anteroom_gpu=gpu0": 9, "anteroom_gpu=gpu1": 75},
+		"anteroom_backend_low_bytes":         {"anteroom_backend=flux anteroom_gpu=gpu0": 21, "anteroom_backend=flux anteroom_gpu=gpu1": 0},
+		"anteroom_backend_high_bytes":        {"anteroom_backend=flux anteroom_gpu=gpu0": 28, "anteroom_backend=flux anteroom_gpu=gpu1": 7},
+		"anteroom_backend_retained_bytes":    {"anteroom_backend=flux anteroom_gpu=gpu0": 21, "anteroom_backend=flux anteroom_gpu=gpu1": 0},
+		"anteroom_backend_asleep":            {"anteroom_backend=flux": 1, "anteroom_backend=vqa": 0, "anteroom_backend=old": 0},
 		"anteroom_vram_observed_bytes":       {"anteroom_gpu=gpu0": 38}, // gpu1 was never read: no value is not zero
 		"anteroom_route_vram_declared_bytes": {"anteroom_route=images": 31},
 		"anteroom_route_vram_seen_bytes":     {"anteroom_quantile=0.95 anteroom_route=images": 29, "anteroom_quantile=1 anteroom_route=images": 30},
@@ -269,7 +278,7 @@ func TestTheNamesAreTheContract(t *testing.T) {
 	q.End(time.Now(), 500, "", 0, 0)
 	telemetry.Reloaded(true)
 	telemetry.OutOfMemory("flux", OOMRetried)
-	telemetry.Ordered(SpanReclaim, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB, Failed: true, Note: "200, and nothing came back"})
+	telemetry.Ordered(SpanUnload, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB, Failed: true, Note: "200, and nothing came back"})
 	telemetry.Ordered(SpanWake, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB})
 
 	var got bytes.Buffer

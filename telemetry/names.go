@@ -9,9 +9,9 @@ package telemetry
 // lasts to the backend's last byte.
 const (
 	SpanWait = "admission.wait"
-	// These have traces of their own: they serve whoever comes.
-	SpanReclaim = "admission.reclaim"
-	SpanWake    = "admission.wake"
+	// These have traces of their own: they serve no single request.
+	SpanUnload = "admission.unload"
+	SpanWake   = "admission.wake"
 
 	EventQueued  = "queued"
 	EventBlocked = "blocked" // the first of its kind, by something else than before
@@ -39,8 +39,8 @@ const (
 	AttrResult   = "anteroom.result"        // ok, refused, cancelled, failed
 	AttrGPU      = "anteroom.gpu"
 	AttrState    = "anteroom.state"
-	AttrFreed    = "anteroom.freed" // bytes that were seen to come back
-	AttrOrder    = "anteroom.order" // admission.reclaim or admission.wake
+	AttrFreed    = "anteroom.freed" // bytes that an unload was seen to free
+	AttrOrder    = "anteroom.order" // admission.unload or admission.wake
 	AttrQuantile = "anteroom.quantile"
 )
 
@@ -74,19 +74,22 @@ const (
 	MetricRunning     = "anteroom.running"      // {class}
 	MetricPaused      = "anteroom.paused"       // 1 or 0 {class}
 
-	MetricVRAMCapacity = "anteroom.vram.capacity" // By {gpu}
-	MetricVRAMReserve  = "anteroom.vram.reserve"  // By {gpu}
-	MetricVRAMBooked   = "anteroom.vram.booked"   // By {gpu}
-	MetricVRAMOutside  = "anteroom.vram.outside"  // By {gpu}
-	MetricVRAMRoom     = "anteroom.vram.room"     // By {gpu}
-	MetricVRAMObserved = "anteroom.vram.observed" // By {gpu}; absent while the card was never read
-	MetricGPUState     = "anteroom.gpu.state"     // 1 or 0 {gpu, state: readable, stale, lost}
+	MetricVRAMCapacity     = "anteroom.vram.capacity"     // By {gpu}
+	MetricVRAMReserve      = "anteroom.vram.reserve"      // By {gpu}
+	MetricVRAMBooked       = "anteroom.vram.booked"       // By {gpu}
+	MetricVRAMUnmanaged    = "anteroom.vram.unmanaged"    // By {gpu}
+	MetricVRAMUnattributed = "anteroom.vram.unattributed" // By {gpu}
+	MetricVRAMAvailable    = "anteroom.vram.available"    // By {gpu}
+	MetricVRAMObserved     = "anteroom.vram.observed"     // By {gpu}; absent while the card was never read
+	MetricGPUState         = "anteroom.gpu.state"         // 1 or 0 {gpu, state: readable, stale, lost}
 
 	MetricOOM           = "anteroom.oom"                 // out-of-memory answers {backend, result: retried, passed}
-	MetricOrders        = "anteroom.orders"              // s {order: admission.reclaim, admission.wake; backend, result}
+	MetricOrders        = "anteroom.orders"              // s {order: admission.unload, admission.wake; backend, result}
 	MetricSwaps         = "anteroom.gpu.swaps"           // in the last minute {gpu}
-	MetricKept          = "anteroom.backend.kept"        // By {backend, gpu}: what it holds while nothing runs on it
-	MetricAsleep        = "anteroom.backend.asleep"      // 1 while it has let go and will be woken {backend}
+	MetricRetained      = "anteroom.backend.retained"    // By {backend, gpu}: what it holds beyond what its running work needs
+	MetricLow           = "anteroom.backend.low"         // By {backend, gpu}: the least that it can hold
+	MetricHigh          = "anteroom.backend.high"        // By {backend, gpu}: the most that it can hold
+	MetricAsleep        = "anteroom.backend.asleep"      // 1 while it is unloaded and has to be woken {backend}
 	MetricRouteDeclared = "anteroom.route.vram.declared" // By {route}; of the demand that was measured most often
 	MetricRouteSeen     = "anteroom.route.vram.seen"     // By {route, quantile: 0.95, 1}; of its last runs that could be measured
 

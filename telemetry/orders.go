@@ -12,11 +12,11 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// Order is something slow that the desk had done.
+// Order is an unload or a wake that has ended.
 type Order struct {
 	Backend string
-	Bytes   admission.Bytes // that were to come back, or are taken
-	Freed   admission.Bytes // that were seen to come back
+	Bytes   admission.Bytes // that were to be freed, or are taken
+	Freed   admission.Bytes // that were seen to be freed
 	For     uint64          // the request it was done for; 0: none
 	Failed  bool
 	Note    string
@@ -29,7 +29,7 @@ func (t *Telemetry) OutOfMemory(backend, result string) {
 }
 
 // Ordered makes a trace of its own of an order that has ended, and counts it.
-// name is SpanReclaim or SpanWake.
+// name is SpanUnload or SpanWake.
 func (t *Telemetry) Ordered(name string, began, ended time.Time, o Order) {
 	result := ResultOK
 	if o.Failed {

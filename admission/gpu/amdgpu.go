@@ -49,6 +49,10 @@ func (a *amd) read(r *admission.Reading, _ bool) error {
 		}
 		a.directory = directory
 	}
+	// The card's address on its bus tells it from others, whatever it is called.
+	if at, err := filepath.EvalSymlinks(filepath.Join(a.directory, "device")); err == nil && strings.Contains(filepath.Base(at), ":") {
+		r.Device = filepath.Base(at)
+	}
 	var err error
 	if r.Total, err = readBytes(filepath.Join(a.directory, vramTotal)); err == nil {
 		r.Used, err = readBytes(filepath.Join(a.directory, vramUsed))

@@ -12,8 +12,8 @@
 //     whatever the driver's numbering becomes.
 //   - Of whatever cannot be read, an error says so, with a cure where one is
 //     known. It is never a zero.
-//   - A process is a backend's only where /proc shows that it is; the others
-//     are nobody's, which is what outsiders are.
+//   - A process is a backend's only where /proc shows that it is. The others
+//     belong to no backend: their memory is unmanaged.
 //   - The log says each change once, however often readings come.
 package gpu
 
@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 )
@@ -36,7 +37,15 @@ type Config struct {
 	Reserve admission.Bytes `koanf:"reserve"`
 	Source  string          `koanf:"source"`  // auto | nvml | amdgpu | declared
 	Unknown string          `koanf:"unknown"` // ledger | hold
+	// TrialAfter is how long memory in doubt may block a request before it is put
+	// to a trial.
+	TrialAfter time.Duration `koanf:"trial_after"`
+	// Shared says that another Anteroom may use the card too.
+	Shared bool `koanf:"shared"`
 }
+
+// Reads says that a sensor reads the card.
+func (c Config) Reads() bool { return c.Source != "declared" }
 
 var (
 	index    = regexp.MustCompile(`^[0-9]{1,3}$`)
@@ -70,6 +79,9 @@ func (c Config) Check(report func(path, problem string)) {
 	}
 	if c.Reserve < 0 {
 		report("reserve", fmt.Sprintf("%v: too small: want 0 or more", c.Reserve))
+	}
+	if c.TrialAfter <= 0 {
+		report("trial_after", fmt.Sprintf("%v: too small: want a time such as 10s", c.TrialAfter))
 	}
 	switch {
 	case c.Unknown != "ledger" && c.Unknown != "hold":

@@ -140,6 +140,7 @@ func (c *nvidiaCard) read(r *admission.Reading, processes bool) error {
 		return err
 	}
 	code, err := c.ask(r, generation, processes)
+	r.Device = c.uuid
 	if err == nil {
 		return nil
 	}

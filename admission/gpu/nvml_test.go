@@ -130,7 +130,9 @@ func TestACardIsKnownByItsUUIDAfterAReorder(t *testing.T) {
 	s.untilUsed(4 * admission.GiB)
 	swapped := []string{"cards 2", "0.uuid GPU-zzzz", "0.total 8589934592", "0.used 7", "1.uuid GPU-aaaa", "1.total 51539607552", "1.used 5368709120"}
 	s.set(append(swapped, "0.memory 1")...) // the driver restarts
-	s.untilUsed(5 * admission.GiB)
+	if r := s.untilUsed(5 * admission.GiB); r.Device != "GPU-aaaa" {
+		t.Errorf("the device is %q", r.Device)
+	}
 }
 
 func TestASharedMemoryCardReadsTheSystems(t *testing.T) {

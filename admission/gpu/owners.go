@@ -2,8 +2,11 @@ package gpu
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +23,8 @@ type Hint struct {
 	Address string
 	PID     int    // 0: not given
 	Name    string // of its program, without a directory; empty: not given
+	// GPUs are those that it is configured on, by name.
+	GPUs []string
 }
 
 // Owners tells whose the processes on a card are. A process belongs to a
@@ -98,17 +103,19 @@ func (o *Owners) Set(hints []Hint) {
 	o.problem = ""
 }
 
-// assign says of each process whose it is. What keeps it from telling, with a
-// cure, it reports once.
-func (o *Owners) assign(list []admission.Process) (problem string) {
-	if o == nil || len(list) == 0 {
-		return ""
+// assign says of each process on a GPU whose it is. It adds an entry of no bytes
+// for each replica that is configured there and is known to hold nothing (idle).
+// What keeps it from telling, with a cure, it reports once.
+func (o *Owners) assign(gpu string, list []admission.Process) (all []admission.Process, problem string) {
+	if o == nil || list == nil {
+		return list, ""
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.hints) == 0 {
-		return ""
+		return list, ""
 	}
+	all = list
 	if seesHost(o.root) {
 		problem = o.look(time.Now())
 		for i := range list {
@@ -116,15 +123,46 @@ func (o *Owners) assign(list []admission.Process) (problem string) {
 				list[i].Backend, list[i].Replica = h.Backend, h.Replica
 			}
 		}
+		all = append(all, o.idle(gpu, list)...)
 		o.known, o.roots, o.above = nil, nil, nil
 	} else {
 		problem = "the driver gives the host's PIDs, which mean nothing here: want the host's PID namespace, as by `docker run --pid host`"
 	}
 	if problem == o.problem {
-		return ""
+		return all, ""
 	}
 	o.problem = problem
-	return problem
+	return all, problem
+}
+
+// idle gives the replicas that are configured on a GPU and hold nothing there,
+// as processes that use no bytes: the driver lists the processes on the card,
+// and none of them is one of theirs, or could be.
+func (o *Owners) idle(gpu string, list []admission.Process) (idle []admission.Process) {
+	has := func(list []admission.Process, h *hint) bool {
+		return slices.ContainsFunc(list, func(p admission.Process) bool { return p.Backend == h.Backend && p.Replica == h.Replica })
+	}
+	for _, pid := range slices.Sorted(maps.Keys(o.roots)) {
+		h, root := only(o.roots[pid]), o.process(pid)
+		if h == nil || root == nil || !slices.Contains(h.GPUs, gpu) || has(list, h) || has(idle, h) {
+			continue
+		}
+		if !slices.ContainsFunc(list, func(p admission.Process) bool { return p.Backend == "" && o.mayServe(p, root) }) {
+			idle = append(idle, admission.Process{PID: pid, Name: root.name, Backend: h.Backend, Replica: h.Replica})
+		}
+	}
+	return idle
+}
+
+// mayServe says that a process of no known backend may hold memory for the one
+// that listens: the listener may only pass connections on (docker-proxy), or the
+// engine may load its model in processes that another one starts (Ray). Those
+// start after the listener. One that the listener comes from may hold it too, and
+// MPS holds memory for all.
+func (o *Owners) mayServe(p admission.Process, listener *process) bool {
+	self := o.process(p.PID)
+	return p.Used != 0 && (self == nil || self.started >= listener.started || slices.Contains(o.ancestors(listener), self) ||
+		strings.Contains(p.Name, "nvidia-cuda-mps"))
 }
 
 // look finds out who has the hints' PIDs and who listens on their addresses.

@@ -150,7 +150,7 @@ func owned(o *Owners, processes ...map[string]running) string {
 			names = append(names, r.Name)
 		}
 	}
-	o.assign(list)
+	o.assign("", list)
 	for i, p := range list {
 		if names[i] += ": nobody"; p.Backend != "" {
 			names[i] = strings.Replace(names[i], "nobody", fmt.Sprintf("%s/%d", p.Backend, p.Replica), 1)
@@ -251,13 +251,13 @@ func BenchmarkOwners(b *testing.B) {
 	list := []admission.Process{{PID: all["flux"].PID}, {PID: all["worker"].PID}, {PID: os.Getpid()}}
 	b.Run("known", func(b *testing.B) {
 		for o := ownersHere(b, hints...); b.Loop(); {
-			o.assign(list)
+			o.assign("", list)
 		}
 	})
 	b.Run("new", func(b *testing.B) {
 		for o := ownersHere(b, hints...); b.Loop(); {
 			o.Set(hints)
-			o.assign(list)
+			o.assign("", list)
 		}
 	})
 }

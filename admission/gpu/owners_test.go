@@ -91,7 +91,7 @@ func whose(o *Owners, pids ...int) string {
 	for i, pid := range pids {
 		list[i].PID = pid
 	}
-	o.assign(list)
+	o.assign("", list)
 	var words []string
 	for _, p := range list {
 		if p.Backend == "" {
@@ -216,12 +216,55 @@ func TestAPIDThatIsAnotherProcesssNowSaysNothing(t *testing.T) {
 	}
 }
 
+func TestAListenerThatIsNotOnTheCardHoldsNothingThere(t *testing.T) {
+	m := newMachine(t)
+	m.listens(loopback8001+" 1", loopback8002+" 2")
+	m.runs(20, 1, 20, 50, "supervisor")
+	m.runs(21, 20, 21, 100, "flux", 1)
+	m.runs(22, 20, 22, 100, "vqa", 2)
+	m.runs(31, 22, 22, 110, "worker")
+	m.runs(40, 1, 40, 90, "Xorg")
+	m.runs(41, 1, 41, 120, "python3")
+	here := []string{"gpu0"}
+	o := m.owners(Hint{Backend: "flux", Address: "127.0.0.1:8001", GPUs: here}, Hint{Backend: "vqa", Replica: 1, Address: "127.0.0.1:8002", GPUs: here})
+	used := func(pids ...int) []admission.Process {
+		list := []admission.Process{}
+		for _, pid := range pids {
+			list = append(list, admission.Process{PID: pid, Used: admission.GiB})
+		}
+		return list
+	}
+	for name, c := range map[string]struct {
+		gpu  string
+		list []admission.Process
+		want string
+	}{
+		"nothing is on the card":              {"gpu0", used(), "flux/0 21 0B, vqa/1 22 0B"},
+		"its worker is":                       {"gpu0", used(31), "vqa/1 31 1GiB, flux/0 21 0B"},
+		"an older process is, of no backend":  {"gpu0", used(40), "/0 40 1GiB, flux/0 21 0B, vqa/1 22 0B"},
+		"a younger one may hold its memory":   {"gpu0", used(41), "/0 41 1GiB"},
+		"so may one that is not seen":         {"gpu0", used(77), "/0 77 1GiB"},
+		"so may one that started it":          {"gpu0", used(20), "/0 20 1GiB"},
+		"the backends are not on this card":   {"gpu1", used(), ""},
+		"the driver does not list the card's": {"gpu0", nil, ""},
+	} {
+		all, problem := o.assign(c.gpu, c.list)
+		var got []string
+		for _, p := range all {
+			got = append(got, fmt.Sprintf("%s/%d %d %v", p.Backend, p.Replica, p.PID, p.Used))
+		}
+		if text := strings.Join(got, ", "); text != c.want || problem != "" || (all == nil) != (c.list == nil) {
+			t.Errorf("%s: got %q, %q, want %q", name, text, problem, c.want)
+		}
+	}
+}
+
 func TestTheDriversNameWillDo(t *testing.T) {
 	m := newMachine(t)
 	m.runs(21, 1, 21, 100, "python3")
 	m.runs(22, 21, 21, 101, "python3")
 	list := []admission.Process{{PID: 21, Name: "/opt/flux/bin/flux"}, {PID: 22, Name: "flux-2"}}
-	m.owners(Hint{Backend: "a", Name: "flux"}).assign(list)
+	m.owners(Hint{Backend: "a", Name: "flux"}).assign("", list)
 	if list[0].Backend != "a" || list[1].Backend != "" {
 		t.Errorf("got %+v", list)
 	}
@@ -243,17 +286,17 @@ func TestInAContainerNothingIsKnownAndItIsSaidOnce(t *testing.T) {
 	m.runs(21, 1, 21, 100, "flux")
 	o := m.owners(Hint{Backend: "a", PID: 21, Name: "flux"})
 	list := []admission.Process{{PID: 21}}
-	if problem := o.assign(list); !strings.Contains(problem, "--pid host") || list[0].Backend != "" {
+	if _, problem := o.assign("", list); !strings.Contains(problem, "--pid host") || list[0].Backend != "" {
 		t.Errorf("got %q and %+v", problem, list)
 	}
-	if problem := o.assign(list); problem != "" {
+	if _, problem := o.assign("", list); problem != "" {
 		t.Errorf("it says so again: %q", problem)
 	}
-	if problem := m.owners().assign(list); problem != "" {
+	if _, problem := m.owners().assign("", list); problem != "" {
 		t.Errorf("without hints: %q", problem)
 	}
 	var none *Owners
-	if problem := none.assign(list); problem != "" || list[0].Backend != "" {
+	if _, problem := none.assign("", list); problem != "" || list[0].Backend != "" {
 		t.Errorf("without owners: %q and %+v", problem, list)
 	}
 }
@@ -265,22 +308,22 @@ func TestAListenerThatCannotBeSeenIsNamedWithTheCure(t *testing.T) {
 		m.runs(21, 1, 21, 100, "flux") // its files are not shown
 		o := m.owners(Hint{Backend: "a", Address: "127.0.0.1:8001"})
 		list := []admission.Process{{PID: 21}}
-		if problem := o.assign(list); !strings.Contains(problem, "who listens on 127.0.0.1:8001 for a: want") {
+		if _, problem := o.assign("", list); !strings.Contains(problem, "who listens on 127.0.0.1:8001 for a: want") {
 			t.Errorf("got %q", problem)
 		}
 		m.runs(21, 1, 21, 100, "flux", 1)
 		time.Sleep(lookAgain - time.Second)
-		if o.assign(list); list[0].Backend != "" {
+		if o.assign("", list); list[0].Backend != "" {
 			t.Errorf("all files of all processes were looked at again after less than %v", lookAgain)
 		}
 		time.Sleep(lookEvery)
-		if o.assign(list); list[0].Backend != "a" {
+		if o.assign("", list); list[0].Backend != "a" {
 			t.Errorf("it was not looked at again after %v", lookAgain)
 		}
 		for _, h := range []Hint{{Name: "other"}, {PID: 7}} { // there is another way to tell
 			h.Backend, h.Address = "a", "127.0.0.1:8001"
 			m.ends(21)
-			if problem := m.owners(h).assign(list); problem != "" {
+			if _, problem := m.owners(h).assign("", list); problem != "" {
 				t.Errorf("%+v: got %q", h, problem)
 			}
 		}

@@ -28,6 +28,7 @@ import (
 // seen is a reading as the sensor's process prints it.
 type seen struct {
 	GPU, Source, Err string
+	Device           string
 	Total, Used      admission.Bytes
 	Processes        []admission.Process
 	Lost, Ready      bool
@@ -91,7 +92,7 @@ func (s setup) run() {
 	sensor.Watch(ctx, func(r admission.Reading) {
 		mu.Lock()
 		defer mu.Unlock()
-		s := seen{GPU: r.GPU, Source: r.Source, Total: r.Total, Used: r.Used, Processes: r.Processes, Lost: r.Lost, Listed: r.Processes != nil}
+		s := seen{GPU: r.GPU, Device: r.Device, Source: r.Source, Total: r.Total, Used: r.Used, Processes: r.Processes, Lost: r.Lost, Listed: r.Processes != nil}
 		if r.Err != nil {
 			s.Err = r.Err.Error()
 		}

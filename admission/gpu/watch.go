@@ -30,12 +30,14 @@ var errLate = errors.New("the driver does not answer")
 // pace says when cards are read.
 type pace struct {
 	every     time.Duration // readings
-	processes time.Duration // who holds the memory: more rarely, see source
+	processes time.Duration // the processes, while no work is under way: see source
+	after     time.Duration // for so long after work they are read as while it is under way
+	soonest   time.Duration // between a reading and one that is asked for
 	patience  time.Duration // for one reading
 	absent    time.Duration // readings while there is no driver
 }
 
-var usual = pace{every: 500 * time.Millisecond, processes: 2500 * time.Millisecond, patience: 2 * time.Second, absent: 10 * time.Second}
+var usual = pace{every: 500 * time.Millisecond, processes: 2500 * time.Millisecond, after: 2 * time.Second, soonest: 50 * time.Millisecond, patience: 2 * time.Second, absent: 10 * time.Second}
 
 // steady is how many readings in a row must agree before the log says that a
 // card can or cannot be read any more.
@@ -46,7 +48,15 @@ type Sensor struct {
 	Cards map[string]Config // by name
 	// Owners tell whose the processes on a card are; nil: that stays unknown.
 	Owners *Owners
-	Log    *slog.Logger
+	// Busy says that work is under way on a card, by its name: it runs, loads or
+	// unloads. The processes are then read with every reading, and for two seconds
+	// more, for what stays after work is learned too. It may be called from several
+	// goroutines. Nil: never.
+	Busy func(gpu string) bool
+	// Now asks for a reading of a card at once, by its name, with its processes.
+	// Readings that are asked for come at most 20 times a second. Nil: none are.
+	Now <-chan string
+	Log *slog.Logger
 }
 
 // Watch reads the cards until ctx ends, and tells observe about each reading,
@@ -57,12 +67,14 @@ type Sensor struct {
 // Cards whose source is declared are never asked.
 func (s Sensor) Watch(ctx context.Context, observe func(admission.Reading), ready func()) {
 	var all, first sync.WaitGroup
+	asked := make(map[string]chan struct{})
 	for name, c := range s.Cards {
 		sources := c.sources()
 		if len(sources) == 0 {
 			continue
 		}
-		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, log: s.Log, observe: observe}
+		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, busy: s.Busy, now: make(chan struct{}, 1), log: s.Log, observe: observe}
+		asked[name] = w.now
 		first.Add(1)
 		w.first = sync.OnceFunc(first.Done)
 		all.Go(func() { w.run(ctx) })
@@ -71,7 +83,26 @@ func (s Sensor) Watch(ctx context.Context, observe func(admission.Reading), read
 		first.Wait()
 		ready()
 	})
+	all.Go(func() { s.passOn(ctx, asked) })
 	all.Wait()
+}
+
+// passOn tells the readers of cards which of them are asked for a reading.
+func (s Sensor) passOn(ctx context.Context, asked map[string]chan struct{}) {
+	if s.Now == nil || len(asked) == 0 {
+		return
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case name := <-s.Now:
+			select {
+			case asked[name] <- struct{}{}:
+			default: // it is asked already, or is no card that is read
+			}
+		}
+	}
 }
 
 // watcher reads one card.
@@ -80,12 +111,15 @@ type watcher struct {
 	gpu     string
 	sources []source
 	owners  *Owners
+	busy    func(gpu string) bool // nil: never
+	now     chan struct{}         // asks for a reading at once; nil: nobody does
 	log     *slog.Logger
 	observe func(admission.Reading)
 	first   func()
 
 	source      source // the one that the card is read from; nil: not found yet
 	processesAt time.Time
+	busyUntil   time.Time
 
 	said  string // what the log says of the card; empty: nothing yet
 	heard string // what the last readings agree on
@@ -94,26 +128,41 @@ type watcher struct {
 
 func (w *watcher) run(ctx context.Context) {
 	defer w.first()
+	asked := false
 	for {
-		next := w.every
-		if !w.sample(ctx) {
-			next = w.absent
+		next, now := w.every, w.now
+		if !w.sample(ctx, asked) {
+			next, now = w.absent, nil
 		}
+		due := time.After(next)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(next):
+		case <-due:
+			asked = false
+		case <-now:
+			asked = true
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(min(w.soonest, next)):
+			}
 		}
 	}
 }
 
-// sample takes one reading. It reports whether there is a card to read.
-func (w *watcher) sample(ctx context.Context) (present bool) {
+// sample takes one reading, with the processes where that is wanted or due. It
+// reports whether there is a card to read.
+func (w *watcher) sample(ctx context.Context, wanted bool) (present bool) {
 	type outcome struct {
 		reading admission.Reading
 		source  source
 	}
-	processes := time.Since(w.processesAt) >= w.processes
+	now := time.Now()
+	if wanted || w.busy != nil && w.busy(w.gpu) {
+		w.busyUntil = now.Add(w.after)
+	}
+	processes := !now.After(w.busyUntil) || now.Sub(w.processesAt) >= w.processes
 	done := make(chan outcome, 1)
 	go func() {
 		r, s := w.read(processes)
@@ -149,10 +198,10 @@ func (w *watcher) read(processes bool) (admission.Reading, source) {
 	}
 	var absent error
 	for _, s := range candidates {
-		r := admission.Reading{GPU: w.gpu}
+		r := admission.Reading{GPU: w.gpu, At: time.Now()} // when it is begun
 		r.Err = s.read(&r, processes)
-		r.At = time.Now()
-		if problem := w.owners.assign(r.Processes); problem != "" {
+		var problem string
+		if r.Processes, problem = w.owners.assign(w.gpu, r.Processes); problem != "" {
 			w.log.Warn("processes are not told apart by backend", "gpu", w.gpu, "error", problem)
 		}
 		if !errors.Is(r.Err, errAbsent) || w.source != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,12 +51,12 @@ func TestAHungCallLeavesOneGoroutineAndManyWarnings(t *testing.T) {
 }
 
 // counting is a source that counts what it is asked.
-type counting struct{ readings, lists int }
+type counting struct{ readings, lists atomic.Int32 }
 
 func (c *counting) read(r *admission.Reading, processes bool) error {
-	c.readings++
+	c.readings.Add(1)
 	if processes {
-		c.lists++
+		c.lists.Add(1)
 	}
 	return nil
 }
@@ -70,8 +71,70 @@ func TestProcessesAreReadMoreRarelyThanMemory(t *testing.T) {
 		time.Sleep(time.Minute - time.Millisecond)
 		cancel()
 		synctest.Wait()
-		if c.readings != 120 || c.lists != 24 {
-			t.Errorf("%d readings and %d lists in a minute, want 120 and 24", c.readings, c.lists)
+		if c.readings.Load() != 120 || c.lists.Load() != 24 {
+			t.Errorf("%d readings and %d lists in a minute, want 120 and 24", c.readings.Load(), c.lists.Load())
+		}
+	})
+}
+
+func TestProcessesAreReadWithEveryReadingWhileWorkIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, began := new(counting), time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), sources: []source{c}, observe: func(admission.Reading) {},
+			busy: func(gpu string) bool { return gpu == "gpu0" && time.Since(began) < 30*time.Second }}
+		go w.run(ctx)
+		time.Sleep(32*time.Second - time.Millisecond)
+		if synctest.Wait(); c.readings.Load() != 64 || c.lists.Load() != 64 {
+			t.Errorf("%d readings and %d lists in 30 s of work and 2 s after it, want 64 of each", c.readings.Load(), c.lists.Load())
+		}
+		time.Sleep(10 * time.Second)
+		cancel()
+		if synctest.Wait(); c.readings.Load() != 84 || c.lists.Load() != 68 {
+			t.Errorf("%d readings and %d lists after 10 s without work, want 84 and 68", c.readings.Load(), c.lists.Load())
+		}
+	})
+}
+
+func TestACardIsReadWhenThatIsAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := new(counting)
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), sources: []source{c}, observe: func(admission.Reading) {},
+			now: make(chan struct{}, 1)}
+		now := make(chan string, 16)
+		go w.run(ctx)
+		go Sensor{Now: now}.passOn(ctx, map[string]chan struct{}{"gpu0": w.now})
+		time.Sleep(usual.every / 2)
+		now <- "gpu1" // is no card that is read
+		now <- "gpu0"
+		time.Sleep(usual.soonest + time.Millisecond)
+		if synctest.Wait(); c.readings.Load() != 2 || c.lists.Load() != 2 {
+			t.Errorf("%d readings and %d lists, want 2 of each: the first and the one that was asked for", c.readings.Load(), c.lists.Load())
+		}
+		for range 1000 { // in a second
+			select {
+			case now <- "gpu0":
+			default:
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if synctest.Wait(); c.readings.Load() > 22 {
+			t.Errorf("%d readings in a second in which a thousand are asked for, want 20", c.readings.Load()-2)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+func TestAReadingIsOfTheMomentAtWhichItWasBegun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got admission.Reading
+		began := time.Now()
+		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), observe: func(r admission.Reading) { got = r },
+			sources: []source{script(func(r *admission.Reading) error { time.Sleep(time.Second); return nil })}}
+		if w.sample(t.Context(), false); !got.At.Equal(began) {
+			t.Errorf("it is of %v, and was begun at %v", got.At, began)
 		}
 	})
 }
@@ -87,7 +150,7 @@ func TestTheLogSaysWhatLasts(t *testing.T) {
 			observe: func(admission.Reading) {}}
 		readings := func(n int) {
 			for range n {
-				if !w.sample(ctx) {
+				if !w.sample(ctx, false) {
 					t.Fatal("no card")
 				}
 			}
@@ -123,16 +186,16 @@ func TestTheFirstSourceThatIsThereIsKept(t *testing.T) {
 	var last admission.Reading
 	w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		sources: []source{driver, other}, observe: func(r admission.Reading) { last = r }}
-	if w.sample(t.Context()) || !strings.Contains(last.Err.Error(), "the driver") {
+	if w.sample(t.Context(), false) || !strings.Contains(last.Err.Error(), "the driver") {
 		t.Errorf("got %+v while neither is there, want what the likelier one says", last)
 	}
 	present = true
-	if !w.sample(t.Context()) || last.Used != 1 {
+	if !w.sample(t.Context(), false) || last.Used != 1 {
 		t.Errorf("got %+v of a driver that came", last)
 	}
 	present = false
 	w.sources[1] = script(func(r *admission.Reading) error { r.Used = 2; return nil })
-	w.sample(t.Context())
+	w.sample(t.Context(), false)
 	if last.Err == nil {
 		t.Errorf("got %+v, want no other card in the place of the one that was read", last)
 	}
@@ -147,7 +210,7 @@ func TestCardsThatAreDeclaredAreNotAsked(t *testing.T) {
 }
 
 func TestCheckNamesWhatIsWantedInstead(t *testing.T) {
-	good := Config{Device: "0", Source: "auto", Unknown: "ledger", Reserve: 1}
+	good := Config{Device: "0", Source: "auto", Unknown: "ledger", Reserve: 1, TrialAfter: time.Second}
 	for name, c := range map[string]struct {
 		change func(*Config)
 		want   string
@@ -165,6 +228,7 @@ func TestCheckNamesWhatIsWantedInstead(t *testing.T) {
 		"memory":           {func(c *Config) { c.Memory = -1 }, "memory: -1"},
 		"reserve":          {func(c *Config) { c.Reserve = -1 }, "reserve: -1"},
 		"unknown":          {func(c *Config) { c.Unknown = "fail" }, "unknown: \"fail\""},
+		"trial after":      {func(c *Config) { c.TrialAfter = 0 }, "trial_after: 0s"},
 		"hold for ever":    {func(c *Config) { c.Source, c.Unknown = "declared", "hold" }, "would hold its work for ever"},
 	} {
 		bad := good

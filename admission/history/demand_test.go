@@ -6,105 +6,191 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
+const gib = memory.GiB
+
 // learnt is a History with n runs of a demand that took so much.
-func learnt(n int, vram memory.Bytes, took ...memory.Bytes) *History {
+func learnt(n int, vram memory.Bytes, keeps bool, took ...memory.Bytes) *History {
 	h := new(History)
 	for i := range n {
-		h.LearnPeak(vram, took[i%len(took)], 0)
+		h.LearnPeak(vram, took[i%len(took)], 0, keeps, false)
 		h.Learn(vram, 0)
 	}
 	return h
 }
 
-func wantDemand(t *testing.T, h *History, vram memory.Bytes, learn bool, want memory.Bytes, alone bool) {
-	t.Helper()
-	booked, is := h.Demand(vram, learn)
-	if max(booked-want, want-booked) > want/50 || is != alone {
-		t.Errorf("%v is booked with %v, alone: %v; want %v, %v; known is %+v", vram, booked, is, want, alone, h.Learned())
+// good are n runs that ended well in so much room.
+func (h *History) good(n int, vram, room memory.Bytes) {
+	for range n {
+		h.LearnRoom(vram, room, 0, false)
 	}
 }
 
+func wantDemand(t *testing.T, h *History, vram memory.Bytes, learn bool, want memory.Bytes, isUnknown bool) {
+	t.Helper()
+	booked, is := h.Demand(vram, learn)
+	if max(booked-want, want-booked) > want/100 || is != isUnknown {
+		t.Errorf("%v is booked with %v, unknown: %v; want %v, %v; known is %+v", vram, booked, is, want, isUnknown, h.Learned())
+	}
+}
+
+// One test for each row of the rules of Demand and of what is learned.
 func TestADemandIsLearned(t *testing.T) {
-	t.Run("alone until enough runs were measured", func(t *testing.T) {
-		h := new(History)
-		for range enoughPeaks {
-			wantDemand(t, h, memory.GiB, true, memory.GiB, true)
-			h.LearnPeak(memory.GiB, 30*memory.GiB, 0)
-		}
-		wantDemand(t, h, memory.GiB, true, 33*memory.GiB, false)
+	const returns, keeps = false, true
+	t.Run("more than it was seen: 3 % above that at once", func(t *testing.T) {
+		wantDemand(t, learnt(1, 10*gib, returns, 30*gib), 10*gib, false, 30*gib*103/100, false)
 	})
-	t.Run("by the 95th percentile of the last runs", func(t *testing.T) {
-		h := learnt(maxPeaks, 0, 10*memory.GiB)
-		for range 3 {
-			h.LearnPeak(0, 40*memory.GiB, 0)
+	t.Run("four such runs on a backend seen to keep lower a declared figure", func(t *testing.T) {
+		wantDemand(t, learnt(enoughPeaks-1, 10*gib, keeps, 5*gib), 10*gib, false, 10*gib, false)
+		wantDemand(t, learnt(enoughPeaks, 10*gib, keeps, 4*gib, 5*gib), 10*gib, false, 5*gib*103/100, false)
+	})
+	t.Run("a backend that returns its memory never lowers a declared figure", func(t *testing.T) {
+		h := learnt(20, 10*gib, returns, 3*gib)
+		wantDemand(t, h, 10*gib, false, 10*gib, false)
+		if p := h.Learned()[0].Peak; p.Most != 3*gib || p.Runs != 20 {
+			t.Errorf("it shows %+v, want what was seen beside", p)
 		}
-		wantDemand(t, h, 0, true, 11*memory.GiB, false)
-		if p := h.Learned()[0].Peak; p.P95 != 10*memory.GiB || p.Most != 40*memory.GiB || p.Runs != maxPeaks+3 {
+	})
+	t.Run("a good trial in less room than declared", func(t *testing.T) {
+		h := new(History)
+		h.LearnRoom(34*gib, 26*gib, 0, true)
+		wantDemand(t, h, 34*gib, false, 26*gib, false)
+		h.LearnPeak(34*gib, 28*gib, 0, false, false)
+		wantDemand(t, h, 34*gib, false, 28*gib*103/100, false)
+	})
+	t.Run("the room of a trial holds the weights too", func(t *testing.T) {
+		h := new(History)
+		h.LearnRoom(34*gib, 26*gib, 10*gib, true)
+		wantDemand(t, h, 34*gib, false, 16*gib, false)
+	})
+	t.Run("nothing declared: unknown, then the largest seen and 25 %", func(t *testing.T) {
+		h := new(History)
+		wantDemand(t, h, gib, true, gib, true)
+		h.LearnPeak(gib, 20*gib, 0, returns, false)
+		h.LearnPeak(gib, 16*gib, 0, returns, false)
+		wantDemand(t, h, gib, true, 25*gib, false)
+	})
+	t.Run("nothing declared: 3 % once it is seen to keep", func(t *testing.T) {
+		h := learnt(1, gib, returns, 20*gib)
+		h.LearnPeak(gib, 20*gib, 0, keeps, false)
+		wantDemand(t, h, gib, true, 20*gib*103/100, false)
+	})
+	t.Run("of the last eight runs: a model that was exchanged is forgotten", func(t *testing.T) {
+		h := learnt(3, 0, keeps, 40*gib)
+		for range maxPeaks - 1 {
+			h.LearnPeak(0, 5*gib, 0, keeps, false)
+		}
+		wantDemand(t, h, 0, true, 40*gib*103/100, false)
+		h.LearnPeak(0, 5*gib, 0, keeps, false)
+		wantDemand(t, h, 0, true, 5*gib*103/100, false)
+		if p := h.Learned()[0].Peak; p.Most != 5*gib || p.Runs != 3+maxPeaks {
 			t.Errorf("it shows %+v", p)
 		}
-		for range maxPeaks {
-			h.LearnPeak(0, 5*memory.GiB, 0) // another model
-		}
-		wantDemand(t, h, 0, true, 55*memory.GiB/10, false)
 	})
-	t.Run("beyond weights that become known later", func(t *testing.T) {
-		h := learnt(enoughPeaks, 0, 34*memory.GiB)
-		h.LearnPeak(0, 12*memory.GiB, 22*memory.GiB)
-		wantDemand(t, h, 0, true, 132*memory.GiB/10, false)
+	t.Run("when weights move each demand moves the other way", func(t *testing.T) {
+		h := learnt(enoughPeaks, 0, keeps, 34*gib)
+		h.LearnPeak(0, 12*gib, 22*gib, keeps, false)
+		wantDemand(t, h, 0, true, 12*gib*103/100, false)
 	})
-	t.Run("a declared one is booked as declared", func(t *testing.T) {
-		wantDemand(t, learnt(20, 10*memory.GiB, 30*memory.GiB), 10*memory.GiB, false, 10*memory.GiB, false)
-	})
-	t.Run("each for itself", func(t *testing.T) {
-		wantDemand(t, learnt(20, 10*memory.GiB, 30*memory.GiB), 11*memory.GiB, true, 11*memory.GiB, true)
+	t.Run("each demand for itself", func(t *testing.T) {
+		wantDemand(t, learnt(20, 10*gib, keeps, 30*gib), 11*gib, true, 11*gib, true)
 	})
 }
 
 func TestARunThatEndsForWantOfMemory(t *testing.T) {
-	t.Run("throws away what was learned, and never books as little again", func(t *testing.T) {
-		h := learnt(20, 0, 10*memory.GiB)
-		h.Exhausted(0, 11*memory.GiB)
-		wantDemand(t, h, 0, true, 1375*memory.GiB/100, true)
-		for range enoughPeaks {
-			h.LearnPeak(0, 8*memory.GiB, 0)
-		}
-		wantDemand(t, h, 0, true, 1375*memory.GiB/100, false)
-	})
-	t.Run("raises a declared one to what is measured", func(t *testing.T) {
-		h := learnt(20, 10*memory.GiB, 5*memory.GiB)
-		h.Exhausted(10*memory.GiB, 10*memory.GiB)
-		wantDemand(t, h, 10*memory.GiB, false, 125*memory.GiB/10, true)
-		for range enoughPeaks {
-			h.LearnPeak(10*memory.GiB, 20*memory.GiB, 0)
-		}
-		wantDemand(t, h, 10*memory.GiB, false, 22*memory.GiB, false)
-	})
-	t.Run("does not keep work alone for ever where nothing is measured", func(t *testing.T) {
+	t.Run("raises the figure to what its answer says that it needs", func(t *testing.T) {
 		h := new(History)
-		h.Exhausted(10*memory.GiB, 10*memory.GiB)
-		for range trials {
-			wantDemand(t, h, 10*memory.GiB, false, 125*memory.GiB/10, true)
-			h.Learn(10*memory.GiB, 0)
-		}
-		wantDemand(t, h, 10*memory.GiB, false, 125*memory.GiB/10, false)
+		h.Exhausted(10*gib, 10*gib, 40*gib, 0, 20*gib) // in use and tried
+		wantDemand(t, h, 10*gib, false, 20*gib*102/100, false)
 	})
-	t.Run("raises once for all that ran with the same", func(t *testing.T) {
+	t.Run("which holds the weights too", func(t *testing.T) {
+		h := new(History)
+		h.Exhausted(10*gib, 10*gib, 40*gib, 8*gib, 20*gib)
+		wantDemand(t, h, 10*gib, false, 12*gib+20*gib*2/100, false)
+	})
+	t.Run("without a word by a quarter", func(t *testing.T) {
+		h := new(History)
+		h.Exhausted(10*gib, 10*gib, 8*gib, 0, 0)
+		wantDemand(t, h, 10*gib, false, 125*gib/10, false)
+	})
+	t.Run("or to the room that it had", func(t *testing.T) {
+		h := new(History)
+		h.Exhausted(10*gib, 10*gib, 30*gib, 0, 0)
+		if booked, _ := h.Demand(10*gib, false); booked < 30*gib || booked > 31*gib {
+			t.Errorf("%v is booked, want what was too little and no more than a little above", booked)
+		}
+	})
+	t.Run("makes a demand that nobody declared known", func(t *testing.T) {
+		h := new(History)
+		h.Exhausted(0, 10*gib, 10*gib, 0, 20*gib)
+		wantDemand(t, h, 0, true, 20*gib*102/100, false)
+	})
+	t.Run("falls again after three good runs, then six, then twelve", func(t *testing.T) {
+		h := new(History)
+		for raise := range 3 {
+			h.Exhausted(10*gib, 10*gib, 8*gib, 0, 0)
+			// In so much room that none of them makes the next failure odd.
+			h.good(goodRuns<<raise-1, 10*gib, 40*gib)
+			wantDemand(t, h, 10*gib, false, 125*gib/10, false)
+			h.good(1, 10*gib, 40*gib)
+			wantDemand(t, h, 10*gib, false, 10*gib, false)
+		}
+	})
+	t.Run("falls again after a good trial", func(t *testing.T) {
+		h := new(History)
+		h.Exhausted(10*gib, 10*gib, 8*gib, 0, 0)
+		h.LearnRoom(10*gib, 11*gib, 0, true)
+		wantDemand(t, h, 10*gib, false, 10*gib, false)
+	})
+	t.Run("an odd request raises nothing", func(t *testing.T) {
+		h := new(History)
+		h.good(oddRooms, 10*gib, 12*gib)
+		h.Exhausted(10*gib, 10*gib, 12*gib, 0, 40*gib)
+		wantDemand(t, h, 10*gib, false, 10*gib, false)
+		if p := h.Learned()[0].Peak; p.OutOfMemory != 1 {
+			t.Errorf("it shows %+v, want the failure to be counted", p)
+		}
+	})
+	t.Run("is not odd where others had more room", func(t *testing.T) {
+		h := new(History)
+		h.good(oddRooms, 10*gib, 30*gib)
+		h.Exhausted(10*gib, 10*gib, 12*gib, 0, 0)
+		wantDemand(t, h, 10*gib, false, 125*gib/10, false)
+	})
+	t.Run("of one client does not make the route dear for more than some dozen runs", func(t *testing.T) {
 		h := new(History)
 		for range 5 {
-			h.Exhausted(10*memory.GiB, 10*memory.GiB)
+			h.Exhausted(10*gib, 10*gib, 8*gib, 0, 0)
 		}
-		wantDemand(t, h, 10*memory.GiB, false, 125*memory.GiB/10, true)
 		if p := h.Learned()[0].Peak; p.OutOfMemory != 5 {
 			t.Errorf("it shows %+v", p)
 		}
+		h.good(48, 10*gib, 40*gib)
+		wantDemand(t, h, 10*gib, false, 10*gib, false)
 	})
-	t.Run("is held against what was measured since", func(t *testing.T) {
+}
+
+func TestAFigureIsMeasured(t *testing.T) {
+	for _, x := range []struct{ keeps, exact, want bool }{{true, true, true}, {true, false, false}, {false, true, false}} {
 		h := new(History)
-		h.Exhausted(10*memory.GiB, 30*memory.GiB)
-		for range probation {
-			h.LearnPeak(10*memory.GiB, 20*memory.GiB, 0)
-			h.Learn(10*memory.GiB, 0)
+		for n := range enoughPeaks {
+			if h.Measured(gib) {
+				t.Errorf("%+v: it is measured after %d runs", x, n)
+			}
+			h.LearnPeak(gib, gib, 0, x.keeps, x.exact)
 		}
-		wantDemand(t, h, 10*memory.GiB, false, 22*memory.GiB, false)
-	})
+		if h.Measured(gib) != x.want {
+			t.Errorf("%+v: it is measured: %v", x, !x.want)
+		}
+		if h.Exhausted(gib, gib, gib, 0, 2*gib); h.Measured(gib) {
+			t.Errorf("%+v: it is measured although a run ran out of memory since", x)
+		}
+	}
+}
+
+// What is known of trials stays with the demand, and is one for each of them.
+func TestTheCaseOfADemandStays(t *testing.T) {
+	h := new(History)
+	if a := h.Case(gib); a == nil || a != h.Case(gib) || a == h.Case(2*gib) {
+		t.Error("a demand has not one case of its own")
+	}
 }

@@ -96,7 +96,6 @@ func (h *History) Learn(vram memory.Bytes, took time.Duration) {
 		k.total, k.weight = k.total/k.weight, 1
 	}
 	k.learnt = Estimate{P50: k.quantile(.5), P95: k.quantile(.95)}
-	k.ran(h.resident)
 }
 
 // Learned lists what is known, by demand.
@@ -105,6 +104,9 @@ func (h *History) Learned() []Learned {
 	defer h.mu.Unlock()
 	var all []Learned
 	for _, k := range h.kinds {
+		if !k.learned() {
+			continue
+		}
 		l := Learned{VRAM: k.vram, Runs: k.runs, Peak: k.describe(h.resident)}
 		if k.runs >= enough {
 			l.Estimate = k.learnt
@@ -127,13 +129,29 @@ func (h *History) find(vram memory.Bytes) *kind {
 	return nil
 }
 
-// kindOf is find that makes what is not there, in the place of the one that was
-// not used for longest.
+// learned says that anything is known of it: many come from requests that were
+// never served.
+func (k *kind) learned() bool {
+	return k.runs > 0 || k.failures > 0 || k.measured > 0 || len(k.rooms) > 0 || k.trial > 0 || k.floor > 0
+}
+
+// kindOf is find that makes what is not there, in the place of one of which
+// nothing is known, or else of the one that was not used for longest.
 func (h *History) kindOf(vram memory.Bytes) *kind {
 	k := h.find(vram)
 	if k == nil {
 		k = &kind{vram: vram, weight: 1}
-		h.kinds = slices.Insert(h.kinds[:min(len(h.kinds), maxKinds-1)], 0, k)
+		if len(h.kinds) == maxKinds {
+			last := maxKinds - 1
+			for i := last; i >= 0; i-- {
+				if !h.kinds[i].learned() {
+					last = i
+					break
+				}
+			}
+			h.kinds = slices.Delete(h.kinds, last, last+1)
+		}
+		h.kinds = slices.Insert(h.kinds, 0, k)
 	}
 	return k
 }

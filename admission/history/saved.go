@@ -25,6 +25,9 @@ type savedKind struct {
 	Least    int64        `json:"least_bytes,omitempty"` // since a run ended for want of memory
 	Since    int          `json:"since,omitempty"`
 	Failures uint64       `json:"out_of_memory,omitempty"`
+	Raises   int          `json:"raises,omitempty"`
+	Keeps    bool         `json:"keeps,omitempty"`
+	Trial    int64        `json:"trial_bytes,omitempty"`
 }
 
 // MarshalJSON writes all that is known, for UnmarshalJSON.
@@ -32,7 +35,10 @@ func (h *History) MarshalJSON() ([]byte, error) {
 	h.mu.Lock()
 	saved := savedHistory{Resident: int64(h.resident), Demands: []savedKind{}}
 	for _, k := range h.kinds {
-		s := savedKind{VRAM: int64(k.vram), Runs: k.runs, Measured: k.measured, Least: int64(k.floor), Since: k.since, Failures: k.failures}
+		if !k.learned() {
+			continue
+		}
+		s := savedKind{VRAM: int64(k.vram), Runs: k.runs, Measured: k.measured, Least: int64(k.floor), Since: k.since, Failures: k.failures, Raises: k.raises, Keeps: k.keeps, Trial: int64(k.trial)}
 		for i, n := range k.counts {
 			if weight := math.Round(n/k.weight*1e4) / 1e4; weight > 0 {
 				s.Times = append(s.Times, [2]float64{float64(i), weight})
@@ -76,15 +82,19 @@ func (h *History) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
+// maxSaved is how many measured runs an older state may have.
+const maxSaved = 64
+
 // plausible says that a saved number can be an amount of memory on a card. Sums
 // of a few of them do not overflow.
 func plausible(n int64) bool { return n >= 0 && n <= 1<<55 }
 
 func (s savedKind) kind() (*kind, error) {
 	k := &kind{vram: memory.Bytes(s.VRAM), runs: s.Runs, weight: 1}
-	k.peaks = peaks{measured: s.Measured, floor: memory.Bytes(s.Least), since: s.Since, failures: s.Failures}
+	k.peaks = peaks{measured: s.Measured, floor: memory.Bytes(s.Least), since: s.Since, failures: s.Failures,
+		raises: s.Raises, keeps: s.Keeps, trial: memory.Bytes(s.Trial)}
 	// A demand may be past any card; it is never computed with.
-	wrong := s.VRAM < 0 || !plausible(s.Least) || s.Since < 0 || len(s.Held) > maxPeaks
+	wrong := s.VRAM < 0 || !plausible(s.Least) || !plausible(s.Trial) || s.Since < 0 || s.Raises < 0 || len(s.Held) > maxSaved
 	for _, pair := range s.Times {
 		bucket, weight := pair[0], pair[1]
 		if !(bucket >= 0 && bucket < bounds) || bucket != math.Trunc(bucket) || !(weight > 0 && weight < 1e6) {
@@ -94,18 +104,20 @@ func (s savedKind) kind() (*kind, error) {
 		k.counts[int(bucket)] += weight
 		k.total += weight
 	}
-	for _, n := range s.Held {
+	for i, n := range s.Held {
 		wrong = wrong || !plausible(n)
-		k.totals = append(k.totals, memory.Bytes(n))
+		if i >= len(s.Held)-maxPeaks {
+			k.totals = append(k.totals, memory.Bytes(n))
+		}
+	}
+	if k.floor > 0 {
+		k.raises = max(k.raises, 1) // an older state does not count them
 	}
 	if wrong || s.Runs > 0 && k.total == 0 {
 		return nil, fmt.Errorf("history: what is saved of the demand %d makes no sense", s.VRAM)
 	}
 	if k.total > 0 {
 		k.learnt = Estimate{P50: k.quantile(.5), P95: k.quantile(.95)}
-	}
-	if len(k.totals) > 0 {
-		k.p95 = k.peaks.quantile(.95)
 	}
 	return k, nil
 }

@@ -13,17 +13,18 @@ func TestAHistoryIsSavedAndGoesOn(t *testing.T) {
 	h := new(History)
 	for i := range 200 {
 		h.Learn(memory.GiB, time.Duration(1+i%7)*time.Second)
-		h.LearnPeak(memory.GiB, memory.Bytes(100+i)*memory.MiB, 2*memory.GiB)
+		h.LearnPeak(memory.GiB, memory.Bytes(100+i)*memory.MiB, 2*memory.GiB, true, true)
 	}
 	h.Learn(4*memory.GiB, time.Minute)
-	h.Exhausted(4*memory.GiB, 5*memory.GiB)
-	h.LearnPeak(8*memory.GiB, 7*memory.GiB, 2*memory.GiB)
+	h.Exhausted(4*memory.GiB, 5*memory.GiB, 4*memory.GiB, 0, 0)
+	h.LearnRoom(16*memory.GiB, 12*memory.GiB, 2*memory.GiB, true)
+	h.LearnPeak(8*memory.GiB, 7*memory.GiB, 2*memory.GiB, false, true)
 	text, err := json.Marshal(h)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(text) > 4096 {
-		t.Errorf("three demands take %d bytes", len(text))
+		t.Errorf("four demands take %d bytes", len(text))
 	}
 	again := new(History)
 	if err := json.Unmarshal(text, again); err != nil {
@@ -39,10 +40,16 @@ func TestAHistoryIsSavedAndGoesOn(t *testing.T) {
 	if !reflect.DeepEqual(was, is) {
 		t.Errorf("it was %+v and is %+v", was, is)
 	}
+	for _, l := range was {
+		want, unknown := h.Demand(l.VRAM, false)
+		if got, is := again.Demand(l.VRAM, false); got != want || is != unknown {
+			t.Errorf("%v was booked with %v, and now with %v", l.VRAM, want, got)
+		}
+	}
 	// Both forget the oldest alike.
 	for _, x := range []*History{h, again} {
 		for range maxPeaks - 2 {
-			x.LearnPeak(memory.GiB, memory.GiB, 2*memory.GiB)
+			x.LearnPeak(memory.GiB, memory.GiB, 2*memory.GiB, true, true)
 		}
 	}
 	if a, b := h.Learned()[0].Peak, again.Learned()[0].Peak; a != b {
@@ -77,8 +84,9 @@ func FuzzASavedHistory(f *testing.F) {
 				t.Fatalf("%s is taken for %+v, booked %v", text, l, booked)
 			}
 			h.Learn(l.VRAM, time.Second)
-			h.LearnPeak(l.VRAM, memory.GiB, 0)
-			h.Exhausted(l.VRAM, booked)
+			h.LearnPeak(l.VRAM, memory.GiB, 0, true, true)
+			h.LearnRoom(l.VRAM, memory.GiB, 0, true)
+			h.Exhausted(l.VRAM, booked, booked, 0, 0)
 		}
 		if _, err := json.Marshal(h); err != nil {
 			t.Fatal(err)

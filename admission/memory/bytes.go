@@ -1,5 +1,3 @@
-// Package memory has the unit in which GPU memory is counted. It needs the
-// standard library alone.
 package memory
 
 import (

@@ -85,8 +85,7 @@ func (b *box) listen(h http.Handler) (*url.URL, error) {
 	return &url.URL{Scheme: "http", Host: l.Addr().String()}, nil
 }
 
-// demoConfig is what a user of such a box would write. Its times shrink with
-// the box's.
+// demoConfig is what a user of such a box would write, in the box's time.
 const demoConfig = `
 listen: 127.0.0.1:0
 admin: {listen: 127.0.0.1:0}
@@ -115,7 +114,7 @@ func (b *box) anteroom(ctx context.Context, s simulation.Scene, heavy, light *ur
 	defer os.Remove(file.Name())
 	fast := func(d time.Duration) time.Duration { return time.Duration(float64(d) / b.speed) }
 	vram := (s.LightMemory + 64*admission.MiB - 1) / (64 * admission.MiB) * (64 * admission.MiB)
-	_, err = fmt.Fprintf(file, demoConfig, fast(18*time.Second), fast(5*time.Second), s.LightSlots, vram, fast(1500*time.Millisecond), heavy, light)
+	_, err = fmt.Fprintf(file, demoConfig, 18*time.Second, 5*time.Second, s.LightSlots, vram, 1500*time.Millisecond, heavy, light)
 	if err := errors.Join(err, file.Close()); err != nil {
 		return err
 	}
@@ -123,9 +122,9 @@ func (b *box) anteroom(ctx context.Context, s simulation.Scene, heavy, light *ur
 	if err != nil {
 		return err
 	}
-	server, err := startServer(ctx, cfg, io.Discard, func(ctx context.Context, observe func(admission.Reading)) {
-		b.card.Watch(ctx, "gpu0", fast(time.Second), observe)
-	})
+	server, err := startServer(ctx, cfg, io.Discard, func(ctx context.Context, now <-chan string, observe func(admission.Reading)) {
+		b.card.Watch(ctx, "gpu0", fast(time.Second), now, observe)
+	}, b.speed)
 	if err != nil {
 		return err
 	}

@@ -125,7 +125,7 @@ func TestATrapKillsTheProcess(t *testing.T) {
 	}
 	watching, stop := context.WithTimeout(t.Context(), 5*time.Second)
 	defer stop()
-	card.Watch(watching, "gpu0", 5*time.Millisecond, func(r admission.Reading) {
+	card.Watch(watching, "gpu0", 5*time.Millisecond, nil, func(r admission.Reading) {
 		if r.Used == 3*admission.GiB {
 			stop()
 		}

@@ -114,9 +114,9 @@ func (b *three) serve() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.server, err = startServer(b.t.Context(), cfg, io.Discard, func(ctx context.Context, observe func(admission.Reading)) {
-		b.card.Watch(ctx, "gpu0", b.real(500*time.Millisecond), observe)
-	})
+	b.server, err = startServer(b.t.Context(), cfg, io.Discard, func(ctx context.Context, now <-chan string, observe func(admission.Reading)) {
+		b.card.Watch(ctx, "gpu0", b.real(500*time.Millisecond), now, observe)
+	}, 1)
 	if err != nil {
 		b.t.Fatal(err)
 	}

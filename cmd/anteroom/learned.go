@@ -128,8 +128,8 @@ func printLearned(w io.Writer, l proxy.Learned) {
 		if r.Learn {
 			declared = "learn"
 		}
-		if r.Alone {
-			booked = "alone"
+		if r.Unknown {
+			booked = "unknown"
 		}
 		if r.Estimate > 0 {
 			estimate = seconds(r.Estimate)

@@ -40,7 +40,7 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return 1
 	}
-	s, err := startServer(context.Background(), cfg, stderr, nil)
+	s, err := startServer(context.Background(), cfg, stderr, nil, 1)
 	if err != nil {
 		fmt.Fprintln(stderr, "anteroom:", err)
 		return 1

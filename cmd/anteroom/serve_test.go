@@ -256,6 +256,42 @@ func TestServeReloads(t *testing.T) {
 	}
 }
 
+func TestServeHasItsCardsForItself(t *testing.T) {
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	const model = "http://127.0.0.1:1"
+	read := func(more string) string {
+		return strings.Replace(serveFile(model, "1"), "source: declared", "source: nvml"+more, 1)
+	}
+	first := serveProcessAt(t, write(t, read("")))
+	refused := func(file string, gpu string) {
+		t.Helper()
+		text, err := process("serve", "-c", write(t, file)).CombinedOutput()
+		want := fmt.Sprintf("gpus.%s: another Anteroom uses this card (PID %d, which holds ", gpu, first.process.Process.Pid)
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(text), want) {
+			t.Errorf("a second one: got %v: %s, want 1 and %q", err, text, want)
+		}
+	}
+	refused(read(""), "gpu0")
+	// A reload takes the lock of a card that it brings, and releases that of one that it takes out.
+	must(t, os.WriteFile(first.file, []byte(read(", device: 1")), 0o644))
+	first.until("was reloaded")
+	second := serveProcessAt(t, write(t, read("")))
+	refused(read(", device: 1"), "gpu0")
+	must(t, os.WriteFile(first.file, []byte(read("")), 0o644))
+	if line := first.until("stays as it was"); !strings.Contains(fmt.Sprint(line["error"]), fmt.Sprintf("PID %d", second.process.Process.Pid)) {
+		t.Errorf("a reload to a card of another: %v", line)
+	}
+	serveProcessAt(t, write(t, read(", device: 1, shared: true")))
+	first.signal(os.Interrupt)
+	if code := first.exit(); code != 0 {
+		t.Errorf("it ended with %d", code)
+	}
+	second.signal(os.Interrupt)
+	second.exit()
+	serveProcessAt(t, write(t, read("")))
+}
+
 func TestServeSaysWhyItDoesNotStart(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

@@ -18,7 +18,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// server is a running proxy with all that belongs to it: desk, sensor,
+// server is a running proxy with all that belongs to it: controller, sensor,
 // listeners, telemetry.
 type server struct {
 	log       *slog.Logger
@@ -28,10 +28,13 @@ type server struct {
 	proxy     *proxy.Server
 	served    chan error // what ended Serve
 	owners    *gpu.Owners
+	locks     gpu.Locks   // guarded by mu, once it serves
+	now       chan string // asks for a reading of a GPU at once
 	state     *stateFile
 
 	// read observes the cards until its context ends; nil: the real ones.
-	read func(ctx context.Context, observe func(admission.Reading))
+	read  func(ctx context.Context, now <-chan string, observe func(admission.Reading))
+	speed float64 // of the time that admission goes by; 1 but for a simulated box
 
 	mu      sync.Mutex
 	cfg     *configs.Config                 // guarded by mu; in force
@@ -43,13 +46,15 @@ type server struct {
 // startServer opens the listeners that cfg names and serves on them at once. A
 // read that is not nil takes the place of the GPU sensor. Log lines go to
 // logs. The caller ends it by Stop.
-func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read func(ctx context.Context, observe func(admission.Reading))) (*server, error) {
+func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read func(ctx context.Context, now <-chan string, observe func(admission.Reading)), speed float64) (*server, error) {
 	t, err := telemetry.Start(ctx, cfg.Telemetry, buildVersion(), logs)
 	if err != nil {
 		return nil, err
 	}
-	s := &server{log: t.Log(), telemetry: t, cfg: cfg, read: read, served: make(chan error, 1)}
+	s := &server{log: t.Log(), telemetry: t, cfg: cfg, read: read, speed: speed, served: make(chan error, 1),
+		locks: gpu.Locks{Log: t.Log()}, now: make(chan string, 16)}
 	if err := s.open(cfg); err != nil {
+		s.locks.Release()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 		defer cancel()
 		return nil, errors.Join(err, t.Shutdown(ctx))
@@ -63,13 +68,22 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read 
 	return s, nil
 }
 
-// open makes the desk, tells it what an earlier process learned, opens the
-// listeners and lets it see the cards, so that the first request is already
-// judged by what is on the card.
+// open locks the cards, makes the controller, tells it what an earlier process
+// learned, opens the listeners and reads the cards, so that the first request is
+// already judged by what is on the card.
 func (s *server) open(cfg *configs.Config) (err error) {
-	if s.desk, err = admission.NewController(cfg.Desk()); err != nil {
+	if s.read == nil {
+		if err := s.locks.Take(cfg.GPUs); err != nil {
+			return err
+		}
+	}
+	desk := cfg.Desk()
+	desk.Speed = s.speed
+	if s.desk, err = admission.NewController(desk); err != nil {
 		return err
 	}
+	s.desk.ReadNow(s.readNow)
+	s.desk.Warn(s.warn)
 	if s.handler, err = proxy.New(setup(cfg), s.desk, s.telemetry); err != nil {
 		return err
 	}
@@ -101,20 +115,36 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 	read := s.read
 	ready := make(chan struct{})
 	if read == nil {
-		read = func(ctx context.Context, observe func(admission.Reading)) {
-			gpu.Sensor{Cards: cards, Owners: s.owners, Log: s.log}.Watch(ctx, observe, func() { close(ready) })
+		read = func(ctx context.Context, now <-chan string, observe func(admission.Reading)) {
+			gpu.Sensor{Cards: cards, Owners: s.owners, Busy: s.desk.Busy, Now: now, Log: s.log}.Watch(ctx, observe, func() { close(ready) })
 		}
 	} else {
 		close(ready)
 	}
 	go func() {
 		defer close(ended)
-		read(ctx, s.desk.Observe)
+		read(ctx, s.now, s.desk.Observe)
 	}()
 	<-ready
 }
 
-// endReading lets go of the cards. A driver call that hangs is not waited for.
+// readNow asks for a reading of a GPU at once. It returns at once.
+func (s *server) readNow(gpu string) {
+	select {
+	case s.now <- gpu:
+	default: // the sensor has enough to do
+	}
+}
+
+// warn tells of a request that nothing of ours will make room for. It returns at
+// once, however long the log takes.
+func (s *server) warn(w admission.Waiter) {
+	go s.log.Warn("a request waits for memory that nothing of Anteroom's will free", "id", w.ID, "class", w.Class, "backend", w.Backend,
+		"waits_for", w.Resource, "needs", admission.Bytes(w.Need).String(), "free", admission.Bytes(w.Free).String())
+}
+
+// endReading ends the reading of the cards. A driver call that hangs is not waited
+// for.
 func (s *server) endReading() {
 	if s.stop == nil {
 		return
@@ -153,8 +183,18 @@ func (s *server) Reload() error {
 		return errors.New("there is no file to read again")
 	}
 	cfg, err := s.load()
+	if err == nil && s.read == nil {
+		err = s.locks.Take(cfg.GPUs)
+	}
 	if err == nil {
 		err = s.handler.Reload(setup(cfg))
+		if s.read == nil {
+			if err == nil {
+				s.locks.Keep(cfg.GPUs)
+			} else {
+				s.locks.Keep(s.cfg.GPUs)
+			}
+		}
 	}
 	s.telemetry.Reloaded(err == nil)
 	if err != nil {
@@ -235,6 +275,7 @@ func (s *server) Stop(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.endReading()
+	s.locks.Release()
 	s.mu.Unlock()
 	return err
 }

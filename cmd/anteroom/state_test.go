@@ -23,13 +23,13 @@ func aState(t testing.TB) []byte {
 	h := new(admission.History)
 	for range 20 {
 		h.Learn(34*admission.GiB, 18*time.Second)
-		h.LearnPeak(34*admission.GiB, 20*admission.GiB, 0)
+		h.LearnPeak(34*admission.GiB, 20*admission.GiB, 0, true, true)
 	}
 	learned, err := json.Marshal(h)
 	must(t, err)
 	text, err := json.Marshal(proxy.Memory{Version: 1,
 		Routes:   []proxy.RouteMemory{{Backend: "flux", Route: "images", Class: "heavy", Path: "/**", Seen: "2026-01-01", Learned: learned}},
-		Accounts: []proxy.AccountMemory{{Backend: "flux", GPU: "gpu0", Seen: "2026-01-01", Kept: 22 << 30, Resident: 20 << 30}}})
+		Accounts: []proxy.AccountMemory{{Backend: "flux", GPU: "gpu0", Seen: "2026-01-01", Resident: 20 << 30}}})
 	must(t, err)
 	return text
 }
@@ -45,7 +45,7 @@ func TestAStateFileThatIsNoneIsSetAside(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty": "", "cut": good[:len(good)/2], "cut at its end": good[:len(good)-1], "foreign": `{"a": 1}`, "a list": "[]", "null": "null",
 		"of a later version":               strings.Replace(good, `"anteroom_state":1`, `"anteroom_state":2`, 1),
-		"of amounts that make no sense":    strings.Replace(good, `"kept_bytes":`, `"kept_bytes":-`, 1),
+		"of amounts that make no sense":    strings.Replace(good, `"resident_bytes":`, `"resident_bytes":-`, 1),
 		"of a history that makes no sense": strings.Replace(good, `"runs":20`, `"runs":-20`, 1),
 		"binary":                           "\x00\x01\x02",
 	} {
@@ -110,14 +110,14 @@ func TestAStateFileIsReplacedWhole(t *testing.T) {
 	old, err := os.Open(target)
 	must(t, err)
 	defer old.Close()
-	m.Accounts[0].Kept = 7
+	m.Accounts[0].Resident = 7
 	f.write(m)
 	text, err := io.ReadAll(old)
 	must(t, err)
 	if !bytes.Equal(text, aState(t)) {
 		t.Errorf("what was open has changed to %s", text)
 	}
-	if again, _, err := readState(target); err != nil || again.Accounts[0].Kept != 7 {
+	if again, _, err := readState(target); err != nil || again.Accounts[0].Resident != 7 {
 		t.Errorf("the new one is %+v, %v", again, err)
 	}
 	before, err := os.Stat(target)

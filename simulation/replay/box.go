@@ -19,8 +19,8 @@ func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 	box := &Box{Name: file, Desk: c.Desk(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true, Wakes: map[string]bool{}}
 	for i := range box.Desk.GPUs {
 		g := &box.Desk.GPUs[i]
-		// There are no readings in virtual time, and nothing outside the box.
-		g.Hold = false
+		// There are no readings in virtual time, and no unmanaged memory.
+		g.Reads, g.Hold = false, false
 		if g.Memory == 0 {
 			mistakes = append(mistakes, configs.Mistake{File: file, Path: "gpus." + g.Name + ".memory",
 				Problem: "0: says that the driver knows it, and none is asked here: want the card's size, such as 48GiB"})

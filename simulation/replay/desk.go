@@ -125,19 +125,18 @@ func (d *desk) happen(a appointment) {
 		if row := &d.trace.Rows[a.request]; d.box.Learn && a.fate == Completed {
 			d.route(row).history.Learn(d.vram(row), d.now-a.started)
 		}
-		d.rules.End(d.now, a.ticket)
+		d.rules.End(d.now, a.ticket, admission.Result{})
 	} else if d.rules.Leave(d.now, a.ticket, admission.CodeClientCancelled) {
 		delete(d.waiting, a.ticket)
 		d.log.left(d.now, a.request)
 	}
 }
 
-// ordered carries out what the rules want done about memory. All that is told to
-// let go does, after a while, and what is woken takes as long as its size takes
-// to load.
+// ordered carries out what the rules order. Each unload succeeds after a while,
+// and a wake takes as long as its size takes to load.
 func (d *desk) ordered() {
 	for _, o := range d.rules.Orders() {
-		took := admission.ReclaimTime
+		took := admission.UnloadTime
 		if o.Kind == admission.Wake {
 			took = time.Duration(float64(o.Bytes) / float64(admission.LoadRate) * float64(time.Second))
 			d.log.moved(d.now, Loaded, d.backend(o), o.Replica)
@@ -149,11 +148,11 @@ func (d *desk) ordered() {
 // moved is the end of an order.
 func (d *desk) moved(o admission.Order) {
 	if o.Kind == admission.Wake {
-		d.rules.Woken(d.now, o.ID, admission.Ended{})
+		d.rules.Loaded(d.now, o.ID, admission.Ended{})
 		return
 	}
 	d.log.moved(d.now, Freed, d.backend(o), o.Replica)
-	d.rules.Reclaimed(d.now, o.ID, admission.Ended{MustWake: d.box.Wakes[o.Backend]})
+	d.rules.Unloaded(d.now, o.ID, admission.Ended{MustWake: d.box.Wakes[o.Backend]})
 }
 
 func (d *desk) backend(o admission.Order) int {

@@ -1,0 +1,257 @@
+package admission
+
+import (
+	"slices"
+	"time"
+)
+
+// minRemaining keeps the prediction for overdue work from being looked at in
+// ever shorter steps.
+const minRemaining = time.Millisecond
+
+// pass starts what may start now and writes a reservation for every head that
+// may not. It runs after every event:
+//
+//  1. What has waited for too long leaves; what drains and is idle is unloaded.
+//  2. The predicted ends of overdue work move into the future.
+//  3. The strict head is chosen, and the heads are ordered.
+//  4. Each head in turn starts if it fits without moving a reservation. Else its
+//     reservation is written, and what can be done about its memory is begun.
+//  5. Rests begin and end. What bars each head is said anew.
+//
+// A start only takes capacity away, so going through the heads once is enough,
+// but for five cases in which the pass begins again at 3: the strict head has
+// started, a start may have led another head to another replica, it has taken the
+// memory of a head that a reservation bars, a run has started alone, which may move
+// reservations, or a rest has ended.
+func (s *Scheduler) pass(now time.Duration) {
+	s.recheck = forever
+	s.expire(now) // 1
+	m := s.box.residency
+	m.Recheck = forever
+	m.Settle(now)
+	if s.queue.Len() == 0 {
+		if s.refuseAll == nil {
+			m.Restore(now)
+		}
+		s.profile.reset()
+		s.recheck = min(s.recheck, m.Recheck)
+		return
+	}
+	s.running.predict(now) // 2
+	s.box.ledger.Predict(now)
+	for again := true; again; {
+		again = s.heads(now)
+	}
+	s.refresh(now) // 5
+	s.recheck = min(s.recheck, m.Recheck)
+	if at, ok := s.box.ledger.Next(now); ok {
+		s.recheck = min(s.recheck, at)
+	}
+}
+
+// heads is 3 to 5 of pass. It reports whether they are to be done again.
+func (s *Scheduler) heads(now time.Duration) (again bool) {
+	s.profile.reset()
+	s.passes++
+	s.strict.choose(s, now) // 3
+	s.shapes.rank(s.strict.head)
+	started, beside, elsewhere := false, false, false
+	for i := 0; i < len(s.shapes.active); { // 4
+		sh := s.shapes.active[i]
+		if k, barred := sh.barred(); barred {
+			// No head, and so no reservation: what cannot run bars nothing.
+			sh.head, sh.reserved, sh.block = nil, forever, k
+			i++
+			continue
+		}
+		t := sh.head
+		if t == nil {
+			t = sh.Next()
+		}
+		to, at, k := s.earliest(now, t)
+		starts := to != nil && at == now
+		if !starts {
+			if sh.head == nil {
+				sh.head, sh.blockedSince = t, now
+			}
+			sh.block, sh.reserved, sh.reservedFor = k, at, s.profile.inTheWay
+			switch {
+			case k.reason == ReasonWaking:
+				s.wake(now, sh)
+			case k.memory():
+				if r := s.resolve(now, sh); r != nil {
+					to, starts, beside = r, true, true
+				} else if s.box.residency.UnloadsFor(t) {
+					to, at, _ = s.earliest(now, t)
+					sh.reserved = at
+				}
+			}
+		}
+		if starts {
+			wasStrict := s.strict.is(t)
+			s.leaveQueue(now, t, to)
+			if wasStrict {
+				return true
+			}
+			started, beside = true, beside || elsewhere
+			s.shapes.settle(i, sh, s.strict.head)
+			continue
+		}
+		if to != nil {
+			s.profile.reserve(t, to, at)
+			elsewhere = elsewhere || len(sh.backend.replicas) > 1
+		}
+		// Two things change the outcome with no event: the prediction that bars
+		// it, or its being alone, may run out, and being strict moves it to the front.
+		if (k.reason == ReasonReservedForOther || s.profile.barsAlone) && len(s.running) > 0 {
+			s.recheck = min(s.recheck, s.running[0].end)
+		}
+		if due := sh.blockedSince + sh.class.cfg.StrictAfter; due > now {
+			s.recheck = min(s.recheck, due)
+		}
+		i++
+	}
+	if started {
+		// What has started may have made room for another strict head, and what
+		// barred a head from being alone may be gone.
+		was, after := s.strict.head, s.strict.after
+		s.strict.choose(s, now)
+		beside = beside || s.profile.barsAlone || s.strict.head != was || s.strict.after != after || crowded(s, now)
+	}
+	return s.rests.update(s, now) || beside // 5
+}
+
+// crowded says that a head which fitted when it had its turn lacks memory now.
+// Something can be done about that, and was not.
+func crowded(s *Scheduler, now time.Duration) bool {
+	return slices.ContainsFunc(s.shapes.active, func(sh *shape) bool {
+		if sh.head == nil || sh.block.reason != ReasonReservedForOther {
+			return false
+		}
+		_, k := s.pickNow(sh, now)
+		return k.memory()
+	})
+}
+
+// leaveQueue starts a waiting ticket on a replica.
+func (s *Scheduler) leaveQueue(now time.Duration, t *Ticket, to *replica) {
+	if t.stay != nil {
+		t.stay.Last = s.blockOf(t).blocked()
+	}
+	s.leave(t)
+	s.start(now, t, to)
+	s.strict.valid = false
+	s.profile.started(t)
+	s.decided = append(s.decided, t)
+}
+
+// refresh says anew what bars the heads, after all have had their turn.
+func (s *Scheduler) refresh(now time.Duration) {
+	for _, sh := range s.shapes.active {
+		if sh.head == nil {
+			continue
+		}
+		free, k := s.pickNow(sh, now)
+		if free != nil {
+			k = s.box.reserved(sh, free, now)
+		}
+		sh.block = s.name(now, sh, k)
+		sh.head.step(now, sh.block.reason)
+		if sh.block.reason == ReasonNotByItself && !sh.head.stuck {
+			sh.head.stuck = true
+			_, position := s.box.waiting(sh.head.ID())
+			s.stuck = append(s.stuck, s.describe(now, sh.head, position))
+		}
+	}
+}
+
+// earliest finds when and where a head can start without moving anybody's
+// reservation. A nil replica: not in sight. The block says what bars it now.
+func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Duration, block) {
+	sh := t.shape
+	free, k := s.pickNow(sh, now)
+	if free != nil {
+		if s.profile.reservations == 0 && (s.strict.head == nil || s.strict.head == t) {
+			return free, now, block{gpu: -1}
+		}
+		if best := s.pick(sh, now, func(r *replica) bool {
+			return len(r.accounts) > 0 && s.rests.holds(s.box, t, r) || s.strict.allows(s, now, sh, r) && s.profile.keeps(s, t, r, now)
+		}); best != nil {
+			return best, now, block{gpu: -1}
+		}
+		k = s.box.reserved(sh, free, now)
+	}
+	var to *replica
+	at := forever
+	for _, r := range sh.backend.replicas {
+		w := s.profile.walk(s, t, r, now)
+		if w == now {
+			// The profile would allow it now, and something else does not: the
+			// strict head, or a rest. That ends with another's start, which no
+			// estimate dates.
+			continue
+		}
+		if w < at {
+			to, at = r, w
+		}
+	}
+	return to, at, k
+}
+
+// pickNow gives the best replica on which a shape fits now, or what bars it on
+// the one where most can be done about it.
+func (s *Scheduler) pickNow(sh *shape, now time.Duration) (*replica, block) {
+	best := s.pick(sh, now, nil)
+	if best != nil {
+		return best, block{gpu: -1}
+	}
+	why := block{gpu: -1}
+	for _, r := range sh.backend.replicas {
+		if k, _ := s.startable(sh, r, now); why.reason == ReasonNone || actionable(k) >= actionable(why) {
+			why = k
+		}
+	}
+	return nil, why
+}
+
+// startable says whether a shape fits on a replica now and no rest bars it.
+func (s *Scheduler) startable(sh *shape, r *replica, now time.Duration) (block, bool) {
+	if k, ok := s.box.fits(&s.box.live, sh, r, now); !ok {
+		return k, false
+	}
+	return s.rests.bar(s.box, sh, r)
+}
+
+// actionable ranks blocks by what can be done about them: a wake, then memory.
+func actionable(k block) int {
+	switch {
+	case k.reason == ReasonWaking:
+		return 2
+	case k.memory():
+		return 1
+	}
+	return 0
+}
+
+// pick chooses among the replicas that fit now and are allowed: the one that
+// already holds its model, which shows in the smaller need, then the one with
+// most memory available. A nil function allows all.
+func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bool) *replica {
+	var best *replica
+	var bestNeed, bestFree Bytes
+	only := len(sh.backend.replicas) == 1
+	for _, r := range sh.backend.replicas {
+		if _, ok := s.startable(sh, r, now); !ok || allowed != nil && !allowed(r) {
+			continue
+		}
+		if only {
+			return r
+		}
+		need, free := s.box.room(sh, r, now)
+		if best == nil || need < bestNeed || need == bestNeed && free > bestFree {
+			best, bestNeed, bestFree = r, need, free
+		}
+	}
+	return best
+}

@@ -1,0 +1,263 @@
+package admission
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/memory"
+	"github.com/anteroom-gpu/anteroom/admission/residency"
+)
+
+// usage is what is taken of every resource at one moment: now, or at a moment
+// that the profile predicts. The same rules read and change both.
+type usage struct {
+	memory   *memory.State
+	lone     []*memory.Run // that bars a GPU, by GPU; nil: as the ledger says now
+	classes  []int         // running, by class
+	replicas []int         // running, by replica
+	reserves []int         // running, by reserve
+}
+
+// copyLive makes u a copy of what is taken now.
+func (b *box) copyLive(u *usage, now time.Duration) {
+	u.copyFrom(&b.live)
+	u.lone = u.lone[:0]
+	for g := range b.live.memory.GPUs {
+		var r *memory.Run
+		if b.ledger.Bars(g, now) {
+			r = b.ledger.LoneRun(g)
+		}
+		u.lone = append(u.lone, r)
+	}
+}
+
+// copyRead makes u a copy of what will be taken once the GPUs have been read after
+// the runs that have ended.
+func (b *box) copyRead(u *usage, now time.Duration) {
+	b.copyLive(u, now)
+	for a := range u.memory.Accounts {
+		if _, ok := b.ledger.Ended(a); ok {
+			b.ledger.Read(u.memory, a)
+		}
+	}
+}
+
+func (u *usage) copyFrom(v *usage) {
+	if u.memory == nil {
+		u.memory = new(memory.State)
+	}
+	u.memory.CopyFrom(v.memory)
+	u.lone = append(u.lone[:0], v.lone...)
+	u.classes = append(u.classes[:0], v.classes...)
+	u.replicas = append(u.replicas[:0], v.replicas...)
+	u.reserves = append(u.reserves[:0], v.reserves...)
+}
+
+// count adds n runs to every count of slots.
+func (u *usage) count(sh *shape, r *replica, n int) {
+	u.classes[sh.class.index] += n
+	u.replicas[r.index] += n
+	for _, e := range r.reserves {
+		if e.class == sh.class.index {
+			u.reserves[e.count] += n
+		}
+	}
+}
+
+// freeSlots is how many more of a class a replica with slots could run: what
+// other classes have reserved and do not use is not free.
+func (u *usage) freeSlots(sh *shape, r *replica) int {
+	free := sh.backend.cfg.Slots - u.replicas[r.index]
+	for _, e := range r.reserves {
+		if e.class != sh.class.index {
+			free -= max(0, e.slots-u.reserves[e.count])
+		}
+	}
+	return free
+}
+
+// take predicts a start of shape sh on replica r.
+func (b *box) take(u *usage, sh *shape, r *replica, now time.Duration) {
+	u.count(sh, r, 1)
+	for i, a := range r.accounts {
+		b.ledger.Take(u.memory, a, b.demand(sh, r, i), now)
+	}
+}
+
+// give predicts the end of a run of shape sh on replica r, which may have been
+// started with another demand than its shape's.
+func (b *box) give(u *usage, sh *shape, r *replica, run *memory.Run) {
+	u.count(sh, r, -1)
+	for i, a := range r.accounts {
+		demand := b.demand(sh, r, i)
+		if run != nil {
+			demand = run.Demand
+			if g := b.ledger.GPUOf(a); g < len(u.lone) && u.lone[g] == run {
+				u.lone[g] = nil
+			}
+		}
+		b.ledger.Give(u.memory, a, demand)
+	}
+}
+
+// demand is what a start of shape sh adds to the weights on the i-th GPU of a
+// replica.
+func (b *box) demand(sh *shape, r *replica, i int) Bytes {
+	return b.residency.Demand(r.home, i, sh.vram)
+}
+
+// block is what bars a start.
+type block struct {
+	reason     Reason
+	resource   string
+	need, free int64
+	gpu        int // that bars it by its memory; -1: none does
+}
+
+func (k block) blocked() Blocked { return Blocked{k.reason, k.resource, k.need, k.free} }
+
+// memory says that a head is barred by memory alone.
+func (k block) memory() bool { return k.gpu >= 0 }
+
+func (k block) String() string {
+	switch {
+	case k.resource == "":
+		return string(k.reason)
+	case k.memory():
+		return fmt.Sprintf("%s: %s: needs %v of %v that are available", k.resource, k.reason, Bytes(k.need), Bytes(max(0, k.free)))
+	case k.reason == ReasonClassSlots || k.reason == ReasonBackendSlots:
+		return fmt.Sprintf("%s: %d free", k.resource, k.free)
+	}
+	return fmt.Sprintf("%s: %s", k.resource, k.reason)
+}
+
+// fits says whether a start of shape sh on replica r is within every capacity,
+// and if not what bars it first:
+//
+//  1. the slots of its class;
+//  2. its replica is being unloaded or loaded;
+//  3. the slots of its replica, and the probes of an open breaker;
+//  4. on each of its GPUs, memory: see fitsMemory;
+//  5. its replica has to be woken.
+func (b *box) fits(u *usage, sh *shape, r *replica, now time.Duration) (block, bool) {
+	if k, ok := b.slotsFree(u, sh, r); !ok {
+		return k, false
+	}
+	for i, a := range r.accounts { // 4
+		if k, ok := b.fitsMemory(u, sh, r, i, a, now); !ok {
+			return k, false
+		}
+	}
+	if r.home.State.Sleeps() { // 5
+		return block{ReasonWaking, sh.backend.label, 1, 0, -1}, false
+	}
+	return block{}, true
+}
+
+// slotsFree is 1 to 3 of fits.
+func (b *box) slotsFree(u *usage, sh *shape, r *replica) (block, bool) {
+	c, x := sh.class, sh.backend
+	if u.classes[c.index] >= c.cfg.Slots { // 1
+		return block{ReasonClassSlots, c.label, 1, int64(c.cfg.Slots - u.classes[c.index]), -1}, false
+	}
+	switch r.home.State { // 2
+	case residency.Draining, residency.Unloading:
+		return block{ReasonReclaiming, x.label, 1, 0, -1}, false
+	case residency.Loading:
+		return block{ReasonWaking, x.label, 1, 0, -1}, false
+	}
+	if x.cfg.Slots > 0 { // 3
+		if free := u.freeSlots(sh, r); free < 1 {
+			return block{ReasonBackendSlots, x.label, 1, int64(free), -1}, false
+		}
+	}
+	if r.probes >= 0 && u.replicas[r.index] >= r.probes && !r.home.State.Sleeps() {
+		return block{ReasonBackendUnavailable, x.label, 1, 0, -1}, false
+	}
+	return block{}, true
+}
+
+// fitsMemory says whether a start fits on the i-th GPU of a replica, and if not
+// what bars it first:
+//
+//  1. a demand that nobody knows never fits;
+//  2. what adds no memory always does;
+//  3. the GPU cannot be read;
+//  4. a lone run is under way;
+//  5. too little memory is available.
+func (b *box) fitsMemory(u *usage, sh *shape, r *replica, i, a int, now time.Duration) (block, bool) {
+	g := b.ledger.GPUOf(a)
+	name := b.ledger.Name(g)
+	demand := b.demand(sh, r, i)
+	if sh.unknown || b.ledger.WeightsUnknown(a) { // 1
+		return block{ReasonTrial, name, int64(max(1, demand)), 0, g}, false
+	}
+	need, free, ok := b.ledger.Fits(u.memory, a, demand, now)
+	if closed, bars := b.ledger.Closed(g, now), u.lone == nil && b.ledger.Bars(g, now) || u.lone != nil && u.lone[g] != nil; closed || bars {
+		need := b.ledger.Adds(u.memory, a, demand, now)
+		switch {
+		case need == 0: // 2
+			return block{}, true
+		case closed: // 3
+			return block{ReasonCapacityReduced, name, int64(need), 0, g}, false
+		}
+		return block{ReasonLoneRun, name, int64(need), 0, g}, false // 4
+	}
+	if ok { // 5
+		return block{}, true
+	}
+	reason := ReasonResources
+	if b.ledger.Unmanaged(u.memory, a, demand, now) > 0 {
+		reason = ReasonUnmanagedMemory
+	} else if b.ledger.Ceiling(g)-b.ledger.Budget(g) >= need-free {
+		reason = ReasonCapacityReduced
+	}
+	return block{reason, name, int64(need), int64(free), g}, false
+}
+
+// reserved is the block of a shape that would fit now on a replica, if the
+// memory or slots were not reserved for another.
+func (b *box) reserved(sh *shape, free *replica, now time.Duration) block {
+	k := block{reason: ReasonReservedForOther, gpu: -1}
+	if len(free.accounts) > 0 {
+		a := free.accounts[0]
+		k.resource = b.ledger.Name(b.ledger.GPUOf(a))
+		k.need = int64(b.ledger.Adds(b.live.memory, a, b.demand(sh, free, 0), now))
+		k.free = int64(b.ledger.Available(b.live.memory, b.ledger.GPUOf(a), now))
+	}
+	return k
+}
+
+// room is what a start would add on all GPUs of a replica, and the least that is
+// available on one of them.
+func (b *box) room(sh *shape, r *replica, now time.Duration) (need, free Bytes) {
+	l := b.ledger
+	for i, a := range r.accounts {
+		need += l.Adds(b.live.memory, a, b.demand(sh, r, i), now)
+		if f := l.Available(b.live.memory, l.GPUOf(a), now); i == 0 || f < free {
+			free = f
+		}
+	}
+	return need, free
+}
+
+// runDemand is the demand of a run of a shape on a replica, whatever GPU it is
+// largest on.
+func (b *box) runDemand(sh *shape, r *replica) Bytes {
+	most := sh.vram
+	for i := range r.accounts {
+		most = max(most, b.demand(sh, r, i))
+	}
+	return most
+}
+
+// share is the largest fraction of any one resource that a ticket takes.
+func (b *box) share(t *Ticket) float64 {
+	share := 1 / float64(t.shape.class.cfg.Slots)
+	for _, a := range t.replica.accounts {
+		if c := b.ledger.Capacity(b.ledger.GPUOf(a)); c > 0 {
+			share = max(share, min(1, float64(t.shape.vram)/float64(c)))
+		}
+	}
+	return share
+}

@@ -1,0 +1,685 @@
+package memory
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Ledger is the account of GPU memory, and the only writer of it. Its zero value
+// knows no GPU.
+type Ledger struct {
+	// State is what is known now. It is read by others and written here.
+	State
+	devices  []*device
+	accounts []*account
+	measured []Measurement // not yet told of
+}
+
+// device is one GPU, with the evidence on it.
+type device struct {
+	GPU
+	accounts []int
+
+	total, largest Bytes         // the card's size as last read, and the largest ever read
+	read           Bytes         // in use, as last read
+	goodAt         time.Duration // when the last good reading was begun; never: there was none
+	asked          bool          // a reading has come, good or bad
+	addedAt        time.Duration
+	last           Reading // the last one, good or bad
+	source         string  // of the last good one
+	processes      []Process
+	named          map[owner]bool // a process of theirs has been seen
+	complete       bool           // the last reading named the processes of every account
+	strangers      Bytes          // held by processes of no backend, where complete
+	fallen         [2]Bytes       // what XLow lost in the last two readings
+	calm           int            // readings in a row, at rest, that agree
+	calmFrom       Bytes          // the first of them
+	returned       Bytes          // Σ what runs were to return, since the start
+	movedAt        time.Duration  // when work of ours last started, ended, loaded or unloaded
+	lone           *Run           // bars whatever adds memory; nil: none
+}
+
+type owner struct {
+	backend string
+	replica int
+}
+
+// never is before every age.
+const never = time.Duration(-1 << 60)
+
+// Place is an account as it is configured.
+type Place struct {
+	Backend string
+	Replica int // its number, as in Process
+	GPU     int
+	// Weights are held while the backend is loaded. Learn says that nobody
+	// declared them.
+	Weights Bytes
+	Learn   bool
+	// Returns says that what a run took is declared to be free again when it
+	// ends. What is seen counts more.
+	Returns bool
+}
+
+// presence says whether a backend holds its weights.
+type presence uint8
+
+const (
+	unknown presence = iota
+	loaded
+	absent
+)
+
+// account is one replica of a backend on one GPU, with the evidence on it.
+type account struct {
+	owner
+	gpu               int
+	declared, weights Bytes
+	learn             bool // nobody declared the weights
+	split             bool // weights are known apart from demands
+	// what it was last seen to hold, idle and at work, if that is less than its weights
+	lighter, lighterBusy Bytes
+	returns              bool // declared
+	// seenKeeps and seenReturns count what was seen of it in a row.
+	seenKeeps, seenReturns int
+	// prompt counts readings in a row at which it held no more than its work needs,
+	// although runs of it had just ended.
+	prompt int
+
+	loaded    presence
+	proven    bool          // a run has ended well since the last reading
+	gone      bool          // its process is not there
+	startedBy time.Duration // until then one that is back may still load by itself
+	moving    bool          // a load or an unload is under way
+	unloaded  bool          // an unload has ended since the last reading
+	figure    Bytes         // what the driver said at the last reading; -1: nothing
+	touchedAt time.Duration
+	endedAt   time.Duration
+	readBy    time.Duration // when a reading is expected to show what ended
+	ended     Bytes         // Σ demand of the runs that ended since the last reading
+	started   Bytes         // Σ demand of those that started since then
+	idle      Bytes         // the most it held when nothing ran
+	shortAt   time.Duration
+	short     Bytes // the least demand that ran out of memory since one as large ended well; 0: none
+	runs      []*Run
+	late      []late
+	unload    unload
+	meter     meter
+}
+
+// keeps says that what a run took stays with the backend: as seen, else as
+// declared.
+func (a *account) keeps() bool {
+	switch {
+	case a.seenKeeps > 0:
+		return true
+	case a.seenReturns > 0:
+		return false
+	}
+	return !a.returns
+}
+
+// floor is what an account holds at the least once nothing runs on it.
+func (a *account) floor(h *Account) Bytes {
+	switch {
+	case a.moving || a.loaded != loaded:
+		return 0
+	case a.seenKeeps > 0:
+		return h.Low
+	}
+	return min(h.Low, a.weights)
+}
+
+// AddGPU adds a GPU and returns its index.
+func (l *Ledger) AddGPU(now time.Duration, g GPU) int {
+	l.devices = append(l.devices, &device{GPU: g, goodAt: never, movedAt: never, addedAt: now})
+	l.GPUs = append(l.GPUs, Total{})
+	return len(l.devices) - 1
+}
+
+// AddAccount adds an account and returns its index.
+func (l *Ledger) AddAccount(p Place) int {
+	i := len(l.accounts)
+	l.accounts = append(l.accounts, &account{owner: owner{p.Backend, p.Replica}, gpu: p.GPU, declared: p.Weights, weights: p.Weights,
+		learn: p.Learn, split: !p.Learn, returns: p.Returns, figure: -1, touchedAt: never, endedAt: never})
+	l.devices[p.GPU].accounts = append(l.devices[p.GPU].accounts, i)
+	l.State.Accounts = append(l.State.Accounts, Account{})
+	return i
+}
+
+// Capacity is what may be budgeted of a GPU now, before the reserve. Zero while
+// neither the configuration nor the driver has said.
+func (l *Ledger) Capacity(g int) Bytes {
+	d := l.devices[g]
+	switch {
+	case d.Memory == 0:
+		return d.total
+	case d.total == 0:
+		return d.Memory
+	}
+	return min(d.Memory, d.total)
+}
+
+// Ceiling is what a GPU could ever give, whatever a momentary shrink says. Zero:
+// not known yet.
+func (l *Ledger) Ceiling(g int) Bytes {
+	d := l.devices[g]
+	most := d.Memory
+	switch {
+	case most == 0:
+		most = d.largest
+	case d.largest > 0:
+		most = min(most, d.largest)
+	}
+	return max(0, most-d.Reserve)
+}
+
+// Weights are what account a holds while it is loaded and idle.
+func (l *Ledger) Weights(a int) Bytes { return l.accounts[a].weights }
+
+// DeclaredWeights are those of the configuration; 0 where they are to be learned.
+func (l *Ledger) DeclaredWeights(a int) Bytes { return l.accounts[a].declared }
+
+// SetWeights takes weights that were learned earlier for an account that
+// declares none. It reports whether the account takes them.
+func (l *Ledger) SetWeights(a int, n Bytes) bool {
+	acc := l.accounts[a]
+	if !acc.learn || n < 0 {
+		return false
+	}
+	acc.weights, acc.split = n, true
+	l.raisePeak(a)
+	return true
+}
+
+// GPUOf is the GPU of account a.
+func (l *Ledger) GPUOf(a int) int { return l.accounts[a].gpu }
+
+// Name is the name of a GPU in the configuration.
+func (l *Ledger) Name(g int) string { return l.devices[g].Name }
+
+// TrialAfter is for how long memory in doubt may block a request on a GPU.
+func (l *Ledger) TrialAfter(g int) time.Duration { return l.devices[g].trialAfter() }
+
+// sight is what can be seen of a GPU.
+type sight uint8
+
+const (
+	seen   sight = iota // readings come
+	closed              // they do not, and nothing may start that adds memory
+	blind               // they do not, and the ledger alone counts
+)
+
+const (
+	// firstWait is how long the first reading of a card is waited for.
+	firstWait = 2 * time.Second
+	// staleAfter is how old the last good reading may be. From then on nothing
+	// starts that adds memory.
+	staleAfter = 5 * time.Second
+	// startTime is how long a backend that is back may go on loading.
+	startTime = time.Minute
+	// UnknownAfter is how old it may be before the card counts as unreadable.
+	UnknownAfter = 30 * time.Second
+)
+
+func (l *Ledger) sight(g int, now time.Duration) sight {
+	d := l.devices[g]
+	switch {
+	case d.last.Lost:
+		return closed // whatever is sent there fails
+	case d.goodAt == never && !d.Reads && !d.Hold:
+		return blind
+	case d.goodAt == never && !d.asked && now-d.addedAt < firstWait && d.Reads:
+		return closed
+	case d.goodAt != never && (now-d.goodAt <= staleAfter || !d.Reads && d.last.Err == nil):
+		return seen
+	case d.goodAt != never && now-d.goodAt < UnknownAfter, d.Hold:
+		return closed
+	}
+	return blind
+}
+
+// Closed says that nothing may start on a GPU that adds memory, because it
+// cannot be seen.
+func (l *Ledger) Closed(g int, now time.Duration) bool {
+	return l.sight(g, now) == closed || l.Capacity(g) == 0
+}
+
+// Seen says that the readings of a GPU count.
+func (l *Ledger) Seen(g int, now time.Duration) bool { return l.sight(g, now) == seen }
+
+// Next is when the passing of time alone changes what fits, after now; false:
+// never.
+func (l *Ledger) Next(now time.Duration) (time.Duration, bool) {
+	next, ok := time.Duration(0), false
+	take := func(at time.Duration) {
+		if at > now && (!ok || at < next) {
+			next, ok = at, true
+		}
+	}
+	for g, d := range l.devices {
+		switch {
+		case d.goodAt != never && l.sight(g, now) == closed && !d.last.Lost && !d.Hold:
+			take(d.goodAt + UnknownAfter)
+		case d.goodAt == never && d.Reads && !d.asked:
+			take(d.addedAt + firstWait)
+		}
+		if r := d.lone; r != nil && r.state == running {
+			take(r.Started + d.trialAfter())
+		}
+		for _, a := range d.accounts {
+			if at, ok := l.Ended(a); ok {
+				take(at)
+			}
+		}
+		if l.sight(g, now) == seen {
+			for _, a := range d.accounts {
+				take(l.LateBy(a))
+			}
+		}
+	}
+	return next, ok
+}
+
+// Kind is how a run was let in.
+type Kind uint8
+
+const (
+	Fitting Kind = iota // it fitted
+	Alone               // it fits if some of the memory in use is its own
+	Trial               // nobody knows whether it fits
+)
+
+// Run is a run in the ledger, from Start to End. Its owner allocates it; the
+// zero value with a Demand and Accounts is ready for Start. A run on several
+// GPUs takes its demand on each.
+type Run struct {
+	// Owner is its owner's own, for Measurement.
+	Owner    any
+	Accounts []int
+	Demand   Bytes
+	// Unknown says that nobody knows the demand: Demand is a first guess.
+	Unknown bool
+	Kind    Kind
+	state   runState
+	// Case is what is known of its route and size. Nil: nothing, and nothing is
+	// learned.
+	Case *Case
+
+	// Started is when Start booked it.
+	Started, ended time.Duration
+	asked          Bytes // Demand, as it started
+	// least and room bound what it could have had on its tightest GPU, and weights
+	// is what its backend holds there.
+	least, room, weights Bytes
+	used                 Bytes // in use, as it started
+	taken                Bytes // in use beside what it surely held itself, as it started
+}
+
+type runState uint8
+
+const (
+	notStarted runState = iota
+	running
+	over
+)
+
+// Outcome is how a run ended.
+type Outcome uint8
+
+const (
+	Good        Outcome = iota // its backend answered, and holds its weights
+	Failed                     // it did not; the backend may have died
+	OutOfMemory                // it ended for want of memory
+	Unserved                   // it never came to its backend
+)
+
+// Result is how a run ended, and what an out-of-memory answer says. Figures that
+// it does not say are zero.
+type Result struct {
+	Outcome
+	Tried Bytes // what could not be allocated
+	Free  Bytes // what was free
+	InUse Bytes // what the backend's process held
+}
+
+// Room is what a run could have of its tightest GPU, as it started: the capacity
+// less the reserve and what others held, at least and at most. It has to hold the
+// weights of its backend too.
+func (r *Run) Room() (least, most, weights Bytes) { return r.least, r.room, r.weights }
+
+// Asked is the demand that a run was started with.
+func (r *Run) Asked() Bytes { return r.asked }
+
+// Bars says that a lone run keeps whatever adds memory from starting on a GPU.
+func (l *Ledger) Bars(g int, now time.Duration) bool {
+	r := l.devices[g].lone
+	return r != nil && (r.state != running || now-r.Started < l.devices[g].trialAfter())
+}
+
+// LoneRun is the lone run that is under way on a GPU, or has not been read to the
+// end; nil: there is none.
+func (l *Ledger) LoneRun(g int) *Run { return l.devices[g].lone }
+
+// Start books a run.
+func (l *Ledger) Start(now time.Duration, r *Run) {
+	r.state, r.Started, r.asked = running, now, r.Demand
+	for i, a := range r.Accounts {
+		if l.devices[l.accounts[a].gpu].goodAt == never {
+			continue // nothing will be told of it
+		}
+		if room := l.room(a); i == 0 || room < r.room {
+			r.room, r.weights = room, l.accounts[a].weights
+			r.used = l.GPUs[l.accounts[a].gpu].Used
+			r.taken = r.used - l.Accounts[a].Low
+			r.least = max(0, l.Budget(l.accounts[a].gpu)-r.taken)
+		}
+	}
+	if r.Unknown && r.Kind != Fitting {
+		// It has all the room there is.
+		most := Bytes(1 << 60)
+		for _, a := range r.Accounts {
+			most = min(most, l.room(a)-l.accounts[a].weights-l.Accounts[a].Running)
+		}
+		r.Demand = max(r.Demand, most)
+	}
+	for _, a := range r.Accounts {
+		acc := l.accounts[a]
+		h := &l.Accounts[a]
+		d := l.devices[acc.gpu]
+		if h.Runs == 0 {
+			acc.idle = h.High
+		}
+		l.follow(now, a, r)
+		l.Take(&l.State, a, r.Demand, now)
+		acc.runs = append(acc.runs, r)
+		acc.started += r.Demand
+		l.touch(now, a)
+		if r.Kind != Fitting {
+			d.lone = r
+		}
+	}
+}
+
+// touch notes that work of ours moves memory on an account.
+func (l *Ledger) touch(now time.Duration, a int) {
+	acc := l.accounts[a]
+	d := l.devices[acc.gpu]
+	acc.touchedAt, d.movedAt = now, now
+	d.calm = 0
+}
+
+// End takes a run off the books. What it took stays in Peak until a reading.
+func (l *Ledger) End(now time.Duration, r *Run, res Result) {
+	if r.state != running {
+		return
+	}
+	r.state, r.ended = over, now
+	for _, a := range r.Accounts {
+		acc, h := l.accounts[a], &l.Accounts[a]
+		i := slices.Index(acc.runs, r)
+		acc.runs = slices.Delete(acc.runs, i, i+1)
+		h.Runs--
+		h.Running -= r.Demand
+		l.touch(now, a)
+		acc.endedAt, acc.readBy = now, now+settleTime
+		sight := l.sight(acc.gpu, now)
+		if sight == blind {
+			l.endBlind(a, res)
+			if d := l.devices[acc.gpu]; d.lone == r {
+				d.lone = nil // no reading will show what it left
+			}
+		} else if res.Outcome != Unserved {
+			acc.ended += r.Demand
+			l.devices[acc.gpu].returned += r.Demand
+			if !acc.keeps() && acc.seenReturns < 2 {
+				acc.late = append(acc.late, late{now, r.Demand})
+				l.lateOf(a, now)
+			}
+		}
+		switch res.Outcome {
+		case Good:
+			if r.asked >= acc.short && r.Started >= acc.shortAt {
+				acc.short = 0
+			}
+			acc.loaded, acc.proven, acc.gone, acc.startedBy = loaded, true, false, 0
+		case Failed:
+			acc.loaded = unknown
+		case OutOfMemory:
+			if acc.loaded, acc.shortAt = unknown, now; acc.short == 0 || r.asked < acc.short {
+				acc.short = max(1, r.asked)
+			}
+			if acc.figure < 0 {
+				h.Low = 0
+				if res.InUse > 0 {
+					h.Low, h.High = res.InUse, res.InUse
+				}
+			}
+		}
+		if res.Outcome != Good {
+			acc.proven = false
+		}
+	}
+	l.unfollow(now, r, res)
+	l.judge(now, r, res)
+}
+
+// late is memory that a run may return later than its end.
+type late struct {
+	at     time.Duration
+	demand Bytes
+}
+
+// lateOf adds up what may be returned late on account a, as of a reading that was
+// begun at an age: what ended a second before it has been.
+func (l *Ledger) lateOf(a int, begun time.Duration) {
+	acc, h := l.accounts[a], &l.Accounts[a]
+	acc.late = slices.DeleteFunc(acc.late, func(x late) bool { return x.at+settleTime <= begun })
+	h.Late = 0
+	for _, x := range acc.late {
+		h.Late, h.LateUntil = h.Late+x.demand, x.at+settleTime
+	}
+}
+
+// endBlind books the end of a run where no reading will tell what stays.
+func (l *Ledger) endBlind(a int, res Result) {
+	acc, h := l.accounts[a], &l.Accounts[a]
+	left := l.need(&l.State, a)
+	switch {
+	case res.Outcome == Unserved || res.Outcome == Failed && acc.keeps():
+		left = max(left, min(acc.idle, h.High))
+	case acc.keeps():
+		left = h.High
+	default:
+		left = max(left, acc.weights)
+	}
+	h.High, h.Low, h.Peak = left, min(h.Low, left), l.need(&l.State, a)
+	if res.Outcome == Good && acc.keeps() {
+		h.Low = left // there is nothing better to go by
+	}
+}
+
+// raisePeak brings a Peak up to what running work needs, after a figure has
+// risen.
+func (l *Ledger) raisePeak(a int) {
+	h := &l.Accounts[a]
+	h.Peak = max(h.Peak, l.need(&l.State, a))
+	if h.Runs > 0 {
+		h.High = max(h.High, h.Peak)
+	}
+}
+
+// Loading says that a backend is being loaded and will hold so much.
+func (l *Ledger) Loading(now time.Duration, a int, n Bytes) {
+	h := &l.Accounts[a]
+	h.Loading = n
+	l.raisePeak(a)
+	h.High = max(h.High, h.Peak)
+	l.accounts[a].moving = true
+	l.crowd(l.accounts[a].gpu, a)
+	l.touch(now, a)
+}
+
+// Loaded ends Loading. A load that failed leaves the account in doubt.
+func (l *Ledger) Loaded(now time.Duration, a int, ok bool) {
+	acc, h := l.accounts[a], &l.Accounts[a]
+	acc.moving, acc.loaded = false, unknown
+	if ok {
+		acc.gone, acc.loaded, acc.proven = false, loaded, true
+	}
+	h.Loading = 0
+	l.touch(now, a)
+	acc.endedAt, acc.readBy = now, now+settleTime
+	if l.sight(acc.gpu, now) == blind && ok {
+		h.Low = max(h.Low, min(acc.weights, h.High))
+		h.Peak = l.need(&l.State, a)
+	}
+}
+
+// Gone says that the process of a backend is not there: its port refuses. Its
+// memory is free when the driver shows it.
+func (l *Ledger) Gone(now time.Duration, a int) {
+	acc, h := l.accounts[a], &l.Accounts[a]
+	if acc.gone && h.High == 0 && h.Peak == 0 {
+		return
+	}
+	acc.gone, acc.loaded, acc.proven = true, absent, false
+	if acc.figure < 0 {
+		l.GPUs[acc.gpu].XHigh += h.High // until a reading shows that it fell
+		h.Low, h.High = 0, 0
+	}
+	if h.Runs == 0 && !acc.moving {
+		h.Peak = 0 // it takes no more
+	}
+	if l.sight(acc.gpu, now) == blind {
+		l.GPUs[acc.gpu].XHigh -= min(l.GPUs[acc.gpu].XHigh, h.High)
+	}
+	l.touch(now, a)
+}
+
+// Back says that a backend that was gone is there again. It may load its
+// weights.
+func (l *Ledger) Back(now time.Duration, a int) {
+	acc, h := l.accounts[a], &l.Accounts[a]
+	if !acc.gone {
+		return
+	}
+	acc.gone, acc.loaded, acc.startedBy = false, unknown, now+startTime
+	if acc.figure < 0 {
+		h.Low = 0
+		h.High = max(h.High, acc.weights)
+	}
+	l.touch(now, a)
+}
+
+// SetLoaded takes a backend's own word, given on its start or ours, on whether
+// it holds its weights. It is taken where nothing better is known.
+func (l *Ledger) SetLoaded(now time.Duration, a int, is bool) {
+	acc, h := l.accounts[a], &l.Accounts[a]
+	if h.Runs > 0 || acc.moving {
+		return
+	}
+	acc.loaded, acc.proven = absent, false
+	if is {
+		acc.loaded, acc.proven = loaded, true
+	}
+	switch sight := l.sight(acc.gpu, now); {
+	case is && sight == blind:
+		h.High = max(h.High, acc.weights)
+	case !is && acc.figure < 0:
+		h.Low = 0
+		if sight == blind {
+			h.High = 0
+		}
+	}
+}
+
+// Grows says that an account without work is seen to take memory: more is in use
+// than the others may hold.
+func (l *Ledger) Grows(a int) bool {
+	acc := l.accounts[a]
+	d := l.devices[acc.gpu]
+	if acc.figure >= 0 {
+		return acc.figure > calmWithin
+	}
+	others := l.GPUs[acc.gpu].XHigh
+	for _, i := range d.accounts {
+		if i != a {
+			others += l.Accounts[i].High
+		}
+	}
+	return d.goodAt != never && d.read > others+calmWithin
+}
+
+// check tells of a broken promise of ours: an interval that is none.
+func (l *Ledger) check() {
+	for i := range l.Accounts {
+		if h := &l.Accounts[i]; h.Low < 0 || h.Low > h.High || h.Runs < 0 || h.Running < 0 {
+			panic(fmt.Sprintf("memory: account %d: %+v", i, *h))
+		}
+	}
+}
+
+// Match gives, for each GPU of an older ledger, the one that has taken its place
+// in this one: by its device, else by its name; -1: none has.
+func (l *Ledger) Match(old *Ledger) []int {
+	out := make([]int, len(old.devices))
+	for i, d := range old.devices {
+		out[i] = slices.IndexFunc(l.devices, func(n *device) bool {
+			return n.Device != "" && (n.Device == d.Device || n.Device == d.last.Device)
+		})
+		if out[i] < 0 {
+			out[i] = slices.IndexFunc(l.devices, func(n *device) bool { return n.Name == d.Name && (n.Device == "" || d.Device == "") })
+		}
+	}
+	return out
+}
+
+// Inherit goes on with what an older ledger knew. Its GPUs and accounts are those
+// of this one that gpus and accounts say; -1: there is none. Runs go on.
+func (l *Ledger) Inherit(old *Ledger, gpus, accounts []int) {
+	for i, d := range old.devices {
+		if g := gpus[i]; g >= 0 {
+			n := l.devices[g]
+			cfg, list := n.GPU, n.accounts
+			*n = *d
+			n.GPU, n.accounts = cfg, list
+			l.GPUs[g] = old.GPUs[i]
+		}
+	}
+	moved := make(map[*Run]bool)
+	for i, a := range old.accounts {
+		b := accounts[i]
+		if b < 0 {
+			if g := gpus[a.gpu]; g >= 0 {
+				l.GPUs[g].XHigh += old.Accounts[i].High // in use until a reading shows that it is not
+			}
+			continue
+		}
+		n := l.accounts[b]
+		cfg := *n
+		*n = *a
+		n.owner, n.gpu, n.returns, n.declared, n.learn = cfg.owner, cfg.gpu, cfg.returns, cfg.declared, cfg.learn
+		if cfg.learn != a.learn || cfg.declared != a.declared {
+			n.weights, n.split = cfg.weights, cfg.split
+		}
+		l.Accounts[b] = old.Accounts[i]
+		for _, r := range n.runs {
+			moved[r] = true
+		}
+	}
+	for r := range moved {
+		var now []int
+		for _, a := range r.Accounts {
+			if accounts[a] >= 0 {
+				now = append(now, accounts[a])
+			}
+		}
+		r.Accounts = now
+	}
+	l.measured = old.measured
+	for b := range l.accounts {
+		l.raisePeak(b)
+	}
+}

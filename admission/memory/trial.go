@@ -1,0 +1,189 @@
+package memory
+
+import "time"
+
+// Where the figures say that a request does not fit, and they may be wrong, it
+// is put to a trial: alone, at rest, once for each state of the card.
+
+// Case is what is known of one route and size from runs that were alone on their
+// GPU. Its zero value knows nothing.
+type Case struct {
+	// TooSmall is the largest room that was surely not enough; Well is the
+	// smallest that was surely enough. Zero: there was none.
+	TooSmall, Well Bytes
+
+	failures  int
+	used      Bytes         // in use, after the last one
+	taken     Bytes         // the same without what it surely held
+	notBefore time.Duration // the next is tried, on the same evidence
+}
+
+const (
+	// evidenceMoved is by how much the memory in use must fall for a failure to
+	// say nothing any more.
+	evidenceMoved = 64 * MiB
+	// roomier is by how much, as a share, a room must be larger than one that was
+	// too small.
+	roomier = 50
+	// longestPenalty bounds for how long a failure counts.
+	longestPenalty = time.Hour
+)
+
+// room is the most that account a could have of its GPU beside the reserve and
+// what others surely hold.
+func (l *Ledger) room(a int) Bytes {
+	g := l.accounts[a].gpu
+	return l.Budget(g) - l.GPUs[g].Used + l.own(&l.State, a, false)
+}
+
+// Barred says that a failure of a lone run of this route and size still counts:
+// nothing that told of it has changed.
+func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
+	if c == nil || c.failures == 0 || now >= c.notBefore {
+		return false
+	}
+	used := l.GPUs[l.accounts[a].gpu].Used
+	return used > c.used-evidenceMoved && used-l.Accounts[a].Low > c.taken-evidenceMoved
+}
+
+// evidence takes what is in use after a run, in all and beside what its backend
+// surely holds. exact says that the driver told what that is: then what others
+// held while it ran counts too.
+func (c *Case) evidence(used, taken Bytes, exact bool) {
+	if exact {
+		c.taken = max(c.taken, taken)
+	} else {
+		c.used, c.taken = max(c.used, used), max(c.taken, taken)
+	}
+}
+
+// judge takes the end of a lone run into what is known of its route and size.
+func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
+	c := r.Case
+	if c == nil {
+		return
+	}
+	switch {
+	case res.Outcome == Good:
+		c.failures = 0
+		if c.Well == 0 || r.room < c.Well {
+			c.Well = r.room
+		}
+		if c.TooSmall >= c.Well {
+			c.TooSmall = 0 // that was another request, or another time
+		}
+	case res.Outcome == OutOfMemory && r.Kind != Fitting:
+		c.TooSmall = max(c.TooSmall, r.least)
+		if c.Well > 0 && c.Well <= r.least {
+			c.Well = 0
+		}
+		after := l.devices[l.accounts[r.Accounts[0]].gpu].trialAfter()
+		c.notBefore = now + min(10*after<<min(c.failures, 10), longestPenalty)
+		c.failures++
+		c.taken, c.used = r.taken, r.used
+	}
+}
+
+// AtRest says that nothing of ours runs, loads or unloads on a GPU, and that
+// three readings agree. Where no readings count nothing more is known than that
+// nothing runs.
+func (l *Ledger) AtRest(g int, now time.Duration) bool {
+	return l.devices[g].calm >= calmReadings || l.sight(g, now) == blind && l.Quiet(g)
+}
+
+// Quiet says that nothing of ours runs, loads or unloads on a GPU.
+func (l *Ledger) Quiet(g int) bool {
+	for _, a := range l.devices[g].accounts {
+		if l.Accounts[a].Runs > 0 || l.accounts[a].moving {
+			return false
+		}
+	}
+	return true
+}
+
+// Busy says that something of ours runs, loads or unloads on the GPU of that name,
+// or has since it was last read.
+func (l *Ledger) Busy(gpu string) bool {
+	g := l.find(gpu)
+	return g >= 0 && (!l.Quiet(g) || l.devices[g].movedAt >= l.devices[g].goodAt)
+}
+
+// Doubt is what a trial could settle.
+type Doubt uint8
+
+const (
+	NoDoubt     Doubt = iota
+	DoubtHeld         // what the account holds already
+	DoubtDemand       // what the request needs
+)
+
+// InDoubt says what a trial of a run on account a could settle, in the state st:
+// now, or as it will be at rest.
+//
+//  1. What it holds: the run would fit if all that the others do not surely hold
+//     were its own, whatever is declared.
+//  2. What it needs: the room is no less than one in which it went well; or it is
+//     larger than any that was too small, and nobody measured what it needs. Where
+//     the driver names processes that are not ours, and without them the declared
+//     demand would fit, the wait is theirs.
+func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown bool, c *Case, now time.Duration) Doubt {
+	g := l.accounts[a].gpu
+	if l.sight(g, now) != seen || l.Barred(c, a, now) {
+		return NoDoubt
+	}
+	own := l.own(st, a, false)
+	if l.fitsWith(st, a, demand, own, now) {
+		return DoubtHeld
+	}
+	room := l.Budget(g) - st.GPUs[g].Used + own
+	for _, i := range l.devices[g].accounts {
+		if i != a {
+			room -= st.Accounts[i].Growth()
+		}
+	}
+	if c != nil && c.Well > 0 && room >= c.Well {
+		return DoubtDemand
+	}
+	if isKnown && l.Measures(a) {
+		return NoDoubt
+	}
+	least := min(demand, declared)
+	if w := l.accounts[a].weights; l.accounts[a].loaded != loaded && own > 0 && own < w {
+		least -= w - own // what it holds may be all of its weights
+	}
+	if l.Unmanaged(st, a, least, now) > 0 {
+		return NoDoubt
+	}
+	if c == nil || room > c.TooSmall+c.TooSmall/roomier {
+		return DoubtDemand
+	}
+	return NoDoubt
+}
+
+// Measures says that the figures of account a rest on its processes, and that
+// its backend is seen to keep what its runs take, so that no peak goes unseen.
+func (l *Ledger) Measures(a int) bool {
+	acc := l.accounts[a]
+	return acc.figure >= 0 && acc.seenKeeps > 0
+}
+
+// WeightsUnknown says that nobody knows what account a holds once it is loaded,
+// so that its next run is a first measurement.
+func (l *Ledger) WeightsUnknown(a int) bool {
+	acc := l.accounts[a]
+	return acc.learn && !acc.split && acc.loaded != loaded
+}
+
+// Unmanaged is what processes that are not ours hold of a GPU, where the driver
+// names them and a run on account a would fit without them; else 0.
+func (l *Ledger) Unmanaged(st *State, a int, demand Bytes, now time.Duration) Bytes {
+	g := l.accounts[a].gpu
+	d := l.devices[g]
+	if !d.complete || d.strangers == 0 {
+		return 0
+	}
+	if taken := l.Taken(st, g, a, l.Need(st, a, demand, now), now); taken <= l.Budget(g) || taken-d.strangers > l.Budget(g) {
+		return 0
+	}
+	return d.strangers
+}

@@ -1,0 +1,178 @@
+package admission
+
+import (
+	"slices"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/memory"
+	"github.com/anteroom-gpu/anteroom/admission/residency"
+)
+
+// profile is what is free over time: the predicted ends of what runs, and the
+// reservations of blocked heads. It lives for one pass and is laid when it is
+// first walked.
+type profile struct {
+	marks        []mark
+	laid         bool
+	reservations int
+	inTheWay     uint64 // whose reservation barred what was looked at last
+	barsAlone    bool   // a reservation or the strict head kept a head from starting alone
+	scratch      usage
+}
+
+// mark is a moment in the profile at which a run is predicted to end, or a
+// reservation to begin or end. One with nothing but a time is where its passing
+// alone changes what fits.
+type mark struct {
+	at       time.Duration
+	shape    *shape
+	to       *replica
+	run      *memory.Run // what ends; nil: a reservation
+	start    bool
+	by       uint64             // the ticket's id
+	unloaded *residency.Replica // by then; shape and to mean nothing
+	read     int                // the account, counted from 1, whose GPU is read; the same
+}
+
+func (p *profile) reset() {
+	p.marks, p.laid, p.reservations, p.barsAlone = p.marks[:0], false, 0, false
+}
+
+// lay begins the profile with what runs and what is being unloaded.
+func (p *profile) lay(s *Scheduler, now time.Duration) {
+	if p.laid {
+		return
+	}
+	p.laid = true
+	for _, t := range s.running {
+		p.marks = append(p.marks, mark{at: t.end, shape: t.shape, to: t.replica, run: &t.run, by: t.ID()})
+	}
+	// What ran until now holds its memory until the next reading, so that a
+	// reservation stays where it is.
+	for a := range s.box.live.memory.Accounts {
+		if at, ok := s.box.ledger.Ended(a); ok {
+			p.insert(mark{at: at, read: a + 1})
+		}
+		if at := s.box.ledger.LateBy(a); at > now {
+			p.insert(mark{at: at})
+		}
+	}
+	s.box.residency.UnloadingBy(now, func(h *residency.Replica) time.Duration { return s.running.endOn(h, now) },
+		func(h *residency.Replica, at time.Duration) { p.insert(mark{at: at, unloaded: h}) })
+}
+
+// started takes note of a run that has started since the profile was laid.
+func (p *profile) started(t *Ticket) {
+	if p.laid {
+		p.insert(mark{at: t.end, shape: t.shape, to: t.replica, run: &t.run, by: t.ID()})
+	}
+}
+
+// reserve writes a reservation into the profile.
+func (p *profile) reserve(t *Ticket, to *replica, at time.Duration) {
+	p.reservations++
+	p.insert(mark{at: at, shape: t.shape, to: to, start: true, by: t.ID()})
+	p.insert(mark{at: at + t.p95, shape: t.shape, to: to, by: t.ID()})
+}
+
+// insert keeps the marks in order of time; what ends at a moment comes before
+// what starts at it.
+func (p *profile) insert(m mark) {
+	i, _ := slices.BinarySearchFunc(p.marks, m, func(a, b mark) int {
+		switch {
+		case a.at < b.at:
+			return -1
+		case a.at > b.at:
+			return 1
+		case a.start == b.start || b.start:
+			return -1
+		}
+		return 1
+	})
+	p.marks = slices.Insert(p.marks, i, m)
+}
+
+// reservesOn says that a reservation on one of the GPUs of a replica begins
+// before a moment.
+func (p *profile) reservesOn(b *box, r *replica, before time.Duration) bool {
+	return slices.ContainsFunc(p.marks, func(m mark) bool {
+		return m.start && m.at < before && slices.ContainsFunc(m.to.accounts, func(a int) bool {
+			return slices.ContainsFunc(r.accounts, func(x int) bool { return b.ledger.GPUOf(x) == b.ledger.GPUOf(a) })
+		})
+	})
+}
+
+// keeps says that every reservation stays where it is if a ticket that fits on a
+// replica starts there now; else inTheWay says whose would move. The start is
+// booked first, and then those are asked for which the reservations are.
+func (p *profile) keeps(s *Scheduler, t *Ticket, r *replica, now time.Duration) bool {
+	p.lay(s, now)
+	u := &p.scratch
+	s.box.copyLive(u, now)
+	s.box.take(u, t.shape, r, now)
+	for _, m := range p.marks {
+		if m.at >= now+t.p95 {
+			break
+		}
+		u.memory.Ahead = m.at - now
+		if m.start {
+			if _, ok := s.box.fits(u, m.shape, m.to, now); !ok {
+				p.inTheWay = m.by
+				return false
+			}
+		}
+		p.pass(s.box, u, m, now)
+	}
+	return true
+}
+
+// pass makes of u what it is after a mark.
+func (p *profile) pass(b *box, u *usage, m mark, now time.Duration) {
+	switch {
+	case m.unloaded != nil:
+		b.residency.PredictUnload(u.memory, m.unloaded)
+	case m.read > 0:
+		if _, ok := b.ledger.Ended(m.read - 1); ok { // still: nothing has started there since
+			b.ledger.Read(u.memory, m.read-1)
+		}
+	case m.start:
+		b.take(u, m.shape, m.to, now)
+	case m.to == nil:
+	default:
+		b.give(u, m.shape, m.to, m.run)
+	}
+}
+
+// walk goes through the profile and gives the first moment from which the
+// ticket fits on a replica for as long as it is expected to hold it; forever
+// if there is none.
+func (p *profile) walk(s *Scheduler, t *Ticket, r *replica, now time.Duration) time.Duration {
+	p.lay(s, now)
+	b, u := s.box, &p.scratch
+	b.copyLive(u, now)
+	from := forever
+	if _, ok := b.fits(u, t.shape, r, now); ok {
+		from = now
+	}
+	reserved := false
+	for i := 0; i < len(p.marks); {
+		at := p.marks[i].at
+		u.memory.Ahead = at - now
+		if from < forever && at >= from+t.p95 {
+			return from
+		}
+		for ; i < len(p.marks) && p.marks[i].at == at; i++ {
+			p.pass(b, u, p.marks[i], now)
+			reserved = reserved || p.marks[i].start
+		}
+		if from < forever && !reserved {
+			continue // the end of other work takes nothing from it
+		}
+		if _, ok := b.fits(u, t.shape, r, now); !ok {
+			from = forever
+		} else if from == forever {
+			from = at
+		}
+	}
+	return from
+}
