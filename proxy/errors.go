@@ -244,7 +244,12 @@ func setRetryAfter(header http.Header, d time.Duration) {
 	header.Set("Retry-After-Ms", strconv.FormatInt(d.Milliseconds(), 10))
 }
 
-// isGRPC says that the request speaks gRPC, whatever its route says.
+// isGRPC says that the request speaks gRPC, whatever its route says. There is
+// no gRPC over HTTP/1.1: what calls itself so there is an ordinary request.
 func isGRPC(r *http.Request) bool {
-	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	if r.ProtoMajor < 2 {
+		return false
+	}
+	kind, ok := strings.CutPrefix(strings.ToLower(r.Header.Get("Content-Type")), "application/grpc")
+	return ok && (kind == "" || kind[0] == '+' || kind[0] == ';' || kind[0] == ' ')
 }

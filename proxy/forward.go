@@ -115,11 +115,11 @@ func (x *exchange) forward(grant *admission.Grant) error {
 	if x.to = x.server(grant); x.to == nil {
 		return refuse(admission.CodeBackendUnavailable, "the replica of %s that had room was taken out of the configuration", x.route.Backend)
 	}
-	if x.route.Completion.Applies(x.in) && !x.route.Pass && !isStream(x.in) {
+	if x.route.Completion.Applies(x.in) && !x.route.Pass {
 		x.work.completion = x.route.Completion
 	}
 	// Whether a job was begun is known when it is answered, and not before.
-	x.work.detached = grant != nil && (x.to.Config.Cancel != "aborts" || x.work.completion != nil) && !isUpgrade(x.in)
+	x.work.detached = grant != nil && (x.to.Config.Cancel != "aborts" || x.work.completion != nil) && !isWebSocket(x.in)
 	x.ctx, x.cancel = x.limited(x.ctx)
 	in := x.in.WithContext(x.ctx)
 	if x.body != nil {

@@ -207,13 +207,13 @@ func TestAnUpgradedConnectionIsTheirs(t *testing.T) {
 			return
 		}
 		defer c.Close()
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		io.Copy(c, brw)
 		io.WriteString(c, "bye")
 	})
 	for _, path := range []string{"/light/ws", "/slow/ws", "/pass/ws"} {
 		b := open(t, echo)
-		c, r := b.raw("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		c, r := b.raw("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		res, err := http.ReadResponse(r, nil)
 		if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 			t.Fatalf("%s: got %v, %v, want 101", path, res, err)

@@ -92,6 +92,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // without the body is refused before a byte of it is read, and nothing is
 // asked of the desk before the body is in.
 func (x *exchange) serve() error {
+	if !isWebSocket(x.in) {
+		// httputil would pass every offer of another protocol on.
+		delete(x.in.Header, "Upgrade")
+		delete(x.in.Header, "Http2-Settings")
+	}
 	candidates, err := x.find()
 	if err != nil {
 		return err
@@ -102,7 +107,7 @@ func (x *exchange) serve() error {
 	if err := x.turnAway(!candidates.NeedBody()); err != nil {
 		return err
 	}
-	if !isStream(x.in) {
+	if !x.isStream() {
 		if x.body, err = x.readBody(x.out.ResponseWriter, x.in, x.rules.limits); err != nil {
 			return err
 		}
@@ -194,7 +199,7 @@ func (x *exchange) askBreaker() error {
 }
 
 func (x *exchange) seen() routing.Body {
-	if x.body == nil && isStream(x.in) {
+	if x.body == nil && x.isStream() {
 		return routing.Body{Truncated: true, Size: max(x.in.ContentLength, 0)}
 	}
 	return x.body.seen()
@@ -329,13 +334,27 @@ func (x *exchange) bytesIn() int64 {
 }
 
 // isStream says that a request's body cannot be waited for: it goes on while
-// the answer comes.
-func isStream(r *http.Request) bool {
-	return isGRPC(r) || isUpgrade(r)
+// the answer comes. Only what the backend would take for a stream too is one.
+// Anything else that a header says of itself changes nothing: the body is read,
+// and the rules, the completion and the second attempt apply.
+func (x *exchange) isStream() bool {
+	return isWebSocket(x.in) || isGRPC(x.in) && x.rules.speaksHTTP2(x.route.Backend)
 }
 
-func isUpgrade(r *http.Request) bool {
-	if r.Header["Upgrade"] == nil {
+// speaksHTTP2 says whether a backend may be spoken to over HTTP/2. One that is
+// not cannot take a gRPC stream.
+func (s *rules) speaksHTTP2(backend string) bool {
+	servers := s.backends[backend]
+	return len(servers) > 0 && (servers[0].Config.Protocol == "h2c" || servers[0].Base().Scheme == "https")
+}
+
+// isWebSocket says that the request offers the one protocol that is switched
+// to. An offer of another (h2c, which every JDK client makes; an empty one; one
+// on a POST) is for the next hop alone, and is dropped.
+func isWebSocket(r *http.Request) bool {
+	offers := r.Header["Upgrade"]
+	if r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.ContentLength != 0 ||
+		len(offers) != 1 || !strings.EqualFold(strings.TrimSpace(offers[0]), "websocket") {
 		return false
 	}
 	for _, v := range r.Header["Connection"] {

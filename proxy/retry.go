@@ -21,7 +21,7 @@ type firstTry struct {
 // run out of memory. That is the one case in which it is: the first run has
 // ended with a complete error, and its client has got nothing.
 func (x *exchange) retries() bool {
-	return x.work.grant != nil && x.to.Config.RetryOOM && !isStream(x.in)
+	return x.work.grant != nil && x.to.Config.RetryOOM && !x.isStream()
 }
 
 // RoundTrip is the transport of the exchange's ReverseProxy. It sends the
