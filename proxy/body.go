@@ -24,7 +24,7 @@ type body struct {
 	trailer http.Header // what followed a chunked body
 
 	mu     sync.Mutex
-	memory *[]byte  // guarded by mu; the body, or its beginning if there is a file
+	memory *[]byte  // guarded by mu; the body; nil if there is a file
 	file   *os.File // guarded by mu; the whole body
 	offset int64    // guarded by mu
 	closed bool     // guarded by mu; by a transport, or for good
@@ -34,22 +34,15 @@ type body struct {
 	spool  *budget
 }
 
-// seen is the body as the rules see it. It is valid until shed or Close.
+// seen is the body as the rules see it. It is valid until Close.
 func (b *body) seen() routing.Body {
-	if b == nil {
+	switch {
+	case b == nil:
 		return routing.Body{}
+	case b.file != nil:
+		return routing.Body{Truncated: true, Whole: b.file, Size: b.size}
 	}
-	return routing.Body{Prefix: *b.memory, Truncated: b.file != nil, Size: b.size}
-}
-
-// shed gives back the memory that only the rules needed.
-func (b *body) shed() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.file != nil && b.memory != nil {
-		putBuffer(b.memory)
-		b.memory = nil
-	}
+	return routing.Body{Prefix: *b.memory, Size: b.size}
 }
 
 func (b *body) Read(p []byte) (n int, err error) {
@@ -275,7 +268,7 @@ func (in *intake) fill() error {
 	}
 }
 
-// open moves what is in memory to a file. The memory stays for the rules.
+// open moves what is in memory to a file.
 func (in *intake) open() error {
 	if !in.spool.take(in.size) {
 		return spoolFull(in.limits)
@@ -290,6 +283,8 @@ func (in *intake) open() error {
 	if _, err := file.Write(*in.memory); err != nil {
 		return refuse(codeSpoolFull, "the body cannot be written to a file")
 	}
+	putBuffer(in.memory)
+	in.memory = nil
 	return nil
 }
 

@@ -22,6 +22,8 @@ import (
 const (
 	codeNoRoute            admission.Code = "no_route"
 	codeBadRequest         admission.Code = "bad_request"
+	codeAmbiguousPath      admission.Code = "ambiguous_path"
+	codeAmbiguousBody      admission.Code = "ambiguous_body"
 	codeBadBody            admission.Code = "bad_body"
 	codeBodyTimeout        admission.Code = "body_timeout"
 	codeBodyTooLarge       admission.Code = "body_too_large"
@@ -66,6 +68,8 @@ var answers = map[admission.Code]answer{
 
 	codeNoRoute:            {404, grpcUnimplemented, never, false, "No route matches"},
 	codeBadRequest:         {400, grpcInternal, never, false, "The request has no single meaning"},
+	codeAmbiguousPath:      {400, grpcInternal, never, false, "The path has no single meaning"},
+	codeAmbiguousBody:      {400, grpcInternal, never, false, "What the routes look at has no single meaning"},
 	codeBadBody:            {400, grpcInternal, never, true, "The body cannot be used"},
 	codeBodyTimeout:        {408, grpcCancelled, never, true, "The body came too slowly"},
 	codeBodyTooLarge:       {413, grpcExhausted, never, true, "The body is too large"},
@@ -124,9 +128,11 @@ func explain(err error) *refusal {
 	case errors.Is(err, routing.ErrNoRoute):
 		return refuse(codeNoRoute, "no rule matches the method, host, path and headers")
 	case errors.Is(err, routing.ErrPath):
-		return refuse(codeBadRequest, "the path has no single meaning")
+		return refuse(codeAmbiguousPath, "servers read this path in different ways, and these lead to different routes")
+	case errors.Is(err, routing.ErrAmbiguous):
+		return refuse(codeAmbiguousBody, "the request could be for different backends: %s", reasonOf(err, routing.ErrAmbiguous))
 	case errors.Is(err, routing.ErrBody):
-		return refuse(codeBadBody, "the route needs a body that it can read: want one complete, uncompressed JSON object")
+		return refuse(codeBadBody, "the route needs a body that it can read: want one complete, uncompressed JSON object: %s", reasonOf(err, routing.ErrBody))
 	case errors.Is(err, routing.ErrBreakerOpen):
 		return refuse(admission.CodeBackendUnavailable, "the backend's breaker is open")
 	case errors.Is(err, errExecutionTimeout):
@@ -139,6 +145,11 @@ func explain(err error) *refusal {
 		return refuse(codeBackendUnreachable, "the backend does not accept connections")
 	}
 	return refuse(codeBackendProtocol, "the connection to the backend broke, or its answer was not HTTP")
+}
+
+// reasonOf is what an error says behind the one that it wraps.
+func reasonOf(err, wrapped error) string {
+	return strings.TrimPrefix(err.Error(), wrapped.Error()+": ")
 }
 
 // write sends the refusal in the dialect that the route speaks.

@@ -46,6 +46,7 @@ type Handler struct {
 	drainUntil atomic.Int64
 	spool      budget
 	ahead      budget // answers that are read ahead
+	looks      chan struct{} // one for each body in a file that is looked at
 	tunnels    tunnels
 	jobs       jobs
 	observed   observed
@@ -112,7 +113,7 @@ func (x *exchange) serve() error {
 			return err
 		}
 	}
-	decision, err := candidates.Decide(x.in, x.seen())
+	decision, err := x.decide(candidates)
 	if err != nil {
 		return err
 	}
@@ -198,6 +199,23 @@ func (x *exchange) askBreaker() error {
 	return nil
 }
 
+// decide settles the route and the demand. Of bodies that lie in files only a
+// few are looked at at once: what the rules see of one may be large.
+func (x *exchange) decide(candidates routing.Candidates) (routing.Decision, error) {
+	if candidates.NeedBody() && x.body != nil && x.body.file != nil {
+		select {
+		case x.looks <- struct{}{}:
+			defer func() { <-x.looks }()
+		case <-x.ctx.Done():
+			return routing.Decision{}, x.ctx.Err()
+		}
+	}
+	return candidates.Decide(x.in, x.seen())
+}
+
+// mostLooks is how many bodies in files are looked at at once.
+const mostLooks = 4
+
 func (x *exchange) seen() routing.Body {
 	if x.body == nil && x.isStream() {
 		return routing.Body{Truncated: true, Size: max(x.in.ContentLength, 0)}
@@ -208,9 +226,6 @@ func (x *exchange) seen() routing.Body {
 func (x *exchange) classify(d routing.Decision) {
 	x.route, x.own = d.Route, d.VRAM
 	x.trace.Classify(d.Route.Name, d.Route.ClassName, d.Route.Backend, d.VRAM)
-	if x.body != nil {
-		x.body.shed()
-	}
 }
 
 // ask is the request as the desk sees it.

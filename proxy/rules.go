@@ -41,7 +41,7 @@ type rules struct {
 
 // New makes a handler in front of a desk that was opened for the same box.
 func New(setup Setup, desk *admission.Controller, t *telemetry.Telemetry) (*Handler, error) {
-	h := &Handler{desk: desk, telemetry: t, log: t.Log()}
+	h := &Handler{desk: desk, telemetry: t, log: t.Log(), looks: make(chan struct{}, mostLooks)}
 	h.ahead.limit.Store(readAheadMemory)
 	next, err := h.prepare(setup, nil)
 	if err != nil {

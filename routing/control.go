@@ -120,7 +120,7 @@ func (t *Table) noRoute(r *http.Request, path string) error {
 		}
 		open := t.rules[i]
 		open.closed = nil
-		if open.matches(r, path) != no {
+		if match, _ := open.matches(r, path); match != no {
 			return fmt.Errorf("%w: %s controls backend %s, which %s does not open by a wildcard: want a rule with that path, if clients may ask for it",
 				ErrNoRoute, path, open.route.Backend, open.route.Name)
 		}

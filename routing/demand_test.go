@@ -134,7 +134,7 @@ func TestABucketDoesNotGoPastWhatIsLeftBesideTheResident(t *testing.T) {
 }
 
 func TestTheUndecidableDemandIsComparedAsItIsWorkedOut(t *testing.T) {
-	small := heavy("small", when(`header.a == "1"`))
+	small := heavyToo("small", when(`header.a == "1"`))
 	small.VRAM = "gib(2)"
 	table := aTable(t, small, routing.RouteConfig{Name: "big", Match: path("/**"), Class: "light", Backend: "vqa", VRAM: "gib(3)"})
 	wantRule(t, table, asServed(t, "GET /", "A: 1", "A: 2"), routing.Body{}, "big")

@@ -6,10 +6,23 @@ import (
 	"unicode"
 )
 
-// names are the keys of bodies that the rules look at. A nil *names has none.
+// names are the keys of bodies that the rules look at. A nil *names is of rules
+// that look at everything and at no key in particular.
 type names struct {
 	root  spellings // right in the body
 	below spellings // anywhere deeper
+	whole bool      // some rule looks at more than these
+}
+
+// all says that every key right in a body counts.
+func (n *names) all() bool { return n == nil || n.whole }
+
+// known are the keys right in a body that some server takes a key for.
+func (n *names) known(key string) []string {
+	if n == nil || len(n.root) == 0 {
+		return nil
+	}
+	return n.root[fold(key)]
 }
 
 // spellings are names as the rules write them, by what encoding/json makes of

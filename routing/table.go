@@ -1,7 +1,9 @@
 package routing
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"math/bits"
 	"net"
 	"net/http"
@@ -13,6 +15,10 @@ import (
 var (
 	// ErrNoRoute is a request that no rule matches.
 	ErrNoRoute = errors.New("routing: no rule matches")
+	// ErrAmbiguous is a request that could be one of several routes which differ
+	// in their backend, or in whether they ask admission: what they look at has
+	// no single meaning. It wraps the reason.
+	ErrAmbiguous = errors.New("routing: what the routes look at has no single meaning")
 	// ErrBody is a body that cannot be judged, for a rule with require_body. It
 	// wraps the reason.
 	ErrBody = errors.New("routing: the body cannot be judged")
@@ -70,18 +76,19 @@ type Route struct {
 	Completion  *Completion // nil: an answer is the end of its work
 }
 
-// matches judges everything but the expression.
-func (u *rule) matches(r *http.Request, path string) answer {
+// matches judges everything but the expression. The error says why the answer
+// is maybe.
+func (u *rule) matches(r *http.Request, path string) (answer, error) {
 	if u.method != "" && u.method != r.Method && (u.method != http.MethodGet || r.Method != http.MethodHead) {
-		return no
+		return no, nil
 	}
 	if !u.pattern.match(path) || u.host != "" && !matchHost(u.host, r.Host) {
-		return no
+		return no, nil
 	}
 	if u.isClosed(r.Method, path) {
-		return no
+		return no, nil
 	}
-	result := yes
+	result, why := yes, error(nil)
 	for i := range u.headers {
 		h := &u.headers[i]
 		values := r.Header[h.name]
@@ -91,12 +98,12 @@ func (u *rule) matches(r *http.Request, path string) answer {
 		}
 		switch {
 		case !fits:
-			return no
+			return no, nil
 		case !isSingle(r, h.name):
-			result = maybe
+			result, why = maybe, fmt.Errorf("the header %s has two values, or does not reach the backend", h.name)
 		}
 	}
-	return result
+	return result, why
 }
 
 // matchHost compares without port, case and a final dot.
@@ -149,7 +156,7 @@ func (t *Table) Find(r *http.Request) (Candidates, error) {
 	open := 0 // rules that may match, before one that does
 	for i := range t.rules {
 		rule := &t.rules[i]
-		match := rule.matches(r, path)
+		match, _ := rule.matches(r, path)
 		if match != no && rule.when != nil {
 			if rule.when.body || rule.when.size && r.ContentLength < 0 {
 				match = maybe
@@ -210,14 +217,6 @@ func (c Candidates) First() *Route {
 	return &c.table.rules[c.from].route
 }
 
-// Body is a request body as the rules see it.
-type Body struct {
-	// Prefix is the body, or its beginning if Truncated.
-	Prefix    []byte
-	Truncated bool
-	Size      int64
-}
-
 // Decision is what a request is.
 type Decision struct {
 	Route *Route
@@ -231,8 +230,9 @@ type Decision struct {
 }
 
 // Decide picks the rule and works out the demand. A `when` that cannot be
-// decided takes the dearest rule it could match, never a pass; ErrBody is
-// returned only where that rule says require_body.
+// decided takes the most expensive of the routes it could match if these are of
+// one backend, else ErrAmbiguous is returned; ErrBody only where the rule says
+// require_body.
 func (c Candidates) Decide(r *http.Request, b Body) (Decision, error) {
 	switch {
 	case c.table == nil:
@@ -252,21 +252,22 @@ func (c Candidates) Decide(r *http.Request, b Body) (Decision, error) {
 }
 
 // decide judges the rules that the body decides on. It gives the rule too.
+//
+// Several rules are possible where what they look at has no single meaning.
+// Those of one backend are priced as the dearest of them. Doubt never takes a
+// request to another backend, and never past admission.
 func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 	f := &facts{r: r, path: c.path, body: b, names: &c.table.names}
 	var best *rule
 	var dearest Decision
-	var reason error
-	for i := c.from; i < c.to; i++ {
+	var reason error // why more than one is possible
+	certain := false
+	for i := c.from; i < c.to && !certain; i++ {
 		rule := &c.table.rules[i]
-		match := rule.matches(r, c.path)
-		why := errAmbiguous
+		match, why := rule.matches(r, c.path)
 		if match != no && rule.when != nil {
 			judged, err := f.when(rule)
-			if err != nil {
-				why = err
-			}
-			match = min(match, judged)
+			match, why = min(match, judged), cmp.Or(why, err)
 		}
 		if match == no {
 			continue
@@ -274,25 +275,34 @@ func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 		if match == maybe && reason == nil {
 			reason = why
 		}
-		// A pass costs nothing: it stands for itself alone, where no other rule
-		// is possible and it is certain to match.
-		if !rule.route.Pass || match == yes && best == nil {
-			if d := rule.decide(f); best == nil || dearer(d, dearest) {
-				best, dearest = rule, d
-			}
-		}
-		if match == yes {
-			break
+		certain = match == yes
+		d := rule.decide(f)
+		switch {
+		case best == nil:
+			best, dearest = rule, d
+		case best.route.Backend != rule.route.Backend || best.route.Pass != rule.route.Pass:
+			return Decision{}, nil, &ambiguousError{reason}
+		case rule.route.Pass || dearer(d, dearest): // of passes the last, which is the one that may be certain
+			best, dearest = rule, d
 		}
 	}
-	if best == nil {
+	switch {
+	case best == nil:
 		return Decision{}, nil, ErrNoRoute
+	case best.route.Pass && !certain:
+		return Decision{}, nil, &ambiguousError{reason}
 	}
 	if err := f.require(best); err != nil {
 		return Decision{}, nil, err
 	}
 	return dearest.because(reason), best, nil
 }
+
+// ambiguousError is ErrAmbiguous with the reason.
+type ambiguousError struct{ reason error }
+
+func (e *ambiguousError) Error() string   { return ErrAmbiguous.Error() + ": " + e.reason.Error() }
+func (e *ambiguousError) Unwrap() []error { return []error{ErrAmbiguous, e.reason} }
 
 // dearer compares by demand, then by how few of its class may run at once,
 // then by how long they run. A demand that is to be learned is not compared.
@@ -312,8 +322,17 @@ func (f *facts) require(rule *rule) error {
 	if !rule.route.RequireBody {
 		return nil
 	}
-	err := f.readBody()
-	if err == nil && f.env.Body == nil && len(f.body.Prefix) == 0 {
+	read := f.readBody()
+	err := read.err
+	for _, e := range [...]*expression{rule.when, rule.amount} {
+		if err == nil && e != nil && e.body {
+			err = read.doubtful(e)
+		}
+	}
+	if err == nil && rule.when == nil && rule.amount == nil {
+		err = read.doubtful(nil)
+	}
+	if err == nil && read.body == nil && f.body.Whole == nil && len(f.body.Prefix) == 0 {
 		err = errors.New("there is none")
 	}
 	if err != nil {
@@ -332,7 +351,7 @@ func (e *bodyError) Unwrap() []error { return []error{ErrBody, e.reason} }
 func (d Decision) because(reason error) Decision {
 	if reason != nil {
 		d.reason = reason
-		d.Why = "the dearest of the rules that may match, because " + reason.Error() + "; " + d.Why
+		d.Why = "the most expensive of the routes that may match, because " + reason.Error() + "; " + d.Why
 	}
 	return d
 }

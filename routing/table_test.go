@@ -2,6 +2,7 @@ package routing_test
 
 import (
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -132,16 +133,19 @@ func TestAHeaderWithTwoMeaningsTakesTheDearestRule(t *testing.T) {
 	table := aTable(t,
 		light("light", routing.MatchConfig{Headers: map[string]string{"X-Class": "light"}}),
 		pass("free", routing.MatchConfig{Headers: map[string]string{"X-Class": "free"}}),
-		heavy("rest", path("/**")),
+		heavyToo("rest", path("/**")),
 	)
 	for _, headers := range [][]string{
 		{"X-Class: light", "X-Class: heavy"},
 		{"X-Class: heavy", "X-Class: light"},
-		{"X-Class: free", "X-Class: heavy"},
 		{"X-Class: light", "Connection: close, x-class"}, // does not reach the backend
-		{"X-Class: free", "Connection: X-Class"},
 	} {
-		wantRule(t, table, asServed(t, "GET /", headers...), routing.Body{}, "rest")
+		wantRule(t, table, asServed(t, "POST /", headers...), routing.Body{}, "rest")
+	}
+	for _, headers := range [][]string{{"X-Class: free", "X-Class: heavy"}, {"X-Class: free", "Connection: X-Class"}} {
+		if _, err := decide(t, table, asServed(t, "POST /", headers...), routing.Body{}); !errors.Is(err, routing.ErrAmbiguous) {
+			t.Errorf("%q: got %v, want ErrAmbiguous", headers, err)
+		}
 	}
 	wantRule(t, table, asServed(t, "GET /", "X-Class: light", "X-Class: light"), routing.Body{}, "light")
 	wantRule(t, table, asServed(t, "GET /", "X-Class: free", "Connection: close"), routing.Body{}, "free")
@@ -234,65 +238,152 @@ func TestABodyIsAskedForOnlyWhereItDecides(t *testing.T) {
 	}
 }
 
-func TestWhatIsUndecidableTakesTheDearestRuleAndNeverAPass(t *testing.T) {
+func TestWhatIsUndecidableStaysWithItsBackendAndAsksAdmission(t *testing.T) {
 	table := aTable(t,
-		pass("free", when(`body.model == "tiny"`)),
 		light("light", when(`body.model == "small"`)),
-		heavy("heavy", when(`body.model == "flux"`)),
-		pass("rest", path("/**")),
+		heavyToo("heavy", when(`body.model == "flux"`)),
+		light("rest", path("/**")),
 	)
-	full := `{"model":"tiny"}` // which is all of what is kept of a longer one, below
+	elsewhere := aTable(t, light("light", when(`body.model == "small"`)), heavy("heavy", when(`body.model == "flux"`)), light("rest", path("/**")))
+	past := aTable(t, light("light", when(`body.model == "small"`)), heavyToo("heavy", when(`body.model == "flux"`)), pass("rest", path("/**")))
+	full := `{"model":"small"}` // which is all of what is kept of a longer one, below
+	wantDoubt := func(t *testing.T, says string, r *http.Request, b routing.Body) {
+		t.Helper()
+		wantRule(t, table, r, b, "heavy")
+		if d, _ := decide(t, table, r, b); !strings.Contains(d.Why, "most expensive") {
+			t.Errorf("Why says %q", d.Why)
+		}
+		for _, crossing := range []*routing.Table{elsewhere, past} {
+			if _, err := decide(t, crossing, r, b); !errors.Is(err, routing.ErrAmbiguous) || !strings.Contains(err.Error(), says) {
+				t.Errorf("got %v, want ErrAmbiguous because of %q", err, says)
+			}
+		}
+	}
 	for _, c := range []struct {
-		name    string
-		body    string
-		headers []string
+		name, says string
+		body       string
+		headers    []string
 	}{
-		{"malformed", `{"model":"tiny"`, nil},
-		{"a key twice", `{"model":"tiny","model":"flux"}`, nil},
-		{"no JSON", "model=tiny", []string{"Content-Type: text/plain"}},
-		{"compressed", full, []string{"Content-Encoding: gzip"}},
-		{"compressed twice", full, []string{"Content-Encoding: identity", "Content-Encoding: gzip"}},
-		{"two types", full, []string{"Content-Type: application/json", "Content-Type: text/plain"}},
-		{"a bad type", full, []string{"Content-Type: ;"}},
-		{"another charset", full, []string{"Content-Type: application/json; charset=utf-7"}},
-		{"no type, not JSON", "\x1f\x8b", nil},
-		{"a byte order mark", "\ufeff" + full, nil},
+		{"malformed", "not well-formed", `{"model":"small"`, nil},
+		{"a key twice", "body.model: the key comes twice", `{"model":"small","model":"flux"}`, nil},
+		{"a key in other letters", "body.model: the key comes in other letters", `{"Model":"small"}`, nil},
+		{"another charset in it", "body.model", "{\"model\":\"sm\xffall\"}", nil},
+		{"no JSON", "neither JSON nor a form", "model=small", []string{"Content-Type: text/plain"}},
+		{"compressed", "compressed", full, []string{"Content-Encoding: gzip"}},
+		{"compressed twice", "compressed", full, []string{"Content-Encoding: identity", "Content-Encoding: gzip"}},
+		{"two types", "neither JSON nor a form", full, []string{"Content-Type: application/json", "Content-Type: text/plain"}},
+		{"a bad type", "neither JSON nor a form", full, []string{"Content-Type: ;"}},
+		{"another charset", "UTF-8", full, []string{"Content-Type: application/json; charset=utf-7"}},
+		{"no type, not JSON", "not well-formed", "\x1f\x8b", nil},
+		{"fields in it", "body.model", `{"model":"small","a":"&model=flux"}`, []string{"Content-Type: application/x-www-form-urlencoded"}},
+		{"a field twice", "body.model: the key comes twice", "model=small&model=flux", []string{"Content-Type: application/x-www-form-urlencoded"}},
+		{"a field behind a semicolon", "body.model", "a=b;model=small", []string{"Content-Type: application/x-www-form-urlencoded"}},
+		{"a list", "body.model", "model[]=small", []string{"Content-Type: application/x-www-form-urlencoded"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, b := posted(t, "/", c.body, c.headers...)
-			wantRule(t, table, r, b, "heavy")
-			if d, _ := decide(t, table, r, b); !strings.Contains(d.Why, "dearest") {
-				t.Errorf("Why says %q", d.Why)
-			}
+			wantDoubt(t, c.says, r, b)
 		})
 	}
-	t.Run("truncated", func(t *testing.T) {
+	t.Run("not here", func(t *testing.T) {
 		r, _ := posted(t, "/", full)
-		wantRule(t, table, r, routing.Body{Prefix: []byte(full), Truncated: true, Size: 1 << 20}, "heavy")
-		wantRule(t, table, r, routing.Body{Prefix: []byte(full), Size: 1 << 20}, "heavy")
-		wantRule(t, table, r, routing.Body{Truncated: true}, "heavy")
+		wantDoubt(t, "not read before", r, routing.Body{Prefix: []byte(full), Truncated: true, Size: 1 << 20})
+		wantDoubt(t, "not read before", r, routing.Body{Prefix: []byte(full), Size: 1 << 20})
+		wantDoubt(t, "not read before", r, routing.Body{Truncated: true})
 	})
 	t.Run("clear", func(t *testing.T) {
-		for body, want := range map[string]string{full: "free", `{"model":"small"}`: "light", `{"model":"flux"}`: "heavy", `{"model":"other"}`: "rest", `{}`: "rest", "": "rest"} {
-			r, b := posted(t, "/", body, "Content-Type: application/json; charset=UTF-8")
-			wantRule(t, table, r, b, want)
+		for body, want := range map[string]string{full: "light", `{"model":"flux"}`: "heavy", `{"model":"other"}`: "rest", `{}`: "rest", "": "rest"} {
+			for _, table := range []*routing.Table{table, elsewhere, past} {
+				r, b := posted(t, "/", body, "Content-Type: application/json; charset=UTF-8")
+				wantRule(t, table, r, b, want)
+			}
 		}
 	})
+}
+
+// TestWhatNoRouteLooksAtIsNoDoubt has bodies that are odd in a place that the
+// rules do not look at.
+func TestWhatNoRouteLooksAtIsNoDoubt(t *testing.T) {
+	table := aTable(t, light("light", when(`body.model == "small"`)), heavy("heavy", when(`body.model == "flux"`)), pass("rest", path("/**")))
+	long := strings.Repeat("A", 3<<20)
+	const form, multi = "Content-Type: application/x-www-form-urlencoded", "Content-Type: multipart/form-data; boundary=b"
+	fields := func(parts ...string) string { return "--b\r\n" + strings.Join(parts, "\r\n--b\r\n") + "\r\n--b--\r\n" }
+	model := "Content-Disposition: form-data; name=\"model\"\r\n\r\nsmall"
+	granularity := "Content-Disposition: form-data; name=\"timestamp_granularities[]\"\r\n\r\n"
+	file := "Content-Disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\nContent-Type: audio/mpeg\r\n\r\n"
+	for name, c := range map[string]struct{ header, body string }{
+		"a long text before it":          {"", `{"messages":[{"content":"` + long + `"}],"model":"small"}`},
+		"a long text behind it":          {"", `{"model":"small","messages":[{"content":"` + long + `"}]}`},
+		"another key twice":              {"", `{"a":1,"a":2,"model":"small"}`},
+		"a key twice below":              {"", `{"messages":[{"model":"x","model":"y"}],"model":"small"}`},
+		"NaN":                            {"", `{"a":NaN,"b":-Infinity,"model":"small","c":Infinity}`},
+		"a byte order mark":              {"", "\ufeff{\"model\":\"small\"}"},
+		"a large number":                 {"", `{"seed":1e999,"id":` + strings.Repeat("9", 1000) + `,"model":"small"}`},
+		"deep nesting":                   {"", `{"a":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `,"model":"small"}`},
+		"half a surrogate pair":          {"", `{"a":"\ud83d","model":"small"}`},
+		"bytes that are not UTF-8":       {"", "{\"a\":\"\xff\",\"model\":\"small\"}"},
+		"a line feed in a text":          {"", "{\"a\":\"x\ny\",\"model\":\"small\"}"},
+		"an escaped key":                 {"", `{"mod\u0065l":"small"}`},
+		"a charset in capitals":          {"Content-Type: application/json; charset=UTF8", `{"model":"small","a":"é"}`},
+		"a charset in quotes":            {`Content-Type: application/json; charset="utf-8"`, `{"model":"small"}`},
+		"latin-1":                        {"Content-Type: application/json; charset=ISO-8859-1", "{\"a\":\"\xe9\",\"model\":\"small\"}"},
+		"what a page sends":              {"Content-Type: text/plain;charset=UTF-8", `{"model":"small"}`},
+		"curl -d with an ampersand":      {form, `{"model":"small","a":"AT&T"}`},
+		"curl -d with a semicolon":       {form, `{"model":"small","a":"hi; you"}`},
+		"curl -d with a query in it":     {form, `{"model":"small","a":"http://x/?n=1&m=2;k=3"}`},
+		"a bad escape in another field":  {form, "a=100%&model=small&b=%zz"},
+		"a semicolon in another field":   {form, "a=x;y&model=small"},
+		"another field twice":            {form, "a=1&model=small&a=2"},
+		"letters that are not escaped":   {form, "a=größe&model=small"},
+		"a long field":                   {form, "a=" + long + "&model=small"},
+		"two granularities":              {multi, fields(granularity+"word", granularity+"segment", model)},
+		"a file of 3 MiB":                {multi, fields(file+long, model)},
+		"a file with any bytes":          {multi, fields(file+"\x00\xff\r\n--c\r\n\n--\n", model)},
+		"a file's name in another way":   {multi, fields("Content-Disposition: form-data; name=\"file\"; filename=\"a.png\"; filename*=UTF-8''%C3%A9.png\r\n\r\nx", model)},
+		"a file's name with an escape":   {multi, fields(`Content-Disposition: form-data; name="file"; filename="a\"b.png"`+"\r\n\r\nx", model)},
+		"a file's name with a semicolon": {multi, fields(`Content-Disposition: form-data; name="file"; filename="a; b.png"`+"\r\n\r\nx", model)},
+		"a file's name in latin-1":       {multi, fields("Content-Disposition: form-data; name=\"file\"; filename=\"\xe9.png\"\r\n\r\nx", model)},
+		"another field in base64":        {multi, fields("Content-Disposition: form-data; name=\"a\"\r\nContent-Transfer-Encoding: base64\r\n\r\neA==", model)},
+		"another field in a type":        {multi, fields("Content-Disposition: form-data; name=\"a\"\r\nContent-Type: application/x-thing\r\n\r\nx", model)},
+		"lines behind the end":           {multi, fields(model) + "\r\n"},
+		"an empty line before the form":  {multi, "\r\n" + fields(model)},
+	} {
+		r, b := posted(t, "/", c.body, strings.Split(c.header, "\n")...)
+		if c.header == "" {
+			r, b = posted(t, "/", c.body)
+		}
+		if got := chosen(t, table, r, b); got != "light" {
+			t.Errorf("%s: got %s, want light", name, got)
+		}
+		spooled := routing.Body{Truncated: true, Size: b.Size, Whole: strings.NewReader(c.body)}
+		if got := chosen(t, table, r, spooled); got != "light" {
+			t.Errorf("%s, from a file: got %s, want light", name, got)
+		}
+	}
 }
 
 func TestAPassIsNotTakenForWhatCostsNothingToo(t *testing.T) {
 	free := light("costs nothing", path("/**"))
 	free.VRAM = "0"
 	r, b := posted(t, "/", "{")
-	wantRule(t, aTable(t, pass("pass", when("body.a == 1")), free), r, b, "costs nothing")
-	wantRule(t, aTable(t, pass("pass", when("body.a == 1"))), r, b, none)
-	wantRule(t, aTable(t, light("light", when("body.a == 1")), pass("pass", path("/**"))), r, b, "light")
+	for name, table := range map[string]*routing.Table{
+		"a pass before":   aTable(t, pass("pass", when("body.a == 1")), free),
+		"a pass alone":    aTable(t, pass("pass", when("body.a == 1"))),
+		"a pass behind":   aTable(t, light("light", when("body.a == 1")), pass("pass", path("/**"))),
+		"another backend": aTable(t, light("light", when("body.a == 1")), heavy("heavy", when("body.a == 2"))),
+	} {
+		if _, err := decide(t, table, r, b); !errors.Is(err, routing.ErrAmbiguous) {
+			t.Errorf("%s: got %v, want ErrAmbiguous", name, err)
+		}
+	}
 	// A pass that is certain stands for passes that are not.
 	wantRule(t, aTable(t, pass("pass", when("body.a == 1")), pass("rest", path("/**"))), r, b, "rest")
+	// One route that may match is taken as if it did: nothing cheaper is possible.
+	wantRule(t, aTable(t, light("light", when("body.a == 1"))), r, b, "light")
 }
 
 func TestTheFirstRuleWhoseConditionHoldsDecides(t *testing.T) {
-	table := aTable(t, light("a", when("body.a == 1")), heavy("b", when("body.b == 1")), heavy("rest", path("/**")))
+	table := aTable(t, light("a", when("body.a == 1")), heavyToo("b", when("body.b == 1")), heavyToo("rest", path("/**")))
 	for body, want := range map[string]string{`{"a":1,"b":1}`: "a", `{"b":1}`: "b", `{"a":2}`: "rest"} {
 		r, b := posted(t, "/", body)
 		wantRule(t, table, r, b, want)
@@ -313,13 +404,13 @@ func TestTheDearestIsByDemandThenSlotsThenTime(t *testing.T) {
 }
 
 func TestARuleAfterACertainOneIsNotAmongTheDearest(t *testing.T) {
-	table := aTable(t, light("maybe", when("body.a == 1")), light("certain", path("/x")), heavy("later", path("/**")))
+	table := aTable(t, light("maybe", when("body.a == 1")), light("certain", path("/x")), heavyToo("later", path("/**")))
 	r, b := posted(t, "/x", "{")
 	wantRule(t, table, r, b, "maybe")
 }
 
 func TestAnUndecidableQueryTakesTheDearestRule(t *testing.T) {
-	table := aTable(t, heavy("many", when(`num(query.n, 1) > 10`)), light("few", path("/**")))
+	table := aTable(t, heavyToo("many", when(`num(query.n, 1) > 10`)), light("few", path("/**")))
 	for target, want := range map[string]string{
 		"/?n=50":           "many",
 		"/?n=5":            "few",
@@ -340,7 +431,7 @@ func TestAnUndecidableQueryTakesTheDearestRule(t *testing.T) {
 }
 
 func TestARequiredBodyIsRefusedWhereItCannotBeJudged(t *testing.T) {
-	required := heavy("images", path("/v1/images"))
+	required := heavyToo("images", path("/v1/images"))
 	required.RequireBody = true
 	required.VRAM = "gib(18) + gib(4) * num(body.n, 1)"
 	table := aTable(t, required, light("rest", path("/**")))
@@ -362,6 +453,6 @@ func TestARequiredBodyIsRefusedWhereItCannotBeJudged(t *testing.T) {
 	if _, err := decide(t, table, r, b); !errors.Is(err, routing.ErrBody) {
 		t.Errorf("got %v, want ErrBody", err)
 	}
-	table = aTable(t, routing.RouteConfig{Name: "small", Match: when("body.n == 1"), Class: "light", Backend: "vqa", RequireBody: true}, heavy("rest", path("/**")))
+	table = aTable(t, routing.RouteConfig{Name: "small", Match: when("body.n == 1"), Class: "light", Backend: "vqa", RequireBody: true}, heavyToo("rest", path("/**")))
 	wantRule(t, table, r, b, "rest")
 }

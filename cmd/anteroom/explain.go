@@ -124,8 +124,7 @@ func newRequest(method, target string, header http.Header, body []byte) (*http.R
 	return r, nil
 }
 
-// explain asks the table that serve would ask, with as much of the body as
-// serve would show it.
+// explain asks the table that serve would ask.
 func explain(config *configs.Config, r *http.Request, body []byte) (explanation, error) {
 	e := explanation{Demand: demandJSON{VRAM: map[string]int64{}}}
 	table, err := routing.NewTable(config.Routing)
@@ -145,11 +144,10 @@ func explain(config *configs.Config, r *http.Request, body []byte) (explanation,
 	if admission.Bytes(len(body)) > limits.Body && !candidates.First().Pass {
 		return e, fmt.Errorf("the body of %v is larger than limits.body (%v): it would be answered 413 body_too_large", admission.Bytes(len(body)), limits.Body)
 	}
-	seen := routing.Body{Prefix: body, Size: int64(len(body))}
-	if most := int(limits.BodyMemory); len(body) > most {
-		seen.Prefix, seen.Truncated = body[:most], true
+	d, err := candidates.Decide(r, routing.Body{Prefix: body, Size: int64(len(body))})
+	if errors.Is(err, routing.ErrAmbiguous) {
+		return e, fmt.Errorf("%w: it would be answered 400 ambiguous_body", err)
 	}
-	d, err := candidates.Decide(r, seen)
 	if err != nil {
 		return e, err
 	}
