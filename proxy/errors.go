@@ -24,6 +24,7 @@ const (
 	codeBadRequest         admission.Code = "bad_request"
 	codeAmbiguousPath      admission.Code = "ambiguous_path"
 	codeAmbiguousBody      admission.Code = "ambiguous_body"
+	codeControlRoute       admission.Code = "control_route"
 	codeBadBody            admission.Code = "bad_body"
 	codeBodyTimeout        admission.Code = "body_timeout"
 	codeBodyTooLarge       admission.Code = "body_too_large"
@@ -68,6 +69,7 @@ var answers = map[admission.Code]answer{
 
 	codeNoRoute:            {404, grpcUnimplemented, never, false, "No route matches"},
 	codeBadRequest:         {400, grpcInternal, never, false, "The request has no single meaning"},
+	codeControlRoute:       {403, grpcDenied, useless, false, "The path controls a model server"},
 	codeAmbiguousPath:      {400, grpcInternal, never, false, "The path has no single meaning"},
 	codeAmbiguousBody:      {400, grpcInternal, never, false, "What the routes look at has no single meaning"},
 	codeBadBody:            {400, grpcInternal, never, true, "The body cannot be used"},
@@ -88,6 +90,7 @@ const statusClientLeft = 499
 const (
 	grpcCancelled     = 1
 	grpcDeadline      = 4
+	grpcDenied        = 7
 	grpcExhausted     = 8
 	grpcPrecondition  = 9
 	grpcAborted       = 10
@@ -129,6 +132,10 @@ func explain(err error) *refusal {
 		return refuse(codeNoRoute, "no rule matches the method, host, path and headers")
 	case errors.Is(err, routing.ErrPath):
 		return refuse(codeAmbiguousPath, "servers read this path in different ways, and these lead to different routes")
+	case errors.Is(err, routing.ErrTarget):
+		return refuse(codeBadRequest, "the target is no path: want one that begins with a slash")
+	case errors.Is(err, routing.ErrControl):
+		return refuse(codeControlRoute, "the path controls a model server, and no route opens it to clients")
 	case errors.Is(err, routing.ErrAmbiguous):
 		return refuse(codeAmbiguousBody, "the request could be for different backends: %s", reasonOf(err, routing.ErrAmbiguous))
 	case errors.Is(err, routing.ErrBody):

@@ -86,7 +86,7 @@ func (e *execution) leave(x *exchange) {
 	case !e.sent:
 		e.end(http.ErrAbortHandler)
 	}
-	if x.cut != nil && !e.ended.Load() && e.job.Load() == nil {
+	if x.cut != nil && x.to.Config.AbandonAfter > 0 && !e.ended.Load() && e.job.Load() == nil {
 		x.abandonLater()
 	}
 }
@@ -115,11 +115,12 @@ func (x *exchange) forward(grant *admission.Grant) error {
 	if x.to = x.server(grant); x.to == nil {
 		return refuse(admission.CodeBackendUnavailable, "the replica of %s that had room was taken out of the configuration", x.route.Backend)
 	}
-	if x.route.Completion.Applies(x.in) && !x.route.Pass {
+	if x.route.Completion.Applies(x.in) && !x.free {
 		x.work.completion = x.route.Completion
 	}
-	// Whether a job was begun is known when it is answered, and not before.
-	x.work.detached = grant != nil && (x.to.Config.Cancel != "aborts" || x.work.completion != nil) && !isWebSocket(x.in)
+	// Whether a job was begun is known when it is answered, and not before. A GET
+	// without one ends with its connection, whatever the backend is.
+	x.work.detached = grant != nil && (x.to.Config.Cancel != "aborts" && x.in.Method != http.MethodGet || x.work.completion != nil)
 	x.ctx, x.cancel = x.limited(x.ctx)
 	in := x.in.WithContext(x.ctx)
 	if x.body != nil {
@@ -155,6 +156,9 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 	// As it came: httputil drops parameters that it cannot parse, and a backend
 	// may see more in them than it does.
 	out.URL.RawQuery = p.In.URL.RawQuery
+	if path := rawPath(x.in); path != out.URL.EscapedPath() && !strings.HasPrefix(path, "//") {
+		out.URL.Opaque = path // not in another encoding
+	}
 	if !backend.Config.PreserveHost {
 		out.Host = ""
 	}
@@ -167,6 +171,19 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 	}
 	x.now = time.Now()
 	x.trace.Execute(x.now, backend.Config.URL, out.Header)
+}
+
+// rawPath is the path as the client wrote it.
+func rawPath(r *http.Request) string {
+	path, _, _ := strings.Cut(r.RequestURI, "?")
+	if _, rest, ok := strings.Cut(path, "://"); ok && path[0] != '/' {
+		slash := strings.IndexByte(rest, '/')
+		if slash < 0 {
+			return "/"
+		}
+		path = rest[slash:]
+	}
+	return path
 }
 
 // cleanHeader drops what no client may say to a backend, and says who the
@@ -242,10 +259,8 @@ func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, 
 		return answer.response, answer.err
 	}
 	// What the context carries stays, its end does not.
-	ctx := context.WithoutCancel(out.Context())
-	if x.to.Config.AbandonAfter > 0 {
-		ctx, x.cut = context.WithCancel(ctx)
-	}
+	ctx, cut := context.WithCancel(context.WithoutCancel(out.Context()))
+	x.cut = cut
 	out = out.WithContext(ctx)
 	var state atomic.Int32 // 0: both wait, 1: the backend was first, 2: the client left first
 	done := make(chan result, 1)
@@ -308,9 +323,16 @@ func (x *exchange) execute(out *http.Request) result {
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		if c, ok := res.Body.(io.ReadWriteCloser); ok {
+			if !x.route.HoldSlot {
+				// Only its handshake was work.
+				if x.clock != nil {
+					x.clock.Stop()
+				}
+				e.end(nil)
+			}
 			t := &tunnel{ReadWriteCloser: c}
-			t.ended = func() { x.tunnels.remove(t); e.end(nil) }
-			x.tunnels.add(t)
+			idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
+			t.ended = func() { idle(); e.end(nil) }
 			res.Body = t
 			break
 		}
@@ -326,7 +348,17 @@ func (x *exchange) execute(out *http.Request) result {
 		e.end(b.cut())
 		res.Body = b
 	default:
-		res.Body = newReadAhead(res.Body, int(x.rules.limits.ResponseBuffer), &x.ahead, x.ctx, e.detached, func(err error) { e.end(err) })
+		ended := func(err error) { e.end(err) }
+		if isEvents(res.Header) {
+			if e.detached && e.completion == nil {
+				// What a client would see of it is all that there is to it.
+				e.detached = false
+				context.AfterFunc(x.ctx, x.cut)
+			}
+			idle := x.Handler.open.stream(x.cancel, func() bool { return e.grant == nil || e.ended.Load() })
+			ended = func(err error) { idle(); e.end(err) }
+		}
+		res.Body = newReadAhead(res.Body, int(x.rules.limits.ResponseBuffer), &x.ahead, x.ctx, e.detached, ended)
 	}
 	return result{response: res}
 }

@@ -211,8 +211,14 @@ func TestAnUpgradedConnectionIsTheirs(t *testing.T) {
 		io.Copy(c, brw)
 		io.WriteString(c, "bye")
 	})
-	for _, path := range []string{"/light/ws", "/slow/ws", "/pass/ws"} {
-		b := open(t, echo)
+	for path, want := range map[string]int{"/light/ws": 0, "/slow/ws": 0, "/pass/ws": 0, "/light/named": 0, "/light/held": 1} {
+		b := open(t, echo, func(s *proxy.Setup) {
+			named := s.Routing.Routes[len(s.Routing.Routes)-1]
+			named.Name, named.Match = "named", routing.MatchConfig{Method: "GET", Path: "/light/named"}
+			held := named
+			held.Name, held.HoldSlot, held.Match = "held", true, routing.MatchConfig{Path: "/light/held"}
+			s.Routing.Routes = append([]routing.RouteConfig{named, held}, s.Routing.Routes...)
+		})
 		c, r := b.raw("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		res, err := http.ReadResponse(r, nil)
 		if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
@@ -222,10 +228,6 @@ func TestAnUpgradedConnectionIsTheirs(t *testing.T) {
 		got := make([]byte, 4)
 		if _, err := io.ReadFull(r, got); err != nil || string(got) != "ping" {
 			t.Fatalf("%s: got %q, %v, want ping", path, got, err)
-		}
-		want := 1
-		if path == "/pass/ws" {
-			want = 0
 		}
 		if got := b.running(); got != want {
 			t.Errorf("%s: %d grants while it is open, want %d", path, got, want)

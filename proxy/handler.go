@@ -22,7 +22,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,9 +44,9 @@ type Handler struct {
 	// while there is none.
 	drainUntil atomic.Int64
 	spool      budget
-	ahead      budget // answers that are read ahead
+	ahead      budget        // answers that are read ahead
 	looks      chan struct{} // one for each body in a file that is looked at
-	tunnels    tunnels
+	open       open          // what is being answered
 	jobs       jobs
 	observed   observed
 	ladder     *ladder
@@ -63,6 +62,7 @@ type exchange struct {
 	body  *body // nil: none, or streamed
 	route *routing.Route
 	to    *backend // nil: not settled yet
+	free  bool     // it goes past admission
 	work  execution
 	own   admission.Bytes // its demand before anything learned
 	first *firstTry       // nil: this is the first
@@ -72,7 +72,8 @@ type exchange struct {
 	// ctx ends when the client leaves or the execution timeout has passed.
 	ctx    context.Context
 	cancel context.CancelFunc
-	cut    context.CancelFunc // breaks the connection of work that is abandoned; nil: never
+	clock  *time.Timer        // ends ctx when execution_timeout has passed; nil: never
+	cut    context.CancelFunc // breaks the connection of work that is detached; nil: it is not
 	answer answerBody         // nil until a backend has answered
 	failed error              // why forwarding gave no answer
 	code   admission.Code
@@ -83,6 +84,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	x := &exchange{Handler: h, rules: h.rules.Load(), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
+	defer h.open.request()()
 	defer x.end()
 	if err := x.serve(); err != nil {
 		x.refuse(explain(err))
@@ -93,7 +95,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // without the body is refused before a byte of it is read, and nothing is
 // asked of the desk before the body is in.
 func (x *exchange) serve() error {
-	if !isWebSocket(x.in) {
+	if !routing.IsWebSocket(x.in) {
 		// httputil would pass every offer of another protocol on.
 		delete(x.in.Header, "Upgrade")
 		delete(x.in.Header, "Http2-Settings")
@@ -102,7 +104,7 @@ func (x *exchange) serve() error {
 	if err != nil {
 		return err
 	}
-	if x.route.Pass && !candidates.NeedBody() {
+	if x.free = candidates.Free(x.in); x.free && !candidates.NeedBody() {
 		return x.forward(nil)
 	}
 	if err := x.turnAway(!candidates.NeedBody()); err != nil {
@@ -118,7 +120,7 @@ func (x *exchange) serve() error {
 		return err
 	}
 	x.classify(decision)
-	if x.route.Pass {
+	if x.free {
 		return x.forward(nil)
 	}
 	if x.rules.observe {
@@ -152,14 +154,16 @@ func (x *exchange) find() (routing.Candidates, error) {
 	return candidates, nil
 }
 
-// checkTarget refuses what asks for more than an origin server's path: nobody
-// picks a backend by CONNECT or by naming another host in the request line.
+// checkTarget refuses what asks for more than an origin server's path: no client
+// picks a backend by CONNECT.
 func checkTarget(r *http.Request) error {
 	if r.Method == http.MethodConnect {
 		return refuse(codeBadRequest, "CONNECT is not served")
 	}
-	if r.URL.Host != "" || r.URL.Scheme != "" {
-		return refuse(codeBadRequest, "the request line holds more than a path: want the origin form")
+	// A proxy's form of the line (RFC 9112, 3.2.2) names the host that the request
+	// is for anyway, and net/http has made it the Host.
+	if u := r.URL; u.Scheme != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil) {
+		return refuse(codeBadRequest, "the request line is no path and no http address")
 	}
 	return nil
 }
@@ -224,7 +228,7 @@ func (x *exchange) seen() routing.Body {
 }
 
 func (x *exchange) classify(d routing.Decision) {
-	x.route, x.own = d.Route, d.VRAM
+	x.route, x.own, x.free = d.Route, d.VRAM, d.Pass
 	x.trace.Classify(d.Route.Name, d.Route.ClassName, d.Route.Backend, d.VRAM)
 }
 
@@ -333,11 +337,29 @@ func (x *exchange) end() {
 		}
 		x.trace.End(time.Now(), status, string(code), x.bytesIn(), x.out.bytes)
 	}
+	x.remindOfGET()
 	if x.cancel != nil {
 		x.cancel()
 	}
 	if panicked != nil {
 		panic(panicked)
+	}
+}
+
+// longGET is how long a GET that went past admission may take before it looks
+// like work.
+const longGET = time.Second
+
+// remindOfGET says once for each route that what went past admission may be work
+// on a card, and what makes it ask.
+func (x *exchange) remindOfGET() {
+	if !x.free || x.route == nil || x.route.Pass || x.to == nil || x.to.Config.GPU == "" || x.in.Method != http.MethodGet ||
+		x.answer == nil || x.out.status == http.StatusSwitchingProtocols || isEvents(x.out.Header()) || time.Since(x.now) < longGET {
+		return
+	}
+	if _, told := x.rules.reminded.LoadOrStore(x.route.Name, true); !told {
+		x.log.Warn("a GET that went past admission took long: if it is work on the card, give it a route with `method: GET`",
+			"route", x.route.Name, "backend", x.route.Backend, "took_ms", time.Since(x.now).Milliseconds())
 	}
 }
 
@@ -353,7 +375,7 @@ func (x *exchange) bytesIn() int64 {
 // Anything else that a header says of itself changes nothing: the body is read,
 // and the rules, the completion and the second attempt apply.
 func (x *exchange) isStream() bool {
-	return isWebSocket(x.in) || isGRPC(x.in) && x.rules.speaksHTTP2(x.route.Backend)
+	return routing.IsWebSocket(x.in) || isGRPC(x.in) && x.rules.speaksHTTP2(x.route.Backend)
 }
 
 // speaksHTTP2 says whether a backend may be spoken to over HTTP/2. One that is
@@ -361,25 +383,6 @@ func (x *exchange) isStream() bool {
 func (s *rules) speaksHTTP2(backend string) bool {
 	servers := s.backends[backend]
 	return len(servers) > 0 && (servers[0].Config.Protocol == "h2c" || servers[0].Base().Scheme == "https")
-}
-
-// isWebSocket says that the request offers the one protocol that is switched
-// to. An offer of another (h2c, which every JDK client makes; an empty one; one
-// on a POST) is for the next hop alone, and is dropped.
-func isWebSocket(r *http.Request) bool {
-	offers := r.Header["Upgrade"]
-	if r.Method != http.MethodGet || r.ProtoMajor != 1 || r.ProtoMinor < 1 || r.ContentLength != 0 ||
-		len(offers) != 1 || !strings.EqualFold(strings.TrimSpace(offers[0]), "websocket") {
-		return false
-	}
-	for _, v := range r.Header["Connection"] {
-		for token := range strings.SplitSeq(v, ",") {
-			if strings.EqualFold(strings.TrimSpace(token), "upgrade") {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // output is the way to the client: it counts, and gives every write its time.

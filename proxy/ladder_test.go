@@ -133,8 +133,8 @@ func (b *box) want(method, path string) {
 func TestEnginesTakeTurnsOnACard(t *testing.T) {
 	b, large, other := twoEngines(t, nil)
 	for range 3 {
-		b.want("GET", "/heavy")
-		b.want("GET", "/light/x")
+		b.want("POST", "/heavy")
+		b.want("POST", "/light/x")
 	}
 	if got, want := large.called(), "POST /sleep, POST /wake_up, POST /sleep, POST /wake_up, POST /sleep"; got != want {
 		t.Errorf("the large one was told %s, want %s", got, want)
@@ -151,12 +151,12 @@ func TestEnginesTakeTurnsOnACard(t *testing.T) {
 
 func TestAHookThatLiesIsSeenThrough(t *testing.T) {
 	b, large, other := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim.Wake, c.Reclaim.Settle = "", 20*time.Millisecond })
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	large.lies.Store(true)
 	waits := make(chan struct{})
 	go func() {
 		defer close(waits)
-		b.want("GET", "/light/x")
+		b.want("POST", "/light/x")
 	}()
 	eventually(t, "the state tells", func() bool { return strings.Contains(b.backendState("slow"), `"failures":1`) })
 	if got, want := large.called(), "POST /sleep, POST /sleep"; got != want {
@@ -178,12 +178,12 @@ func TestAHookThatLiesIsSeenThrough(t *testing.T) {
 
 func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
 	b, large, other := twoEngines(t, nil)
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	large.dies.Store(true)
 	waits := make(chan struct{})
 	go func() {
 		defer close(waits)
-		b.want("GET", "/light/x")
+		b.want("POST", "/light/x")
 	}()
 	eventually(t, "its return is waited for", func() bool { return strings.Contains(b.backendState("slow"), `"stance":"waking"`) })
 	if large.held.Load() > 0 || other.held.Load() > 0 {
@@ -211,10 +211,10 @@ func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
 
 func TestASleepThatIsAnsweredTooLateIsASleep(t *testing.T) {
 	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim.Timeout = 100 * time.Millisecond })
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	large.slow.Store(true)
-	b.want("GET", "/light/x")
-	b.want("GET", "/heavy")
+	b.want("POST", "/light/x")
+	b.want("POST", "/heavy")
 	if got, want := large.called(), "POST /sleep, POST /wake_up"; got != want || large.abused.Load() {
 		t.Errorf("it was told %s, want %s; a request came while it slept: %v", got, want, large.abused.Load())
 	}
@@ -226,7 +226,7 @@ func TestAnEngineThatSleepsAtTheStartIsWokenFirst(t *testing.T) {
 	})
 	large.asleep.Store(true)
 	b.handler.Inspect()
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	if got, want := large.called(), "POST /wake_up"; got != want || large.abused.Load() {
 		t.Errorf("it was told %s, want %s; a request came while it slept: %v", got, want, large.abused.Load())
 	}
@@ -248,7 +248,7 @@ func TestABackendThatAReloadBringsIsAskedWhetherItSleeps(t *testing.T) {
 
 func TestReclaimAndWakeByHand(t *testing.T) {
 	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Pinned = true })
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	b.ask("POST", "/api/backends/slow/reclaim", nil)
 	eventually(t, "the state tells", func() bool { return strings.Contains(b.backendState("slow"), `"stance":"asleep"`) })
 	b.ask("POST", "/api/backends/slow/wake", nil)

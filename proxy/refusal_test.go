@@ -88,7 +88,9 @@ func TestRequestsThatMeanNothing(t *testing.T) {
 	for request, want := range map[string]int{
 		"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n":                                                               404,
 		"FROB /nowhere HTTP/1.1\r\nHost: x\r\n\r\n":                                                              404,
-		"GET http://other/light/x HTTP/1.1\r\nHost: x\r\n\r\n":                                                   400,
+		"GET ftp://other/light/x HTTP/1.1\r\nHost: x\r\n\r\n":                                                    400,
+		"GET http://a:b@other/light/x HTTP/1.1\r\nHost: x\r\n\r\n":                                               400,
+		"GET other:x HTTP/1.1\r\nHost: x\r\n\r\n":                                                                400,
 		"CONNECT other:443 HTTP/1.1\r\nHost: other:443\r\n\r\n":                                                  400,
 		"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n":                                                                  400,
 		"GET /light/../heavy HTTP/1.1\r\nHost: x\r\n\r\n":                                                        400,

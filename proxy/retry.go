@@ -130,8 +130,15 @@ func (x *exchange) readError(res *http.Response) bool {
 
 // limited is a context that ends when the execution may take no longer.
 func (x *exchange) limited(ctx context.Context) (context.Context, context.CancelFunc) {
-	if limit := x.route.Class.ExecutionTimeout; limit > 0 && !x.route.Pass && !x.rules.observe {
-		return context.WithTimeoutCause(ctx, limit, errExecutionTimeout)
+	ctx, end := context.WithCancelCause(ctx)
+	limit := x.route.Class.ExecutionTimeout
+	if limit <= 0 || x.free || x.rules.observe {
+		return ctx, func() { end(nil) }
 	}
-	return context.WithCancel(ctx)
+	clock := time.AfterFunc(limit, func() { end(errExecutionTimeout) })
+	x.clock = clock
+	return ctx, func() {
+		clock.Stop()
+		end(nil)
+	}
 }

@@ -137,12 +137,18 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Shutdown takes no new connections and waits for what is being answered, for
-// upgraded connections too, until ctx ends; what is left then is cut. The
-// admin listener stays open until the end, so that the end can be watched.
+// Shutdown takes no new connections and waits for what is being answered until
+// ctx ends; what is left then is cut. Streams and WebSockets that hold no grant
+// are not waited for: they are cut when nothing else is left. The admin listener
+// stays open until the end, so that the end can be watched.
 func (s *Server) Shutdown(ctx context.Context) error {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.handler.open.wait(ctx)
+	}()
 	err := s.public.Shutdown(ctx)
-	s.handler.tunnels.wait(ctx)
+	<-ended
 	s.Close()
 	return err
 }

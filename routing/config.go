@@ -25,6 +25,7 @@ type RouteConfig struct {
 	VRAM        string      `koanf:"vram"` // an amount ("20GiB"), an expression, or "learn"; empty: the class's
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
+	HoldSlot    bool        `koanf:"hold_slot"` // a WebSocket counts as work
 	// Completion is the backend's, but for what it says itself.
 	Completion CompletionConfig `koanf:"completion"`
 }
@@ -278,7 +279,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 	u := rule{method: r.Match.Method, vram: class.VRAM.Amount, room: -1, why: "the first rule that matches; the class's vram"}
 	u.route = Route{
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
-		Backend: r.Backend, Pass: r.Pass, RequireBody: r.RequireBody,
+		Backend: r.Backend, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot,
 	}
 	if most, ok := c.roomiest(backend); ok {
 		u.room = most.left

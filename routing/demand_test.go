@@ -116,18 +116,18 @@ func TestADemandIsRoundedUpToABucket(t *testing.T) {
 func TestABucketDoesNotGoPastWhatIsLeftBesideTheResident(t *testing.T) {
 	route := light("it", path("/**"))
 	route.VRAM = "gib(39.5)"
-	d, err := decide(t, aTable(t, route), asServed(t, "GET /"), routing.Body{})
+	d, err := decide(t, aTable(t, route), asServed(t, "POST /"), routing.Body{})
 	if err != nil || d.VRAM != 40*gib {
 		t.Errorf("with 40 GiB left: got %v, %v", d.VRAM, err)
 	}
 	c := aConfig(route)
 	c.Room = nil
-	d, err = decide(t, compiled(t, c), asServed(t, "GET /"), routing.Body{})
+	d, err = decide(t, compiled(t, c), asServed(t, "POST /"), routing.Body{})
 	if err != nil || d.VRAM != 40*gib {
 		t.Errorf("without a bound: got %v, %v", d.VRAM, err)
 	}
 	c.Room = map[string]admission.Bytes{"gpu0": 46*gib + 768*mib}
-	d, err = decide(t, compiled(t, c), asServed(t, "GET /"), routing.Body{})
+	d, err = decide(t, compiled(t, c), asServed(t, "POST /"), routing.Body{})
 	if err != nil || d.VRAM != 39*gib+768*mib {
 		t.Errorf("with 39.75 GiB left: got %v, %v", d.VRAM, err)
 	}

@@ -28,7 +28,7 @@ var (
 // worked out when the first expression asks for it.
 type facts struct {
 	r     *http.Request
-	path  string
+	at    spelling
 	body  Body
 	names *names
 	env   environment
@@ -43,9 +43,9 @@ type facts struct {
 // prepare fills the environment for an expression of a rule. An error says why
 // the expression cannot be judged.
 func (f *facts) prepare(rule *rule, e *expression) error {
-	f.env.Method, f.env.Path = f.r.Method, f.path
+	f.env.Method, f.env.Path = f.at.method, shown(f.at.path)
 	if e.params {
-		f.env.Params = rule.pattern.params(f.path)
+		f.env.Params = rule.pattern.params(f.at.path)
 	}
 	if e.header.any() && !f.header(&e.header) || e.query.any() && !f.parameters(&e.query) {
 		return errAmbiguous

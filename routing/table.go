@@ -15,6 +15,13 @@ import (
 var (
 	// ErrNoRoute is a request that no rule matches.
 	ErrNoRoute = errors.New("routing: no rule matches")
+	// ErrPath is a path that servers read in different ways, which lead to
+	// different routes.
+	ErrPath = errors.New("routing: the readings of the path lead to different routes")
+	// ErrTarget is a target that is no path at all.
+	ErrTarget = errors.New("routing: the target does not begin with a slash")
+	// ErrControl is a call that controls an engine and that no rule opens.
+	ErrControl = errors.New("routing: the path controls an engine")
 	// ErrAmbiguous is a request that could be one of several routes which differ
 	// in their backend, or in whether they ask admission: what they look at has
 	// no single meaning. It wraps the reason.
@@ -47,7 +54,7 @@ type rule struct {
 	host    string // lower case; empty: any; from a dot on: any below
 	headers []headerRule
 	when    *expression // nil: always
-	closed  []control   // what the pattern matches and the rule does not
+	closed  []control   // what the pattern matches and the rule does not open
 
 	vram   admission.Bytes // unless amount works
 	amount *expression     // nil: vram
@@ -73,19 +80,17 @@ type Route struct {
 	Learn       bool   // its demand is to be learned; what a Decision says is the least until then
 	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
 	RequireBody bool
+	HoldSlot    bool        // a WebSocket holds a slot and has the execution clock
 	Completion  *Completion // nil: an answer is the end of its work
 }
 
 // matches judges everything but the expression. The error says why the answer
 // is maybe.
-func (u *rule) matches(r *http.Request, path string) (answer, error) {
-	if u.method != "" && u.method != r.Method && (u.method != http.MethodGet || r.Method != http.MethodHead) {
+func (u *rule) matches(r *http.Request, at spelling) (answer, error) {
+	if u.method != "" && u.method != at.method && (u.method != http.MethodGet || at.method != http.MethodHead) {
 		return no, nil
 	}
-	if !u.pattern.match(path) || u.host != "" && !matchHost(u.host, r.Host) {
-		return no, nil
-	}
-	if u.isClosed(r.Method, path) {
+	if !u.pattern.match(at.path) || u.host != "" && !matchHost(u.host, r.Host) {
 		return no, nil
 	}
 	result, why := yes, error(nil)
@@ -123,14 +128,14 @@ func matchHost(want, host string) bool {
 // needsBody says whether the body decides on the rule or its demand.
 func (u *rule) needsBody(r *http.Request) bool {
 	needs := func(e *expression) bool { return e != nil && (e.body || e.size && r.ContentLength < 0) }
-	return u.route.RequireBody || needs(u.when) || needs(u.amount)
+	return needs(u.when) || !u.free(r) && (u.route.RequireBody || needs(u.amount))
 }
 
 // Candidates is what method, host, path and headers leave of the rules, before
 // the body is known. The zero value holds no rule.
 type Candidates struct {
 	table *Table
-	path  string
+	at    spelling
 	// chosen is the rule, where the body does not decide on that. Else rules
 	// from `from` to before `to` are possible, the last of them certain to
 	// match if the others do not where `certain` says so.
@@ -139,36 +144,95 @@ type Candidates struct {
 	from, to int
 	certain  bool
 	needBody bool
+	barred   barrier
+	// others are the candidates of the request's other readings.
+	others []Candidates
 }
 
 // Find gives the rules that the request may match. NeedBody says whether the
 // body decides among them or sets the demand; if it is false, Decide may be
-// called with a nil body. It fails with ErrPath where the path has no single
-// meaning, ErrNoRoute where no rule can match, with the reason where it is that
-// the path controls a backend and no rule names it.
+// called with a nil body. It fails with ErrPath where the readings of the path
+// lead to different routes, ErrControl where the path controls a backend and no
+// rule opens it, ErrAmbiguous as Decide does, and ErrNoRoute where no rule can
+// match.
 func (t *Table) Find(r *http.Request) (Candidates, error) {
-	path, err := cleanPath(r)
+	readings, err := spellingsOf(r)
 	if err != nil {
 		return Candidates{}, err
 	}
-	c := Candidates{table: t, path: path, from: -1}
+	if len(readings) == 1 {
+		return t.find(r, readings[0])
+	}
+	var all []Candidates
+	var controlled error
+	lost := false // a reading leads nowhere that might be a way around the rules
+	for _, reading := range readings {
+		c, err := t.find(r, reading)
+		switch {
+		case err == nil:
+			all = append(all, c)
+		case errors.Is(err, ErrControl):
+			controlled = err
+		case errors.Is(err, ErrNoRoute):
+			lost = lost || reading.strict
+		default:
+			return Candidates{}, err
+		}
+	}
+	switch {
+	case len(all) == 0 && controlled != nil:
+		return Candidates{}, controlled
+	case len(all) == 0:
+		return Candidates{}, ErrNoRoute
+	case controlled != nil || lost:
+		return Candidates{}, ErrPath
+	}
+	c := all[0]
+	for _, other := range all[1:] {
+		c.needBody = c.needBody || other.needBody
+		if c.chosen != nil && other.chosen != nil && !sameKind(r, c.chosen, other.chosen) {
+			return Candidates{}, differ(r)
+		}
+	}
+	c.others = all[1:]
+	return c, nil
+}
+
+// sameKind says that a request is the same work under either rule: of one
+// backend, and of one class or both past admission.
+func sameKind(r *http.Request, a, b *rule) bool {
+	free := a.free(r)
+	return a.route.Backend == b.route.Backend && free == b.free(r) && (free || a.route.ClassName == b.route.ClassName)
+}
+
+// differ is the error of a request whose readings lead to different routes.
+func differ(r *http.Request) error {
+	if method, name := override(r); method != "" {
+		return &ambiguousError{fmt.Errorf("the header %s says %s", name, method)}
+	}
+	return ErrPath
+}
+
+// find gives the rules for one reading of the request.
+func (t *Table) find(r *http.Request, at spelling) (Candidates, error) {
+	c := Candidates{table: t, at: at, from: -1}
 	var f *facts
 	open := 0 // rules that may match, before one that does
 	for i := range t.rules {
 		rule := &t.rules[i]
-		match, _ := rule.matches(r, path)
+		match, _ := rule.matches(r, at)
 		if match != no && rule.when != nil {
 			if rule.when.body || rule.when.size && r.ContentLength < 0 {
 				match = maybe
 			} else {
 				if f == nil {
-					f = &facts{r: r, path: path, names: &t.names}
+					f = &facts{r: r, at: at, names: &t.names}
 				}
 				judged, _ := f.when(rule)
 				match = min(match, judged)
 			}
 		}
-		if match == no {
+		if match == no || c.barred.stops(rule, i, at) {
 			continue
 		}
 		if c.from < 0 {
@@ -186,7 +250,7 @@ func (t *Table) Find(r *http.Request) (Candidates, error) {
 		open++
 	}
 	if c.from < 0 {
-		return Candidates{}, t.noRoute(r, path)
+		return Candidates{}, c.barred.error(at)
 	}
 	if c.chosen == nil && !c.needBody {
 		// All is known already, and some of it cannot be decided.
@@ -217,11 +281,27 @@ func (c Candidates) First() *Route {
 	return &c.table.rules[c.from].route
 }
 
+// Free says that the request goes past admission, as far as First tells.
+func (c Candidates) Free(r *http.Request) bool {
+	switch {
+	case c.table == nil:
+		return false
+	case c.chosen != nil:
+		return c.chosen.free(r)
+	case c.certain:
+		return c.table.rules[c.to-1].free(r)
+	}
+	return c.table.rules[c.from].free(r)
+}
+
 // Decision is what a request is.
 type Decision struct {
 	Route *Route
+	// Pass says that the request is forwarded without asking admission: by a
+	// route that says so, or as one of the calls that need no card.
+	Pass bool
 	// VRAM is the demand, rounded up to a bucket where it comes from an
-	// expression; zero for a pass route.
+	// expression; zero where it passes.
 	VRAM admission.Bytes
 	// Why is a sentence for `explain` and for debug logs.
 	Why string
@@ -234,21 +314,48 @@ type Decision struct {
 // one backend, else ErrAmbiguous is returned; ErrBody only where the rule says
 // require_body.
 func (c Candidates) Decide(r *http.Request, b Body) (Decision, error) {
+	d, rule, err := c.settle(r, b)
+	if len(c.others) == 0 {
+		return d, err
+	}
+	for _, other := range c.others {
+		also, its, otherwise := other.settle(r, b)
+		if errors.Is(otherwise, ErrNoRoute) && other.at.strict || errors.Is(err, ErrNoRoute) && c.at.strict {
+			return Decision{}, ErrPath
+		}
+		switch {
+		case errors.Is(otherwise, ErrNoRoute):
+		case otherwise != nil:
+			return Decision{}, otherwise
+		case err != nil && !errors.Is(err, ErrNoRoute):
+			return Decision{}, err
+		case err != nil:
+			d, rule, err = also, its, nil
+		case !sameKind(r, rule, its):
+			return Decision{}, differ(r)
+		case dearer(also, d):
+			d, rule = also, its
+		}
+	}
+	return d, err
+}
+
+// settle decides on one reading of the request.
+func (c Candidates) settle(r *http.Request, b Body) (Decision, *rule, error) {
 	switch {
 	case c.table == nil:
-		return Decision{}, ErrNoRoute
+		return Decision{}, nil, ErrNoRoute
 	case c.chosen == nil:
-		d, _, err := c.decide(r, b)
-		return d, err
-	case c.chosen.amount == nil && !c.chosen.route.RequireBody:
+		return c.decide(r, b)
+	case c.chosen.free(r) || c.chosen.amount == nil && !c.chosen.route.RequireBody:
 		d := Decision{Route: &c.chosen.route, VRAM: c.chosen.vram, Why: c.chosen.why}
-		return d.because(c.reason), nil
+		return d.because(c.reason).passing(r, c.chosen), c.chosen, nil
 	}
-	f := &facts{r: r, path: c.path, body: b, names: &c.table.names}
+	f := &facts{r: r, at: c.at, body: b, names: &c.table.names}
 	if err := f.require(c.chosen); err != nil {
-		return Decision{}, err
+		return Decision{}, nil, err
 	}
-	return c.chosen.decide(f).because(c.reason), nil
+	return c.chosen.decide(f).because(c.reason), c.chosen, nil
 }
 
 // decide judges the rules that the body decides on. It gives the rule too.
@@ -257,14 +364,17 @@ func (c Candidates) Decide(r *http.Request, b Body) (Decision, error) {
 // Those of one backend are priced as the dearest of them. Doubt never takes a
 // request to another backend, and never past admission.
 func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
-	f := &facts{r: r, path: c.path, body: b, names: &c.table.names}
+	f := &facts{r: r, at: c.at, body: b, names: &c.table.names}
 	var best *rule
 	var dearest Decision
 	var reason error // why more than one is possible
 	certain := false
 	for i := c.from; i < c.to && !certain; i++ {
 		rule := &c.table.rules[i]
-		match, why := rule.matches(r, c.path)
+		match, why := rule.matches(r, c.at)
+		if match != no && c.barred.stops(rule, i, c.at) {
+			continue
+		}
 		if match != no && rule.when != nil {
 			judged, err := f.when(rule)
 			match, why = min(match, judged), cmp.Or(why, err)
@@ -280,17 +390,20 @@ func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 		switch {
 		case best == nil:
 			best, dearest = rule, d
-		case best.route.Backend != rule.route.Backend || best.route.Pass != rule.route.Pass:
+		case best.route.Backend != rule.route.Backend || best.free(r) != rule.free(r):
 			return Decision{}, nil, &ambiguousError{reason}
-		case rule.route.Pass || dearer(d, dearest): // of passes the last, which is the one that may be certain
+		case rule.free(r) || dearer(d, dearest): // of passes the last, which is the one that may be certain
 			best, dearest = rule, d
 		}
 	}
 	switch {
 	case best == nil:
 		return Decision{}, nil, ErrNoRoute
-	case best.route.Pass && !certain:
+	case best.free(r) && !certain:
 		return Decision{}, nil, &ambiguousError{reason}
+	}
+	if best.free(r) {
+		return dearest.because(reason).passing(r, best), best, nil
 	}
 	if err := f.require(best); err != nil {
 		return Decision{}, nil, err
@@ -346,6 +459,20 @@ type bodyError struct{ reason error }
 
 func (e *bodyError) Error() string   { return ErrBody.Error() + ": " + e.reason.Error() }
 func (e *bodyError) Unwrap() []error { return []error{ErrBody, e.reason} }
+
+// passing makes a decision one that asks nothing, where its rule says so.
+func (d Decision) passing(r *http.Request, u *rule) Decision {
+	if d.Pass = u.free(r); d.Pass {
+		d.VRAM = 0
+		if !u.route.Pass {
+			d.Why = "the first rule that matches; it names no method, and " + r.Method + " needs no card"
+			if IsWebSocket(r) {
+				d.Why = "the first rule that matches; a WebSocket holds no slot"
+			}
+		}
+	}
+	return d
+}
 
 // because adds to a decision why it stands for rules that cannot be decided.
 func (d Decision) because(reason error) Decision {

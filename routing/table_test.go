@@ -58,25 +58,137 @@ func TestARuleMatchesByPath(t *testing.T) {
 	}
 }
 
-func TestAPathWithTwoMeaningsIsRefused(t *testing.T) {
-	table := aTable(t, heavy("images", path("/v1/images")), pass("rest", path("/**")))
-	for _, target := range []string{
-		"//v1/images", "/v1//images", "/v1/images//", "//",
-		"/v1/./images", "/v1/../v1/images", "/v1/images/.", "/v1/images/..", "/.",
-		"/v1/%2e%2e/v1/images", "/v1/%2E/images", "/v1/.%2e/images", "/v1/x/%2e%2E",
-		"/v1%2Fimages", "/v1%2fimages", "/%2Fv1/images",
-		"/v1/%252e%252e/images", "/v1/images%252e", "/v1%252Fimages",
-		"/v1/images;a=b", "/v1;a/images", "/v1/images%3Bx=1", "/v1/..;/images",
-		`/v1\images`, "/v1%5Cimages", "/v1/%5c../images",
-		"/v1/images%00", "/v1/images%0a", "/v1/images%7f", "/v1/%80images", "/v1/im%C0%AFages",
-		"http://box//v1/images", "http://box/v1/%2e%2e/images", "http://box",
+// ambiguous are spellings of /v1/images that some servers read so and others do
+// not.
+var ambiguous = []string{
+	"//v1/images", "/v1//images", "/v1/images//",
+	"/v1/./images", "/v1/x/../images", "/v1/images/.", "/x/../v1/images",
+	"/x/%2e%2e/v1/images", "/v1/%2E/images", "/v1/.%2e/v1/images", "/v1/images/x/%2e%2E",
+	"/v1%2Fimages", "/v1%2fimages", "/%2Fv1/images", "/v1/x%2f..%2fimages",
+	"/v1/%252e/images", "/v1/x/%252e%252e/images", "/v1%252Fimages", "/v1/image%2573",
+	"/v1/images;a=b", "/v1;a/images", "/v1/images%3Bx=1", "/x/..;/v1/images", "/v1/images%253Bx",
+	`/v1\images`, "/v1%5Cimages", "/v1/x%5c..%5cimages",
+	"/v1/images%00", "/v1/images%00.png", "/v1%C0%AFimages", "/v1/images#x", "/v1/images%2523",
+	"http://box//v1/images", "http://box/v1/x/%2e%2e/images",
+}
+
+func TestAPathWhoseReadingsLeadToDifferentRoutesIsRefused(t *testing.T) {
+	for name, table := range map[string]*routing.Table{
+		"a pass":          aTable(t, heavyToo("images", path("/v1/images")), pass("rest", path("/**"))),
+		"another class":   aTable(t, heavyToo("images", path("/v1/images")), light("rest", path("/**"))),
+		"another backend": aTable(t, heavy("images", path("/v1/images")), heavyToo("rest", path("/**"))),
 	} {
-		if _, err := table.Find(asServed(t, "POST "+target)); !errors.Is(err, routing.ErrPath) {
-			t.Errorf("%s: got %v, want ErrPath", target, err)
+		for _, target := range ambiguous {
+			if _, err := table.Find(asServed(t, "POST "+target)); !errors.Is(err, routing.ErrPath) {
+				t.Errorf("%s: %s: got %v, want ErrPath", name, target, err)
+			}
 		}
 	}
-	if _, err := table.Find(asServed(t, "OPTIONS *")); !errors.Is(err, routing.ErrPath) {
-		t.Errorf("OPTIONS *: got %v, want ErrPath", err)
+	// Whether they differ may depend on the body.
+	table := aTable(t, heavyToo("images", routing.MatchConfig{Path: "/v1/images", When: "body.n == 1"}), pass("rest", path("/**")))
+	r, b := posted(t, "/v1%2Fimages", `{"n":1}`)
+	if got := chosen(t, table, r, b); got != routing.ErrPath.Error() {
+		t.Errorf("got %s, want ErrPath", got)
+	}
+	r, b = posted(t, "/v1%2Fimages", `{"n":2}`)
+	wantRule(t, table, r, b, "rest")
+	for _, target := range []string{"OPTIONS *", "GET *"} {
+		if _, err := table.Find(asServed(t, target)); !errors.Is(err, routing.ErrTarget) {
+			t.Errorf("%s: got %v, want ErrTarget", target, err)
+		}
+	}
+}
+
+// TestAPathWithManySpellingsIsRoutedWhereTheyLeadToTheSame is the other side: an
+// odd path is no reason to refuse.
+func TestAPathWithManySpellingsIsRoutedWhereTheyLeadToTheSame(t *testing.T) {
+	table := aTable(t, heavy("images", path("/v1/images")), light("model", path("/v1/models/{model}/infer")), light("files", path("/files/**")))
+	rest := aTable(t, light("rest", path("/**")))
+	for _, target := range ambiguous {
+		wantRule(t, rest, asServed(t, "POST "+target), routing.Body{}, "rest")
+	}
+	for target, want := range map[string]string{
+		"/v1/models/org%2Fname/infer":      "model", // as hubs call them
+		"/v1/models/org%2fname/infer/":     "model",
+		"/files/a%2Fb.json":                "files",
+		"/files/https://host/a.png":        "files",
+		"/files/a;b/c":                     "files",
+		"/files/100%25":                    "files",
+		"/files/a%252Fb":                   "files",
+		`/files/a\b`:                       "files",
+		"/files/%FF":                       "files",
+		"/files/a%0Ab":                     "files",
+		"/files//a":                        "files",
+		"/files/./a":                       "files",
+		"//v1/images":                      "images", // the one reading that leads anywhere
+		"/v1//images":                      "images",
+		"/v1%2Fimages":                     "images",
+		"/files/../v1/images":              "routing: the readings of the path lead to different routes",
+		"/files/..%2Fadmin":                "routing: the readings of the path lead to different routes",
+		"/files/..%5Cadmin":                "routing: the readings of the path lead to different routes",
+		"/files/%252e%252e/admin":          "routing: the readings of the path lead to different routes",
+		"/files/..;/admin":                 "routing: the readings of the path lead to different routes",
+		"/admin/..;/files":                 "routing: the readings of the path lead to different routes",
+		"/v1/models/..%2F..%2Fadmin/infer": "routing: the readings of the path lead to different routes",
+		"/v1/models/a" + strings.Repeat("%2F", 100) + "/infer": "model",
+	} {
+		if got := chosen(t, table, asServed(t, "POST "+target), routing.Body{}); got != want {
+			t.Errorf("%s: got %s, want %s", target, got, want)
+		}
+	}
+}
+
+func TestTheRulesSeeAnEncodedSlashAsASlash(t *testing.T) {
+	table := aTable(t, heavy("it", routing.MatchConfig{Path: "/m/{model}/run", When: `params.model == "org/name" && path == "/m/org/name/run"`}))
+	wantRule(t, table, asServed(t, "POST /m/org%2Fname/run"), routing.Body{}, "it")
+}
+
+// TestAMethodThatAHeaderOverridesIsNoWayAround has headers that some frameworks
+// take for the method.
+func TestAMethodThatAHeaderOverridesIsNoWayAround(t *testing.T) {
+	images := heavyToo("images", routing.MatchConfig{Method: "POST", Path: "/v1/images"})
+	table := aTable(t, images, pass("rest", path("/**")))
+	any := aTable(t, heavyToo("images", path("/v1/images")))
+	for _, name := range []string{"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"} {
+		if _, err := table.Find(asServed(t, "GET /v1/images", name+": post")); !errors.Is(err, routing.ErrAmbiguous) {
+			t.Errorf("%s: got %v, want ErrAmbiguous", name, err)
+		}
+		wantRule(t, table, asServed(t, "GET /v1/other", name+": POST"), routing.Body{}, "rest")
+		for _, line := range []string{"GET /v1/images", "POST /v1/images"} {
+			d, err := decide(t, any, asServed(t, line, name+": PUT"), routing.Body{})
+			if err != nil || d.Pass || d.VRAM != 34*gib {
+				t.Errorf("%s with %s: got %+v, %v; want it to ask for its class", line, name, d, err)
+			}
+		}
+	}
+}
+
+// TestWhatNeedsNoCardPassesAClassRoute unless the rule names its method.
+func TestWhatNeedsNoCardPassesAClassRoute(t *testing.T) {
+	const socket = "Connection: keep-alive, Upgrade|Upgrade: websocket"
+	holding := heavyToo("it", path("/x"))
+	holding.HoldSlot = true
+	for name, c := range map[string]struct {
+		route routing.RouteConfig
+		pass  map[string]bool
+	}{
+		"no method": {heavyToo("it", path("/x")), map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "DELETE": true, "POST": false, "PUT": false, "PATCH": false, "TRACE": false, "QUERY": false, "GET|" + socket: true}},
+		"GET":       {heavyToo("it", routing.MatchConfig{Method: "GET", Path: "/x"}), map[string]bool{"GET": false, "HEAD": false, "GET|" + socket: false}},
+		"DELETE":    {heavyToo("it", routing.MatchConfig{Method: "DELETE", Path: "/x"}), map[string]bool{"DELETE": false}},
+		"hold_slot": {holding, map[string]bool{"GET": true, "GET|" + socket: false, "GET|Upgrade: websocket": true}},
+		"a pass":    {pass("it", path("/x")), map[string]bool{"GET": true, "POST": true, "GET|" + socket: true}},
+	} {
+		for line, want := range c.pass {
+			method, headers, _ := strings.Cut(line, "|")
+			var all []string
+			if headers != "" {
+				all = strings.Split(headers, "|")
+			}
+			d, err := decide(t, aTable(t, c.route), asServed(t, method+" /x", all...), routing.Body{})
+			if err != nil || d.Pass != want || d.Pass != (d.VRAM == 0) {
+				t.Errorf("%s: %s: got %+v, %v; want pass %v", name, line, d, err, want)
+			}
+		}
 	}
 }
 
@@ -426,7 +538,7 @@ func TestAnUndecidableQueryTakesTheDearestRule(t *testing.T) {
 		"/?n=%C0%B5":       "many",
 		"/?n=%D9%A5%D9%A0": "many", // 50 in Arabic digits, which int() of Python reads
 	} {
-		wantRule(t, table, asServed(t, "GET "+target), routing.Body{}, want)
+		wantRule(t, table, asServed(t, "POST "+target), routing.Body{}, want)
 	}
 }
 
