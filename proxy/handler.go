@@ -332,7 +332,8 @@ func (x *exchange) end() {
 		if code == "" && context.Cause(x.ctx) == errExecutionTimeout {
 			code = codeExecutionTimeout // in the middle of an answer
 		}
-		if status == 0 || left && code == "" {
+		// The end of a connection that was switched is no leaving.
+		if status == 0 || left && code == "" && status != http.StatusSwitchingProtocols {
 			status, code = statusClientLeft, admission.CodeClientCancelled
 		}
 		x.trace.End(time.Now(), status, string(code), x.bytesIn(), x.out.bytes)
