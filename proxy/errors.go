@@ -148,6 +148,8 @@ func explain(err error) *refusal {
 		return refuse(admission.CodeClientCancelled, "the client left")
 	case errors.Is(err, routing.ErrUpload):
 		return refuse(codeBadBody, "the body broke off before its end")
+	case errors.Is(err, routing.ErrShort):
+		return refuse(codeInternal, "the proxy is short of descriptors, ports or memory")
 	case errors.Is(err, routing.ErrUnreachable):
 		return refuse(codeBackendUnreachable, "the backend does not accept connections")
 	}

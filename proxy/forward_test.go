@@ -264,6 +264,17 @@ func TestAnAnswerThatWasCutLooksCut(t *testing.T) {
 	}
 }
 
+// nobody is where no server listens.
+func nobody(t testing.TB) (url string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	return "http://" + l.Addr().String()
+}
+
 // rawBackend answers every connection with the same bytes and hangs up.
 func rawBackend(t testing.TB, answer string) (url string) {
 	t.Helper()

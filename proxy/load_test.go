@@ -220,6 +220,7 @@ func TestABackendThatIsKilled(t *testing.T) {
 			t.Errorf("got %d for a request in flight, want 502", got)
 		}
 	}
+	eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 	for range 10 {
 		if res, body := b.do("PUT", "/light/x", ""); res.StatusCode != 503 || !strings.Contains(body, "backend_unavailable") {
 			t.Errorf("while the breaker is open: got %d %s, want 503", res.StatusCode, body)

@@ -202,6 +202,16 @@ func (h *Handler) Breakers() map[string][]string {
 	return states
 }
 
+// CloseBreaker closes the breakers of a backend's servers; false: there is no
+// such backend.
+func (h *Handler) CloseBreaker(name string) bool {
+	servers := h.rules.Load().backends[name]
+	for _, b := range servers {
+		b.Backend.CloseBreaker()
+	}
+	return len(servers) > 0
+}
+
 // backendNames are in order.
 func (s *rules) backendNames() []string { return slices.Sorted(maps.Keys(s.backends)) }
 

@@ -12,8 +12,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/sony/gobreaker/v2"
 )
 
 var (
@@ -23,6 +21,9 @@ var (
 	// ErrRefused is an ErrUnreachable where nobody listens at the address: the
 	// process is gone, or not there yet.
 	ErrRefused = fmt.Errorf("%w: nobody listens", ErrUnreachable)
+	// ErrShort is an ErrUnreachable for want of what the proxy itself lacks:
+	// descriptors, ports, memory. It says nothing of the backend.
+	ErrShort = fmt.Errorf("%w: the proxy is short of descriptors, ports or memory", ErrUnreachable)
 	// ErrProtocol says that a connection broke before an answer came, or that
 	// what came was not HTTP. The backend may have seen the request.
 	ErrProtocol = errors.New("routing: the backend broke the connection")
@@ -69,7 +70,7 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 		b.base = &url.URL{Scheme: base.Scheme, Host: base.Host} // without a slash at its end
 	}
 	b.hooks.ReclaimConfig, b.hooks.engine = c.Reclaim.resolve(c.Health.Path)
-	b.breaker = newBreaker(name, c.Breaker, b.announce)
+	b.breaker = newBreaker(c.Breaker, b.alive, b.announce)
 	if c.Health.Path != "" {
 		go b.checkHealth(ctx)
 	}
@@ -117,13 +118,13 @@ func (b *Backend) Base() *url.URL { return b.base }
 // request's URL must be below Base. The breaker counts it when the answer's
 // body ends: a connection that breaks or an answer of 500 or more is a failure,
 // 429 and 503 and a caller that leaves or does not finish its upload are neither
-// failure nor success.
+// failure nor success. RemoteAddr tells clients apart.
 //
 // Errors are ErrBreakerOpen, ErrUnreachable, ErrProtocol, ErrUpload, or of the
 // request's context. It closes the request's body, as a http.RoundTripper does, but not
 // where the breaker is open.
 func (b *Backend) RoundTrip(out *http.Request) (*http.Response, error) {
-	done, err := b.breaker.allow()
+	done, err := b.breaker.allow(clientOf(out.RemoteAddr))
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +211,7 @@ func (u *upload) Close() error {
 // blame says whose fault it is that no answer came.
 func (b *Backend) blame(ctx context.Context, sent *upload, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	if sent != nil {
 		if reason := sent.failed.Load(); reason != nil {
@@ -222,6 +223,9 @@ func (b *Backend) blame(ctx context.Context, sent *upload, err error) error {
 		if kind = ErrUnreachable; refused(err) {
 			kind = ErrRefused
 		}
+	}
+	if ownFault(err) {
+		kind = ErrShort
 	}
 	return fmt.Errorf("%w: %s: %v", kind, b.Name, err)
 }
@@ -262,7 +266,7 @@ func (c *counted) Read(p []byte) (int, error) {
 	case err == io.EOF:
 		c.tell(c.verdict)
 	case c.ctx.Err() != nil:
-		c.tell(c.ctx.Err())
+		c.tell(context.Cause(c.ctx))
 	default:
 		c.tell(ErrProtocol)
 	}
@@ -285,17 +289,24 @@ func (c *counted) tell(err error) {
 	}
 }
 
-// Open says whether the breaker is open, and for how long still.
+// Open says whether the breaker is open, and for how long still at the most.
 func (b *Backend) Open() (remaining time.Duration, open bool) {
 	state, remaining := b.breaker.look()
-	return remaining, state == gobreaker.StateOpen
+	return remaining, state == stateOpen
 }
 
 // State is the breaker's: closed, half-open or open.
 func (b *Backend) State() string {
 	state, _ := b.breaker.look()
-	return state.String()
+	return state
 }
+
+// CloseBreaker closes the breaker, whatever it has counted.
+func (b *Backend) CloseBreaker() { b.breaker.shut() }
+
+// Failures gives how many requests failed of those that the breaker has counted
+// in its window.
+func (b *Backend) Failures() (failed, total int) { return b.breaker.counts() }
 
 // Healthy says that the last health checks were not failures. A backend
 // without a health check is healthy.
@@ -314,9 +325,9 @@ func (b *Backend) announce() {
 	defer b.telling.Unlock()
 	slots := -1
 	switch state, _ := b.breaker.look(); {
-	case state == gobreaker.StateOpen || b.unhealthy.Load():
+	case state == stateOpen || b.unhealthy.Load():
 		slots = 0
-	case state == gobreaker.StateHalfOpen:
+	case state == stateHalfOpen:
 		slots = 1
 	}
 	b.available(slots)

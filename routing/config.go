@@ -102,8 +102,11 @@ type HealthConfig struct {
 
 // BreakerConfig is a backend's circuit breaker.
 type BreakerConfig struct {
-	Failures int           `koanf:"failures"`  // consecutive failures that open it
-	Open     time.Duration `koanf:"open"`      // how long it stays open
+	Failures int           `koanf:"failures"`  // connections in a row that are not made
+	Ratio    float64       `koanf:"ratio"`     // of requests that fail; 0: 0.5
+	Minimum  int           `koanf:"minimum"`   // requests that a ratio is taken of; 0: 20
+	Window   time.Duration `koanf:"window"`    // in which they are counted; 0: 30s
+	Open     time.Duration `koanf:"open"`      // how long it stays open at the most
 	WhenOpen string        `koanf:"when_open"` // reject | hold
 }
 
@@ -181,6 +184,13 @@ func wantAtLeast[N cmp.Ordered](report func(path, problem string), path string, 
 	}
 }
 
+// wantAtMost reports a number that is too large.
+func wantAtMost[N cmp.Ordered](report func(path, problem string), path string, value, most N) {
+	if value > most {
+		report(path, fmt.Sprintf("%v: too large: want %v or less", value, most))
+	}
+}
+
 func (k ClassConfig) check(report func(path, problem string)) {
 	wantAtLeast(report, "slots", k.Slots, 1)
 	wantAtLeast(report, "vram", k.VRAM.Amount, 0)
@@ -206,6 +216,13 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	wantOne(report, "errors", b.Errors, dialects...)
 	wantOne(report, "breaker.when_open", b.Breaker.WhenOpen, "reject", "hold")
 	wantAtLeast(report, "breaker.failures", b.Breaker.Failures, 1)
+	wantAtMost(report, "breaker.failures", b.Breaker.Failures, 1000)
+	if r := b.Breaker.Ratio; !(r >= 0 && r <= 1) {
+		report("breaker.ratio", fmt.Sprintf("%v: not a share: want more than 0 and at most 1, such as 0.5", r))
+	}
+	wantAtLeast(report, "breaker.minimum", b.Breaker.Minimum, 0)
+	wantAtMost(report, "breaker.minimum", b.Breaker.Minimum, mostOutcomes)
+	wantAtLeast(report, "breaker.window", b.Breaker.Window, 0)
 	if b.Breaker.Open <= 0 {
 		report("breaker.open", fmt.Sprintf("%v: too short: want a time such as 30s", b.Breaker.Open))
 	}

@@ -361,6 +361,10 @@ func (b *Backend) untilReady(ctx context.Context, again func(error) bool) error 
 	var last error
 	for {
 		err := b.probeOnce(ctx)
+		if err == nil {
+			b.setHealthy(true)
+			b.breaker.shut()
+		}
 		if err == nil || !again(err) {
 			return err
 		}
