@@ -222,18 +222,18 @@ func TestAConnectionThatIsNotMadeOpensTheBreaker(t *testing.T) {
 	})
 	t.Run("after some in a row in any case", func(t *testing.T) {
 		inBubble(t, answering, func(t *testing.T, b *bench) {
-			down := false
+			var down atomic.Bool
 			dial := b.transport.DialContext
 			b.breaker.probe = func(context.Context) error { return nil }
 			b.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-				if down {
+				if down.Load() {
 					return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 				}
 				return dial(ctx, network, address)
 			}
 			for _, fails := range []bool{true, true, false, true, true} {
 				b.transport.CloseIdleConnections()
-				down = fails
+				down.Store(fails)
 				b.get("/")
 				synctest.Wait()
 				b.wantState("closed")
@@ -402,10 +402,11 @@ func TestAnOpenBreakerClosesWithTheFirstProbeThatIsAnswered(t *testing.T) {
 	})
 	// Without a health path a connection tells.
 	inBubble(t, answering, func(t *testing.T, b *bench) {
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		dial := b.transport.DialContext
 		b.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if down {
+			if down.Load() {
 				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 			}
 			return dial(ctx, network, address)
@@ -413,7 +414,7 @@ func TestAnOpenBreakerClosesWithTheFirstProbeThatIsAnswered(t *testing.T) {
 		b.get("/")
 		b.wait(5500 * time.Millisecond)
 		b.wantState("open")
-		down = false
+		down.Store(false)
 		b.wait(time.Second)
 		b.wantState("closed")
 	})
