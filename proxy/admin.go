@@ -186,7 +186,11 @@ func (a *admin) ready(c echo.Context) error {
 		Ready bool   `json:"ready"`
 		Note  string `json:"note,omitempty"`
 	}
-	checks := []check{{Name: "listening", Ready: true}, {Name: "config", Ready: true}, {Name: "draining", Ready: !a.Draining()}}
+	spool := check{Name: "spool", Ready: true}
+	if err := a.rules.Load().limits.CheckSpool(); err != nil {
+		spool.Ready, spool.Note = false, err.Error()
+	}
+	checks := []check{{Name: "listening", Ready: true}, {Name: "config", Ready: true}, {Name: "draining", Ready: !a.Draining()}, spool}
 	if _, verbose := c.QueryParams()["verbose"]; verbose {
 		// Told, not judged: work that needs neither is served all the same.
 		for _, g := range a.desk.Snapshot().GPUs {
@@ -203,14 +207,17 @@ func (a *admin) ready(c echo.Context) error {
 		}
 	}
 	status := http.StatusOK
-	if a.Draining() {
+	if a.Draining() || !spool.Ready {
 		status = http.StatusServiceUnavailable
 	}
-	if len(checks) > 3 {
+	if _, verbose := c.QueryParams()["verbose"]; verbose {
 		return c.JSON(status, map[string]any{"ready": status == http.StatusOK, "checks": checks})
 	}
-	if status != http.StatusOK {
+	if a.Draining() {
 		return c.String(status, "draining\n")
+	}
+	if !spool.Ready {
+		return c.String(status, "spool: "+spool.Note+"\n")
 	}
 	return c.String(status, "ok\n")
 }

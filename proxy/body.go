@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/routing"
@@ -273,19 +275,54 @@ func (in *intake) open() error {
 	if !in.spool.take(in.size) {
 		return spoolFull(in.limits)
 	}
-	file, err := os.CreateTemp("", "anteroom-body-*")
+	file, err := spoolFile()
 	if err != nil {
 		in.spool.give(in.size)
-		return refuse(codeSpoolFull, "no file for the body can be made")
+		return noSpool(err)
 	}
-	os.Remove(file.Name()) // it lives for as long as it is open
 	in.file = file
 	if _, err := file.Write(*in.memory); err != nil {
-		return refuse(codeSpoolFull, "the body cannot be written to a file")
+		return noSpool(err)
 	}
 	putBuffer(in.memory)
 	in.memory = nil
 	return nil
+}
+
+// spoolFile is a new file that lives for as long as it is open.
+func spoolFile() (*os.File, error) {
+	file, err := os.CreateTemp("", "anteroom-body-*")
+	if err != nil {
+		return nil, err
+	}
+	os.Remove(file.Name())
+	return file, nil
+}
+
+// CheckSpool says why bodies above limits.body_memory cannot be put into files,
+// where limits.spool lets them; nil: they can be.
+func (l LimitsConfig) CheckSpool() error {
+	if l.Spool == 0 {
+		return nil
+	}
+	file, err := spoolFile()
+	if err != nil {
+		return fmt.Errorf("no file can be made in %s for bodies above limits.body_memory (%v): %w: want a directory that can be written, named by TMPDIR",
+			os.TempDir(), l.BodyMemory, errors.Unwrap(err))
+	}
+	defer file.Close()
+	if _, err := file.Write([]byte{0}); err != nil {
+		return fmt.Errorf("no file in %s can be written: %w: want room there, or another directory named by TMPDIR", os.TempDir(), err)
+	}
+	return nil
+}
+
+// noSpool is the refusal of a body whose file cannot be made or written.
+func noSpool(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return refuse(codeSpoolFull, "the disk of the waiting bodies is full")
+	}
+	return refuse(codeSpoolUnavailable, "the proxy has no place for bodies above its limits.body_memory")
 }
 
 func (in *intake) append(p []byte) error {
@@ -297,7 +334,7 @@ func (in *intake) append(p []byte) error {
 	}
 	in.size += int64(len(p))
 	if _, err := in.file.Write(p); err != nil {
-		return refuse(codeSpoolFull, "the body cannot be written to a file")
+		return noSpool(err)
 	}
 	return nil
 }

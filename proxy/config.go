@@ -18,6 +18,7 @@ type Config struct {
 	Mode    string        `koanf:"mode"` // enforce | observe
 	Trusted []string      `koanf:"trusted"`
 	Tenants TenantsConfig `koanf:"tenants"`
+	CORS    CORSConfig    `koanf:"cors"`
 	Limits  LimitsConfig  `koanf:"limits"`
 	Drain   DrainConfig   `koanf:"drain"`
 	State   StateConfig   `koanf:"state"`
@@ -80,6 +81,7 @@ func (c Config) Check(report func(path, problem string)) {
 		}
 	}
 	c.Tenants.check(func(path, problem string) { report("tenants."+path, problem) })
+	c.CORS.check(func(path, problem string) { report("cors."+path, problem) })
 	c.Limits.check(report)
 	if c.Drain.Grace <= 0 {
 		report("drain.grace", fmt.Sprintf("%v: want more than 0s", c.Drain.Grace))

@@ -29,6 +29,7 @@ const (
 	codeBodyTimeout        admission.Code = "body_timeout"
 	codeBodyTooLarge       admission.Code = "body_too_large"
 	codeSpoolFull          admission.Code = "spool_full"
+	codeSpoolUnavailable   admission.Code = "spool_unavailable"
 	codeBackendUnreachable admission.Code = "backend_unreachable"
 	codeBackendProtocol    admission.Code = "backend_protocol"
 	codeExecutionTimeout   admission.Code = "execution_timeout"
@@ -42,7 +43,7 @@ const (
 	never   comeBack = iota
 	later            // what the refusal estimates, at least a second
 	minute           // a full minute: nobody knows when the card returns
-	useless          // and the client is told that no retry can help
+	useless          // and the client is told not to come back by itself
 )
 
 // answer is how a code looks on the wire.
@@ -76,9 +77,10 @@ var answers = map[admission.Code]answer{
 	codeBodyTimeout:        {408, grpcCancelled, never, true, "The body came too slowly"},
 	codeBodyTooLarge:       {413, grpcExhausted, never, true, "The body is too large"},
 	codeSpoolFull:          {503, grpcExhausted, later, true, "The room for waiting bodies is full"},
+	codeSpoolUnavailable:   {503, grpcUnavailable, never, true, "There is no place for waiting bodies"},
 	codeBackendUnreachable: {502, grpcUnavailable, never, false, "The backend cannot be reached"},
-	codeBackendProtocol:    {502, grpcUnavailable, never, false, "The backend broke off before it answered"},
-	codeExecutionTimeout:   {504, grpcDeadline, never, false, "The backend took too long"},
+	codeBackendProtocol:    {502, grpcUnavailable, useless, false, "The backend broke off before it answered"},
+	codeExecutionTimeout:   {504, grpcDeadline, useless, false, "The backend took too long"},
 	codeInternal:           {500, grpcInternal, never, true, "The proxy failed"},
 }
 

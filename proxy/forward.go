@@ -366,6 +366,9 @@ func (x *exchange) execute(out *http.Request) result {
 // decorate adds our headers to the backend's answer.
 func (x *exchange) decorate(res *http.Response) error {
 	x.describe(res.Header)
+	if _, ok := res.Header["Content-Type"]; !ok {
+		x.out.Header()["Content-Type"] = nil // else net/http makes one up
+	}
 	var timing []byte
 	if grant := x.work.grant; grant != nil {
 		position, waited := grant.Position(), grant.Waited()

@@ -241,6 +241,11 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	}
 	book(&ask, d.Route.Learn)
 	x.rules.claims(x.in, x.began, &ask)
+	if !ask.Deadline.IsZero() && ask.History != nil && routing.AsksForStream(x.in, x.seen()) {
+		// Its client's clock stops at the first byte: what comes after may take as
+		// long as it takes.
+		ask.Deadline = ask.Deadline.Add(ask.History.Estimate(ask.VRAM, ask.Estimate).P50)
+	}
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)
 	}
@@ -296,6 +301,15 @@ func (x *exchange) refuse(f *refusal) {
 		f.retry = time.Until(time.Unix(0, x.drainUntil.Load()))
 	}
 	x.describe(x.out.Header())
+	if origin := x.rules.config.CORS.allows(x.in); origin != "" {
+		if isPreflight(x.in) {
+			// The page asks again in earnest, and reads then why it is refused.
+			x.code = ""
+			allowPreflight(&x.out, x.in, origin)
+			return
+		}
+		allowOrigin(x.out.Header(), origin)
+	}
 	f.write(&x.out, dialect)
 }
 

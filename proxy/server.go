@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"golang.org/x/net/netutil"
 )
 
 // Server is a handler behind its two listeners.
@@ -39,7 +38,7 @@ func Listen(c Config, h *Handler, admin http.Handler) (*Server, error) {
 		return nil, fmt.Errorf("proxy: listen: %w", err)
 	}
 	// One connection more than the limit waits in the kernel: Accept sleeps.
-	s.listener = netutil.LimitListener(listener, c.Limits.Connections)
+	s.listener = limit(listener, c.Limits.Connections)
 	s.public = newServer(c.Limits, edge(h), h.log)
 	s.public.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
 	s.public.Protocols.SetHTTP2(c.TLS.Cert != "")

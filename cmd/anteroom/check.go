@@ -21,6 +21,9 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	warnings := configs.Mistakes{}
 	if config != nil {
 		warnings = append(warnings, config.Warnings()...)
+		if err := config.Proxy.Limits.CheckSpool(); err != nil {
+			warnings = append(warnings, configs.Mistake{File: options().File, Path: "limits.spool", Problem: err.Error()})
+		}
 	}
 
 	code := 0
