@@ -317,6 +317,9 @@ func (x *exchange) execute(out *http.Request) result {
 	}
 	e.status = res.StatusCode
 	e.full = routing.OutOfMemory(res)
+	if res.StatusCode >= 500 && !e.full {
+		x.ladder.suspect(x.to)
+	}
 	if x.rules.watched != nil {
 		x.watchEvents(res)
 	}
@@ -366,6 +369,7 @@ func (x *exchange) execute(out *http.Request) result {
 // decorate adds our headers to the backend's answer.
 func (x *exchange) decorate(res *http.Response) error {
 	x.describe(res.Header)
+	x.switched = res.StatusCode == http.StatusSwitchingProtocols
 	if _, ok := res.Header["Content-Type"]; !ok {
 		x.out.Header()["Content-Type"] = nil // else net/http makes one up
 	}

@@ -63,12 +63,14 @@ type exchange struct {
 	route *routing.Route
 	to    *backend // nil: not settled yet
 	free  bool     // it goes past admission
-	work  execution
-	own   admission.Bytes // its demand before anything learned
-	first *firstTry       // nil: this is the first
-	trace *telemetry.Request
-	began time.Time
-	now   time.Time // the last look at the clock
+	// switched says that the connection has become a tunnel.
+	switched bool
+	work     execution
+	own      admission.Bytes // its demand before anything learned
+	first    *firstTry       // nil: this is the first
+	trace    *telemetry.Request
+	began    time.Time
+	now      time.Time // the last look at the clock
 	// ctx ends when the client leaves or the execution timeout has passed.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -343,6 +345,9 @@ func (x *exchange) end() {
 	}
 	if x.trace != nil {
 		status, code := x.out.status, x.code
+		if status == 0 && x.switched {
+			status = http.StatusSwitchingProtocols // which httputil writes past output
+		}
 		if code == "" && context.Cause(x.ctx) == errExecutionTimeout {
 			code = codeExecutionTimeout // in the middle of an answer
 		}

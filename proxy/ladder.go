@@ -259,3 +259,53 @@ func (l *ladder) inspect(s, old *rules) {
 	}
 	asked.Wait()
 }
+
+const (
+	// sleepPause is between two tries to tell the desk of a backend that sleeps:
+	// it believes that only when nothing runs there.
+	sleepPause = 20 * time.Millisecond
+	// sleepTries bounds them.
+	sleepTries = 500
+)
+
+// suspect asks a backend that has answered with an error whether it sleeps, where
+// it would have to be woken: somebody beside the proxy may have told it to. The
+// desk wakes it for its next request then.
+func (l *ladder) suspect(b *backend) {
+	if !b.MustWake() || !b.Tells() || l.life.Err() != nil || b.asking.Swap(true) {
+		return
+	}
+	l.steps.Go(func() {
+		defer b.asking.Store(false)
+		for try := range sleepTries {
+			if try%50 == 0 && !l.sleeps(b) {
+				return
+			}
+			if l.desk.SetLoaded(b.Name, l.numberOf(b), false, true) {
+				l.log.Warn("a backend was put to sleep by another hand: its next request wakes it", "backend", b.Name)
+				return
+			}
+			select {
+			case <-l.life.Done():
+				return
+			case <-time.After(sleepPause):
+			}
+		}
+	})
+}
+
+// sleeps says that a backend says so.
+func (l *ladder) sleeps(b *backend) bool {
+	ctx, cancel := context.WithTimeout(l.life, inspectSoon)
+	defer cancel()
+	loaded, known := b.Loaded(ctx)
+	return known && !loaded
+}
+
+// numberOf is a backend's number among its replicas; -1: it has been taken out of
+// the configuration.
+func (l *ladder) numberOf(b *backend) int {
+	l.reloading.RLock()
+	defer l.reloading.RUnlock()
+	return slices.Index(l.rules.Load().backends[b.Name], b)
+}

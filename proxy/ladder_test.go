@@ -232,6 +232,27 @@ func TestAnEngineThatSleepsAtTheStartIsWokenFirst(t *testing.T) {
 	}
 }
 
+// TestAnEngineThatAnotherHandPutsToSleepIsWoken when an answer makes one ask.
+func TestAnEngineThatAnotherHandPutsToSleepIsWoken(t *testing.T) {
+	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) {
+		c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
+	})
+	b.want("POST", "/heavy")
+	large.asleep.Store(true)
+	large.held.Store(0)
+	if res, _ := b.do("POST", "/heavy", ""); res.StatusCode != 500 {
+		t.Fatalf("got %d while nothing told of it, want the engine's 500", res.StatusCode)
+	}
+	eventually(t, "it is woken", func() bool { return large.called() == "POST /wake_up" })
+	b.want("POST", "/heavy")
+	if got, want := large.called(), "POST /wake_up"; got != want {
+		t.Errorf("it was told %s, want %s", got, want)
+	}
+	if !strings.Contains(b.logs.String(), "put to sleep by another hand") {
+		t.Error("the log does not tell")
+	}
+}
+
 func TestABackendThatAReloadBringsIsAskedWhetherItSleeps(t *testing.T) {
 	b, large, _ := twoEngines(t, nil)
 	large.asleep.Store(true)

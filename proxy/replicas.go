@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -16,6 +17,7 @@ type backend struct {
 	*routing.Backend
 	cancel context.CancelFunc // ends its health check
 	link   *link
+	asking atomic.Bool // whether it sleeps
 }
 
 // replicas are the servers behind one backend's name, in the order of the file,

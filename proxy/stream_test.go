@@ -147,6 +147,29 @@ func TestAShutdownDoesNotWaitForPagesThatAreOpen(t *testing.T) {
 	}
 }
 
+// TestTheEndOfAWebSocketIsNoLeaving whichever side closes it.
+func TestTheEndOfAWebSocketIsNoLeaving(t *testing.T) {
+	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, brw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		io.Copy(io.Discard, brw)
+		c.Close()
+	}))
+	c, r := b.raw("GET /light/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	if res, err := http.ReadResponse(r, nil); err != nil || res.StatusCode != 101 {
+		t.Fatalf("got %v, %v, want 101", res, err)
+	}
+	c.Close()
+	eventually(t, "its line is logged", func() bool { return strings.Contains(b.logs.String(), `"msg":"request"`) })
+	if line := b.logs.String(); !strings.Contains(line, `"status":101`) || strings.Contains(line, "client_cancelled") {
+		t.Errorf("got %s", line)
+	}
+}
+
 // TestAHandshakeThatABackendTakesForARequestIsWork sends an offer of a WebSocket
 // at a rule that names GET, to a backend that does not know of WebSockets.
 func TestAHandshakeThatABackendTakesForARequestIsWork(t *testing.T) {

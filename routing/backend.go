@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,7 +43,7 @@ type Backend struct {
 	Config BackendConfig
 
 	base      *url.URL
-	transport *http.Transport
+	transport atomic.Pointer[http.Transport]
 	breaker   *breaker
 	unhealthy atomic.Bool
 
@@ -63,7 +66,7 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 		return nil, fmt.Errorf("routing: backends.%s.url: %w", name, err)
 	}
 	b := &Backend{Name: name, Config: c, available: available}
-	b.transport = newTransport(base, c.Protocol)
+	b.transport.Store(newTransport(base, c))
 	if base.Scheme == "unix" {
 		b.base = &url.URL{Scheme: "http", Host: "localhost"}
 	} else {
@@ -78,14 +81,14 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 }
 
 // newTransport is one for model servers: near, few, and each with its own.
-func newTransport(base *url.URL, protocol string) *http.Transport {
+func newTransport(base *url.URL, c BackendConfig) *http.Transport {
 	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
 		DialContext:         dialer.DialContext,
 		MaxIdleConnsPerHost: 1024, // whatever ran at once a moment ago
 		// Uvicorn and Node close after five seconds without a request. One that
 		// is sent at that moment is lost, for it must not be sent twice.
-		IdleConnTimeout:        4 * time.Second,
+		IdleConnTimeout:        cmp.Or(c.Idle, 4*time.Second),
 		TLSHandshakeTimeout:    10 * time.Second,
 		ExpectContinueTimeout:  time.Second,
 		DisableCompression:     true, // bytes pass as they are
@@ -94,7 +97,7 @@ func newTransport(base *url.URL, protocol string) *http.Transport {
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 	}
 	switch {
-	case protocol == "h2c":
+	case c.Protocol == "h2c":
 		t.Protocols.SetUnencryptedHTTP2(true)
 	case base.Scheme == "https":
 		t.Protocols.SetHTTP1(true)
@@ -108,6 +111,33 @@ func newTransport(base *url.URL, protocol string) *http.Transport {
 		}
 	}
 	return t
+}
+
+// heed closes idle connections before the backend does, where its answer says how
+// long it keeps them: one that is closed while a request is on its way is a 502.
+// All connections of a server are kept alike, so that a new set of them takes the
+// old one's place, once; those of the old one are not used again, and time out.
+func (b *Backend) heed(answer *http.Response) {
+	if answer.ProtoMajor != 1 {
+		return
+	}
+	for _, value := range answer.Header["Keep-Alive"] {
+		for part := range strings.SplitSeq(value, ",") {
+			name, text, _ := strings.Cut(strings.TrimSpace(part), "=")
+			seconds, err := strconv.Atoi(strings.Trim(text, `" `))
+			if err != nil || !strings.EqualFold(name, "timeout") || seconds < 0 {
+				continue
+			}
+			old := b.transport.Load()
+			idle := time.Duration(min(seconds, 3600)) * time.Second * 3 / 4
+			if idle >= old.IdleConnTimeout || old.DisableKeepAlives {
+				continue
+			}
+			next := old.Clone()
+			next.IdleConnTimeout, next.DisableKeepAlives = idle, idle == 0
+			b.transport.CompareAndSwap(old, next)
+		}
+	}
 }
 
 // Base is the scheme and host that requests to the backend are written for. It
@@ -129,12 +159,13 @@ func (b *Backend) RoundTrip(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	sent := b.sendOnce(out)
-	answer, err := b.transport.RoundTrip(out)
+	answer, err := b.transport.Load().RoundTrip(out)
 	if err != nil {
 		err = b.blame(out.Context(), sent, err)
 		done(err)
 		return nil, err
 	}
+	b.heed(answer)
 	verdict := judge(answer.StatusCode)
 	if b.full(answer) {
 		verdict = ErrMemory
@@ -316,7 +347,7 @@ func (b *Backend) Healthy() bool { return !b.unhealthy.Load() }
 // on.
 func (b *Backend) Close() {
 	b.breaker.close()
-	b.transport.CloseIdleConnections()
+	b.transport.Load().CloseIdleConnections()
 }
 
 // announce says what may be used of the backend.

@@ -89,7 +89,7 @@ func inBubble(t *testing.T, serve http.HandlerFunc, test func(t *testing.T, b *b
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.transport.DialContext = b.pipes.dial
+		b.transport.Load().DialContext = b.pipes.dial
 		server := http.Server{Handler: serve}
 		go server.Serve(b.pipes)
 		defer synctest.Wait()
@@ -223,16 +223,16 @@ func TestAConnectionThatIsNotMadeOpensTheBreaker(t *testing.T) {
 	t.Run("after some in a row in any case", func(t *testing.T) {
 		inBubble(t, answering, func(t *testing.T, b *bench) {
 			var down atomic.Bool
-			dial := b.transport.DialContext
+			dial := b.transport.Load().DialContext
 			b.breaker.probe = func(context.Context) error { return nil }
-			b.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			b.transport.Load().DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 				if down.Load() {
 					return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 				}
 				return dial(ctx, network, address)
 			}
 			for _, fails := range []bool{true, true, false, true, true} {
-				b.transport.CloseIdleConnections()
+				b.transport.Load().CloseIdleConnections()
 				down.Store(fails)
 				b.get("/")
 				synctest.Wait()
@@ -245,7 +245,7 @@ func TestAConnectionThatIsNotMadeOpensTheBreaker(t *testing.T) {
 	t.Run("but not for what the proxy lacks", func(t *testing.T) {
 		for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
 			inBubble(t, answering, func(t *testing.T, b *bench) {
-				b.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+				b.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {
 					return nil, &net.OpError{Op: "dial", Err: lack}
 				}
 				for range 100 {
@@ -404,8 +404,8 @@ func TestAnOpenBreakerClosesWithTheFirstProbeThatIsAnswered(t *testing.T) {
 	inBubble(t, answering, func(t *testing.T, b *bench) {
 		var down atomic.Bool
 		down.Store(true)
-		dial := b.transport.DialContext
-		b.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		dial := b.transport.Load().DialContext
+		b.transport.Load().DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 			if down.Load() {
 				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 			}

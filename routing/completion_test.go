@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"testing"
 	"time"
 
@@ -84,10 +85,10 @@ func TestAnAnswerFillsTheCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (routing.Call{Method: "GET", Target: "/jobs/a%2Fb%20%22c%22%3F?of=x%26y"}); job.Poll != want {
+	if want := (routing.Call{Method: "GET", Target: "/jobs/a%2Fb%20%22c%22%3F?of=x%26y"}); !reflect.DeepEqual(job.Poll, want) {
 		t.Errorf("the poll is %+v, want %+v", job.Poll, want)
 	}
-	if want := (routing.Call{Method: "POST", Target: "/cancel", Body: `{"id": "a/b \"c\"?", "n": 12345678901234567890}`}); job.Cancel != want {
+	if want := (routing.Call{Method: "POST", Target: "/cancel", Body: `{"id": "a/b \"c\"?", "n": 12345678901234567890}`}); !reflect.DeepEqual(job.Cancel, want) {
 		t.Errorf("the cancel call is %+v, want %+v", job.Cancel, want)
 	}
 	for _, answer := range []string{``, `[]`, `{}`, `{"job": 3, "user": "x"}`, `{"job": {"id": ".."}, "user": "x", "n": 1}`, `{"job": {"id": null}, "user": "x", "n": 1}`} {

@@ -60,6 +60,7 @@ type QueueConfig struct {
 
 // BackendConfig is one entry of `backends`. An empty choice is its first.
 type BackendConfig struct {
+	Preset        string          `koanf:"preset"` // the engine; see Resolve
 	URL           string          `koanf:"url"`
 	URLs          []string        `koanf:"urls"`     // in place of URL
 	Replicas      []ReplicaConfig `koanf:"replicas"` // in place of URL
@@ -69,6 +70,7 @@ type BackendConfig struct {
 	Slots         int             `koanf:"slots"`
 	Protocol      string          `koanf:"protocol"` // http | h2c
 	Cancel        string          `koanf:"cancel"`   // ignored | aborts
+	Idle          time.Duration   `koanf:"idle"`     // of connections to it; 0: 4s
 	PreserveHost  bool            `koanf:"preserve_host"`
 	Errors        string          `koanf:"errors"`
 	Health        HealthConfig    `koanf:"health"`
@@ -212,6 +214,7 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	b.checkServers(report)
 	wantAtLeast(report, "slots", b.Slots, 0)
 	wantOne(report, "protocol", b.Protocol, "http", "h2c")
+	wantOne(report, "preset", b.Preset, engines()...)
 	wantOne(report, "cancel", b.Cancel, "ignored", "aborts")
 	wantOne(report, "errors", b.Errors, dialects...)
 	wantOne(report, "breaker.when_open", b.Breaker.WhenOpen, "reject", "hold")
@@ -228,9 +231,10 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	}
 	wantAtLeast(report, "min_residency", b.MinResidency, 0)
 	b.Reclaim.check(at(report, "reclaim"), b.Health.Path)
-	wantOne(report, "completion.preset", b.Completion.Preset, "comfyui", "gradio")
+	wantOne(report, "completion.preset", b.Completion.Preset, "none", "comfyui", "gradio")
 	b.Completion.compile(at(report, "completion"))
 	wantAtLeast(report, "abandon_after", b.AbandonAfter, 0)
+	wantAtLeast(report, "idle", b.Idle, 0)
 	wantAtLeast(report, "process.pid", b.Process.PID, 0)
 	for i, pattern := range b.OOMPatterns {
 		if pattern == "" {
@@ -313,7 +317,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		report("match.path", fmt.Sprintf("%q: %v", r.Match.Path, err))
 	}
 	u.route.Pattern = u.pattern.text
-	u.closed = u.closedTo(backend.Reclaim.controls())
+	u.closed = u.closedTo(backend.controls())
 	u.host = strings.ToLower(strings.TrimPrefix(r.Match.Host, "*"))
 	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || strings.HasSuffix(u.host, ".") || r.Match.Host == "*" ||
 		strings.HasPrefix(r.Match.Host, "*") != strings.HasPrefix(u.host, ".") {

@@ -17,15 +17,18 @@ type control struct {
 }
 
 // controls are those of the calls that are configured, and of the engine.
-func (c ReclaimConfig) controls() []control {
+func (b BackendConfig) controls() []control {
+	c := b.Reclaim
 	var all []control
-	for _, text := range presets[c.Preset].controls {
-		p, err := parsePattern(text)
-		if err != nil {
-			panic("routing: preset " + c.Preset + ": " + err.Error())
+	for _, engine := range slices.Compact([]string{b.Preset, c.Preset}) {
+		for _, text := range presets[engine].controls {
+			p, err := parsePattern(text)
+			if err != nil {
+				panic("routing: preset " + engine + ": " + err.Error())
+			}
+			// By any method: some engines take GET for it too.
+			all = append(all, control{pattern: p})
 		}
-		// By any method: some engines take GET for it too.
-		all = append(all, control{pattern: p})
 	}
 	for _, line := range [...]string{c.Call, c.Wake} {
 		if method, target, ok := splitCall(line); ok {

@@ -46,7 +46,7 @@ func (b *Backend) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	answer, err := b.transport.RoundTrip(r)
+	answer, err := b.transport.Load().RoundTrip(r)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (b *Backend) alive(ctx context.Context) error {
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[b.base.Scheme]
 	}
-	c, err := b.transport.DialContext(ctx, "tcp", net.JoinHostPort(b.base.Hostname(), port))
+	c, err := b.transport.Load().DialContext(ctx, "tcp", net.JoinHostPort(b.base.Hostname(), port))
 	if err != nil {
 		return err
 	}

@@ -229,6 +229,9 @@ func (p *jsonReader) object(depth int) (any, error) {
 		if err := p.colon(); err != nil {
 			return err
 		}
+		if p.names.passes(key) {
+			return p.skip()
+		}
 		if _, twice := object[key]; twice {
 			p.suspect(errDuplicate)
 		} else if err := below.check(key, object); err != nil {

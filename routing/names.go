@@ -12,7 +12,12 @@ type names struct {
 	root  spellings // right in the body
 	below spellings // anywhere deeper
 	whole bool      // some rule looks at more than these
+	// without are keys deeper than the root that are passed over.
+	without []string
 }
+
+// passes says that a key deeper than the root is passed over.
+func (n *names) passes(key string) bool { return n != nil && slices.Contains(n.without, key) }
 
 // all says that every key right in a body counts.
 func (n *names) all() bool { return n == nil || n.whole }

@@ -387,6 +387,9 @@ func (b *Backend) probeOnce(ctx context.Context) error {
 	return err
 }
 
+// Tells says that Loaded can be asked.
+func (b *Backend) Tells() bool { return b.hooks.engine.inspect != "" }
+
 // Loaded asks the engine whether it holds a model. known is false where it
 // cannot be asked, or does not answer as it should: one that does not listen
 // may be loading.
@@ -451,7 +454,7 @@ func (b *Backend) order(ctx context.Context, line, body, model string) ([]byte, 
 		return failed(err)
 	}
 	sent := b.sendOnce(out)
-	answer, err := b.transport.RoundTrip(out)
+	answer, err := b.transport.Load().RoundTrip(out)
 	if err != nil {
 		return nil, late(b.blame(limited, sent, err))
 	}
