@@ -5,7 +5,9 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"strconv"
@@ -34,7 +36,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	e.GET("/livez", func(c echo.Context) error { return c.String(http.StatusOK, "ok\n") })
 	e.GET("/readyz", a.ready)
 
-	guarded := e.Group("", demandToken(c.Token))
+	guarded := e.Group("", ownHost(c), demandToken(c.Token))
 	if metrics := h.telemetry.MetricsHandler(); metrics != nil {
 		guarded.GET("/metrics", echo.WrapHandler(metrics))
 	}
@@ -98,6 +100,28 @@ func demandToken(token string) echo.MiddlewareFunc {
 				return echo.NewHTTPError(http.StatusUnauthorized, "a token is needed: want Authorization: Bearer TOKEN")
 			}
 			return next(c)
+		}
+	}
+}
+
+// ownHost keeps a page out whose name was made to lead to this machine: where no
+// token is asked for, the Host must be an address, localhost, or what the listener
+// is called in the configuration. A page's own name is none of these.
+func ownHost(c AdminConfig) echo.MiddlewareFunc {
+	own, _, _ := net.SplitHostPort(c.Listen)
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(e echo.Context) error {
+			host := e.Request().Host
+			if name, _, err := net.SplitHostPort(host); err == nil {
+				host = name
+			}
+			host = strings.TrimSuffix(host, ".")
+			_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+			if c.Token == "" && !strings.HasPrefix(c.Listen, "unix:") && err != nil &&
+				!strings.EqualFold(host, "localhost") && !strings.EqualFold(host, own) {
+				return echo.NewHTTPError(http.StatusForbidden, "the Host is not this listener's: want localhost, an address, or a token in the configuration")
+			}
+			return next(e)
 		}
 	}
 }

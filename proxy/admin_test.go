@@ -155,6 +155,41 @@ func TestTheAdminListenerKeepsStrangersOut(t *testing.T) {
 	}
 }
 
+// TestAPageWhoseNameLeadsHereIsKeptOut: its requests have its own name for Host.
+func TestAPageWhoseNameLeadsHereIsKeptOut(t *testing.T) {
+	bare := open(t, newModel(t))
+	token := open(t, newModel(t), func(s *proxy.Setup) { s.Proxy.Admin.Token = "open sesame" })
+	for _, c := range []struct {
+		b    *box
+		host string
+		path string
+		want int
+	}{
+		{bare, "evil.example", "/api/state", 403},
+		{bare, "evil.example:9090", "/metrics", 403},
+		{bare, "localhost.evil.example", "/api/config", 403},
+		{bare, "127.0.0.1.evil.example", "/api/queue", 403},
+		{bare, "evil.example", "/livez", 200},
+		{bare, "localhost", "/api/state", 200},
+		{bare, "LOCALHOST.:9090", "/api/state", 200},
+		{bare, "127.0.0.1:9090", "/api/state", 200},
+		{bare, "[::1]:9090", "/api/state", 200},
+		{token, "gpu.example", "/api/state", 200},
+	} {
+		r, _ := http.NewRequest("GET", c.b.server.AdminURL()+c.path, nil)
+		r.Host = c.host
+		r.Header.Set("Authorization", "Bearer open sesame")
+		res, err := c.b.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != c.want {
+			t.Errorf("GET %s of %s: got %d, want %d", c.path, c.host, res.StatusCode, c.want)
+		}
+	}
+}
+
 func TestNothingOfOursIsOnThePublicListener(t *testing.T) {
 	b := open(t, newModel(t))
 	for _, path := range []string{"/livez", "/readyz", "/metrics", "/api/state", "/api/reload", "/debug/pprof/"} {

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,11 +153,14 @@ func onlyLocal(address string) bool {
 		return true
 	}
 	host, _, _ := net.SplitHostPort(address)
-	if host == "localhost" {
-		return true
+	if host == "" {
+		return false // every address
 	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
+	// A name is what the resolver makes of it: localhost need not be loopback.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	return err == nil && len(addresses) > 0 && !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return !a.Unmap().IsLoopback() })
 }
 
 // parsePrefix reads a prefix, or an address as the prefix that is itself.

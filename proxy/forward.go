@@ -346,10 +346,7 @@ func (x *exchange) execute(out *http.Request) result {
 		e.end(nil)
 	case e.completion != nil && x.begin(res):
 	case e.full && x.readError(res):
-	case isSmall(res):
-		b := readWhole(res)
-		e.end(b.cut())
-		res.Body = b
+	case isSmall(res) && x.readSmall(res):
 	default:
 		ended := func(err error) { e.end(err) }
 		if isEvents(res.Header) {
@@ -366,9 +363,23 @@ func (x *exchange) execute(out *http.Request) result {
 	return result{response: res}
 }
 
+// readSmall takes a small answer that is there already for what it is: the end of
+// its work. It reports false where more is to come.
+func (x *exchange) readSmall(res *http.Response) bool {
+	b := readSmall(res)
+	if b == nil {
+		x.slowly = true
+		return false
+	}
+	x.work.end(b.cut())
+	res.Body = b
+	return true
+}
+
 // decorate adds our headers to the backend's answer.
 func (x *exchange) decorate(res *http.Response) error {
 	x.describe(res.Header)
+	x.out.flush = x.slowly
 	x.switched = res.StatusCode == http.StatusSwitchingProtocols
 	if _, ok := res.Header["Content-Type"]; !ok {
 		x.out.Header()["Content-Type"] = nil // else net/http makes one up

@@ -47,6 +47,7 @@ type Handler struct {
 	ahead      budget        // answers that are read ahead
 	looks      chan struct{} // one for each body in a file that is looked at
 	open       open          // what is being answered
+	resets     resets
 	jobs       jobs
 	observed   observed
 	ladder     *ladder
@@ -63,6 +64,8 @@ type exchange struct {
 	route *routing.Route
 	to    *backend // nil: not settled yet
 	free  bool     // it goes past admission
+	// slowly says that a small answer comes in pieces, which are passed on so.
+	slowly bool
 	// switched says that the connection has become a tunnel.
 	switched bool
 	work     execution
@@ -101,6 +104,9 @@ func (x *exchange) serve() error {
 		// httputil would pass every offer of another protocol on.
 		delete(x.in.Header, "Upgrade")
 		delete(x.in.Header, "Http2-Settings")
+	}
+	if err := x.awaitReset(); err != nil {
+		return err
 	}
 	candidates, err := x.find()
 	if err != nil {
@@ -358,6 +364,7 @@ func (x *exchange) end() {
 		x.trace.End(time.Now(), status, string(code), x.bytesIn(), x.out.bytes)
 	}
 	x.remindOfGET()
+	x.noteReset()
 	if x.cancel != nil {
 		x.cancel()
 	}
@@ -412,6 +419,7 @@ type output struct {
 	until  time.Time
 	status int // the final status; 0: none was sent
 	bytes  int64
+	flush  bool // what is written goes out at once
 }
 
 // Unwrap is for http.ResponseController.
@@ -433,5 +441,8 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	n, err := o.ResponseWriter.Write(p)
 	o.bytes += int64(n)
+	if o.flush && err == nil {
+		err = http.NewResponseController(o.ResponseWriter).Flush()
+	}
 	return n, err
 }

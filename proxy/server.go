@@ -40,6 +40,7 @@ func Listen(c Config, h *Handler, admin http.Handler) (*Server, error) {
 	// One connection more than the limit waits in the kernel: Accept sleeps.
 	s.listener = limit(listener, c.Limits.Connections)
 	s.public = newServer(c.Limits, edge(h), h.log)
+	s.public.ConnContext = withConnection
 	s.public.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
 	s.public.Protocols.SetHTTP2(c.TLS.Cert != "")
 	if c.Admin.Listen != "" {

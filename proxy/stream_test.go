@@ -188,3 +188,31 @@ func TestAHandshakeThatABackendTakesForARequestIsWork(t *testing.T) {
 		t.Errorf("%d at once in a class of one", most)
 	}
 }
+
+// TestASmallAnswerIsPassedOnAsItComes holds the rest back until the client has its
+// beginning.
+func TestASmallAnswerIsPassedOnAsItComes(t *testing.T) {
+	let := make(chan struct{})
+	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "9")
+		io.WriteString(w, "half")
+		http.NewResponseController(w).Flush()
+		<-let
+		io.WriteString(w, " more")
+	}))
+	res, err := b.client.Do(b.request(t.Context(), "POST", "/light/x", "{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 4)
+	if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != "half" {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	if n := b.running(); n != 1 {
+		t.Errorf("%d grants while it goes on, want 1", n)
+	}
+	close(let)
+	if rest, err := io.ReadAll(res.Body); err != nil || string(rest) != " more" {
+		t.Errorf("got %q, %v", rest, err)
+	}
+}
