@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"slices"
@@ -54,8 +55,8 @@ func spellingsOf(r *http.Request) ([]spelling, error) {
 	all := append(make([]spelling, 0, 1), spelling{method: r.Method, path: path})
 	// RawPath is set where the path came in another encoding than Go's own; only
 	// there an encoded slash or a number sign can hide.
-	if !isClean(path) || hides(u.RawPath) {
-		if all = readings(all, u.RawPath); len(all) > mostReadings {
+	if !isClean(path) || strings.ContainsAny(path, "?#") || hides(u.RawPath) {
+		if all = readings(all, cmp.Or(u.RawPath, u.EscapedPath())); len(all) > mostReadings {
 			return nil, ErrPath
 		}
 	}
@@ -148,19 +149,30 @@ func readings(all []spelling, raw string) []spelling {
 			all = append(all, s)
 		}
 	}
-	if kept := keepSlashes(raw); kept != "" {
-		add(all[0], kept, false)
+	// What is done before it is decoded.
+	type written struct {
+		path   string
+		strict bool
 	}
-	if before, _, ok := strings.Cut(raw, "#"); ok {
-		if path, err := url.PathUnescape(before); err == nil {
-			add(all[0], path, true)
+	sent := []written{{raw, false}}
+	for _, change := range [...]change{{upToFragment, true}, {withoutParameters, true}, {mergeSlashes, false}, {resolveDots, true}} {
+		for _, w := range slices.Clone(sent) {
+			if path := change.make(w.path); path != w.path {
+				sent = append(sent, written{path, w.strict || change.strict})
+			}
 		}
 	}
-	for _, change := range [...]struct {
-		make   func(path string) string
-		strict bool
-	}{
-		{upToZero, true}, {decodeAgain, true}, {shorten, true}, {straighten, true}, {withoutParameters, true}, {mergeSlashes, false}, {resolveDots, true},
+	for _, w := range sent {
+		if path, err := url.PathUnescape(w.path); err == nil {
+			add(all[0], path, w.strict)
+		}
+		if kept := keepSlashes(w.path); kept != "" {
+			add(all[0], kept, w.strict)
+		}
+	}
+	// And afterwards.
+	for _, change := range [...]change{
+		{lastSlash, false}, {upToZero, true}, {decodeAgain, true}, {shorten, true}, {straighten, true}, {withoutParameters, true}, {mergeSlashes, false}, {resolveDots, true},
 	} {
 		for _, s := range slices.Clone(all) {
 			if path := change.make(s.path); path != s.path {
@@ -169,6 +181,12 @@ func readings(all []spelling, raw string) []spelling {
 		}
 	}
 	return all
+}
+
+// change is something that servers do to a path.
+type change struct {
+	make   func(path string) string
+	strict bool // as in spelling
 }
 
 // keepSlashes decodes a path whose encoded slashes stay within their segments;
@@ -188,25 +206,39 @@ func keepSlashes(raw string) string {
 	return strings.Join(segments, "/")
 }
 
+func upToFragment(raw string) string {
+	raw, _, _ = strings.Cut(raw, "#")
+	return raw
+}
+
+// lastSlash takes an encoded slash that is a segment of its own at the end for the
+// slash itself, as the patterns of Go's ServeMux do.
+func lastSlash(path string) string {
+	if strings.HasSuffix(path, "/"+inSegment) {
+		return path[:len(path)-len(inSegment)]
+	}
+	return path
+}
+
 // upToZero is what is left of a path where a zero byte ends a text.
 func upToZero(path string) string {
 	path, _, _ = strings.Cut(path, "\x00")
 	return path
 }
 
-// decodeAgain decodes what has been decoded, as far as it goes.
+// decodeAgain is what a server reads behind one that has decoded the path already,
+// and so has made a query or a fragment of what was none.
 func decodeAgain(path string) string {
-	again := lenient.ReplaceAllStringFunc(path, func(escape string) string {
+	cut := func(s string) string {
+		if end := strings.IndexAny(s, "?#"); end >= 0 {
+			return s[:end]
+		}
+		return s
+	}
+	return cut(lenient.ReplaceAllStringFunc(cut(path), func(escape string) string {
 		c, _ := url.PathUnescape(escape)
 		return c
-	})
-	if again == path {
-		return path
-	}
-	if end := strings.IndexAny(again, "?#"); end >= 0 {
-		again = again[:end]
-	}
-	return again
+	}))
 }
 
 // shorten reads what is too long an encoding for UTF-8 as the letter of ASCII
@@ -252,11 +284,11 @@ func mergeSlashes(path string) string {
 
 // resolveDots resolves dot segments as RFC 3986, section 5.2.4 does.
 func resolveDots(path string) string {
-	if !strings.Contains(path, "/.") && !strings.Contains(path, inSegment+".") {
+	if !strings.Contains(path, "/.") {
 		return path
 	}
 	var kept []string
-	segments := strings.Split(strings.ReplaceAll(path, inSegment, "/")[1:], "/")
+	segments := strings.Split(path[1:], "/")
 	for i, s := range segments {
 		last := i == len(segments)-1
 		switch s {
@@ -273,9 +305,5 @@ func resolveDots(path string) string {
 			kept = append(kept, "")
 		}
 	}
-	resolved := "/" + strings.Join(kept, "/")
-	if resolved == strings.ReplaceAll(path, inSegment, "/") {
-		return path
-	}
-	return resolved
+	return "/" + strings.Join(kept, "/")
 }
