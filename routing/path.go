@@ -40,33 +40,41 @@ const mostReadings = 64
 // server then reads it: Python's decode it and look for slashes then, Go's and
 // aiohttp look for them before, nginx and Java's resolve dots, merge slashes and
 // drop `;x`, and what stands in between may decode once more.
-func spellingsOf(r *http.Request) ([]spelling, error) {
+//
+// more has all of them, the first too, where there are several.
+func spellingsOf(r *http.Request) (first spelling, more []spelling, err error) {
 	u := r.URL
 	if u == nil || u.Opaque != "" {
-		return nil, ErrTarget
+		return first, nil, ErrTarget
 	}
 	path := u.Path
 	if path == "" && u.Host != "" {
 		path = "/" // http://host
 	}
 	if path == "" || path[0] != '/' {
-		return nil, ErrTarget
+		return first, nil, ErrTarget
 	}
-	all := append(make([]spelling, 0, 1), spelling{method: r.Method, path: path})
+	first = spelling{method: r.Method, path: path}
 	// RawPath is set where the path came in another encoding than Go's own; only
 	// there an encoded slash or a number sign can hide.
 	if !isClean(path) || strings.ContainsAny(path, "?#") || hides(u.RawPath) {
-		if all = readings(all, cmp.Or(u.RawPath, u.EscapedPath())); len(all) > mostReadings {
-			return nil, ErrPath
+		if more = readings([]spelling{first}, cmp.Or(u.RawPath, u.EscapedPath())); len(more) > mostReadings {
+			return first, nil, ErrPath
 		}
 	}
 	if method, _ := override(r); method != "" {
-		for _, s := range slices.Clone(all) {
+		if more == nil {
+			more = []spelling{first}
+		}
+		for _, s := range slices.Clone(more) {
 			s.method = method
-			all = append(all, s)
+			more = append(more, s)
 		}
 	}
-	return all, nil
+	if len(more) == 1 {
+		more = nil
+	}
+	return first, more, nil
 }
 
 // hides says whether an encoded path is more than one to those who decode it.

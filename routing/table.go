@@ -86,7 +86,7 @@ type Route struct {
 
 // matches judges everything but the expression. The error says why the answer
 // is maybe.
-func (u *rule) matches(r *http.Request, at spelling) (answer, error) {
+func (u *rule) matches(r *http.Request, at *spelling) (answer, error) {
 	if u.method != "" && u.method != at.method && (u.method != http.MethodGet || at.method != http.MethodHead) {
 		return no, nil
 	}
@@ -156,12 +156,12 @@ type Candidates struct {
 // rule opens it, ErrAmbiguous as Decide does, and ErrNoRoute where no rule can
 // match.
 func (t *Table) Find(r *http.Request) (Candidates, error) {
-	readings, err := spellingsOf(r)
+	first, readings, err := spellingsOf(r)
 	if err != nil {
 		return Candidates{}, err
 	}
-	if len(readings) == 1 {
-		return t.find(r, readings[0])
+	if readings == nil {
+		return t.find(r, first)
 	}
 	var all []Candidates
 	var controlled error
@@ -220,7 +220,7 @@ func (t *Table) find(r *http.Request, at spelling) (Candidates, error) {
 	open := 0 // rules that may match, before one that does
 	for i := range t.rules {
 		rule := &t.rules[i]
-		match, _ := rule.matches(r, at)
+		match, _ := rule.matches(r, &c.at)
 		if match != no && rule.when != nil {
 			if rule.when.body || rule.when.size && r.ContentLength < 0 {
 				match = maybe
@@ -371,7 +371,7 @@ func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 	certain := false
 	for i := c.from; i < c.to && !certain; i++ {
 		rule := &c.table.rules[i]
-		match, why := rule.matches(r, c.at)
+		match, why := rule.matches(r, &c.at)
 		if match != no && c.barred.stops(rule, i, c.at) {
 			continue
 		}
