@@ -54,7 +54,9 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	control.POST("/api/backends/:name/resume", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, false) }))
 	control.POST("/api/backends/:name/reclaim", asked(h.desk.ReclaimByHand))
 	control.POST("/api/backends/:name/wake", asked(h.desk.WakeByHand))
-	control.POST("/api/backends/:name/breaker/close", named("backend", h.CloseBreaker))
+	for _, word := range [...]string{"close", "reset"} {
+		control.POST("/api/backends/:name/breaker/"+word, named("backend", h.CloseBreaker))
+	}
 	control.POST("/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
 	control.POST("/api/grants/:id/release", numbered("grant", h.releaseGrant))
 	control.POST("/api/reload", a.reload)

@@ -27,7 +27,6 @@ func TestAPageCanReadWhyItIsRefused(t *testing.T) {
 	} {
 		b := openAt(t, nobody(t), func(s *proxy.Setup) {
 			s.Proxy.CORS.Origins = c.origins
-			s.Routing.Routes[0].Match.Method = "POST" // so that a preflight has no route
 		})
 		headers := []string{"Origin", c.origin}
 		if c.origin == "" {
@@ -45,13 +44,10 @@ func TestAPageCanReadWhyItIsRefused(t *testing.T) {
 				t.Errorf("%q from %q: credentials: %v", c.origins, c.origin, credentials)
 			}
 		}
-		want := http.StatusNoContent
-		if c.want == "" {
-			want = http.StatusNotFound
-		}
 		res, _ := b.do("OPTIONS", "/heavy", "", append(headers, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "content-type")...)
-		if res.StatusCode != want || want == 204 && (res.Header.Get("Access-Control-Allow-Methods") != "POST" || res.Header.Get("Access-Control-Allow-Headers") != "content-type") {
-			t.Errorf("%q from %q: the preflight is answered with %d %v, want %d", c.origins, c.origin, res.StatusCode, res.Header, want)
+		allowed := res.StatusCode == 204 && res.Header.Get("Access-Control-Allow-Methods") == "POST" && res.Header.Get("Access-Control-Allow-Headers") == "content-type"
+		if allowed != (c.want != "") || !allowed && res.StatusCode < 400 {
+			t.Errorf("%q from %q: the preflight is answered with %d %v", c.origins, c.origin, res.StatusCode, res.Header)
 		}
 	}
 }
@@ -82,7 +78,7 @@ func TestABackendsOwnAnswerToAPreflightStands(t *testing.T) {
 }
 
 func TestAContentTypeIsNeverMadeUp(t *testing.T) {
-	b := openAt(t, rawBackend(t, "HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n<html>{\"a\": 1}</html>\n"))
+	b := openAt(t, rawBackend(t, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 22\r\n\r\n<html>{\"a\": 1}</html>\n"))
 	for _, method := range []string{"GET", "POST"} {
 		res, body := b.do(method, "/light/x", "")
 		if _, ok := res.Header["Content-Type"]; ok || len(body) != 22 {

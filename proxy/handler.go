@@ -115,8 +115,10 @@ func (x *exchange) serve() error {
 	if x.free = candidates.Free(x.in); x.free && !candidates.NeedBody() {
 		return x.forward(nil)
 	}
-	if err := x.turnAway(!candidates.NeedBody()); err != nil {
-		return err
+	if !x.free {
+		if err := x.turnAway(!candidates.NeedBody()); err != nil {
+			return err
+		}
 	}
 	if !x.isStream() {
 		if x.body, err = x.readBody(x.out.ResponseWriter, x.in, x.rules.limits); err != nil {

@@ -77,7 +77,35 @@ func readBody(r *http.Request, b *Body, names *names) reading {
 	if c := b.open().sniff(); c == '{' || c == '[' {
 		return readJSON(b.open(), names, ascii)
 	}
+	if isBinary(kind) && !b.open().wide() {
+		return reading{} // a sound or a picture has no keys to anybody
+	}
 	return reading{err: errContentType}
+}
+
+// isBinary says that a type is of what is neither JSON nor a form.
+func isBinary(kind string) bool {
+	for _, family := range [...]string{"audio/", "image/", "video/", "font/"} {
+		if strings.HasPrefix(kind, family) {
+			return true
+		}
+	}
+	switch kind {
+	case "application/octet-stream", "application/pdf", "application/zip", "application/gzip", "application/x-tar", "application/ogg":
+		return true
+	}
+	return false
+}
+
+// wide says that a body may be JSON in UTF-16 or UTF-32, which Python's reader
+// recognises by itself.
+func (w *window) wide() bool {
+	w.has(4)
+	head := append([]byte(nil), w.seen[:min(4, len(w.seen))]...)
+	begins := func(at int) bool { return at < len(head) && strings.IndexByte("{[ \t\r\n", head[at]) >= 0 }
+	zero := func(at int) bool { return at < len(head) && head[at] == 0 }
+	return len(head) >= 2 && (head[0] == 0xff && head[1] == 0xfe || head[0] == 0xfe && head[1] == 0xff) ||
+		begins(0) && zero(1) || zero(0) && begins(1) || zero(0) && zero(1) && (begins(3) || len(head) == 4 && head[2] == 0xfe && head[3] == 0xff)
 }
 
 // isUTF8 says whether a charset is UTF-8, in one of its spellings.

@@ -48,6 +48,11 @@ func TestABodyIsReadByItsType(t *testing.T) {
 		{"application/x-www-form-urlencoded", "\ufeff{\"n\":1}", object{"n": 1.0}},
 		{"text/plain;charset=UTF-8", `{"n":1}`, object{"n": 1.0}}, // what a page sends that names no type
 		{"application/octet-stream", ` [1]`, []any{1.0}},
+		{"application/octet-stream", "\x1f\x8b\x08\x00", nil},
+		{"audio/mpeg", "ID3\x04\x00", nil},
+		{"audio/wav", "RIFF", nil},
+		{"video/mp4", "\x00\x00\x00\x18ftyp", nil},
+		{"image/png", "\x89PNG\r\n", nil},
 		{"json", `{"n":1}`, object{"n": 1.0}},
 		{"application/json; charset=utf8", `{"n":"é"}`, object{"n": "é"}},
 		{"application/json; charset=UTF_8", `{"n":"é"}`, object{"n": "é"}},
@@ -66,7 +71,11 @@ func TestABodyThatServersReadDifferentlyIsUndecidable(t *testing.T) {
 		want              error
 	}{
 		{"text/plain", `n=1`, errContentType},
-		{"application/octet-stream", "\x1f\x8b", errContentType},
+		{"application/octet-stream", "{\x00\"\x00n\x00\"\x00", errJSON},
+		{"application/octet-stream", "\xff\xfe{\x00\"\x00", errContentType},
+		{"audio/mpeg", "\x00{\x00\"", errContentType},
+		{"image/png", "\x00\x00\x00{", errContentType},
+		{"application/x-protobuf", "\x0a\x01n", errContentType},
 		{"application/json, text/plain", `{"n":1}`, errContentType},
 		{"application/json; charset=utf-16", `{"n":1}`, errCharset},
 		{form, "n=1&n=50", errDuplicate},
@@ -268,6 +277,36 @@ func TestABoundaryThatOverlapsWithItselfIsUndecidable(t *testing.T) {
 		body := strings.ReplaceAll(field("n", "5")+"--b--", "--b", "--"+boundary)
 		if v, err := read("multipart/form-data; boundary="+boundary, body); !errors.Is(err, errForm) {
 			t.Errorf("%s: got %v, %v", boundary, v, err)
+		}
+	}
+}
+
+// TestWhatIsLookedAtIsBounded has a value that takes more memory than it may, and
+// keys behind it.
+func TestWhatIsLookedAtIsBounded(t *testing.T) {
+	e, err := compileWhen(`len(body.l) > 1 || body.n == 1`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := compileWhen(`body.n == 1`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := new(names)
+	e.addNames(known)
+	for name, value := range map[string]string{
+		"many values": "[" + strings.Repeat("1,", 1<<20) + "1]",
+		"a long text": `"` + strings.Repeat("x", mostHeld+1) + `"`,
+		"many keys":   "{" + strings.Repeat(`"k":1,`, 1<<20) + `"z":1}`,
+	} {
+		body := `{"l":` + value + `,"n":1}`
+		r := &http.Request{Header: http.Header{}, ContentLength: int64(len(body))}
+		read := readBody(r, &Body{Truncated: true, Size: int64(len(body)), Whole: strings.NewReader(body)}, known)
+		if err := read.doubtful(e); !errors.Is(err, errLarge) && !errors.Is(err, errDuplicate) {
+			t.Errorf("%s: got %v, want errLarge", name, err)
+		}
+		if err := read.doubtful(n); err != nil || read.body.(object)["n"] != 1.0 {
+			t.Errorf("%s: the key behind it: got %v, %v", name, read.body.(object)["n"], err)
 		}
 	}
 }

@@ -122,13 +122,28 @@ func IsWebSocket(r *http.Request) bool {
 	return false
 }
 
+// preflight gives the method for which a browser asks whether a page may use it;
+// empty: the request is no such question.
+func preflight(r *http.Request) string {
+	if r.Method != http.MethodOptions {
+		return ""
+	}
+	return r.Header.Get("Access-Control-Request-Method")
+}
+
 // free says that a request goes past admission where the rule applies: it is one
 // that needs no card. A rule that names its method knows of work behind it.
 func (u *rule) free(r *http.Request) bool {
 	if u.route.Pass {
 		return true
 	}
-	if method, _ := override(r); method != "" || u.method != "" {
+	if method, _ := override(r); method != "" {
+		return false
+	}
+	if preflight(r) != "" && u.method != r.Method {
+		return true // it asks for a page whether the method of the rule may be used
+	}
+	if u.method != "" || u.route.Completion != nil && u.route.Completion.on != nil && u.route.Completion.Applies(r) {
 		return false
 	}
 	switch r.Method {

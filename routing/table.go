@@ -87,7 +87,7 @@ type Route struct {
 // matches judges everything but the expression. The error says why the answer
 // is maybe.
 func (u *rule) matches(r *http.Request, at *spelling) (answer, error) {
-	if u.method != "" && u.method != at.method && (u.method != http.MethodGet || at.method != http.MethodHead) {
+	if u.method != "" && u.method != at.method && (u.method != http.MethodGet || at.method != http.MethodHead) && u.method != preflight(r) {
 		return no, nil
 	}
 	if !u.pattern.match(at.path) || u.host != "" && !matchHost(u.host, r.Host) {

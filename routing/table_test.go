@@ -168,15 +168,19 @@ func TestWhatNeedsNoCardPassesAClassRoute(t *testing.T) {
 	const socket = "Connection: keep-alive, Upgrade|Upgrade: websocket"
 	holding := heavyToo("it", path("/x"))
 	holding.HoldSlot = true
+	submitting := heavyToo("it", path("/x"))
+	submitting.Completion = routing.CompletionConfig{On: []string{"GET /x"}, Poll: "GET /jobs/{{.json.id}}", Until: "body.done", Every: time.Second, Timeout: time.Minute}
 	for name, c := range map[string]struct {
 		route routing.RouteConfig
 		pass  map[string]bool
 	}{
-		"no method": {heavyToo("it", path("/x")), map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "DELETE": true, "POST": false, "PUT": false, "PATCH": false, "TRACE": false, "QUERY": false, "GET|" + socket: true}},
-		"GET":       {heavyToo("it", routing.MatchConfig{Method: "GET", Path: "/x"}), map[string]bool{"GET": false, "HEAD": false, "GET|" + socket: false}},
-		"DELETE":    {heavyToo("it", routing.MatchConfig{Method: "DELETE", Path: "/x"}), map[string]bool{"DELETE": false}},
-		"hold_slot": {holding, map[string]bool{"GET": true, "GET|" + socket: false, "GET|Upgrade: websocket": true}},
-		"a pass":    {pass("it", path("/x")), map[string]bool{"GET": true, "POST": true, "GET|" + socket: true}},
+		"no method":  {heavyToo("it", path("/x")), map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "DELETE": true, "POST": false, "PUT": false, "PATCH": false, "TRACE": false, "QUERY": false, "GET|" + socket: true}},
+		"GET":        {heavyToo("it", routing.MatchConfig{Method: "GET", Path: "/x"}), map[string]bool{"GET": false, "HEAD": false, "GET|" + socket: false}},
+		"DELETE":     {heavyToo("it", routing.MatchConfig{Method: "DELETE", Path: "/x"}), map[string]bool{"DELETE": false}},
+		"POST":       {heavyToo("it", routing.MatchConfig{Method: "POST", Path: "/x"}), map[string]bool{"POST": false, "OPTIONS|Origin: http://a|Access-Control-Request-Method: POST": true}},
+		"completion": {submitting, map[string]bool{"GET": false, "HEAD": true, "POST": false}},
+		"hold_slot":  {holding, map[string]bool{"GET": true, "GET|" + socket: false, "GET|Upgrade: websocket": true}},
+		"a pass":     {pass("it", path("/x")), map[string]bool{"GET": true, "POST": true, "GET|" + socket: true}},
 	} {
 		for line, want := range c.pass {
 			method, headers, _ := strings.Cut(line, "|")
@@ -190,6 +194,16 @@ func TestWhatNeedsNoCardPassesAClassRoute(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestAPreflightGoesWhereItsRequestWould, not to whatever takes OPTIONS.
+func TestAPreflightGoesWhereItsRequestWould(t *testing.T) {
+	table := aTable(t, heavy("images", routing.MatchConfig{Method: "POST", Path: "/v1/images"}), pass("rest", path("/**")))
+	asks := []string{"Origin: http://a", "Access-Control-Request-Method: POST"}
+	wantRule(t, table, asServed(t, "OPTIONS /v1/images", asks...), routing.Body{}, "images")
+	wantRule(t, table, asServed(t, "OPTIONS /v1/images"), routing.Body{}, "rest")
+	wantRule(t, table, asServed(t, "OPTIONS /v1/other", asks...), routing.Body{}, "rest")
+	wantRule(t, table, asServed(t, "GET /v1/images", asks...), routing.Body{}, "rest")
 }
 
 func TestAnAbsoluteTargetMeansItsPath(t *testing.T) {
