@@ -44,12 +44,30 @@ type link struct {
 	desk   *admission.Controller // guarded by mu; nil: not yet, or no longer
 	number int                   // guarded by mu; the replica's, there
 	slots  int                   // guarded by mu; the last word
+	held   bool                  // guarded by mu; none may be used, whatever it says
 }
 
 func (l *link) available(slots int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.slots = slots
+	l.tell()
+}
+
+// hold keeps the server from being used, whatever it says, until it is let go.
+func (l *link) hold(held bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = held
+	l.tell()
+}
+
+// tell tells the desk. The caller holds mu.
+func (l *link) tell() {
+	slots := l.slots
+	if l.held {
+		slots = 0
+	}
 	if l.desk != nil {
 		l.desk.SetAvailable(l.backend, l.number, slots)
 	}
@@ -61,9 +79,7 @@ func (l *link) connect(desk *admission.Controller, number int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.desk, l.number = desk, number
-	if desk != nil {
-		desk.SetAvailable(l.backend, number, l.slots)
-	}
+	l.tell()
 }
 
 // same is a backend's server that is configured in that way already; nil: none,

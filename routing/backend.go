@@ -44,6 +44,9 @@ type Backend struct {
 
 	base      *url.URL
 	transport atomic.Pointer[http.Transport]
+	began     time.Time
+	turnover  atomic.Int64 // how long connections are used for; 0: as long as they last
+	turned    atomic.Int64 // when the present ones came into use, since began
 	breaker   *breaker
 	unhealthy atomic.Bool
 
@@ -65,7 +68,7 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 	if err != nil {
 		return nil, fmt.Errorf("routing: backends.%s.url: %w", name, err)
 	}
-	b := &Backend{Name: name, Config: c, available: available}
+	b := &Backend{Name: name, Config: c, available: available, began: time.Now()}
 	b.transport.Store(newTransport(base, c))
 	if base.Scheme == "unix" {
 		b.base = &url.URL{Scheme: "http", Host: "localhost"}
@@ -113,10 +116,14 @@ func newTransport(base *url.URL, c BackendConfig) *http.Transport {
 	return t
 }
 
-// heed closes idle connections before the backend does, where its answer says how
-// long it keeps them: one that is closed while a request is on its way is a 502.
-// All connections of a server are kept alike, so that a new set of them takes the
-// old one's place, once; those of the old one are not used again, and time out.
+// heed takes a backend's word on how long it keeps connections, where that is less
+// than ours: a request that is sent while one is being closed is a 502. All
+// connections of a server are kept alike.
+//
+// Where it keeps them for longer than brief, idle ones are closed before it does.
+// Where that is brief, a timer of ours and its own would run too close: no
+// connection is used again that is older than half of the time, and closing them is
+// left to the backend.
 func (b *Backend) heed(answer *http.Response) {
 	if answer.ProtoMajor != 1 {
 		return
@@ -128,16 +135,41 @@ func (b *Backend) heed(answer *http.Response) {
 			if err != nil || !strings.EqualFold(name, "timeout") || seconds < 0 {
 				continue
 			}
+			kept := time.Duration(min(seconds, 3600)) * time.Second
 			old := b.transport.Load()
-			idle := time.Duration(min(seconds, 3600)) * time.Second * 3 / 4
-			if idle >= old.IdleConnTimeout || old.DisableKeepAlives {
-				continue
+			switch idle := kept * 3 / 4; {
+			case kept == 0 && !old.DisableKeepAlives:
+				next := old.Clone()
+				next.DisableKeepAlives = true
+				b.transport.CompareAndSwap(old, next)
+			case kept > 0 && kept <= brief && idle < old.IdleConnTimeout:
+				b.turnover.CompareAndSwap(0, int64(kept/2))
+			case kept > brief && idle < old.IdleConnTimeout:
+				next := old.Clone()
+				next.IdleConnTimeout = idle
+				b.transport.CompareAndSwap(old, next)
 			}
-			next := old.Clone()
-			next.IdleConnTimeout, next.DisableKeepAlives = idle, idle == 0
-			b.transport.CompareAndSwap(old, next)
 		}
 	}
+}
+
+// brief is a time for which hardly a backend keeps connections.
+const brief = 2 * time.Second
+
+// connections are those that a request may be sent on.
+func (b *Backend) connections() *http.Transport {
+	t := b.transport.Load()
+	span := b.turnover.Load()
+	if span == 0 {
+		return t
+	}
+	now, since := int64(time.Since(b.began)), b.turned.Load()
+	if now-since < span || !b.turned.CompareAndSwap(since, now) {
+		return t
+	}
+	next := t.Clone()
+	b.transport.Store(next)
+	return next
 }
 
 // Base is the scheme and host that requests to the backend are written for. It
@@ -159,7 +191,7 @@ func (b *Backend) RoundTrip(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	sent := b.sendOnce(out)
-	answer, err := b.transport.Load().RoundTrip(out)
+	answer, err := b.connections().RoundTrip(out)
 	if err != nil {
 		err = b.blame(out.Context(), sent, err)
 		done(err)

@@ -26,9 +26,11 @@ func TestAConnectionIsNotUsedAgainAfterTheTimeThatTheBackendGives(t *testing.T) 
 		{"", 0, 5 * time.Second, 5, 5},
 		{"", time.Minute, 30 * time.Second, 5, 1},
 		{"timeout=1", 0, 900 * time.Millisecond, 5, 5},
-		{"timeout=1", 0, 500 * time.Millisecond, 5, 2}, // the first is of before it was known
+		{"timeout=1", 0, 100 * time.Millisecond, 5, 1},
+		{"timeout=1", 0, 300 * time.Millisecond, 5, 3},
 		{"max=100, timeout=2", 0, 1800 * time.Millisecond, 5, 5},
-		{`Timeout="2"`, 0, 1200 * time.Millisecond, 5, 2},
+		{`Timeout="5"`, 0, 4 * time.Second, 5, 5},
+		{"timeout=5", 0, 3500 * time.Millisecond, 5, 2},
 		{"timeout=0", 0, time.Millisecond, 5, 5},
 		{"timeout=60", 0, 5 * time.Second, 5, 5}, // no longer than idle
 		{"timeout=x", 0, 3 * time.Second, 5, 1},
