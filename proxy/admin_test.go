@@ -278,7 +278,16 @@ func TestObserveForwardsWhatItWouldHold(t *testing.T) {
 		}()
 		<-m.arrived // at once, although the slot is taken
 	}
-	eventually(t, "the desk has judged all three", func() bool { return b.running() == 1 && b.waiting() == 1 })
+	var state struct {
+		Observed struct {
+			Held    int
+			Refused map[string]int
+		}
+	}
+	eventually(t, "the desk has judged all three", func() bool {
+		b.ask("GET", "/api/state", &state)
+		return b.running() == 1 && b.waiting() == 1 && state.Observed.Refused["queue_full"] == 1
+	})
 	close(m.let)
 	for range 3 {
 		if err := <-answers; err != nil {
@@ -286,12 +295,6 @@ func TestObserveForwardsWhatItWouldHold(t *testing.T) {
 		}
 	}
 	eventually(t, "the books are empty", func() bool { return b.running() == 0 && b.waiting() == 0 })
-	var state struct {
-		Observed struct {
-			Held    int
-			Refused map[string]int
-		}
-	}
 	eventually(t, "one was counted as held and one as refused", func() bool {
 		b.ask("GET", "/api/state", &state)
 		return state.Observed.Held == 1 && state.Observed.Refused["queue_full"] == 1

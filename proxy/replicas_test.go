@@ -156,6 +156,7 @@ func TestAReplicaThatIsKilledLeavesTheOthersServing(t *testing.T) {
 	if res, _ := b.do("PUT", "/light/x", ""); res.StatusCode != http.StatusBadGateway {
 		t.Errorf("the request that finds it dead got %d, want 502", res.StatusCode)
 	}
+	eventually(t, "its breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 	for range 20 {
 		if res, body := b.do("PUT", "/light/x", ""); res.StatusCode != 200 {
 			t.Errorf("beside an open breaker got %d %s, want 200", res.StatusCode, body)
@@ -176,6 +177,7 @@ func TestAReplicaThatIsKilledLeavesTheOthersServing(t *testing.T) {
 	if res, _ := b.do("PUT", "/light/x", ""); res.StatusCode != http.StatusBadGateway {
 		t.Errorf("the request that finds the last one dead got %d, want 502", res.StatusCode)
 	}
+	eventually(t, "its breaker is open", func() bool { return b.handler.Breakers()["quick"][1] == "open" })
 	s = b.stateOf("quick")
 	res, body := b.do("PUT", "/light/x", "")
 	if res.StatusCode != 503 || !strings.Contains(body, "backend_unavailable") || res.Header.Get("Retry-After") == "" {

@@ -189,17 +189,23 @@ func TestAServerThatComesBackIsFoundAgain(t *testing.T) {
 		server.Start()
 		return server
 	}
-	b := backendAt(t, "unix:"+socket)
 	for range 2 {
+		b := backendAt(t, "unix:"+socket)
 		server := serve()
 		if _, body, err := roundTrip(b, newRequest(t, b, "GET", "/", nil)); err != nil || body != "localhost" {
 			t.Errorf("got %q, %v", body, err)
 		}
-		b.Close() // what is idle is not worth a retry
 		server.Close()
-		if _, _, err := roundTrip(b, newRequest(t, b, "GET", "/", nil)); !errors.Is(err, routing.ErrUnreachable) {
+		gone := backendAt(t, "unix:"+socket) // whose connections are not those of the one before
+		if _, _, err := roundTrip(gone, newRequest(t, gone, "GET", "/", nil)); !errors.Is(err, routing.ErrUnreachable) {
 			t.Errorf("got %v, want ErrUnreachable", err)
 		}
+		server = serve()
+		gone.CloseBreaker()
+		if _, body, err := roundTrip(gone, newRequest(t, gone, "GET", "/", nil)); err != nil || body != "localhost" {
+			t.Errorf("after its return: got %q, %v", body, err)
+		}
+		server.Close()
 	}
 }
 

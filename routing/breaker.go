@@ -33,8 +33,9 @@ const (
 
 // breaker is a backend's circuit breaker, which tells when it changes.
 //
-//   - A connection that is not made says that the backend is down. `failures` of
-//     these in a row open it, and one does if a probe finds the backend down too.
+//   - A connection that is refused says that no server is there, and opens it. Of
+//     others that are not made (too late, no name, no route) `failures` in a row do,
+//     and one does if a probe fails too.
 //   - An error of 5xx and an answer that does not come in time may be one client's
 //     doing. They open it where they are `ratio` of `minimum` or more in a
 //     `window`, come from more than one client, and a probe fails too. A broken
@@ -128,7 +129,7 @@ func (b *breaker) judge(client string, err error) {
 	switch {
 	case saysNothing(err):
 	case errors.Is(err, ErrUnreachable):
-		if b.inARow++; b.inARow >= b.Failures {
+		if b.inARow++; b.inARow >= b.Failures || errors.Is(err, ErrRefused) {
 			b.set(stateOpen, now)
 		} else {
 			b.askWhether()

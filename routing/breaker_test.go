@@ -209,15 +209,26 @@ func (b *bench) wantCounted(failed, total int) {
 }
 
 func TestAConnectionThatIsNotMadeOpensTheBreaker(t *testing.T) {
-	t.Run("where a probe finds nobody either", func(t *testing.T) {
+	t.Run("where it is refused", func(t *testing.T) {
 		inBubble(t, answering, func(t *testing.T, b *bench) {
 			b.pipes.Close()
 			if err := b.get("/"); !errors.Is(err, ErrRefused) {
 				t.Fatalf("got %v, want ErrRefused", err)
 			}
+			b.wantState("open") // before anything else can be sent there
+			b.wantTold(word{0, 0})
+		})
+	})
+	t.Run("where a probe fails too", func(t *testing.T) {
+		inBubble(t, answering, func(t *testing.T, b *bench) {
+			b.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ETIMEDOUT}
+			}
+			if err := b.get("/"); !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrRefused) {
+				t.Fatalf("got %v, want ErrUnreachable", err)
+			}
 			synctest.Wait()
 			b.wantState("open")
-			b.wantTold(word{0, 0})
 		})
 	})
 	t.Run("after some in a row in any case", func(t *testing.T) {
@@ -227,7 +238,7 @@ func TestAConnectionThatIsNotMadeOpensTheBreaker(t *testing.T) {
 			b.breaker.probe = func(context.Context) error { return nil }
 			b.transport.Load().DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 				if down.Load() {
-					return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+					return nil, &net.OpError{Op: "dial", Err: syscall.ETIMEDOUT}
 				}
 				return dial(ctx, network, address)
 			}

@@ -28,6 +28,8 @@ func (b *Backend) checkHealth(ctx context.Context) {
 			b.setHealthy(true)
 		} else if errors.Is(err, context.DeadlineExceeded) && b.breaker.busy() {
 			// An engine that works in the thread that would answer.
+		} else if ownFault(err) {
+			// It was not asked.
 		} else if failed++; failed >= unhealthyAfter {
 			b.setHealthy(false)
 		}

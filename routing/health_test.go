@@ -2,9 +2,11 @@ package routing
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -118,6 +120,21 @@ func TestAnEngineThatWorksInTheThreadThatWouldAnswerIsHealthy(t *testing.T) {
 		if b.Healthy() {
 			t.Error("it is healthy while it does not work, nor answer")
 		}
+	})
+}
+
+func TestACheckThatTheProxyCannotMakeIsNoFailure(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		b.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Err: syscall.EMFILE}
+		}
+		stop := b.checkEvery(time.Second)
+		defer stop()
+		b.wait(time.Minute)
+		if !b.Healthy() {
+			t.Error("it is unhealthy because the proxy has no descriptor left")
+		}
+		b.wantTold()
 	})
 }
 

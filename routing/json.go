@@ -211,7 +211,7 @@ func (p *jsonReader) value(depth int) (any, error) {
 	case '[':
 		return p.array(depth)
 	case '"':
-		s, err := p.str(mostHeld - p.held)
+		s, err := p.str(p.names.longest(mostHeld - p.held))
 		p.hold(len(s))
 		return s, err
 	}

@@ -16,6 +16,15 @@ type names struct {
 	without []string
 }
 
+// longest is the most that is kept of a text. Where something is left out, so are
+// texts that nobody could want to look at: they must not take the room of others.
+func (n *names) longest(left int) int {
+	if n != nil && len(n.without) > 0 {
+		return min(left, 64<<10)
+	}
+	return left
+}
+
 // passes says that a key deeper than the root is passed over.
 func (n *names) passes(key string) bool { return n != nil && slices.Contains(n.without, key) }
 
