@@ -339,7 +339,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		}
 	}
 	wantOne(report, "errors", r.Errors, dialects...)
-	u.route.Errors = dialect(cmp.Or(noAuto(r.Errors), noAuto(backend.Errors)), u.pattern.text)
+	u.route.Errors = dialect(cmp.Or(noAuto(r.Errors), noAuto(backend.Errors)), u.pattern.text, presets[backend.engine()].errors)
 
 	if _, ok := c.Backends[r.Backend]; !ok {
 		report("backend", fmt.Sprintf("%q: not in backends: want %s", r.Backend, choices(c.Backends)))
@@ -397,7 +397,7 @@ func noAuto(dialect string) string {
 }
 
 // dialect is how refusals look where the path alone says it.
-func dialect(configured, pattern string) string {
+func dialect(configured, pattern, engine string) string {
 	switch {
 	case configured != "":
 		return configured
@@ -406,7 +406,7 @@ func dialect(configured, pattern string) string {
 	case pattern == "/api/generate", pattern == "/api/chat", strings.HasPrefix(pattern, "/api/embed"):
 		return "ollama"
 	}
-	return "problem"
+	return cmp.Or(engine, "problem")
 }
 
 // choices names the entries of a section.

@@ -20,7 +20,7 @@ type control struct {
 func (b BackendConfig) controls() []control {
 	c := b.Reclaim
 	var all []control
-	for _, engine := range slices.Compact([]string{b.Preset, c.Preset}) {
+	for _, engine := range slices.Compact(slices.Sorted(slices.Values([]string{b.Preset, c.Preset, b.Completion.Preset}))) {
 		for _, text := range presets[engine].controls {
 			p, err := parsePattern(text)
 			if err != nil {

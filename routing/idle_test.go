@@ -84,7 +84,7 @@ func TestAPresetBringsWhatItsEngineDoes(t *testing.T) {
 		"ComfyUI, but": {BackendConfig{Preset: "comfyui", Completion: CompletionConfig{Preset: "none"}, Reclaim: ReclaimConfig{Call: "POST /x"}},
 			BackendConfig{Preset: "comfyui", Cancel: "ignored", PreserveHost: true, Health: HealthConfig{Path: "/system_stats"},
 				Completion: CompletionConfig{Preset: "none"}, Reclaim: ReclaimConfig{Call: "POST /x"}}},
-		"Ollama": {BackendConfig{Preset: "ollama", Errors: "auto"}, BackendConfig{Preset: "ollama", Cancel: "aborts", Errors: "ollama", Health: HealthConfig{Path: "/api/version"},
+		"Ollama": {BackendConfig{Preset: "ollama", Errors: "auto"}, BackendConfig{Preset: "ollama", Cancel: "aborts", Errors: "auto", Health: HealthConfig{Path: "/api/version"},
 			Reclaim: ReclaimConfig{Preset: "ollama"}}},
 		"one that hangs": {BackendConfig{Preset: "a1111"}, BackendConfig{Preset: "a1111", Cancel: "ignored", AbandonAfter: 30 * time.Minute}},
 	} {
@@ -97,8 +97,16 @@ func TestAPresetBringsWhatItsEngineDoes(t *testing.T) {
 	}
 	for _, engine := range engines() {
 		controls := BackendConfig{Preset: engine}.controls()
+		if engine == "comfyui" {
+			controls = BackendConfig{Completion: CompletionConfig{Preset: engine}}.controls()
+		}
 		if len(controls) != len(presets[engine].controls) {
 			t.Errorf("%s: %d controls, want %d", engine, len(controls), len(presets[engine].controls))
+		}
+	}
+	for _, c := range [][4]string{{"", "/**", "ollama", "ollama"}, {"", "/v1/**", "ollama", "openai"}, {"problem", "/**", "ollama", "problem"}, {"", "/**", "", "problem"}, {"", "/api/chat", "", "ollama"}} {
+		if got := dialect(c[0], c[1], c[2]); got != c[3] {
+			t.Errorf("refusals on %s of %q, which says %q, are in %s, want %s", c[1], c[2], c[0], got, c[3])
 		}
 	}
 	if slices.Contains(presetNames(), "gradio") || !slices.Contains(engines(), "gradio") {

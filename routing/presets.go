@@ -113,17 +113,19 @@ func presetNames() []string {
 	return slices.DeleteFunc(engines(), func(name string) bool { return presets[name].call == "" })
 }
 
+// engine is what the backend is known to be; empty: nothing is known.
+func (b BackendConfig) engine() string {
+	return cmp.Or(b.Preset, b.Reclaim.Preset, b.Completion.Preset)
+}
+
 // Resolve fills in what the backend's engine is known to do, where the file does
 // not say it: `preset` names the engine, and else the presets below do. A preset
 // brings a reclaim only where the engine takes the call however it was started.
 func (b BackendConfig) Resolve() BackendConfig {
-	p := presets[cmp.Or(b.Preset, b.Reclaim.Preset, b.Completion.Preset)]
+	p := presets[b.engine()]
 	b.Cancel = cmp.Or(b.Cancel, p.cancel, "ignored")
 	b.PreserveHost = b.PreserveHost || p.preserveHost
 	b.AbandonAfter = cmp.Or(b.AbandonAfter, p.abandon)
-	if noAuto(b.Errors) == "" {
-		b.Errors = cmp.Or(p.errors, b.Errors)
-	}
 	if b.Completion.Preset == "" && b.Completion.Poll == "" {
 		b.Completion.Preset = p.completion
 	}
