@@ -54,7 +54,7 @@ type Handler struct {
 	recalled   recalled
 }
 
-// exchange is one request and its answer.
+// exchange is one request and its answer, with what lasts for all of its attempts.
 type exchange struct {
 	*Handler
 	rules *rules
@@ -62,13 +62,10 @@ type exchange struct {
 	out   output
 	body  *body // nil: none, or streamed
 	route *routing.Route
-	to    *backend // nil: not settled yet
-	free  bool     // it goes past admission
-	// slowly says that a small answer comes in pieces, which are passed on so.
-	slowly bool
+	free  bool // it goes past admission
 	// switched says that the connection has become a tunnel.
 	switched bool
-	work     execution
+	try      *attempt        // the present one; never nil
 	own      admission.Bytes // its demand before anything learned
 	first    *firstTry       // nil: this is the first
 	trace    *telemetry.Request
@@ -77,17 +74,14 @@ type exchange struct {
 	// ctx ends when the client leaves or the execution timeout has passed.
 	ctx    context.Context
 	cancel context.CancelFunc
-	clock  *time.Timer        // ends ctx when execution_timeout has passed; nil: never
-	cut    context.CancelFunc // breaks the connection of work that is detached; nil: it is not
-	answer answerBody         // nil until a backend has answered
-	failed error              // why forwarding gave no answer
+	failed error // why forwarding gave no answer
 	code   admission.Code
 }
 
 // ServeHTTP carries one request through its life.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
-	x := &exchange{Handler: h, rules: h.rules.Load(), in: r, ctx: r.Context(), began: now, now: now}
+	x := &exchange{Handler: h, rules: h.rules.Load(), try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
 	defer h.open.request()()
 	defer x.end()
@@ -347,8 +341,8 @@ func (x *exchange) end() {
 	// A server also ends the context of a client that was too slow: what was
 	// refused was answered.
 	left := x.in.Context().Err() != nil
-	x.work.leave(x)
-	if x.body != nil && !x.work.sent {
+	x.try.leave(x)
+	if x.body != nil && !x.try.sent {
 		x.body.Close()
 	}
 	if x.trace != nil {
@@ -382,8 +376,8 @@ const longGET = time.Second
 // remindOfGET says once for each route that what went past admission may be work
 // on a card, and what makes it ask.
 func (x *exchange) remindOfGET() {
-	if !x.free || x.route == nil || x.route.Pass || x.to == nil || x.to.Config.GPU == "" || x.in.Method != http.MethodGet ||
-		x.answer == nil || x.out.status == http.StatusSwitchingProtocols || isEvents(x.out.Header()) || time.Since(x.now) < longGET {
+	if !x.free || x.route == nil || x.route.Pass || x.try.to == nil || x.try.to.Config.GPU == "" || x.in.Method != http.MethodGet ||
+		x.try.answer == nil || x.out.status == http.StatusSwitchingProtocols || isEvents(x.out.Header()) || time.Since(x.now) < longGET {
 		return
 	}
 	if _, told := x.rules.reminded.LoadOrStore(x.route.Name, true); !told {
