@@ -310,3 +310,29 @@ func TestWhatIsLookedAtIsBounded(t *testing.T) {
 		}
 	}
 }
+
+// TestAFormOfVeryManyFieldsIsGivenUp, and one of many is not.
+func TestAFormOfVeryManyFieldsIsGivenUp(t *testing.T) {
+	n, err := compileWhen(`body.n == "1"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := new(names)
+	n.addNames(known)
+	for name, c := range map[string]struct {
+		contentType, body string
+		want              error
+	}{
+		"ampersands":   {"application/x-www-form-urlencoded", "n=1" + strings.Repeat("&", mostFields+2), errFormSize},
+		"parts":        {"multipart/form-data; boundary=b", field("n", "1") + strings.Repeat(field("a", "x"), mostParts) + "--b--", errFormSize},
+		"many parts":   {"multipart/form-data; boundary=b", field("n", "1") + strings.Repeat(field("a", "x"), 10_000) + "--b--", nil},
+		"many fields":  {"application/x-www-form-urlencoded", "n=1" + strings.Repeat("&a=b", 10_000), nil},
+		"a late field": {"application/x-www-form-urlencoded", strings.Repeat("a=b&", maxFields) + "n=1", errFormSize}, // which some servers leave out
+	} {
+		r := &http.Request{Header: http.Header{"Content-Type": {c.contentType}}, ContentLength: int64(len(c.body))}
+		read := readBody(r, &Body{Prefix: []byte(c.body), Size: int64(len(c.body))}, known)
+		if err := read.doubtful(n); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v, want %v", name, err, c.want)
+		}
+	}
+}

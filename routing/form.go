@@ -16,6 +16,10 @@ const (
 	maxFieldSize   = 1 << 20
 	maxFieldHeader = 8 << 10
 	maxFieldName   = 4 << 10
+	// mostFields and mostParts are where a form is given up, whatever is in it: going
+	// through it would take too long.
+	mostFields = 1 << 20
+	mostParts  = 100_000
 )
 
 // form is a form on its way in. A field that no rule looks at is passed over,
@@ -184,7 +188,10 @@ func (w *window) passes(a, b byte) bool {
 // not for others, and bad escapes are dropped, kept or refused.
 func (f *form) readPairs(w *window) error {
 	before := byte('&')
-	for !w.ended() {
+	for pieces := 0; !w.ended(); pieces++ {
+		if pieces == mostFields {
+			return errFormSize
+		}
 		raw, end, _ := w.until("=&;", maxFieldName)
 		if len(raw) == 0 && end != '=' {
 			before = end
@@ -318,7 +325,9 @@ func (f *form) readParts(w *window, delimiter []byte) error {
 		default:
 			return errForm
 		}
-		f.count++
+		if f.count++; f.count > mostParts {
+			return errFormSize
+		}
 		header, err := w.header(delimiter)
 		if err != nil {
 			return err
