@@ -166,8 +166,9 @@ func readURLEncoded(b *Body, names *names, ascii bool, u *url.URL) reading {
 			read.err = probe.err
 		}
 		return read
-	case c < ' ' || c >= 0x7f:
-		// JSON in another encoding, for some.
+	case (c < ' ' || c >= 0x7f) && b.open().wide():
+		// JSON in another encoding, for some; anything else is what curl sends of a
+		// file when it is not told what it is.
 		return reading{err: errForm}
 	}
 	return readForm(b.open(), names, ascii, u, (*form).readPairs)

@@ -461,6 +461,7 @@ func TestWhatNoRouteLooksAtIsNoDoubt(t *testing.T) {
 		"a semicolon in another field":   {form, "a=x;y&model=small"},
 		"another field twice":            {form, "a=1&model=small&a=2"},
 		"letters that are not escaped":   {form, "a=größe&model=small"},
+		"letters first":                  {form, "größe=1&model=small"},
 		"a long field":                   {form, "a=" + long + "&model=small"},
 		"two granularities":              {multi, fields(granularity+"word", granularity+"segment", model)},
 		"a file of 3 MiB":                {multi, fields(file+long, model)},
@@ -484,6 +485,17 @@ func TestWhatNoRouteLooksAtIsNoDoubt(t *testing.T) {
 		spooled := routing.Body{Truncated: true, Size: b.Size, Whole: strings.NewReader(c.body)}
 		if got := chosen(t, table, r, spooled); got != "light" {
 			t.Errorf("%s, from a file: got %s, want light", name, got)
+		}
+	}
+}
+
+// TestAFileHasNoKeys whatever curl says that it is.
+func TestAFileHasNoKeys(t *testing.T) {
+	table := aTable(t, light("light", when(`body.model == "small"`)), heavy("heavy", when(`body.model == "flux"`)), pass("rest", path("/**")))
+	for _, body := range []string{"ID3\x04\x00\x00", "\xff\xfb\x90\x64\x00\x00", "RIFF\x24\x00\x00\x00WAVE", "\x89PNG\r\n\x1a\n", "\x00\x00\x00\x18ftypmp42", "OggS\x00"} {
+		for _, header := range []string{"Content-Type: application/x-www-form-urlencoded", "Content-Type: application/octet-stream", "Content-Type: audio/mpeg"} {
+			r, b := posted(t, "/", body, header)
+			wantRule(t, table, r, b, "rest")
 		}
 	}
 }
