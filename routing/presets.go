@@ -61,7 +61,8 @@ var presets = map[string]preset{
 	// It only notes the wish, and acts on it after the prompt that runs. Every
 	// path is there twice.
 	"comfyui": {
-		completion: "comfyui", preserveHost: true, health: "/system_stats",
+		// A prompt is answered at once, whatever is being drawn.
+		completion: "comfyui", preserveHost: true, health: "/system_stats", abandon: 5 * time.Minute,
 		call: "POST /free", body: `{"unload_models":true,"free_memory":true}`, probe: "GET /system_stats",
 		controls: []string{"/free", "/api/free"},
 	},
@@ -96,7 +97,7 @@ var presets = map[string]preset{
 		needs:    "no model of its own, so that it is a router",
 		controls: []string{"/models/unload", "/models/load"},
 	},
-	"gradio": {completion: "gradio", preserveHost: true},
+	"gradio": {completion: "gradio", preserveHost: true, abandon: 30 * time.Minute},
 	"llama-swap": {
 		cancel: "aborts", health: "/health",
 		call: "POST /api/models/unload", each: "POST /api/models/unload/{{model}}", probe: "GET /health",
