@@ -61,7 +61,12 @@ func readBody(r *http.Request, b *Body, names *names) reading {
 	}
 	charset, ok := params["charset"]
 	ascii := ok && !isUTF8(charset)
-	if ascii && !extendsASCII(charset) {
+	named := 0
+	if ok {
+		named = 1
+	}
+	// Some look for the word alone, wherever it stands.
+	if ascii && !extendsASCII(charset) || strings.Count(strings.ToLower(types[0]), "charset") != named {
 		return reading{err: errCharset}
 	}
 	switch {

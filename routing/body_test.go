@@ -78,6 +78,8 @@ func TestABodyThatServersReadDifferentlyIsUndecidable(t *testing.T) {
 		{"application/x-protobuf", "\x0a\x01n", errContentType},
 		{"application/json, text/plain", `{"n":1}`, errContentType},
 		{"application/json; charset=utf-16", `{"n":1}`, errCharset},
+		{"0;0ChArset=u7", "{\"+AG4\":2}", errCharset}, // which is n in UTF-7
+		{"text/plain; x=\"charset=utf-7\"", "{\"n\":2}", errCharset},
 		{form, "n=1&n=50", errDuplicate},
 		{form, "n=1;n=50", errForm},
 		{form, "n=1&%6e=50", errDuplicate},
