@@ -45,6 +45,7 @@ var layers = [][]string{
 // libraries says where alone a module of others may be imported.
 var libraries = map[string][]string{
 	"github.com/labstack/echo":  {"proxy", "cmd"},
+	"github.com/sony/gobreaker": {"routing", "backend"},
 	"github.com/NVIDIA/go-nvml": {"admission/gpu"},
 }
 
@@ -117,6 +118,7 @@ func TestAnImportThatPointsUpIsBarred(t *testing.T) {
 		{"configs", module + "proxy", false, true},
 		{"routing", "github.com/labstack/echo/v4", false, false},
 		{"cmd/anteroom", "github.com/labstack/echo/v4/middleware", false, true},
+		{"proxy", "github.com/sony/gobreaker/v2", false, false},
 		{"admission", "github.com/NVIDIA/go-nvml/pkg/nvml", false, false},
 		{"simulation", module + "proxy", false, false},
 		{"simulation/replay", module + "proxy", false, true},

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/sony/gobreaker/v2"
 )
 
 var (
@@ -355,13 +357,13 @@ func (c *counted) tell(err error) {
 // Open says whether the breaker is open, and for how long still at the most.
 func (b *Backend) Open() (remaining time.Duration, open bool) {
 	state, remaining := b.breaker.look()
-	return remaining, state == stateOpen
+	return remaining, state == gobreaker.StateOpen
 }
 
 // State is the breaker's: closed, half-open or open.
 func (b *Backend) State() string {
 	state, _ := b.breaker.look()
-	return state
+	return state.String()
 }
 
 // CloseBreaker closes the breaker, whatever it has counted.
@@ -388,9 +390,9 @@ func (b *Backend) announce() {
 	defer b.telling.Unlock()
 	slots := -1
 	switch state, _ := b.breaker.look(); {
-	case state == stateOpen || b.unhealthy.Load():
+	case state == gobreaker.StateOpen || b.unhealthy.Load():
 		slots = 0
-	case state == stateHalfOpen:
+	case state == gobreaker.StateHalfOpen:
 		slots = 1
 	}
 	b.available(slots)

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/sony/gobreaker/v2"
 )
 
 // ErrBreakerOpen says that the backend was not asked, because it failed a moment
@@ -17,18 +19,13 @@ var ErrBreakerOpen = errors.New("routing: the backend's breaker is open")
 // errOverload is an answer that says "later": it is no fault of the backend.
 var errOverload = errors.New("routing: the backend is overloaded")
 
-// The states of a breaker.
-const (
-	stateClosed   = "closed"
-	stateHalfOpen = "half-open"
-	stateOpen     = "open"
-)
-
 const (
 	// probeEvery is how often an open breaker's backend is probed.
 	probeEvery = time.Second
-	// mostOutcomes bounds what is remembered of a window.
-	mostOutcomes = 4096
+	// buckets is how many parts a window has. Outcomes leave it a part at a time.
+	buckets = 30
+	// mostMinimum is the largest number of requests that a share may need.
+	mostMinimum = 4096
 )
 
 // breaker is a backend's circuit breaker, which tells when it changes.
@@ -46,102 +43,148 @@ const (
 //     closes it. After `open` it is half-open: one request at a time is let through,
 //     for a probe may be wrong.
 //
-// It is not gobreaker's: that knows one count, cannot be closed from outside, and
-// turns half-open when it is asked and not when it is time.
+// The states and the counts are gobreaker's. The probes, who the clients are, the
+// timer that makes an open breaker half-open when it is time, and changes from
+// outside are added here, for gobreaker has none of them. It is called with mu held,
+// and so are the functions that it calls back.
 type breaker struct {
 	BreakerConfig
 	probe   func(ctx context.Context) error
 	changed func() // called with no lock held; not after close
 
-	mu       sync.Mutex
-	state    string      // guarded by mu
-	until    time.Time   // when it stops being open; guarded by mu
-	turn     int         // counts changes of the state; guarded by mu
-	trying   bool        // half-open: a request is under way; guarded by mu
-	inARow   int         // connections that were not made; guarded by mu
-	window   []outcome   // guarded by mu
-	asking   bool        // a probe decides whether it opens; guarded by mu
-	running  int         // requests under way; guarded by mu
-	timer    *time.Timer // of the change to half-open; guarded by mu
+	mu sync.Mutex
+	// circuit holds the state, and counts connections in a row that are not made.
+	circuit *gobreaker.TwoStepCircuitBreaker[struct{}] // guarded by mu
+	// share counts the outcomes of the present window, and stays closed.
+	share    *gobreaker.CircuitBreaker[struct{}] // guarded by mu
+	state    gobreaker.State                     // as last told by circuit; guarded by mu
+	until    time.Time                           // when it stops being open; guarded by mu
+	turn     int                                 // counts changes of the state; guarded by mu
+	refused  bool                                // the failure that is reported opens it; guarded by mu
+	failing  string                              // the client of the last failure in share; guarded by mu
+	failedAt time.Time                           // when that was; guarded by mu
+	othersAt time.Time                           // when another client's last failure was; guarded by mu
+	asking   bool                                // a probe decides whether it opens; guarded by mu
+	running  int                                 // requests under way; guarded by mu
+	timer    *time.Timer                         // of the change to half-open; guarded by mu
 	life     context.Context
 	end      context.CancelFunc
 	watching bool // guarded by mu
 }
 
-// outcome is one request that says something of the backend.
-type outcome struct {
-	at     time.Time
-	failed bool
-	client string
-}
-
 func newBreaker(c BreakerConfig, probe func(context.Context) error, changed func()) *breaker {
 	c.Ratio, c.Minimum, c.Window = cmp.Or(c.Ratio, 0.5), cmp.Or(c.Minimum, 20), cmp.Or(c.Window, 30*time.Second)
-	b := &breaker{BreakerConfig: c, probe: probe, changed: changed, state: stateClosed}
+	// gobreaker's timeout is 1 ns less, for it must have passed when the timer asks.
+	// It takes 0 for a minute.
+	c.Open = max(c.Open, 2)
+	b := &breaker{BreakerConfig: c, probe: probe, changed: changed}
 	b.life, b.end = context.WithCancel(context.Background())
+	b.renew()
 	return b
+}
+
+// renew closes the breaker. gobreaker cannot be closed from outside, so a fresh one
+// takes its place. The caller holds mu, or is alone.
+func (b *breaker) renew() {
+	b.circuit = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		MaxRequests: 1,
+		Timeout:     b.Open - 1,
+		IsExcluded:  saysNothing,
+		IsSuccessful: func(err error) bool {
+			return err == nil || b.state == gobreaker.StateClosed && !errors.Is(err, ErrUnreachable)
+		},
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			return b.refused || n.ConsecutiveFailures >= uint32(b.Failures)
+		},
+		OnStateChange: func(_ string, _, to gobreaker.State) { b.set(to) },
+	})
+	b.set(gobreaker.StateClosed)
+}
+
+// newShare is a gobreaker that asks for a probe where it would open: the probe has
+// the last word.
+func (b *breaker) newShare() *gobreaker.CircuitBreaker[struct{}] {
+	return gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Interval:     b.Window,
+		BucketPeriod: max(1, b.Window/buckets),
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			total := n.TotalFailures + n.TotalSuccesses
+			several := time.Since(b.othersAt) <= b.Window
+			if several && total >= uint32(b.Minimum) && float64(n.TotalFailures) >= b.Ratio*float64(total) {
+				b.askWhether()
+			}
+			return false
+		},
+	})
+}
+
+// update does something with mu held, and tells of it if it changed the state.
+func (b *breaker) update(do func()) (changed bool) {
+	b.mu.Lock()
+	turn := b.turn
+	do()
+	changed = turn != b.turn
+	b.mu.Unlock()
+	if changed {
+		b.tell()
+	}
+	return changed
 }
 
 // allow asks for the right to one request of a client. done must be called
 // exactly once.
 func (b *breaker) allow(client string) (done func(error), err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch {
-	case b.state == stateOpen, b.state == stateHalfOpen && b.trying:
-		return nil, ErrBreakerOpen
-	case b.state == stateHalfOpen:
-		b.trying = true
-	}
-	b.running++
-	turn := b.turn
-	return func(err error) { b.count(turn, client, err) }, nil
-}
-
-// count takes note of how a request ended.
-func (b *breaker) count(turn int, client string, err error) {
-	b.mu.Lock()
-	b.running--
-	// What began before the last change says nothing of what is now.
-	if turn == b.turn {
-		b.judge(client, err)
-	}
-	changed := turn != b.turn
-	b.mu.Unlock()
-	if changed {
-		b.tell()
-	}
-}
-
-// judge is called with mu held.
-func (b *breaker) judge(client string, err error) {
-	now := time.Now()
-	if b.state == stateHalfOpen {
-		b.trying = false
-		switch {
-		case err == nil:
-			b.set(stateClosed, now)
-		case !saysNothing(err):
-			b.set(stateOpen, now)
+	b.update(func() {
+		finish, refusal := b.circuit.Allow()
+		if refusal != nil {
+			err = ErrBreakerOpen
+			return
 		}
+		b.running++
+		turn := b.turn
+		done = func(err error) {
+			b.update(func() {
+				b.running--
+				// What began before the last change says nothing of what is now.
+				if turn == b.turn {
+					b.count(client, finish, err)
+				}
+			})
+		}
+	})
+	return done, err
+}
+
+// count takes note of how a request ended. The caller holds mu.
+func (b *breaker) count(client string, finish func(error), err error) {
+	turn := b.turn
+	b.report(finish, err)
+	if turn != b.turn || b.state != gobreaker.StateClosed || saysNothing(err) {
 		return
 	}
-	switch {
-	case saysNothing(err):
-	case errors.Is(err, ErrUnreachable):
-		if b.inARow++; b.inARow >= b.Failures || errors.Is(err, ErrRefused) {
-			b.set(stateOpen, now)
-		} else {
-			b.askWhether()
-		}
-	default:
-		b.inARow = 0
-		b.remember(outcome{now, err != nil, client})
-		// A connection that broke may be the end of the process.
-		if errors.Is(err, ErrProtocol) || err != nil && b.manyFail(now) {
-			b.askWhether()
-		}
+	if errors.Is(err, ErrUnreachable) {
+		b.askWhether()
+		return
 	}
+	if err != nil {
+		if client != b.failing {
+			b.failing, b.othersAt = client, b.failedAt
+		}
+		b.failedAt = time.Now()
+	}
+	// gobreaker counts a request in the part of the window in which it began, and
+	// one that lasts for longer nowhere. Here it counts when it ends.
+	b.share.Execute(func() (struct{}, error) { return struct{}{}, err })
+	// A connection that broke may be the end of the process.
+	if errors.Is(err, ErrProtocol) {
+		b.askWhether()
+	}
+}
+
+// report tells gobreaker how a request ended. The caller holds mu.
+func (b *breaker) report(finish func(error), err error) {
+	b.refused = errors.Is(err, ErrRefused)
+	finish(err)
 }
 
 // saysNothing says that how a request ended is neither failure nor success.
@@ -159,36 +202,6 @@ func ownFault(err error) bool {
 	return false
 }
 
-func (b *breaker) remember(o outcome) {
-	first := 0
-	for first < len(b.window) && o.at.Sub(b.window[first].at) > b.Window {
-		first++
-	}
-	if len(b.window)-first >= mostOutcomes {
-		first++
-	}
-	b.window = append(b.window[first:], o)
-}
-
-// manyFail says that so many requests of the window failed that the backend may
-// be at fault. The caller holds mu.
-func (b *breaker) manyFail(now time.Time) bool {
-	failed, total, several, client := 0, 0, false, ""
-	for _, o := range b.window {
-		if now.Sub(o.at) > b.Window {
-			continue
-		}
-		total++
-		if o.failed {
-			if failed++; failed == 1 {
-				client = o.client
-			}
-			several = several || o.client != client
-		}
-	}
-	return several && total >= b.Minimum && float64(failed) >= b.Ratio*float64(total)
-}
-
 // askWhether opens the breaker if a probe fails. The caller holds mu.
 func (b *breaker) askWhether() {
 	if b.asking {
@@ -198,16 +211,12 @@ func (b *breaker) askWhether() {
 	turn := b.turn
 	go func() {
 		err := b.ask()
-		b.mu.Lock()
-		b.asking = false
-		opens := turn == b.turn && err != nil && !saysNothing(err)
-		if opens {
-			b.set(stateOpen, time.Now())
-		}
-		b.mu.Unlock()
-		if opens {
-			b.tell()
-		}
+		b.update(func() {
+			b.asking = false
+			if turn == b.turn && err != nil && !saysNothing(err) {
+				b.openNow()
+			}
+		})
 	}()
 }
 
@@ -217,28 +226,30 @@ func (b *breaker) ask() error {
 	return b.probe(ctx)
 }
 
-// set changes the state. The caller holds mu, and calls changed without it.
-func (b *breaker) set(state string, now time.Time) {
+// openNow opens the breaker, as a refused connection does. It is a fresh gobreaker
+// that opens: a half-open one has no place for one more report. The caller holds mu.
+func (b *breaker) openNow() {
+	b.renew()
+	if finish, err := b.circuit.Allow(); err == nil {
+		b.report(finish, ErrRefused)
+	}
+}
+
+// set takes note of a change of the state. The caller holds mu.
+func (b *breaker) set(state gobreaker.State) {
 	b.turn++
-	b.state, b.trying, b.inARow, b.window = state, false, 0, nil
+	b.state, b.share = state, b.newShare()
+	b.failing, b.failedAt, b.othersAt = "", time.Time{}, time.Time{}
 	if b.timer != nil {
 		b.timer.Stop()
 	}
-	if state != stateOpen || b.life.Err() != nil {
+	if state != gobreaker.StateOpen || b.life.Err() != nil {
 		return
 	}
-	b.until = now.Add(b.Open)
-	turn := b.turn
+	b.until = time.Now().Add(b.Open)
+	// gobreaker becomes half-open when it is asked. Those who wait must be woken.
 	b.timer = time.AfterFunc(b.Open, func() {
-		b.mu.Lock()
-		due := turn == b.turn
-		if due {
-			b.set(stateHalfOpen, time.Now())
-		}
-		b.mu.Unlock()
-		if due {
-			b.tell()
-		}
+		b.update(func() { b.circuit.State() })
 	})
 	if !b.watching {
 		b.watching = true
@@ -259,7 +270,7 @@ func (b *breaker) watch() {
 			}
 		}
 		b.mu.Lock()
-		over := b.state == stateClosed || b.life.Err() != nil
+		over := b.state == gobreaker.StateClosed || b.life.Err() != nil
 		if over {
 			b.watching = false
 		}
@@ -272,20 +283,15 @@ func (b *breaker) watch() {
 
 // trip opens it, and shut closes it, by a surer word than what it counts. They
 // report whether that was a change.
-func (b *breaker) trip() bool { return b.force(stateOpen) }
-func (b *breaker) shut() bool { return b.force(stateClosed) }
+func (b *breaker) trip() bool { return b.force(gobreaker.StateOpen, b.openNow) }
+func (b *breaker) shut() bool { return b.force(gobreaker.StateClosed, b.renew) }
 
-func (b *breaker) force(state string) bool {
-	b.mu.Lock()
-	differs := b.state != state && b.life.Err() == nil
-	if differs {
-		b.set(state, time.Now())
-	}
-	b.mu.Unlock()
-	if differs {
-		b.tell()
-	}
-	return differs
+func (b *breaker) force(state gobreaker.State, change func()) bool {
+	return b.update(func() {
+		if b.state != state && b.life.Err() == nil {
+			change()
+		}
+	})
 }
 
 func (b *breaker) tell() {
@@ -295,10 +301,10 @@ func (b *breaker) tell() {
 }
 
 // look gives the state and how long it stays open at the most.
-func (b *breaker) look() (state string, remaining time.Duration) {
+func (b *breaker) look() (state gobreaker.State, remaining time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.state != stateOpen {
+	if b.state != gobreaker.StateOpen {
 		return b.state, 0
 	}
 	return b.state, max(0, time.Until(b.until))
@@ -308,15 +314,9 @@ func (b *breaker) look() (state string, remaining time.Duration) {
 func (b *breaker) counts() (failed, total int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, o := range b.window {
-		if time.Since(o.at) <= b.Window {
-			total++
-			if o.failed {
-				failed++
-			}
-		}
-	}
-	return failed, total
+	b.share.State() // it leaves out what is too old when it is asked for this
+	n := b.share.Counts()
+	return int(n.TotalFailures), int(n.TotalFailures + n.TotalSuccesses)
 }
 
 // busy says that requests are under way.

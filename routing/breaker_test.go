@@ -553,6 +553,53 @@ func TestAnAnswerFromBeforeTheBreakerOpenedDoesNotCloseIt(t *testing.T) {
 	})
 }
 
+func TestAFailedCheckOpensAHalfOpenBreakerWhoseOneRequestIsUnderWay(t *testing.T) {
+	opened(t, &checked{}, func(t *testing.T, b *bench) {
+		b.wait(30500 * time.Millisecond)
+		res, err := b.RoundTrip(b.request(t.Context(), "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.breaker.trip()
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		b.wantState("open")
+		b.wait(30 * time.Second)
+		b.wantState("half-open")
+		b.wantTold(word{0, 0}, word{1, 30 * time.Second}, word{0, 30500 * time.Millisecond}, word{1, 60500 * time.Millisecond})
+	})
+}
+
+func TestAFailureFromBeforeTheBreakerWasClosedDoesNotCount(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		done, err := b.breaker.allow("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.breaker.trip()
+		b.CloseBreaker()
+		done(ErrRefused)
+		b.wantState("closed")
+		b.wantTold(word{0, 0}, word{-1, 0})
+	})
+}
+
+func TestARequestCountsInTheWindowInWhichItEnds(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		done, err := b.breaker.allow("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.wait(time.Hour)
+		done(context.DeadlineExceeded)
+		b.wantCounted(1, 1)
+		b.wait(29 * time.Second)
+		b.wantCounted(1, 1)
+		b.wait(time.Second)
+		b.wantCounted(0, 0)
+	})
+}
+
 func TestEachRequestIsCountedOnce(t *testing.T) {
 	inBubble(t, answering, func(t *testing.T, b *bench) {
 		for _, path := range []string{"/cut", "/cut", "/", "/"} {

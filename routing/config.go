@@ -224,7 +224,7 @@ func (b BackendConfig) check(report func(path, problem string)) {
 		report("breaker.ratio", fmt.Sprintf("%v: not a share: want more than 0 and at most 1, such as 0.5", r))
 	}
 	wantAtLeast(report, "breaker.minimum", b.Breaker.Minimum, 0)
-	wantAtMost(report, "breaker.minimum", b.Breaker.Minimum, mostOutcomes)
+	wantAtMost(report, "breaker.minimum", b.Breaker.Minimum, mostMinimum)
 	wantAtLeast(report, "breaker.window", b.Breaker.Window, 0)
 	if b.Breaker.Open <= 0 {
 		report("breaker.open", fmt.Sprintf("%v: too short: want a time such as 30s", b.Breaker.Open))
