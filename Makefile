@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo bench soak worlds check
+.PHONY: build test demo bench soak worlds fieldcases check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -34,6 +34,11 @@ WORLDS ?= 200000
 SEED ?= 1000000
 worlds:
 	go test -v -run 'TestWorlds$$' -timeout 0 ./admission -worlds $(WORLDS) -worldseed $(SEED)
+
+# What users of such gateways have reported, each as a small set-up of its own
+# before the binary. The configurations are in cmd/anteroom/testdata/fieldcases.
+fieldcases: build
+	ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -run TestFieldCases -v ./cmd/anteroom
 
 check:
 	.ci/run

@@ -60,6 +60,9 @@ func Load(o Options) (*Config, error) {
 	if err := decode(c.values, c); err != nil {
 		return nil, Mistakes{{File: o.File, Problem: err.Error()}}
 	}
+	for name, b := range c.Routing.Backends {
+		c.Routing.Backends[name] = b.Resolve()
+	}
 	found := &findings{file: file, origin: given.origin, mistakes: slices.Concat(file.mistakes, given.mistakes)}
 	c.check(found)
 	if len(found.mistakes) > 0 {

@@ -5,7 +5,9 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"strconv"
@@ -34,7 +36,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	e.GET("/livez", func(c echo.Context) error { return c.String(http.StatusOK, "ok\n") })
 	e.GET("/readyz", a.ready)
 
-	guarded := e.Group("", demandToken(c.Token))
+	guarded := e.Group("", ownHost(c), demandToken(c.Token))
 	if metrics := h.telemetry.MetricsHandler(); metrics != nil {
 		guarded.GET("/metrics", echo.WrapHandler(metrics))
 	}
@@ -52,6 +54,9 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	control.POST("/api/backends/:name/resume", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, false) }))
 	control.POST("/api/backends/:name/reclaim", asked(h.desk.UnloadByHand))
 	control.POST("/api/backends/:name/wake", asked(h.desk.WakeByHand))
+	for _, word := range [...]string{"close", "reset"} {
+		control.POST("/api/backends/:name/breaker/"+word, named("backend", h.CloseBreaker))
+	}
 	control.POST("/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
 	control.POST("/api/grants/:id/release", numbered("grant", h.releaseGrant))
 	control.POST("/api/reload", a.reload)
@@ -97,6 +102,28 @@ func demandToken(token string) echo.MiddlewareFunc {
 				return echo.NewHTTPError(http.StatusUnauthorized, "a token is needed: want Authorization: Bearer TOKEN")
 			}
 			return next(c)
+		}
+	}
+}
+
+// ownHost keeps a page out whose name was made to lead to this machine: where no
+// token is asked for, the Host must be an address, localhost, or what the listener
+// is called in the configuration. A page's own name is none of these.
+func ownHost(c AdminConfig) echo.MiddlewareFunc {
+	own, _, _ := net.SplitHostPort(c.Listen)
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(e echo.Context) error {
+			host := e.Request().Host
+			if name, _, err := net.SplitHostPort(host); err == nil {
+				host = name
+			}
+			host = strings.TrimSuffix(host, ".")
+			_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+			if c.Token == "" && !strings.HasPrefix(c.Listen, "unix:") && err != nil &&
+				!strings.EqualFold(host, "localhost") && !strings.EqualFold(host, own) {
+				return echo.NewHTTPError(http.StatusForbidden, "the Host is not this listener's: want localhost, an address, or a token in the configuration")
+			}
+			return next(e)
 		}
 	}
 }
@@ -185,7 +212,11 @@ func (a *admin) ready(c echo.Context) error {
 		Ready bool   `json:"ready"`
 		Note  string `json:"note,omitempty"`
 	}
-	checks := []check{{Name: "listening", Ready: true}, {Name: "config", Ready: true}, {Name: "draining", Ready: !a.Draining()}}
+	spool := check{Name: "spool", Ready: true}
+	if err := a.rules.Load().limits.CheckSpool(); err != nil {
+		spool.Ready, spool.Note = false, err.Error()
+	}
+	checks := []check{{Name: "listening", Ready: true}, {Name: "config", Ready: true}, {Name: "draining", Ready: !a.Draining()}, spool}
 	if _, verbose := c.QueryParams()["verbose"]; verbose {
 		// Told, not judged: work that needs neither is served all the same.
 		for _, g := range a.desk.Snapshot().GPUs {
@@ -202,14 +233,17 @@ func (a *admin) ready(c echo.Context) error {
 		}
 	}
 	status := http.StatusOK
-	if a.Draining() {
+	if a.Draining() || !spool.Ready {
 		status = http.StatusServiceUnavailable
 	}
-	if len(checks) > 3 {
+	if _, verbose := c.QueryParams()["verbose"]; verbose {
 		return c.JSON(status, map[string]any{"ready": status == http.StatusOK, "checks": checks})
 	}
-	if status != http.StatusOK {
+	if a.Draining() {
 		return c.String(status, "draining\n")
+	}
+	if !spool.Ready {
+		return c.String(status, "spool: "+spool.Note+"\n")
 	}
 	return c.String(status, "ok\n")
 }

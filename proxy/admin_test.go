@@ -155,6 +155,41 @@ func TestTheAdminListenerKeepsStrangersOut(t *testing.T) {
 	}
 }
 
+// TestAPageWhoseNameLeadsHereIsKeptOut: its requests have its own name for Host.
+func TestAPageWhoseNameLeadsHereIsKeptOut(t *testing.T) {
+	bare := open(t, newModel(t))
+	token := open(t, newModel(t), func(s *proxy.Setup) { s.Proxy.Admin.Token = "open sesame" })
+	for _, c := range []struct {
+		b    *box
+		host string
+		path string
+		want int
+	}{
+		{bare, "evil.example", "/api/state", 403},
+		{bare, "evil.example:9090", "/metrics", 403},
+		{bare, "localhost.evil.example", "/api/config", 403},
+		{bare, "127.0.0.1.evil.example", "/api/queue", 403},
+		{bare, "evil.example", "/livez", 200},
+		{bare, "localhost", "/api/state", 200},
+		{bare, "LOCALHOST.:9090", "/api/state", 200},
+		{bare, "127.0.0.1:9090", "/api/state", 200},
+		{bare, "[::1]:9090", "/api/state", 200},
+		{token, "gpu.example", "/api/state", 200},
+	} {
+		r, _ := http.NewRequest("GET", c.b.server.AdminURL()+c.path, nil)
+		r.Host = c.host
+		r.Header.Set("Authorization", "Bearer open sesame")
+		res, err := c.b.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != c.want {
+			t.Errorf("GET %s of %s: got %d, want %d", c.path, c.host, res.StatusCode, c.want)
+		}
+	}
+}
+
 func TestNothingOfOursIsOnThePublicListener(t *testing.T) {
 	b := open(t, newModel(t))
 	for _, path := range []string{"/livez", "/readyz", "/metrics", "/api/state", "/api/reload", "/debug/pprof/"} {
@@ -195,10 +230,9 @@ func TestReload(t *testing.T) {
 		}
 	})
 	t.Run("keeps the breaker of a backend that stays as it was", func(t *testing.T) {
-		b := openAt(t, rawBackend(t, ""))
-		for range 5 {
-			b.do("POST", "/light/x", "{}")
-		}
+		b := openAt(t, nobody(t))
+		b.do("POST", "/light/x", "{}")
+		eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 		next := b.setup
 		backend(&next, "slow", func(c *routing.BackendConfig) { c.Slots = 3 })
 		next.Desk = desk(next)
@@ -244,7 +278,16 @@ func TestObserveForwardsWhatItWouldHold(t *testing.T) {
 		}()
 		<-m.arrived // at once, although the slot is taken
 	}
-	eventually(t, "the desk has judged all three", func() bool { return b.running() == 1 && b.waiting() == 1 })
+	var state struct {
+		Observed struct {
+			Held    int
+			Refused map[string]int
+		}
+	}
+	eventually(t, "the desk has judged all three", func() bool {
+		b.ask("GET", "/api/state", &state)
+		return b.running() == 1 && b.waiting() == 1 && state.Observed.Refused["queue_full"] == 1
+	})
 	close(m.let)
 	for range 3 {
 		if err := <-answers; err != nil {
@@ -252,12 +295,6 @@ func TestObserveForwardsWhatItWouldHold(t *testing.T) {
 		}
 	}
 	eventually(t, "the books are empty", func() bool { return b.running() == 0 && b.waiting() == 0 })
-	var state struct {
-		Observed struct {
-			Held    int
-			Refused map[string]int
-		}
-	}
 	eventually(t, "one was counted as held and one as refused", func() bool {
 		b.ask("GET", "/api/state", &state)
 		return state.Observed.Held == 1 && state.Observed.Refused["queue_full"] == 1

@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/routing"
@@ -24,7 +26,7 @@ type body struct {
 	trailer http.Header // what followed a chunked body
 
 	mu     sync.Mutex
-	memory *[]byte  // guarded by mu; the body, or its beginning if there is a file
+	memory *[]byte  // guarded by mu; the body; nil if there is a file
 	file   *os.File // guarded by mu; the whole body
 	offset int64    // guarded by mu
 	closed bool     // guarded by mu; by a transport, or for good
@@ -34,22 +36,15 @@ type body struct {
 	spool  *budget
 }
 
-// seen is the body as the rules see it. It is valid until shed or Close.
+// seen is the body as the rules see it. It is valid until Close.
 func (b *body) seen() routing.Body {
-	if b == nil {
+	switch {
+	case b == nil:
 		return routing.Body{}
+	case b.file != nil:
+		return routing.Body{Truncated: true, Whole: b.file, Size: b.size}
 	}
-	return routing.Body{Prefix: *b.memory, Truncated: b.file != nil, Size: b.size}
-}
-
-// shed gives back the memory that only the rules needed.
-func (b *body) shed() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.file != nil && b.memory != nil {
-		putBuffer(b.memory)
-		b.memory = nil
-	}
+	return routing.Body{Prefix: *b.memory, Size: b.size}
 }
 
 func (b *body) Read(p []byte) (n int, err error) {
@@ -275,22 +270,59 @@ func (in *intake) fill() error {
 	}
 }
 
-// open moves what is in memory to a file. The memory stays for the rules.
+// open moves what is in memory to a file.
 func (in *intake) open() error {
 	if !in.spool.take(in.size) {
 		return spoolFull(in.limits)
 	}
-	file, err := os.CreateTemp("", "anteroom-body-*")
+	file, err := spoolFile()
 	if err != nil {
 		in.spool.give(in.size)
-		return refuse(codeSpoolFull, "no file for the body can be made")
+		return noSpool(err)
 	}
-	os.Remove(file.Name()) // it lives for as long as it is open
 	in.file = file
 	if _, err := file.Write(*in.memory); err != nil {
-		return refuse(codeSpoolFull, "the body cannot be written to a file")
+		return noSpool(err)
+	}
+	putBuffer(in.memory)
+	in.memory = nil
+	return nil
+}
+
+// spoolFile is a new file that lives for as long as it is open.
+func spoolFile() (*os.File, error) {
+	file, err := os.CreateTemp("", "anteroom-body-*")
+	if err != nil {
+		return nil, err
+	}
+	os.Remove(file.Name())
+	return file, nil
+}
+
+// CheckSpool says why bodies above limits.body_memory cannot be put into files,
+// where limits.spool lets them; nil: they can be.
+func (l LimitsConfig) CheckSpool() error {
+	if l.Spool == 0 {
+		return nil
+	}
+	file, err := spoolFile()
+	if err != nil {
+		return fmt.Errorf("no file can be made in %s for bodies above limits.body_memory (%v): %w: want a directory that can be written, named by TMPDIR",
+			os.TempDir(), l.BodyMemory, errors.Unwrap(err))
+	}
+	defer file.Close()
+	if _, err := file.Write([]byte{0}); err != nil {
+		return fmt.Errorf("no file in %s can be written: %w: want room there, or another directory named by TMPDIR", os.TempDir(), err)
 	}
 	return nil
+}
+
+// noSpool is the refusal of a body whose file cannot be made or written.
+func noSpool(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return refuse(codeSpoolFull, "the disk of the waiting bodies is full")
+	}
+	return refuse(codeSpoolUnavailable, "the proxy has no place for bodies above its limits.body_memory")
 }
 
 func (in *intake) append(p []byte) error {
@@ -302,7 +334,7 @@ func (in *intake) append(p []byte) error {
 	}
 	in.size += int64(len(p))
 	if _, err := in.file.Write(p); err != nil {
-		return refuse(codeSpoolFull, "the body cannot be written to a file")
+		return noSpool(err)
 	}
 	return nil
 }

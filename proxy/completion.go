@@ -15,7 +15,7 @@ import (
 )
 
 // Some engines answer when they have put the work into a queue of their own.
-// There the execution goes on behind the answer, and a goroutine follows it to
+// There the work goes on behind the answer, and a goroutine follows it to
 // its real end: the grant is held, the desk's drain waits for it, and the
 // route's history learns how long it took.
 
@@ -27,7 +27,7 @@ const maxSubmit = 64 << 10
 type job struct {
 	*routing.Job
 	how     *routing.Completion
-	work    *execution
+	work    *attempt
 	backend *backend
 	log     *slog.Logger
 	// host and header are what the job's own caller would ask with.
@@ -61,7 +61,7 @@ var (
 // begin looks into an answer for the job that it tells of and follows it; the
 // answer's body is then read, and stands ready for the client. It reports
 // false where the answer is like any other.
-func (x *exchange) begin(res *http.Response) bool {
+func (x *exchange) begin(e *attempt, res *http.Response) bool {
 	if res.StatusCode/100 != 2 || !isJSON(res.Header) {
 		return false
 	}
@@ -71,17 +71,17 @@ func (x *exchange) begin(res *http.Response) bool {
 	}
 	res.Body = b
 	if err := b.cut(); err != nil {
-		x.work.end(err)
+		e.end(err)
 		return true
 	}
-	found, err := x.work.completion.Job(x.in.URL.Path, *b.buffer)
+	found, err := e.completion.Job(x.in.URL.Path, *b.buffer)
 	if err != nil {
 		// A backend that answers some requests late and some early: no mistake.
 		x.log.Debug("an answer tells of no job", "route", x.route.Name, "reason", err.Error())
-		x.work.end(nil)
+		e.end(nil)
 		return true
 	}
-	x.follow(found)
+	x.follow(e, found)
 	return true
 }
 
@@ -91,9 +91,9 @@ func isJSON(header http.Header) bool {
 	return kind == "application/json" || kind == "text/json" || strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json")
 }
 
-// follow starts to look for a job's end. It ends the execution then.
-func (x *exchange) follow(found *routing.Job) {
-	j := &job{Job: found, how: x.work.completion, work: &x.work, backend: x.to, header: make(http.Header),
+// follow starts to look for a job's end. It ends the attempt then.
+func (x *exchange) follow(e *attempt, found *routing.Job) {
+	j := &job{Job: found, how: e.completion, work: e, backend: e.to, header: make(http.Header),
 		told: make(chan error, 1), left: make(chan struct{}),
 		log: x.log.With("route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend, "trace_id", x.trace.SpanContext().TraceID().String())}
 	if j.backend.Config.PreserveHost {
@@ -107,13 +107,13 @@ func (x *exchange) follow(found *routing.Job) {
 	if limit := x.route.Class.ExecutionTimeout; limit > 0 {
 		j.overdue = x.now.Add(limit)
 	}
-	if grant := x.work.grant; grant != nil {
+	if grant := e.grant; grant != nil {
 		j.log = j.log.With("grant", grant.ID())
 	} else {
 		j.Cancel = routing.Call{} // who only observes ends nothing
 	}
 	j.ctx, j.stop = context.WithCancelCause(context.Background())
-	x.work.job.Store(j)
+	e.job.Store(j)
 	x.jobs.add(j)
 	go func() {
 		err := j.run()
@@ -121,7 +121,7 @@ func (x *exchange) follow(found *routing.Job) {
 		if errors.Is(err, routing.ErrMemory) {
 			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
 		}
-		x.work.end(err)
+		e.end(err)
 		j.stop(nil)
 	}()
 }

@@ -228,6 +228,38 @@ func TestAJobThatRunsOutOfMemoryIsCounted(t *testing.T) {
 	}
 }
 
+// TestAJobEndsHoweverLongItsHistoryIs has one that repeats a workflow with
+// pictures in it, whose text says what an error would.
+func TestAJobEndsHoweverLongItsHistoryIs(t *testing.T) {
+	c := newComfy()
+	b := open(t, c, asComfy(), func(s *proxy.Setup) {
+		backend(s, "slow", func(b *routing.BackendConfig) { b.OOMPatterns = []string{"CUDA out of memory"} })
+	})
+	b.do("POST", "/prompt", "{}")
+	id := <-c.arrived
+	c.mu.Lock()
+	delete(c.drawing, id)
+	c.history[id] = map[string]any{
+		"prompt":  []any{1, id, map[string]any{"6": strings.Repeat("CUDA out of memory ", 1<<20)}},
+		"outputs": map[string]any{"9": strings.Repeat("x", 1<<20)},
+		"status": map[string]any{"status_str": "error", "completed": false,
+			"messages": []any{[]any{"execution_error", map[string]any{"current_inputs": "CUDA out of memory", "exception_message": "interrupted"}}}},
+	}
+	c.mu.Unlock()
+	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+	var l struct {
+		Routes []struct {
+			OutOfMemory int `json:"out_of_memory"`
+		} `json:"routes"`
+	}
+	b.ask("GET", "/api/learned", &l)
+	for _, r := range l.Routes {
+		if r.OutOfMemory != 0 {
+			t.Errorf("what the user wrote counts as an error: %+v", l)
+		}
+	}
+}
+
 func TestAJobThatEndsBetweenTwoLooksHasEndedWell(t *testing.T) {
 	c := newComfy()
 	c.slips = true

@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +20,7 @@ type Config struct {
 	Mode    string        `koanf:"mode"` // enforce | observe
 	Trusted []string      `koanf:"trusted"`
 	Tenants TenantsConfig `koanf:"tenants"`
+	CORS    CORSConfig    `koanf:"cors"`
 	Limits  LimitsConfig  `koanf:"limits"`
 	Drain   DrainConfig   `koanf:"drain"`
 	State   StateConfig   `koanf:"state"`
@@ -80,6 +83,7 @@ func (c Config) Check(report func(path, problem string)) {
 		}
 	}
 	c.Tenants.check(func(path, problem string) { report("tenants."+path, problem) })
+	c.CORS.check(func(path, problem string) { report("cors."+path, problem) })
 	c.Limits.check(report)
 	if c.Drain.Grace <= 0 {
 		report("drain.grace", fmt.Sprintf("%v: want more than 0s", c.Drain.Grace))
@@ -149,11 +153,14 @@ func onlyLocal(address string) bool {
 		return true
 	}
 	host, _, _ := net.SplitHostPort(address)
-	if host == "localhost" {
-		return true
+	if host == "" {
+		return false // every address
 	}
-	ip, err := netip.ParseAddr(host)
-	return err == nil && ip.IsLoopback()
+	// A name is what the resolver makes of it: localhost need not be loopback.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	return err == nil && len(addresses) > 0 && !slices.ContainsFunc(addresses, func(a netip.Addr) bool { return !a.Unmap().IsLoopback() })
 }
 
 // parsePrefix reads a prefix, or an address as the prefix that is itself.

@@ -22,10 +22,14 @@ import (
 const (
 	codeNoRoute            admission.Code = "no_route"
 	codeBadRequest         admission.Code = "bad_request"
+	codeAmbiguousPath      admission.Code = "ambiguous_path"
+	codeAmbiguousBody      admission.Code = "ambiguous_body"
+	codeControlRoute       admission.Code = "control_route"
 	codeBadBody            admission.Code = "bad_body"
 	codeBodyTimeout        admission.Code = "body_timeout"
 	codeBodyTooLarge       admission.Code = "body_too_large"
 	codeSpoolFull          admission.Code = "spool_full"
+	codeSpoolUnavailable   admission.Code = "spool_unavailable"
 	codeBackendUnreachable admission.Code = "backend_unreachable"
 	codeBackendProtocol    admission.Code = "backend_protocol"
 	codeExecutionTimeout   admission.Code = "execution_timeout"
@@ -39,7 +43,7 @@ const (
 	never   comeBack = iota
 	later            // what the refusal estimates, at least a second
 	minute           // a full minute: nobody knows when the card returns
-	useless          // and the client is told that no retry can help
+	useless          // and the client is told not to come back by itself
 )
 
 // answer is how a code looks on the wire.
@@ -66,13 +70,17 @@ var answers = map[admission.Code]answer{
 
 	codeNoRoute:            {404, grpcUnimplemented, never, false, "No route matches"},
 	codeBadRequest:         {400, grpcInternal, never, false, "The request has no single meaning"},
+	codeControlRoute:       {403, grpcDenied, useless, false, "The path controls a model server"},
+	codeAmbiguousPath:      {400, grpcInternal, never, false, "The path has no single meaning"},
+	codeAmbiguousBody:      {400, grpcInternal, never, false, "What the routes look at has no single meaning"},
 	codeBadBody:            {400, grpcInternal, never, true, "The body cannot be used"},
 	codeBodyTimeout:        {408, grpcCancelled, never, true, "The body came too slowly"},
 	codeBodyTooLarge:       {413, grpcExhausted, never, true, "The body is too large"},
 	codeSpoolFull:          {503, grpcExhausted, later, true, "The room for waiting bodies is full"},
+	codeSpoolUnavailable:   {503, grpcUnavailable, never, true, "There is no place for waiting bodies"},
 	codeBackendUnreachable: {502, grpcUnavailable, never, false, "The backend cannot be reached"},
-	codeBackendProtocol:    {502, grpcUnavailable, never, false, "The backend broke off before it answered"},
-	codeExecutionTimeout:   {504, grpcDeadline, never, false, "The backend took too long"},
+	codeBackendProtocol:    {502, grpcUnavailable, useless, false, "The backend broke off before it answered"},
+	codeExecutionTimeout:   {504, grpcDeadline, useless, false, "The backend took too long"},
 	codeInternal:           {500, grpcInternal, never, true, "The proxy failed"},
 }
 
@@ -84,6 +92,7 @@ const statusClientLeft = 499
 const (
 	grpcCancelled     = 1
 	grpcDeadline      = 4
+	grpcDenied        = 7
 	grpcExhausted     = 8
 	grpcPrecondition  = 9
 	grpcAborted       = 10
@@ -124,9 +133,15 @@ func explain(err error) *refusal {
 	case errors.Is(err, routing.ErrNoRoute):
 		return refuse(codeNoRoute, "no rule matches the method, host, path and headers")
 	case errors.Is(err, routing.ErrPath):
-		return refuse(codeBadRequest, "the path has no single meaning")
+		return refuse(codeAmbiguousPath, "servers read this path in different ways, and these lead to different routes")
+	case errors.Is(err, routing.ErrTarget):
+		return refuse(codeBadRequest, "the target is no path: want one that begins with a slash")
+	case errors.Is(err, routing.ErrControl):
+		return refuse(codeControlRoute, "the path controls a model server, and no route opens it to clients")
+	case errors.Is(err, routing.ErrAmbiguous):
+		return refuse(codeAmbiguousBody, "the request could be for different backends: %s", reasonOf(err, routing.ErrAmbiguous))
 	case errors.Is(err, routing.ErrBody):
-		return refuse(codeBadBody, "the route needs a body that it can read: want one complete, uncompressed JSON object")
+		return refuse(codeBadBody, "the route needs a body that it can read: want one complete, uncompressed JSON object: %s", reasonOf(err, routing.ErrBody))
 	case errors.Is(err, routing.ErrBreakerOpen):
 		return refuse(admission.CodeBackendUnavailable, "the backend's breaker is open")
 	case errors.Is(err, errExecutionTimeout):
@@ -135,10 +150,17 @@ func explain(err error) *refusal {
 		return refuse(admission.CodeClientCancelled, "the client left")
 	case errors.Is(err, routing.ErrUpload):
 		return refuse(codeBadBody, "the body broke off before its end")
+	case errors.Is(err, routing.ErrShort):
+		return refuse(codeInternal, "the proxy is short of descriptors, ports or memory")
 	case errors.Is(err, routing.ErrUnreachable):
 		return refuse(codeBackendUnreachable, "the backend does not accept connections")
 	}
 	return refuse(codeBackendProtocol, "the connection to the backend broke, or its answer was not HTTP")
+}
+
+// reasonOf is what an error says behind the one that it wraps.
+func reasonOf(err, wrapped error) string {
+	return strings.TrimPrefix(err.Error(), wrapped.Error()+": ")
 }
 
 // write sends the refusal in the dialect that the route speaks.
@@ -244,7 +266,12 @@ func setRetryAfter(header http.Header, d time.Duration) {
 	header.Set("Retry-After-Ms", strconv.FormatInt(d.Milliseconds(), 10))
 }
 
-// isGRPC says that the request speaks gRPC, whatever its route says.
+// isGRPC says that the request speaks gRPC, whatever its route says. There is
+// no gRPC over HTTP/1.1: what calls itself so there is an ordinary request.
 func isGRPC(r *http.Request) bool {
-	return strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+	if r.ProtoMajor < 2 {
+		return false
+	}
+	kind, ok := strings.CutPrefix(strings.ToLower(r.Header.Get("Content-Type")), "application/grpc")
+	return ok && (kind == "" || kind[0] == '+' || kind[0] == ';' || kind[0] == ' ')
 }

@@ -36,7 +36,7 @@ func (x *exchange) watches() (event string, ok bool) {
 
 // askPlain leaves out what would make an answer unreadable here.
 func (x *exchange) askPlain(header http.Header) {
-	if _, ok := x.watches(); ok || x.work.completion != nil {
+	if _, ok := x.watches(); ok || x.try.completion != nil {
 		header.Del("Accept-Encoding")
 	}
 }

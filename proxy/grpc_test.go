@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/anteroom-gpu/anteroom/proxy"
@@ -125,4 +128,40 @@ func TestAStreamThatIsResetIsNotServed(t *testing.T) {
 	if got := m.total.Load(); got != 1 {
 		t.Errorf("the backend got %d requests, want 1", got)
 	}
+}
+
+// TestStreamsThatAreResetAtOnceStartFewJobs sends 5,000 of them.
+func TestStreamsThatAreResetAtOnceStartFewJobs(t *testing.T) {
+	var started atomic.Int32
+	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		started.Add(1)
+	}))
+	client := h2c(t)
+	var senders sync.WaitGroup
+	for range 50 {
+		senders.Go(func() {
+			for range 100 {
+				ctx, reset := context.WithCancel(t.Context())
+				ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: reset})
+				r := b.request(ctx, "POST", "/light/x", "")
+				r.Body, r.ContentLength = http.NoBody, 0
+				if res, err := client.Do(r); err == nil {
+					res.Body.Close()
+				}
+				reset()
+			}
+		})
+	}
+	senders.Wait()
+	eventually(t, "nothing runs", func() bool { return b.running() == 0 && b.waiting() == 0 })
+	if n := started.Load(); n > 100 {
+		t.Errorf("%d of 5,000 were started, want 100 at the most", n)
+	}
+	// The next one, which is meant, is served all the same.
+	res, err := h2c(t).Do(b.request(t.Context(), "POST", "/light/x", "{}"))
+	if err != nil || res.StatusCode != 200 {
+		t.Fatalf("got %v, %v", res, err)
+	}
+	res.Body.Close()
 }

@@ -22,7 +22,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,15 +44,17 @@ type Handler struct {
 	// while there is none.
 	drainUntil atomic.Int64
 	spool      budget
-	ahead      budget // answers that are read ahead
-	tunnels    tunnels
+	ahead      budget        // answers that are read ahead
+	looks      chan struct{} // one for each body in a file that is looked at
+	open       open          // what is being answered
+	resets     resets
 	jobs       jobs
 	observed   observed
 	ladder     *ladder
 	recalled   recalled
 }
 
-// exchange is one request and its answer.
+// exchange is one request and its answer, with what lasts for all of its attempts.
 type exchange struct {
 	*Handler
 	rules *rules
@@ -61,27 +62,28 @@ type exchange struct {
 	out   output
 	body  *body // nil: none, or streamed
 	route *routing.Route
-	to    *backend // nil: not settled yet
-	work  execution
-	own   admission.Bytes // its demand before anything learned
-	first *firstTry       // nil: this is the first
-	trace *telemetry.Request
-	began time.Time
-	now   time.Time // the last look at the clock
+	free  bool // it goes past admission
+	// switched says that the connection has become a tunnel.
+	switched bool
+	try      *attempt        // the present one; never nil
+	own      admission.Bytes // its demand before anything learned
+	first    *firstTry       // nil: this is the first
+	trace    *telemetry.Request
+	began    time.Time
+	now      time.Time // the last look at the clock
 	// ctx ends when the client leaves or the execution timeout has passed.
 	ctx    context.Context
 	cancel context.CancelFunc
-	cut    context.CancelFunc // breaks the connection of work that is abandoned; nil: never
-	answer answerBody         // nil until a backend has answered
-	failed error              // why forwarding gave no answer
+	failed error // why forwarding gave no answer
 	code   admission.Code
 }
 
 // ServeHTTP carries one request through its life.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
-	x := &exchange{Handler: h, rules: h.rules.Load(), in: r, ctx: r.Context(), began: now, now: now}
+	x := &exchange{Handler: h, rules: h.rules.Load(), try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
+	defer h.open.request()()
 	defer x.end()
 	if err := x.serve(); err != nil {
 		x.refuse(explain(err))
@@ -92,27 +94,37 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // without the body is refused before a byte of it is read, and nothing is
 // asked of the desk before the body is in.
 func (x *exchange) serve() error {
+	if !routing.IsWebSocket(x.in) {
+		// httputil would pass every offer of another protocol on.
+		delete(x.in.Header, "Upgrade")
+		delete(x.in.Header, "Http2-Settings")
+	}
+	if err := x.awaitReset(); err != nil {
+		return err
+	}
 	candidates, err := x.find()
 	if err != nil {
 		return err
 	}
-	if x.route.Pass && !candidates.NeedBody() {
+	if x.free = candidates.Free(x.in); x.free && !candidates.NeedBody() {
 		return x.forward(nil)
 	}
-	if err := x.turnAway(!candidates.NeedBody()); err != nil {
-		return err
+	if !x.free {
+		if err := x.turnAway(!candidates.NeedBody()); err != nil {
+			return err
+		}
 	}
-	if !isStream(x.in) {
+	if !x.isStream() {
 		if x.body, err = x.readBody(x.out.ResponseWriter, x.in, x.rules.limits); err != nil {
 			return err
 		}
 	}
-	decision, err := candidates.Decide(x.in, x.seen())
+	decision, err := x.decide(candidates)
 	if err != nil {
 		return err
 	}
 	x.classify(decision)
-	if x.route.Pass {
+	if x.free {
 		return x.forward(nil)
 	}
 	if x.rules.observe {
@@ -146,14 +158,16 @@ func (x *exchange) find() (routing.Candidates, error) {
 	return candidates, nil
 }
 
-// checkTarget refuses what asks for more than an origin server's path: nobody
-// picks a backend by CONNECT or by naming another host in the request line.
+// checkTarget refuses what asks for more than an origin server's path: no client
+// picks a backend by CONNECT.
 func checkTarget(r *http.Request) error {
 	if r.Method == http.MethodConnect {
 		return refuse(codeBadRequest, "CONNECT is not served")
 	}
-	if r.URL.Host != "" || r.URL.Scheme != "" {
-		return refuse(codeBadRequest, "the request line holds more than a path: want the origin form")
+	// A proxy's form of the line (RFC 9112, 3.2.2) names the host that the request
+	// is for anyway, and net/http has made it the Host.
+	if u := r.URL; u.Scheme != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil) {
+		return refuse(codeBadRequest, "the request line is no path and no http address")
 	}
 	return nil
 }
@@ -193,19 +207,33 @@ func (x *exchange) askBreaker() error {
 	return nil
 }
 
+// decide settles the route and the demand. Of bodies that lie in files only a
+// few are looked at at once: what the rules see of one may be large.
+func (x *exchange) decide(candidates routing.Candidates) (routing.Decision, error) {
+	if candidates.NeedBody() && x.body != nil && x.body.file != nil {
+		select {
+		case x.looks <- struct{}{}:
+			defer func() { <-x.looks }()
+		case <-x.ctx.Done():
+			return routing.Decision{}, x.ctx.Err()
+		}
+	}
+	return candidates.Decide(x.in, x.seen())
+}
+
+// mostLooks is how many bodies in files are looked at at once.
+const mostLooks = 4
+
 func (x *exchange) seen() routing.Body {
-	if x.body == nil && isStream(x.in) {
+	if x.body == nil && x.isStream() {
 		return routing.Body{Truncated: true, Size: max(x.in.ContentLength, 0)}
 	}
 	return x.body.seen()
 }
 
 func (x *exchange) classify(d routing.Decision) {
-	x.route, x.own = d.Route, d.VRAM
+	x.route, x.own, x.free = d.Route, d.VRAM, d.Pass
 	x.trace.Classify(d.Route.Name, d.Route.ClassName, d.Route.Backend, d.VRAM)
-	if x.body != nil {
-		x.body.shed()
-	}
 }
 
 // ask is the request as the desk sees it.
@@ -217,6 +245,11 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	}
 	book(&ask, d.Route.Learn)
 	x.rules.claims(x.in, x.began, &ask)
+	if !ask.Deadline.IsZero() && ask.History != nil && routing.AsksForStream(x.in, x.seen()) {
+		// Its client's clock stops at the first byte: what comes after may take as
+		// long as it takes.
+		ask.Deadline = ask.Deadline.Add(ask.History.Estimate(ask.VRAM, ask.Estimate).P50)
+	}
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)
 	}
@@ -272,6 +305,15 @@ func (x *exchange) refuse(f *refusal) {
 		f.retry = time.Until(time.Unix(0, x.drainUntil.Load()))
 	}
 	x.describe(x.out.Header())
+	if origin := x.rules.config.CORS.allows(x.in); origin != "" {
+		if isPreflight(x.in) {
+			// The page asks again in earnest, and reads then why it is refused.
+			x.code = ""
+			allowPreflight(&x.out, x.in, origin)
+			return
+		}
+		allowOrigin(x.out.Header(), origin)
+	}
 	f.write(&x.out, dialect)
 }
 
@@ -299,25 +341,48 @@ func (x *exchange) end() {
 	// A server also ends the context of a client that was too slow: what was
 	// refused was answered.
 	left := x.in.Context().Err() != nil
-	x.work.leave(x)
-	if x.body != nil && !x.work.sent {
+	x.try.leave(x)
+	if x.body != nil && !x.try.sent {
 		x.body.Close()
 	}
 	if x.trace != nil {
 		status, code := x.out.status, x.code
+		if status == 0 && x.switched {
+			status = http.StatusSwitchingProtocols // which httputil writes past output
+		}
 		if code == "" && context.Cause(x.ctx) == errExecutionTimeout {
 			code = codeExecutionTimeout // in the middle of an answer
 		}
-		if status == 0 || left && code == "" {
+		// The end of a connection that was switched is no leaving.
+		if status == 0 || left && code == "" && status != http.StatusSwitchingProtocols {
 			status, code = statusClientLeft, admission.CodeClientCancelled
 		}
 		x.trace.End(time.Now(), status, string(code), x.bytesIn(), x.out.bytes)
 	}
+	x.remindOfGET()
+	x.noteReset()
 	if x.cancel != nil {
 		x.cancel()
 	}
 	if panicked != nil {
 		panic(panicked)
+	}
+}
+
+// longGET is how long a GET that went past admission may take before it looks
+// like work.
+const longGET = time.Second
+
+// remindOfGET says once for each route that what went past admission may be work
+// on a card, and what makes it ask.
+func (x *exchange) remindOfGET() {
+	if !x.free || x.route == nil || x.route.Pass || x.try.to == nil || x.try.to.Config.GPU == "" || x.in.Method != http.MethodGet ||
+		x.try.answer == nil || x.out.status == http.StatusSwitchingProtocols || isEvents(x.out.Header()) || time.Since(x.now) < longGET {
+		return
+	}
+	if _, told := x.rules.reminded.LoadOrStore(x.route.Name, true); !told {
+		x.log.Warn("a GET that went past admission took long: if it is work on the card, give it a route with `method: GET`",
+			"route", x.route.Name, "backend", x.route.Backend, "took_ms", time.Since(x.now).Milliseconds())
 	}
 }
 
@@ -329,23 +394,18 @@ func (x *exchange) bytesIn() int64 {
 }
 
 // isStream says that a request's body cannot be waited for: it goes on while
-// the answer comes.
-func isStream(r *http.Request) bool {
-	return isGRPC(r) || isUpgrade(r)
+// the answer comes. Only what the backend would take for a stream too is one.
+// Anything else that a header says of itself changes nothing: the body is read,
+// and the rules, the completion and the second attempt apply.
+func (x *exchange) isStream() bool {
+	return routing.IsWebSocket(x.in) || isGRPC(x.in) && x.rules.speaksHTTP2(x.route.Backend)
 }
 
-func isUpgrade(r *http.Request) bool {
-	if r.Header["Upgrade"] == nil {
-		return false
-	}
-	for _, v := range r.Header["Connection"] {
-		for token := range strings.SplitSeq(v, ",") {
-			if strings.EqualFold(strings.TrimSpace(token), "upgrade") {
-				return true
-			}
-		}
-	}
-	return false
+// speaksHTTP2 says whether a backend may be spoken to over HTTP/2. One that is
+// not cannot take a gRPC stream.
+func (s *rules) speaksHTTP2(backend string) bool {
+	servers := s.backends[backend]
+	return len(servers) > 0 && (servers[0].Config.Protocol == "h2c" || servers[0].Base().Scheme == "https")
 }
 
 // output is the way to the client: it counts, and gives every write its time.
@@ -355,6 +415,7 @@ type output struct {
 	until  time.Time
 	status int // the final status; 0: none was sent
 	bytes  int64
+	flush  bool // what is written goes out at once
 }
 
 // Unwrap is for http.ResponseController.
@@ -376,5 +437,8 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	n, err := o.ResponseWriter.Write(p)
 	o.bytes += int64(n)
+	if o.flush && err == nil {
+		err = http.NewResponseController(o.ResponseWriter).Flush()
+	}
 	return n, err
 }

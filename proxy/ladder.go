@@ -262,3 +262,63 @@ func (l *ladder) inspect(s, old *rules) {
 	}
 	asked.Wait()
 }
+
+const (
+	// sleepSoon bounds the wait for a backend to say whether it sleeps.
+	sleepSoon = time.Second
+	// sleepPause is between two tries to tell the desk of a backend that sleeps:
+	// it believes that only when nothing runs there.
+	sleepPause = 5 * time.Millisecond
+	// sleepTries bounds them.
+	sleepTries = 2000
+)
+
+// suspect asks a backend that has answered with an error whether it sleeps, where
+// it would have to be woken: somebody beside the proxy may have told it to. Nothing
+// more is sent there then, and the desk has it woken when what runs has ended. It
+// returns when the backend has answered, so that whoever reads the error and sends
+// the next request finds it awake.
+func (l *ladder) suspect(b *backend) {
+	if !b.MustWake() || !b.Tells() || l.life.Err() != nil || b.asking.Swap(true) {
+		return
+	}
+	if !l.sleeps(b) {
+		b.asking.Store(false)
+		return
+	}
+	b.link.hold(true)
+	l.steps.Go(func() {
+		defer b.asking.Store(false)
+		defer b.link.hold(false)
+		for try := range sleepTries {
+			if l.desk.SetLoaded(b.Name, l.numberOf(b), false, true) {
+				l.log.Warn("a backend was put to sleep by another hand: its next request wakes it", "backend", b.Name)
+				return
+			}
+			select {
+			case <-l.life.Done():
+				return
+			case <-time.After(sleepPause):
+			}
+			if try%200 == 199 && !l.sleeps(b) {
+				return
+			}
+		}
+	})
+}
+
+// sleeps says that a backend says so.
+func (l *ladder) sleeps(b *backend) bool {
+	ctx, cancel := context.WithTimeout(l.life, sleepSoon)
+	defer cancel()
+	loaded, known := b.Loaded(ctx)
+	return known && !loaded
+}
+
+// numberOf is a backend's number among its replicas; -1: it has been taken out of
+// the configuration.
+func (l *ladder) numberOf(b *backend) int {
+	l.reloading.RLock()
+	defer l.reloading.RUnlock()
+	return slices.Index(l.rules.Load().backends[b.Name], b)
+}

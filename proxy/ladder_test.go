@@ -134,8 +134,8 @@ func (b *box) want(method, path string) {
 func TestEnginesTakeTurnsOnACard(t *testing.T) {
 	b, large, other := twoEngines(t, nil)
 	for range 3 {
-		b.want("GET", "/heavy")
-		b.want("GET", "/light/x")
+		b.want("POST", "/heavy")
+		b.want("POST", "/light/x")
 	}
 	if got, want := large.called(), "POST /sleep, POST /wake_up, POST /sleep, POST /wake_up, POST /sleep"; got != want {
 		t.Errorf("the large one was told %s, want %s", got, want)
@@ -156,12 +156,12 @@ var lied = regexp.MustCompile(`"the call succeeded, and 0B of 3[01]GiB were free
 
 func TestAHookThatLiesIsSeenThrough(t *testing.T) {
 	b, large, other := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim.Wake, c.Reclaim.Settle = "", 20*time.Millisecond })
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	large.lies.Store(true)
 	waits := make(chan struct{})
 	go func() {
 		defer close(waits)
-		b.want("GET", "/light/x")
+		b.want("POST", "/light/x")
 	}()
 	eventually(t, "the state tells", func() bool { return strings.Contains(b.backendState("slow"), `"failures":1`) })
 	if got, want := large.called(), "POST /sleep, POST /sleep"; got != want {
@@ -183,12 +183,12 @@ func TestAHookThatLiesIsSeenThrough(t *testing.T) {
 
 func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
 	b, large, other := twoEngines(t, nil)
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	large.dies.Store(true)
 	waits := make(chan struct{})
 	go func() {
 		defer close(waits)
-		b.want("GET", "/light/x")
+		b.want("POST", "/light/x")
 	}()
 	eventually(t, "its return is waited for", func() bool { return strings.Contains(b.backendState("slow"), `"residency":"loading"`) })
 	if large.held.Load() > 0 || other.held.Load() > 0 {
@@ -216,10 +216,10 @@ func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
 
 func TestASleepThatIsAnsweredTooLateIsASleep(t *testing.T) {
 	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim.Timeout = 100 * time.Millisecond })
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	large.slow.Store(true)
-	b.want("GET", "/light/x")
-	b.want("GET", "/heavy")
+	b.want("POST", "/light/x")
+	b.want("POST", "/heavy")
 	if got, want := large.called(), "POST /sleep, POST /wake_up"; got != want || large.abused.Load() {
 		t.Errorf("it was told %s, want %s; a request came while it slept: %v", got, want, large.abused.Load())
 	}
@@ -231,9 +231,30 @@ func TestAnEngineThatSleepsAtTheStartIsWokenFirst(t *testing.T) {
 	})
 	large.asleep.Store(true)
 	b.handler.Inspect()
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	if got, want := large.called(), "POST /wake_up"; got != want || large.abused.Load() {
 		t.Errorf("it was told %s, want %s; a request came while it slept: %v", got, want, large.abused.Load())
+	}
+}
+
+// TestAnEngineThatAnotherHandPutsToSleepIsWoken when an answer makes one ask.
+func TestAnEngineThatAnotherHandPutsToSleepIsWoken(t *testing.T) {
+	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) {
+		c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
+	})
+	b.want("POST", "/heavy")
+	large.asleep.Store(true)
+	large.held.Store(0)
+	if res, _ := b.do("POST", "/heavy", ""); res.StatusCode != 500 {
+		t.Fatalf("got %d while nothing told of it, want the engine's 500", res.StatusCode)
+	}
+	eventually(t, "it is woken", func() bool { return large.called() == "POST /wake_up" })
+	b.want("POST", "/heavy")
+	if got, want := large.called(), "POST /wake_up"; got != want {
+		t.Errorf("it was told %s, want %s", got, want)
+	}
+	if !strings.Contains(b.logs.String(), "put to sleep by another hand") {
+		t.Error("the log does not tell")
 	}
 }
 
@@ -253,7 +274,7 @@ func TestABackendThatAReloadBringsIsAskedWhetherItSleeps(t *testing.T) {
 
 func TestReclaimAndWakeByHand(t *testing.T) {
 	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Pinned = true })
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	b.ask("POST", "/api/backends/slow/reclaim", nil)
 	eventually(t, "the state tells", func() bool { return strings.Contains(b.backendState("slow"), `"residency":"asleep"`) })
 	b.ask("POST", "/api/backends/slow/wake", nil)
@@ -282,12 +303,12 @@ func (b *box) backendState(name string) string {
 
 func TestAPortThatRefusesHoldsNoMemory(t *testing.T) {
 	b, large, _ := twoEngines(t, nil)
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	eventually(t, "it is seen to hold its weights", func() bool { return strings.Contains(b.backendState("slow"), `"low_bytes":32212254720`) })
 	large.server.CloseClientConnections()
 	large.server.Close()
-	for range 2 { // the first may find a connection that breaks, and no refusal
-		if res, body := b.do("GET", "/heavy", ""); res.StatusCode != http.StatusBadGateway {
+	for range 2 { // the first may find a connection that breaks; a refusal opens the breaker
+		if res, body := b.do("POST", "/heavy", ""); res.StatusCode != http.StatusBadGateway && res.StatusCode != http.StatusServiceUnavailable {
 			t.Fatalf("got %s %s", res.Status, body)
 		}
 	}
@@ -304,7 +325,7 @@ func TestAPortThatRefusesHoldsNoMemory(t *testing.T) {
 
 func TestAWaitingRequestShowsWhatBlocksIt(t *testing.T) {
 	b, _, _ := twoEngines(t, func(c *routing.BackendConfig) { c.MinResidency = time.Hour })
-	b.want("GET", "/heavy")
+	b.want("POST", "/heavy")
 	answer := b.later("/light/x")
 	var queue struct {
 		Waiting []struct {

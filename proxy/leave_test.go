@@ -219,7 +219,7 @@ func TestAReaderThatStallsIsCut(t *testing.T) {
 			}
 		}
 	}), func(s *proxy.Setup) { s.Proxy.Limits.WriteStall = 50 * time.Millisecond })
-	b.raw("GET /light/x HTTP/1.1\r\nHost: x\r\n\r\n")
+	b.raw("POST /light/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
 	eventually(t, "it runs", func() bool { return b.running() == 1 })
 	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
 }

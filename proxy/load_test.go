@@ -220,14 +220,15 @@ func TestABackendThatIsKilled(t *testing.T) {
 			t.Errorf("got %d for a request in flight, want 502", got)
 		}
 	}
+	eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 	for range 10 {
-		if res, body := b.do("GET", "/light/x", ""); res.StatusCode != 503 || !strings.Contains(body, "backend_unavailable") {
+		if res, body := b.do("PUT", "/light/x", ""); res.StatusCode != 503 || !strings.Contains(body, "backend_unavailable") {
 			t.Errorf("while the breaker is open: got %d %s, want 503", res.StatusCode, body)
 		}
 	}
 	startModel(t, at)
 	eventually(t, "it is served again", func() bool {
-		res, _ := b.do("GET", "/light/x", "")
+		res, _ := b.do("PUT", "/light/x", "")
 		return res.StatusCode == 200
 	})
 }

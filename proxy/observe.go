@@ -42,7 +42,7 @@ func (o *observed) read() (held int, refused map[admission.Code]int) {
 // still hold when the work is over leaves its queue then.
 func (x *exchange) forwardObserved(d routing.Decision) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(x.ctx))
-	x.work.release = cancel
+	x.try.release = cancel
 	go x.shadow(ctx, x.ask(d), x.trace.SpanContext().TraceID().String())
 	return x.forward(nil)
 }

@@ -88,7 +88,9 @@ func TestRequestsThatMeanNothing(t *testing.T) {
 	for request, want := range map[string]int{
 		"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n":                                                               404,
 		"FROB /nowhere HTTP/1.1\r\nHost: x\r\n\r\n":                                                              404,
-		"GET http://other/light/x HTTP/1.1\r\nHost: x\r\n\r\n":                                                   400,
+		"GET ftp://other/light/x HTTP/1.1\r\nHost: x\r\n\r\n":                                                    400,
+		"GET http://a:b@other/light/x HTTP/1.1\r\nHost: x\r\n\r\n":                                               400,
+		"GET other:x HTTP/1.1\r\nHost: x\r\n\r\n":                                                                400,
 		"CONNECT other:443 HTTP/1.1\r\nHost: other:443\r\n\r\n":                                                  400,
 		"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n":                                                                  400,
 		"GET /light/../heavy HTTP/1.1\r\nHost: x\r\n\r\n":                                                        400,
@@ -107,12 +109,11 @@ func TestRequestsThatMeanNothing(t *testing.T) {
 }
 
 func TestABreakerThatIsOpenRefusesAtOnce(t *testing.T) {
-	b := openAt(t, rawBackend(t, ""))
-	for range 5 {
-		if res, body := b.do("POST", "/light/x", "{}"); res.StatusCode != http.StatusBadGateway {
-			t.Fatalf("got %d %s, want 502", res.StatusCode, body)
-		}
+	b := openAt(t, nobody(t))
+	if res, body := b.do("POST", "/light/x", "{}"); res.StatusCode != http.StatusBadGateway {
+		t.Fatalf("got %d %s, want 502", res.StatusCode, body)
 	}
+	eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 	_, r := b.raw("POST /light/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n")
 	res, err := http.ReadResponse(r, nil)
 	if err != nil || res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
@@ -120,6 +121,15 @@ func TestABreakerThatIsOpenRefusesAtOnce(t *testing.T) {
 	}
 	if body, _ := io.ReadAll(res.Body); !strings.Contains(string(body), "backend_unavailable") {
 		t.Errorf("got %s, want backend_unavailable", body)
+	}
+	for path, want := range map[string]int{"/api/backends/quick/breaker/close": 204, "/api/backends/other/breaker/close": 404} {
+		res, err := http.Post(b.server.AdminURL()+path, "", nil)
+		if err != nil || res.StatusCode != want {
+			t.Errorf("POST %s: got %v, %v, want %d", path, res, err, want)
+		}
+	}
+	if res, _ := b.do("POST", "/light/x", "{}"); res.StatusCode != http.StatusBadGateway {
+		t.Errorf("after an operator closed it: got %d, want 502", res.StatusCode)
 	}
 }
 

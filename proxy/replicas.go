@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -16,6 +17,7 @@ type backend struct {
 	*routing.Backend
 	cancel context.CancelFunc // ends its health check
 	link   *link
+	asking atomic.Bool // whether it sleeps
 }
 
 // replicas are the servers behind one backend's name, in the order of the file,
@@ -45,12 +47,30 @@ type link struct {
 	slots  int                   // guarded by mu; the last word
 	gone   bool                  // guarded by mu; its port refuses
 	orders int                   // guarded by mu; under way for it
+	held   bool                  // guarded by mu; none may be used, whatever it says
 }
 
 func (l *link) available(slots int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.slots = slots
+	l.tell()
+}
+
+// hold keeps the server from being used, whatever it says, until it is let go.
+func (l *link) hold(held bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held = held
+	l.tell()
+}
+
+// tell tells the desk. The caller holds mu.
+func (l *link) tell() {
+	slots := l.slots
+	if l.held {
+		slots = 0
+	}
 	if l.desk != nil {
 		l.desk.SetAvailable(l.backend, l.number, slots)
 	}
@@ -83,11 +103,9 @@ func (l *link) connect(desk *admission.Controller, number int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.desk, l.number = desk, number
-	if desk != nil {
-		desk.SetAvailable(l.backend, number, l.slots)
-		if l.gone {
-			desk.SetThere(l.backend, number, false)
-		}
+	l.tell()
+	if l.gone && desk != nil {
+		desk.SetThere(l.backend, number, false)
 	}
 }
 

@@ -149,15 +149,16 @@ func TestAReplicaThatIsKilledLeavesTheOthersServing(t *testing.T) {
 	kill, first := startModel(t, "127.0.0.1:0")
 	killOther, second := startModel(t, "127.0.0.1:0")
 	b := openAt(t, "", at("http://"+first+"@gpu0", "http://"+second+"@gpu0"))
-	if res, body := b.do("GET", "/light/x", ""); res.StatusCode != 200 {
+	if res, body := b.do("PUT", "/light/x", ""); res.StatusCode != 200 {
 		t.Fatalf("got %d %s", res.StatusCode, body)
 	}
 	kill()
-	if res, _ := b.do("GET", "/light/x", ""); res.StatusCode != http.StatusBadGateway {
+	if res, _ := b.do("PUT", "/light/x", ""); res.StatusCode != http.StatusBadGateway {
 		t.Errorf("the request that finds it dead got %d, want 502", res.StatusCode)
 	}
+	eventually(t, "its breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 	for range 20 {
-		if res, body := b.do("GET", "/light/x", ""); res.StatusCode != 200 {
+		if res, body := b.do("PUT", "/light/x", ""); res.StatusCode != 200 {
 			t.Errorf("beside an open breaker got %d %s, want 200", res.StatusCode, body)
 		}
 		if res, body := b.do("GET", "/pass/x", ""); res.StatusCode != 200 {
@@ -173,11 +174,12 @@ func TestAReplicaThatIsKilledLeavesTheOthersServing(t *testing.T) {
 	}
 
 	killOther()
-	if res, _ := b.do("GET", "/light/x", ""); res.StatusCode != http.StatusBadGateway {
+	if res, _ := b.do("PUT", "/light/x", ""); res.StatusCode != http.StatusBadGateway {
 		t.Errorf("the request that finds the last one dead got %d, want 502", res.StatusCode)
 	}
+	eventually(t, "its breaker is open", func() bool { return b.handler.Breakers()["quick"][1] == "open" })
 	s = b.stateOf("quick")
-	res, body := b.do("GET", "/light/x", "")
+	res, body := b.do("PUT", "/light/x", "")
 	if res.StatusCode != 503 || !strings.Contains(body, "backend_unavailable") || res.Header.Get("Retry-After") == "" {
 		t.Errorf("with all breakers open got %d %s, want 503", res.StatusCode, body)
 	}
@@ -200,9 +202,9 @@ func TestObserveGoesToAReplicaThatWorks(t *testing.T) {
 	_, second := startModel(t, "127.0.0.1:0")
 	b := openAt(t, "", at("http://"+first+"@gpu0", "http://"+second+"@gpu0"), func(s *proxy.Setup) { s.Proxy.Mode = "observe" })
 	kill()
-	b.do("GET", "/light/x", "")
+	b.do("PUT", "/light/x", "")
 	for range 5 {
-		if res, body := b.do("GET", "/light/x", ""); res.StatusCode != 200 {
+		if res, body := b.do("PUT", "/light/x", ""); res.StatusCode != 200 {
 			t.Errorf("got %d %s, want 200", res.StatusCode, body)
 		}
 	}

@@ -14,8 +14,8 @@ import (
 // read ahead of its reader: a small one whole before the first byte goes out, a
 // larger one by a goroutine that keeps up to limits.response_buffer.
 
-// smallAnswer is the length up to which an answer is read whole first. Nothing
-// is lost by that: net/http holds so little back in its own buffers anyway.
+// smallAnswer is the length up to which an answer that is there is read whole
+// first.
 const smallAnswer = 32 << 10
 
 // readAheadMemory is what all answers being read ahead may hold together.
@@ -35,12 +35,21 @@ type whole struct {
 	err    error
 }
 
-// readWhole reads a small answer to its end and closes it.
-func readWhole(res *http.Response) *whole {
+// readSmall reads a small answer to its end and closes it, if all of it is there.
+// Else it gives nil, and what was read stands before the rest: nobody waits for the
+// last byte to see the first.
+func readSmall(res *http.Response) *whole {
 	b := &whole{buffer: getBuffer(int(res.ContentLength))}
 	data := (*b.buffer)[:res.ContentLength]
-	n, err := io.ReadFull(res.Body, data)
+	n, err := res.Body.Read(data)
 	*b.buffer = data[:n]
+	if err == nil && n < len(data) {
+		res.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(data[:n]), res.Body), res.Body}
+		return nil
+	}
 	if err == nil {
 		// The end must be seen, else the connection is not used again.
 		var one [1]byte

@@ -21,7 +21,7 @@ type firstTry struct {
 // run out of memory. That is the one case in which it is: the first run has
 // ended with a complete error, and its client has got nothing.
 func (x *exchange) retries() bool {
-	return x.work.grant != nil && x.to.Config.RetryOOM && !isStream(x.in)
+	return x.try.grant != nil && x.try.to.Config.RetryOOM && !x.isStream()
 }
 
 // RoundTrip is the transport of the exchange's ReverseProxy. It sends the
@@ -44,20 +44,20 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 
 func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*http.Response, error) {
 	res, err := x.send(out, body)
-	if err != nil || !x.work.full {
+	if err != nil || !x.try.full {
 		return res, err
 	}
-	if retries && x.work.ended.Load() {
-		grant, err := x.admitAgain()
+	if retries && x.try.ended.Load() {
+		second, err := x.admitAgain()
 		if err != nil && x.in.Context().Err() != nil {
 			res.Body.Close()
-			x.answer = nil
+			x.try.answer = nil
 			return nil, err
 		}
 		if err == nil {
 			res.Body.Close()
 			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMRetried)
-			if res, err = x.again(out, grant); err != nil || !x.work.full {
+			if res, err = x.again(out, second); err != nil || !x.try.full {
 				return res, err
 			}
 		}
@@ -69,15 +69,16 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 }
 
 // admitAgain asks the controller for a second run, with the figure that the first
-// has raised. The time that the execution may take does not run while it waits.
-func (x *exchange) admitAgain() (*admission.Grant, error) {
+// has raised, and gives the attempt that may be made then. The time that it may
+// take does not run while it waits.
+func (x *exchange) admitAgain() (*attempt, error) {
 	if err := x.askBreaker(); err != nil {
 		return nil, err
 	}
-	first, served := x.work.grant, x.to
+	first := x.try
 	ask := x.ask(routing.Decision{Route: x.route, VRAM: x.own}) // what the first run taught is in it
 	ask.Retry = true
-	if booked := first.Booked(); ask.VRAM <= booked && !ask.Unknown {
+	if booked := first.grant.Booked(); ask.VRAM <= booked && !ask.Unknown {
 		// It taught nothing of its route: it is odd, and only its own figure rises.
 		more := routing.RoundUp(booked + booked/4)
 		ask.VRAM, ask.Raised = more, ask.Raised+more-ask.VRAM
@@ -87,29 +88,27 @@ func (x *exchange) admitAgain() (*admission.Grant, error) {
 	if err != nil {
 		return nil, err
 	}
-	if x.to = x.server(grant); x.to == nil {
-		x.to = served
+	to := x.server(grant)
+	if to == nil {
 		grant.Release(admission.Result{Outcome: admission.Aborted})
 		return nil, errGone
 	}
-	x.first = &firstTry{first.Position(), first.Waited()}
-	return grant, nil
+	x.first = &firstTry{first.grant.Position(), first.grant.Waited()}
+	return &attempt{to: to, grant: grant, trace: first.trace, detached: first.detached, completion: first.completion}, nil
 }
 
 // again sends the request a second time.
-func (x *exchange) again(out *http.Request, grant *admission.Grant) (*http.Response, error) {
-	e := &x.work
-	x.answer, e.grant, e.status, e.full, e.sent = nil, grant, 0, false, false
-	e.ended.Store(false)
+func (x *exchange) again(out *http.Request, second *attempt) (*http.Response, error) {
+	x.try = second
 	// It has all of its time. The context of the first try stays as it is, for
 	// httputil.ReverseProxy looks at that.
 	ctx, cancel := x.limited(context.WithoutCancel(out.Context()))
 	stop, before := context.AfterFunc(x.in.Context(), cancel), x.cancel
 	x.ctx, x.cancel = ctx, func() { stop(); cancel(); before() }
 	next := out.Clone(ctx)
-	next.URL.Scheme, next.URL.Host = x.to.Base().Scheme, x.to.Base().Host
+	next.URL.Scheme, next.URL.Host = second.to.Base().Scheme, second.to.Base().Host
 	x.now = time.Now()
-	x.trace.Execute(x.now, x.to.Config.URL, next.Header)
+	x.trace.Execute(x.now, second.to.Config.URL, next.Header)
 	if x.body == nil {
 		return x.send(next, nil)
 	}
@@ -122,21 +121,28 @@ const maxError = 64 << 10
 
 // readError reads an error to its end, so that what ran out of memory is known
 // to have ended. It reports false where it is longer than maxError.
-func (x *exchange) readError(res *http.Response) bool {
+func (x *exchange) readError(e *attempt, res *http.Response) bool {
 	b := readHead(res, maxError)
 	if b == nil {
 		return false
 	}
 	res.Body = b
-	x.work.full = b.cut() == nil // else nobody knows
-	x.work.end(b.cut())
+	e.full = b.cut() == nil // else nobody knows
+	e.end(b.cut())
 	return true
 }
 
 // limited is a context that ends when the execution may take no longer.
 func (x *exchange) limited(ctx context.Context) (context.Context, context.CancelFunc) {
-	if limit := x.route.Class.ExecutionTimeout; limit > 0 && !x.route.Pass && !x.rules.observe {
-		return context.WithTimeoutCause(ctx, limit, errExecutionTimeout)
+	ctx, end := context.WithCancelCause(ctx)
+	limit := x.route.Class.ExecutionTimeout
+	if limit <= 0 || x.free || x.rules.observe {
+		return ctx, func() { end(nil) }
 	}
-	return context.WithCancel(ctx)
+	clock := time.AfterFunc(limit, func() { end(errExecutionTimeout) })
+	x.try.clock = clock
+	return ctx, func() {
+		clock.Stop()
+		end(nil)
+	}
 }

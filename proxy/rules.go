@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"net/http"
@@ -36,12 +35,13 @@ type rules struct {
 	watched      map[string]bool
 	trusted      []netip.Prefix
 	observe      bool
-	tenantHeader string // canonical
+	tenantHeader string   // canonical
+	reminded     sync.Map // by route: it was said that its GETs may be work
 }
 
 // New makes a handler in front of a desk that was opened for the same box.
 func New(setup Setup, desk *admission.Controller, t *telemetry.Telemetry) (*Handler, error) {
-	h := &Handler{desk: desk, telemetry: t, log: t.Log()}
+	h := &Handler{desk: desk, telemetry: t, log: t.Log(), looks: make(chan struct{}, mostLooks)}
 	h.ahead.limit.Store(readAheadMemory)
 	next, err := h.prepare(setup, nil)
 	if err != nil {
@@ -202,59 +202,17 @@ func (h *Handler) Breakers() map[string][]string {
 	return states
 }
 
+// CloseBreaker closes the breakers of a backend's servers; false: there is no
+// such backend.
+func (h *Handler) CloseBreaker(name string) bool {
+	servers := h.rules.Load().backends[name]
+	for _, b := range servers {
+		b.Backend.CloseBreaker()
+	}
+	return len(servers) > 0
+}
+
 // backendNames are in order.
 func (s *rules) backendNames() []string { return slices.Sorted(maps.Keys(s.backends)) }
-
-// tunnels are the connections that were upgraded: http.Server does not know
-// them any more.
-type tunnels struct {
-	mu    sync.Mutex
-	open  map[*tunnel]struct{} // guarded by mu
-	empty chan struct{}        // guarded by mu; closed when the last one goes; nil: nobody waits
-}
-
-func (t *tunnels) add(c *tunnel) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.open == nil {
-		t.open = make(map[*tunnel]struct{})
-	}
-	t.open[c] = struct{}{}
-}
-
-func (t *tunnels) remove(c *tunnel) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.open, c)
-	if len(t.open) == 0 && t.empty != nil {
-		close(t.empty)
-		t.empty = nil
-	}
-}
-
-// wait returns when no tunnel is open, or closes those that are when ctx ends.
-func (t *tunnels) wait(ctx context.Context) {
-	t.mu.Lock()
-	if len(t.open) == 0 {
-		t.mu.Unlock()
-		return
-	}
-	if t.empty == nil {
-		t.empty = make(chan struct{})
-	}
-	empty := t.empty
-	t.mu.Unlock()
-	select {
-	case <-empty:
-		return
-	case <-ctx.Done():
-	}
-	t.mu.Lock()
-	left := slices.Collect(maps.Keys(t.open))
-	t.mu.Unlock()
-	for _, c := range left {
-		c.Close()
-	}
-}
 
 var _ http.RoundTripper = (*exchange)(nil)

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
-	"golang.org/x/net/netutil"
 )
 
 // Server is a handler behind its two listeners.
@@ -39,8 +38,9 @@ func Listen(c Config, h *Handler, admin http.Handler) (*Server, error) {
 		return nil, fmt.Errorf("proxy: listen: %w", err)
 	}
 	// One connection more than the limit waits in the kernel: Accept sleeps.
-	s.listener = netutil.LimitListener(listener, c.Limits.Connections)
+	s.listener = limit(listener, c.Limits.Connections)
 	s.public = newServer(c.Limits, edge(h), h.log)
+	s.public.ConnContext = withConnection
 	s.public.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
 	s.public.Protocols.SetHTTP2(c.TLS.Cert != "")
 	if c.Admin.Listen != "" {
@@ -137,12 +137,18 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Shutdown takes no new connections and waits for what is being answered, for
-// upgraded connections too, until ctx ends; what is left then is cut. The
-// admin listener stays open until the end, so that the end can be watched.
+// Shutdown takes no new connections and waits for what is being answered until
+// ctx ends; what is left then is cut. Streams and WebSockets that hold no grant
+// are not waited for: they are cut when nothing else is left. The admin listener
+// stays open until the end, so that the end can be watched.
 func (s *Server) Shutdown(ctx context.Context) error {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.handler.open.wait(ctx)
+	}()
 	err := s.public.Shutdown(ctx)
-	s.handler.tunnels.wait(ctx)
+	<-ended
 	s.Close()
 	return err
 }

@@ -57,7 +57,7 @@ func TestWhatIsNotHTTPIsABrokenProtocol(t *testing.T) {
 			if errors.Is(err, routing.ErrUnreachable) || !strings.Contains(err.Error(), "it") {
 				t.Errorf("got %v", err)
 			}
-			if b.State() != "open" {
+			if failed, _ := b.Failures(); failed != 1 {
 				t.Error("the breaker did not count it")
 			}
 		})
@@ -78,7 +78,7 @@ func TestABodyThatIsCutIsNeverACleanEnd(t *testing.T) {
 			if body != "half" || err == nil {
 				t.Errorf("got %q, %v; want half of it and an error", body, err)
 			}
-			if b.State() != "open" {
+			if failed, _ := b.Failures(); failed != 1 {
 				t.Error("the breaker did not count it")
 			}
 		})
@@ -100,7 +100,7 @@ func TestAnAnswerPassesAsItIs(t *testing.T) {
 			if err != nil || body != c.body {
 				t.Fatalf("got %q, %v; want %q", body, err, c.body)
 			}
-			if b.State() != "closed" {
+			if failed, _ := b.Failures(); failed != 0 {
 				t.Error("the breaker counted it")
 			}
 		})
@@ -189,17 +189,23 @@ func TestAServerThatComesBackIsFoundAgain(t *testing.T) {
 		server.Start()
 		return server
 	}
-	b := backendAt(t, "unix:"+socket)
 	for range 2 {
+		b := backendAt(t, "unix:"+socket)
 		server := serve()
 		if _, body, err := roundTrip(b, newRequest(t, b, "GET", "/", nil)); err != nil || body != "localhost" {
 			t.Errorf("got %q, %v", body, err)
 		}
-		b.Close() // what is idle is not worth a retry
 		server.Close()
-		if _, _, err := roundTrip(b, newRequest(t, b, "GET", "/", nil)); !errors.Is(err, routing.ErrUnreachable) {
+		gone := backendAt(t, "unix:"+socket) // whose connections are not those of the one before
+		if _, _, err := roundTrip(gone, newRequest(t, gone, "GET", "/", nil)); !errors.Is(err, routing.ErrUnreachable) {
 			t.Errorf("got %v, want ErrUnreachable", err)
 		}
+		server = serve()
+		gone.CloseBreaker()
+		if _, body, err := roundTrip(gone, newRequest(t, gone, "GET", "/", nil)); err != nil || body != "localhost" {
+			t.Errorf("after its return: got %q, %v", body, err)
+		}
+		server.Close()
 	}
 }
 
@@ -217,7 +223,7 @@ func TestTheContextsEndIsTheError(t *testing.T) {
 	if _, err := b.RoundTrip(newRequest(t, b, "POST", "/", strings.NewReader("x")).WithContext(ctx)); err != context.Canceled {
 		t.Errorf("got %v, want Canceled", err)
 	}
-	if b.State() != "closed" {
+	if failed, _ := b.Failures(); failed != 0 {
 		t.Error("the breaker counted it")
 	}
 }
@@ -252,7 +258,7 @@ func TestABrokenUploadIsNotTheBackendsFault(t *testing.T) {
 	if !errors.Is(err, routing.ErrUpload) || !errors.Is(err, broken) {
 		t.Errorf("got %v, want ErrUpload with the reason", err)
 	}
-	if b.State() != "closed" {
+	if failed, _ := b.Failures(); failed != 0 {
 		t.Error("the breaker counted it")
 	}
 }
@@ -287,7 +293,7 @@ func dieUnder(t *testing.T, b *routing.Backend, source io.ReadCloser) {
 		t.Errorf("got %v, want ErrProtocol", err)
 	}
 	source.Close()
-	if b.State() != "open" {
+	if failed, _ := b.Failures(); failed != 1 {
 		t.Error("the breaker did not count it")
 	}
 }

@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,6 +26,9 @@ var (
 	// ErrRefused is an ErrUnreachable where nobody listens at the address: the
 	// process is gone, or not there yet.
 	ErrRefused = fmt.Errorf("%w: nobody listens", ErrUnreachable)
+	// ErrShort is an ErrUnreachable for want of what the proxy itself lacks:
+	// descriptors, ports, memory. It says nothing of the backend.
+	ErrShort = fmt.Errorf("%w: the proxy is short of descriptors, ports or memory", ErrUnreachable)
 	// ErrProtocol says that a connection broke before an answer came, or that
 	// what came was not HTTP. The backend may have seen the request.
 	ErrProtocol = errors.New("routing: the backend broke the connection")
@@ -39,7 +45,10 @@ type Backend struct {
 	Config BackendConfig
 
 	base      *url.URL
-	transport *http.Transport
+	transport atomic.Pointer[http.Transport]
+	began     time.Time
+	turnover  atomic.Int64 // how long connections are used for; 0: as long as they last
+	turned    atomic.Int64 // when the present ones came into use, since began
 	breaker   *breaker
 	unhealthy atomic.Bool
 
@@ -62,16 +71,17 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 	if err != nil {
 		return nil, fmt.Errorf("routing: backends.%s.url: %w", name, err)
 	}
-	b := &Backend{Name: name, Config: c, available: available}
-	b.transport = newTransport(base, c.Protocol)
-	b.transport.DialContext = b.noting(b.transport.DialContext)
+	b := &Backend{Name: name, Config: c, available: available, began: time.Now()}
+	t := newTransport(base, c)
+	t.DialContext = b.noting(t.DialContext)
+	b.transport.Store(t)
 	if base.Scheme == "unix" {
 		b.base = &url.URL{Scheme: "http", Host: "localhost"}
 	} else {
 		b.base = &url.URL{Scheme: base.Scheme, Host: base.Host} // without a slash at its end
 	}
 	b.hooks.ReclaimConfig, b.hooks.engine = c.Reclaim.resolve(c.Health.Path)
-	b.breaker = newBreaker(name, c.Breaker, b.announce)
+	b.breaker = newBreaker(c.Breaker, b.alive, b.announce)
 	if c.Health.Path != "" {
 		go b.checkHealth(ctx)
 	}
@@ -79,14 +89,14 @@ func NewBackend(ctx context.Context, name string, c BackendConfig, available fun
 }
 
 // newTransport is one for model servers: near, few, and each with its own.
-func newTransport(base *url.URL, protocol string) *http.Transport {
+func newTransport(base *url.URL, c BackendConfig) *http.Transport {
 	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
 		DialContext:         dialer.DialContext,
 		MaxIdleConnsPerHost: 1024, // whatever ran at once a moment ago
 		// Uvicorn and Node close after five seconds without a request. One that
 		// is sent at that moment is lost, for it must not be sent twice.
-		IdleConnTimeout:        4 * time.Second,
+		IdleConnTimeout:        cmp.Or(c.Idle, 4*time.Second),
 		TLSHandshakeTimeout:    10 * time.Second,
 		ExpectContinueTimeout:  time.Second,
 		DisableCompression:     true, // bytes pass as they are
@@ -95,7 +105,7 @@ func newTransport(base *url.URL, protocol string) *http.Transport {
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 	}
 	switch {
-	case protocol == "h2c":
+	case c.Protocol == "h2c":
 		t.Protocols.SetUnencryptedHTTP2(true)
 	case base.Scheme == "https":
 		t.Protocols.SetHTTP1(true)
@@ -111,6 +121,62 @@ func newTransport(base *url.URL, protocol string) *http.Transport {
 	return t
 }
 
+// heed takes a backend's word on how long it keeps connections, where that is less
+// than ours: a request that is sent while one is being closed is a 502. All
+// connections of a server are kept alike.
+//
+// Where it keeps them for longer than brief, idle ones are closed before it does.
+// Where that is brief, a timer of ours and its own would run too close: no
+// connection is used again that is older than half of the time, and closing them is
+// left to the backend.
+func (b *Backend) heed(answer *http.Response) {
+	if answer.ProtoMajor != 1 {
+		return
+	}
+	for _, value := range answer.Header["Keep-Alive"] {
+		for part := range strings.SplitSeq(value, ",") {
+			name, text, _ := strings.Cut(strings.TrimSpace(part), "=")
+			seconds, err := strconv.Atoi(strings.Trim(text, `" `))
+			if err != nil || !strings.EqualFold(name, "timeout") || seconds < 0 {
+				continue
+			}
+			kept := time.Duration(min(seconds, 3600)) * time.Second
+			old := b.transport.Load()
+			switch idle := kept * 3 / 4; {
+			case kept == 0 && !old.DisableKeepAlives:
+				next := old.Clone()
+				next.DisableKeepAlives = true
+				b.transport.CompareAndSwap(old, next)
+			case kept > 0 && kept <= brief && idle < old.IdleConnTimeout:
+				b.turnover.CompareAndSwap(0, int64(kept/2))
+			case kept > brief && idle < old.IdleConnTimeout:
+				next := old.Clone()
+				next.IdleConnTimeout = idle
+				b.transport.CompareAndSwap(old, next)
+			}
+		}
+	}
+}
+
+// brief is a time for which hardly a backend keeps connections.
+const brief = 2 * time.Second
+
+// connections are those that a request may be sent on.
+func (b *Backend) connections() *http.Transport {
+	t := b.transport.Load()
+	span := b.turnover.Load()
+	if span == 0 {
+		return t
+	}
+	now, since := int64(time.Since(b.began)), b.turned.Load()
+	if now-since < span || !b.turned.CompareAndSwap(since, now) {
+		return t
+	}
+	next := t.Clone()
+	b.transport.Store(next)
+	return next
+}
+
 // Base is the scheme and host that requests to the backend are written for. It
 // must not be changed.
 func (b *Backend) Base() *url.URL { return b.base }
@@ -119,23 +185,24 @@ func (b *Backend) Base() *url.URL { return b.base }
 // request's URL must be below Base. The breaker counts it when the answer's
 // body ends: a connection that breaks or an answer of 500 or more is a failure,
 // 429 and 503 and a caller that leaves or does not finish its upload are neither
-// failure nor success.
+// failure nor success. RemoteAddr tells clients apart.
 //
 // Errors are ErrBreakerOpen, ErrUnreachable, ErrProtocol, ErrUpload, or of the
 // request's context. It closes the request's body, as a http.RoundTripper does, but not
 // where the breaker is open.
 func (b *Backend) RoundTrip(out *http.Request) (*http.Response, error) {
-	done, err := b.breaker.allow()
+	done, err := b.breaker.allow(clientOf(out.RemoteAddr))
 	if err != nil {
 		return nil, err
 	}
 	sent := b.sendOnce(out)
-	answer, err := b.transport.RoundTrip(out)
+	answer, err := b.connections().RoundTrip(out)
 	if err != nil {
 		err = b.blame(out.Context(), sent, err)
 		done(err)
 		return nil, err
 	}
+	b.heed(answer)
 	verdict := judge(answer.StatusCode)
 	if b.full(answer) {
 		verdict = ErrMemory
@@ -212,7 +279,7 @@ func (u *upload) Close() error {
 // blame says whose fault it is that no answer came.
 func (b *Backend) blame(ctx context.Context, sent *upload, err error) error {
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	if sent != nil {
 		if reason := sent.failed.Load(); reason != nil {
@@ -224,6 +291,9 @@ func (b *Backend) blame(ctx context.Context, sent *upload, err error) error {
 		if kind = ErrUnreachable; refused(err) {
 			kind = ErrRefused
 		}
+	}
+	if ownFault(err) {
+		kind = ErrShort
 	}
 	return fmt.Errorf("%w: %s: %v", kind, b.Name, err)
 }
@@ -264,7 +334,7 @@ func (c *counted) Read(p []byte) (int, error) {
 	case err == io.EOF:
 		c.tell(c.verdict)
 	case c.ctx.Err() != nil:
-		c.tell(c.ctx.Err())
+		c.tell(context.Cause(c.ctx))
 	default:
 		c.tell(ErrProtocol)
 	}
@@ -287,7 +357,7 @@ func (c *counted) tell(err error) {
 	}
 }
 
-// Open says whether the breaker is open, and for how long still.
+// Open says whether the breaker is open, and for how long still at the most.
 func (b *Backend) Open() (remaining time.Duration, open bool) {
 	state, remaining := b.breaker.look()
 	return remaining, state == gobreaker.StateOpen
@@ -299,6 +369,13 @@ func (b *Backend) State() string {
 	return state.String()
 }
 
+// CloseBreaker closes the breaker, whatever it has counted.
+func (b *Backend) CloseBreaker() { b.breaker.shut() }
+
+// Failures gives how many requests failed of those that the breaker has counted
+// in its window.
+func (b *Backend) Failures() (failed, total int) { return b.breaker.counts() }
+
 // Healthy says that the last health checks were not failures. A backend
 // without a health check is healthy.
 func (b *Backend) Healthy() bool { return !b.unhealthy.Load() }
@@ -307,7 +384,7 @@ func (b *Backend) Healthy() bool { return !b.unhealthy.Load() }
 // on.
 func (b *Backend) Close() {
 	b.breaker.close()
-	b.transport.CloseIdleConnections()
+	b.transport.Load().CloseIdleConnections()
 }
 
 // announce says what may be used of the backend.

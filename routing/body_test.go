@@ -15,7 +15,18 @@ func read(contentType, body string) (any, error) {
 	if contentType != "" {
 		r.Header.Set("Content-Type", contentType)
 	}
-	return readBody(r, Body{Prefix: []byte(body), Size: int64(len(body))}, nil)
+	return readInBothWays(r, body, nil)
+}
+
+// readInBothWays reads a body in memory, and as one that lies in a file.
+func readInBothWays(r *http.Request, body string, names *names) (any, error) {
+	read := readBody(r, &Body{Prefix: []byte(body), Size: int64(len(body))}, names)
+	if body != "" {
+		if spooled := readBody(r, &Body{Truncated: true, Size: int64(len(body)), Whole: strings.NewReader(body)}, names); !reflect.DeepEqual(read, spooled) {
+			panic(fmt.Sprintf("%q: read as %v, from a file as %v", body, read, spooled))
+		}
+	}
+	return read.body, read.doubtful(nil)
 }
 
 type object = map[string]any
@@ -34,6 +45,18 @@ func TestABodyIsReadByItsType(t *testing.T) {
 		{"application/x-www-form-urlencoded", "n=1&n=1&&", object{"n": "1"}},
 		{"application/x-www-form-urlencoded", ` {"n":1}`, object{"n": 1.0}}, // what curl -d sends
 		{"application/json", "", nil},
+		{"application/x-www-form-urlencoded", "\ufeff{\"n\":1}", object{"n": 1.0}},
+		{"text/plain;charset=UTF-8", `{"n":1}`, object{"n": 1.0}}, // what a page sends that names no type
+		{"application/octet-stream", ` [1]`, []any{1.0}},
+		{"application/octet-stream", "\x1f\x8b\x08\x00", nil},
+		{"audio/mpeg", "ID3\x04\x00", nil},
+		{"audio/wav", "RIFF", nil},
+		{"video/mp4", "\x00\x00\x00\x18ftyp", nil},
+		{"image/png", "\x89PNG\r\n", nil},
+		{"json", `{"n":1}`, object{"n": 1.0}},
+		{"application/json; charset=utf8", `{"n":"é"}`, object{"n": "é"}},
+		{"application/json; charset=UTF_8", `{"n":"é"}`, object{"n": "é"}},
+		{"application/json; charset=iso-8859-1", `{"n":1}`, object{"n": 1.0}},
 	} {
 		if got, err := read(c.contentType, c.body); err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s %q: got %v, %v; want %v", c.contentType, c.body, got, err, c.want)
@@ -47,27 +70,33 @@ func TestABodyThatServersReadDifferentlyIsUndecidable(t *testing.T) {
 		contentType, body string
 		want              error
 	}{
-		{"text/plain", `{"n":1}`, errContentType},
-		{"application/octet-stream", `{"n":1}`, errContentType},
+		{"text/plain", `n=1`, errContentType},
+		{"application/octet-stream", "{\x00\"\x00n\x00\"\x00", errJSON},
+		{"application/octet-stream", "\xff\xfe{\x00\"\x00", errContentType},
+		{"audio/mpeg", "\x00{\x00\"", errContentType},
+		{"image/png", "\x00\x00\x00{", errContentType},
+		{"application/x-protobuf", "\x0a\x01n", errContentType},
 		{"application/json, text/plain", `{"n":1}`, errContentType},
 		{"application/json; charset=utf-16", `{"n":1}`, errCharset},
-		{form, "n=1&n=50", errForm},
+		{"0;0ChArset=u7", "{\"+AG4\":2}", errCharset}, // which is n in UTF-7
+		{"text/plain; x=\"charset=utf-7\"", "{\"n\":2}", errCharset},
+		{form, "n=1&n=50", errDuplicate},
 		{form, "n=1;n=50", errForm},
-		{form, "n=1&%6e=50", errForm},
+		{form, "n=1&%6e=50", errDuplicate},
 		{form, "n=%zz", errForm},
 		{form, "n=%ff", errForm},
-		{form, `{"n":1}&n=50`, errForm},
+		{form, `{"n":1}&n=50`, errJSON},
+		{form, `{"n":1,"a":"&n=50"}`, errForm},
 		{form, `{"n":1,"n":50}`, errDuplicate},
 		{form, "größe=1", errForm},
 		{form, "n=1\r\n", errForm},
-		{form, "\ufeff{\"n\":50}", errForm}, // which Python reads as JSON
-		{form, "_charset_=utf-16&n=1", errForm},
+		{form, "\xff\xfe{\x00", errForm},
+		{form, "_charset_=utf-16&n=1", errCharset},
 		{form, "n%00=1", errForm},
 		{form, "n=1%00", errForm},
 		{form, "+n=1", errForm},
 		{form + "; charset=utf-16", "n=1", errCharset},
 		{"application/json; charset=utf-8; charset=utf-16", `{"n":1}`, errContentType},
-		{"json", `{"n":1}`, errContentType},
 		{"multipart/form-data; boundary=b", `{"n":1}`, errForm},
 		{"multipart/mixed; boundary=b", field("n", "1") + "--b--", errContentType},
 		{"", "n=1", errJSON},
@@ -119,9 +148,9 @@ func TestAFormThatParsersSplitDifferentlyIsUndecidable(t *testing.T) {
 		body string
 		want error
 	}{
-		"two values":                   {five + field("n", "50") + end, errForm},
-		"a field and a file":           {five + aFile("n", "5", "x") + end, errForm},
-		"a file and a field":           {aFile("n", "5", "x") + five + end, errForm},
+		"two values":                   {five + field("n", "50") + end, errDuplicate},
+		"a field and a file":           {five + aFile("n", "5", "x") + end, errDuplicate},
+		"a file and a field":           {aFile("n", "5", "x") + five + end, errDuplicate},
 		"a file without a name":        {aFile("n", "", "50") + end, errForm},
 		"something before":             {"preamble\r\n" + five + end, errForm},
 		"something behind":             {five + end + five + end, errForm},
@@ -151,9 +180,9 @@ func TestAFormThatParsersSplitDifferentlyIsUndecidable(t *testing.T) {
 		"a message within a file":      {part("Content-Disposition: form-data; name=n; filename=a\r\nContent-Type: message/rfc822", "a: b") + end, errForm},
 		"a field that may be a file":   {part("Content-Disposition: form-data; name=n\r\nContent-Type: application/octet-stream", "5") + end, errForm},
 		"two types":                    {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain\r\nContent-Type: text/plain", "5") + end, errForm},
-		"its own charset":              {field("_charset_", "utf-16") + five + end, errForm},
+		"its own charset":              {field("_charset_", "utf-16") + five + end, errCharset},
 		"a zero byte":                  {field("n", "5\x00") + end, errForm},
-		"a name that is not UTF-8":     {field("n\xff", "5") + end, errForm},
+		"a name that is not UTF-8":     {field("n\xff", "5") + end, errCharset},
 		"another transfer encoding":    {part("Content-Disposition: form-data; name=n\r\nContent-Transfer-Encoding: base64", "NTA=") + end, errForm},
 		"another charset":              {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain; charset=utf-16", "5") + end, errCharset},
 		"a value that is not UTF-8":    {field("n", "5\xff") + end, errCharset},
@@ -207,7 +236,7 @@ func TestAFieldThatServersCallByAnotherNameIsUndecidable(t *testing.T) {
 			"multipart/form-data; boundary=b":   field(c.name, "1") + "--b--",
 		} {
 			r := &http.Request{Header: http.Header{"Content-Type": {contentType}}, URL: &url.URL{RawQuery: c.query}, ContentLength: 1}
-			if v, err := readBody(r, Body{Prefix: []byte(body), Size: int64(len(body))}, known); !errors.Is(err, c.want) {
+			if v, err := readInBothWays(r, body, known); !errors.Is(err, c.want) {
 				t.Errorf("?%s with %s: got %v, %v; want %v", c.query, body, v, err, c.want)
 			}
 		}
@@ -239,7 +268,7 @@ func TestWhatABackendWouldDecodeIsUndecidable(t *testing.T) {
 	} {
 		body := []byte(`{"n":1}`)
 		r := &http.Request{Header: c.headers, ContentLength: int64(len(body))}
-		if v, err := readBody(r, Body{Prefix: body, Size: int64(len(body))}, nil); !errors.Is(err, c.want) {
+		if v, err := readInBothWays(r, string(body), nil); !errors.Is(err, c.want) {
 			t.Errorf("%v: got %v, %v; want %v", c.headers, v, err, c.want)
 		}
 	}
@@ -250,6 +279,62 @@ func TestABoundaryThatOverlapsWithItselfIsUndecidable(t *testing.T) {
 		body := strings.ReplaceAll(field("n", "5")+"--b--", "--b", "--"+boundary)
 		if v, err := read("multipart/form-data; boundary="+boundary, body); !errors.Is(err, errForm) {
 			t.Errorf("%s: got %v, %v", boundary, v, err)
+		}
+	}
+}
+
+// TestWhatIsLookedAtIsBounded has a value that takes more memory than it may, and
+// keys behind it.
+func TestWhatIsLookedAtIsBounded(t *testing.T) {
+	e, err := compileWhen(`len(body.l) > 1 || body.n == 1`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := compileWhen(`body.n == 1`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := new(names)
+	e.addNames(known)
+	for name, value := range map[string]string{
+		"many values": "[" + strings.Repeat("1,", 1<<20) + "1]",
+		"a long text": `"` + strings.Repeat("x", mostHeld+1) + `"`,
+		"many keys":   "{" + strings.Repeat(`"k":1,`, 1<<20) + `"z":1}`,
+	} {
+		body := `{"l":` + value + `,"n":1}`
+		r := &http.Request{Header: http.Header{}, ContentLength: int64(len(body))}
+		read := readBody(r, &Body{Truncated: true, Size: int64(len(body)), Whole: strings.NewReader(body)}, known)
+		if err := read.doubtful(e); !errors.Is(err, errLarge) && !errors.Is(err, errDuplicate) {
+			t.Errorf("%s: got %v, want errLarge", name, err)
+		}
+		if err := read.doubtful(n); err != nil || read.body.(object)["n"] != 1.0 {
+			t.Errorf("%s: the key behind it: got %v, %v", name, read.body.(object)["n"], err)
+		}
+	}
+}
+
+// TestAFormOfVeryManyFieldsIsGivenUp, and one of many is not.
+func TestAFormOfVeryManyFieldsIsGivenUp(t *testing.T) {
+	n, err := compileWhen(`body.n == "1"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := new(names)
+	n.addNames(known)
+	for name, c := range map[string]struct {
+		contentType, body string
+		want              error
+	}{
+		"ampersands":   {"application/x-www-form-urlencoded", "n=1" + strings.Repeat("&", mostFields+2), errFormSize},
+		"parts":        {"multipart/form-data; boundary=b", field("n", "1") + strings.Repeat(field("a", "x"), mostParts) + "--b--", errFormSize},
+		"many parts":   {"multipart/form-data; boundary=b", field("n", "1") + strings.Repeat(field("a", "x"), 10_000) + "--b--", nil},
+		"many fields":  {"application/x-www-form-urlencoded", "n=1" + strings.Repeat("&a=b", 10_000), nil},
+		"a late field": {"application/x-www-form-urlencoded", strings.Repeat("a=b&", maxFields) + "n=1", errFormSize}, // which some servers leave out
+	} {
+		r := &http.Request{Header: http.Header{"Content-Type": {c.contentType}}, ContentLength: int64(len(c.body))}
+		read := readBody(r, &Body{Prefix: []byte(c.body), Size: int64(len(c.body))}, known)
+		if err := read.doubtful(n); !errors.Is(err, c.want) {
+			t.Errorf("%s: got %v, want %v", name, err, c.want)
 		}
 	}
 }

@@ -89,7 +89,7 @@ func inBubble(t *testing.T, serve http.HandlerFunc, test func(t *testing.T, b *b
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.transport.DialContext = b.pipes.dial
+		b.transport.Load().DialContext = b.pipes.dial
 		server := http.Server{Handler: serve}
 		go server.Serve(b.pipes)
 		defer synctest.Wait()
@@ -184,44 +184,153 @@ func answering(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func TestTheBreakerOpensAfterSoManyFailuresInARow(t *testing.T) {
-	for _, failure := range []string{"/500", "/cut", "/chunks"} {
-		t.Run(failure[1:], func(t *testing.T) {
-			inBubble(t, answering, func(t *testing.T, b *bench) {
-				for _, path := range []string{failure, failure, "/fine", failure, failure, "/404", failure, failure} {
-					b.get(path)
-				}
-				b.wantState("closed")
-				b.wantTold()
-				b.get(failure)
-				b.wantState("open")
-				b.wantTold(word{0, 0})
-			})
-		})
+// probing gives the backend a health path, so that a probe asks that.
+func (b *bench) probing() { b.Config.Health = HealthConfig{Path: "/health", Every: 4 * time.Second} }
+
+// send sends a request of a client and reads the answer to its end.
+func (b *bench) send(client, path string) error {
+	b.t.Helper()
+	r := b.request(b.t.Context(), path, nil)
+	r.RemoteAddr = client + ":1234"
+	res, err := b.RoundTrip(r)
+	if err != nil {
+		return err
 	}
-	t.Run("unreachable", func(t *testing.T) {
+	defer res.Body.Close()
+	_, err = io.Copy(io.Discard, res.Body)
+	return err
+}
+
+func (b *bench) wantCounted(failed, total int) {
+	b.t.Helper()
+	if f, n := b.Failures(); f != failed || n != total {
+		b.t.Errorf("%d of %d failed, want %d of %d", f, n, failed, total)
+	}
+}
+
+func TestAConnectionThatIsNotMadeOpensTheBreaker(t *testing.T) {
+	t.Run("where it is refused", func(t *testing.T) {
 		inBubble(t, answering, func(t *testing.T, b *bench) {
 			b.pipes.Close()
-			for range 3 {
-				b.wantState("closed")
-				if err := b.get("/"); !errors.Is(err, ErrUnreachable) {
-					t.Fatalf("got %v, want ErrUnreachable", err)
-				}
+			if err := b.get("/"); !errors.Is(err, ErrRefused) {
+				t.Fatalf("got %v, want ErrRefused", err)
 			}
+			b.wantState("open") // before anything else can be sent there
+			b.wantTold(word{0, 0})
+		})
+	})
+	t.Run("where a probe fails too", func(t *testing.T) {
+		inBubble(t, answering, func(t *testing.T, b *bench) {
+			b.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ETIMEDOUT}
+			}
+			if err := b.get("/"); !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrRefused) {
+				t.Fatalf("got %v, want ErrUnreachable", err)
+			}
+			synctest.Wait()
 			b.wantState("open")
 		})
 	})
-	t.Run("too late", func(t *testing.T) {
+	t.Run("after some in a row in any case", func(t *testing.T) {
 		inBubble(t, answering, func(t *testing.T, b *bench) {
-			for range 3 {
+			var down atomic.Bool
+			dial := b.transport.Load().DialContext
+			b.breaker.probe = func(context.Context) error { return nil }
+			b.transport.Load().DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if down.Load() {
+					return nil, &net.OpError{Op: "dial", Err: syscall.ETIMEDOUT}
+				}
+				return dial(ctx, network, address)
+			}
+			for _, fails := range []bool{true, true, false, true, true} {
+				b.transport.Load().CloseIdleConnections()
+				down.Store(fails)
+				b.get("/")
+				synctest.Wait()
 				b.wantState("closed")
+			}
+			b.get("/")
+			b.wantState("open")
+		})
+	})
+	t.Run("but not for what the proxy lacks", func(t *testing.T) {
+		for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+			inBubble(t, answering, func(t *testing.T, b *bench) {
+				b.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {
+					return nil, &net.OpError{Op: "dial", Err: lack}
+				}
+				for range 100 {
+					if err := b.get("/"); !errors.Is(err, ErrShort) || errors.Is(err, ErrRefused) {
+						t.Fatalf("got %v, want ErrShort", err)
+					}
+				}
+				b.wantState("closed")
+				b.wantCounted(0, 0)
+			})
+		}
+	})
+}
+
+func TestErrorsOpenTheBreakerWhereManyClientsGetThemAndAProbeFailsToo(t *testing.T) {
+	for name, c := range map[string]struct {
+		paths   []string // in turn
+		clients []string // in turn
+		n       int
+		health  int32
+		want    string
+	}{
+		"half of them":             {[]string{"/500", "/fine"}, []string{"a", "a", "b", "b"}, 21, 500, "open"},
+		"all of them":              {[]string{"/500"}, []string{"a", "b"}, 20, 500, "open"},
+		"a connection that breaks": {[]string{"/cut"}, []string{"a"}, 1, 500, "open"},
+		"a body that is cut":       {[]string{"/chunks"}, []string{"a"}, 1, 500, "open"},
+		"cut, but it is there":     {[]string{"/cut"}, []string{"a", "b"}, 60, 200, "closed"},
+		"too few":                  {[]string{"/500"}, []string{"a", "b"}, 19, 500, "closed"},
+		"less than half":           {[]string{"/500", "/fine", "/fine"}, []string{"a", "b"}, 60, 500, "closed"},
+		"one client's alone":       {[]string{"/500", "/fine"}, []string{"a", "b"}, 60, 500, "closed"},
+		"a server that is there":   {[]string{"/500"}, []string{"a", "b"}, 60, 200, "closed"},
+		"what counts for nothing":  {[]string{"/429", "/503"}, []string{"a", "b"}, 60, 500, "closed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := &checked{}
+			inBubble(t, server.serve, func(t *testing.T, b *bench) {
+				b.probing()
+				server.status.Store(c.health)
+				for i := range c.n {
+					b.send(c.clients[i%len(c.clients)], c.paths[i%len(c.paths)])
+				}
+				synctest.Wait()
+				b.wantState(c.want)
+			})
+		})
+	}
+	t.Run("answers that are too late", func(t *testing.T) {
+		server := &checked{}
+		inBubble(t, server.serve, func(t *testing.T, b *bench) {
+			b.probing()
+			server.status.Store(500)
+			for i := range 20 {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-				if _, err := b.RoundTrip(b.request(ctx, "/hold", nil)); !errors.Is(err, context.DeadlineExceeded) {
+				r := b.request(ctx, "/hold", nil)
+				r.RemoteAddr = string(rune('a'+i%2)) + ":1"
+				if _, err := b.RoundTrip(r); !errors.Is(err, context.DeadlineExceeded) {
 					t.Fatalf("got %v, want DeadlineExceeded", err)
 				}
 				cancel()
 			}
+			synctest.Wait()
 			b.wantState("open")
+		})
+	})
+	t.Run("in the window alone", func(t *testing.T) {
+		server := &checked{}
+		inBubble(t, server.serve, func(t *testing.T, b *bench) {
+			b.probing()
+			server.status.Store(500)
+			for i := range 60 {
+				b.send(string(rune('a'+i%2)), "/500")
+				b.wait(2 * time.Second)
+			}
+			b.wantState("closed")
 		})
 	})
 }
@@ -271,24 +380,59 @@ func TestOverloadAndCallersThatLeaveAreNeitherFailureNorSuccess(t *testing.T) {
 				for range 10 {
 					c.do(b, c.path)
 				}
-				b.wantState("closed")
-				b.get("/500")
 				b.get("/500")
 				c.do(b, c.path)
-				b.wantState("closed") // not a failure
-				b.get("/500")
-				b.wantState("open") // and not a success
+				b.get("/fine")
+				b.wantCounted(1, 2)
 			})
 		})
 	}
 }
 
-func TestAnOpenBreakerRefusesThenTriesOneThenCloses(t *testing.T) {
+// opened is a bench whose breaker has just opened, and whose probes fail until
+// its health is set.
+func opened(t *testing.T, server *checked, test func(t *testing.T, b *bench)) {
+	t.Helper()
+	inBubble(t, server.serve, func(t *testing.T, b *bench) {
+		server.status.Store(500)
+		b.probing()
+		b.breaker.trip()
+		test(t, b)
+	})
+}
+
+func TestAnOpenBreakerClosesWithTheFirstProbeThatIsAnswered(t *testing.T) {
+	server := &checked{}
+	opened(t, server, func(t *testing.T, b *bench) {
+		b.wait(9500 * time.Millisecond)
+		b.wantState("open")
+		server.status.Store(200)
+		b.wait(time.Second)
+		b.wantState("closed")
+		b.wantTold(word{0, 0}, word{-1, 10 * time.Second})
+	})
+	// Without a health path a connection tells.
 	inBubble(t, answering, func(t *testing.T, b *bench) {
-		b.wait(time.Minute)
-		for range 3 {
-			b.get("/500")
+		var down atomic.Bool
+		down.Store(true)
+		dial := b.transport.Load().DialContext
+		b.transport.Load().DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if down.Load() {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			}
+			return dial(ctx, network, address)
 		}
+		b.get("/")
+		b.wait(5500 * time.Millisecond)
+		b.wantState("open")
+		down.Store(false)
+		b.wait(time.Second)
+		b.wantState("closed")
+	})
+}
+
+func TestAnOpenBreakerRefusesThenTriesOneThenCloses(t *testing.T) {
+	opened(t, &checked{}, func(t *testing.T, b *bench) {
 		if remaining, open := b.Open(); !open || remaining != 30*time.Second {
 			t.Errorf("got %v, %v", remaining, open)
 		}
@@ -299,11 +443,11 @@ func TestAnOpenBreakerRefusesThenTriesOneThenCloses(t *testing.T) {
 		if err := b.get("/"); !errors.Is(err, ErrBreakerOpen) {
 			t.Fatalf("got %v, want ErrBreakerOpen", err)
 		}
-		b.wantTold(word{0, time.Minute})
+		b.wantTold(word{0, 0})
 		// Nobody asks: those who wait must be woken all the same.
-		b.wait(2 * time.Second)
+		b.wait(1500 * time.Millisecond)
 		b.wantState("half-open")
-		b.wantTold(word{0, time.Minute}, word{1, 90*time.Second + time.Millisecond})
+		b.wantTold(word{0, 0}, word{1, 30 * time.Second})
 		if remaining, open := b.Open(); open || remaining != 0 {
 			t.Errorf("got %v, %v", remaining, open)
 		}
@@ -322,15 +466,22 @@ func TestAnOpenBreakerRefusesThenTriesOneThenCloses(t *testing.T) {
 		if err := b.get("/"); err != nil {
 			t.Error(err)
 		}
-		b.wantTold(word{0, time.Minute}, word{1, 90*time.Second + time.Millisecond}, word{-1, 91 * time.Second})
+		b.wantTold(word{0, 0}, word{1, 30 * time.Second}, word{-1, 30500 * time.Millisecond})
+	})
+}
+
+func TestAnOperatorClosesTheBreaker(t *testing.T) {
+	opened(t, &checked{}, func(t *testing.T, b *bench) {
+		b.wait(5 * time.Second)
+		b.CloseBreaker()
+		b.wantState("closed")
+		b.wait(time.Hour)
+		b.wantTold(word{0, 0}, word{-1, 5 * time.Second})
 	})
 }
 
 func TestAFailedProbeOpensTheBreakerAgain(t *testing.T) {
-	inBubble(t, answering, func(t *testing.T, b *bench) {
-		for range 3 {
-			b.get("/500")
-		}
+	opened(t, &checked{}, func(t *testing.T, b *bench) {
 		b.wait(time.Minute)
 		b.get("/500")
 		b.wantState("open")
@@ -340,22 +491,17 @@ func TestAFailedProbeOpensTheBreakerAgain(t *testing.T) {
 		b.wait(time.Minute)
 		b.get("/")
 		b.wantState("closed")
-		half := 30*time.Second + time.Millisecond
-		b.wantTold(word{0, 0}, word{1, half}, word{0, time.Minute}, word{1, time.Minute + half}, word{-1, 2 * time.Minute})
+		b.wantTold(word{0, 0}, word{1, 30 * time.Second}, word{0, time.Minute}, word{1, 90 * time.Second}, word{-1, 2 * time.Minute})
 	})
 }
 
 func TestAProbeThatSaysNothingGivesItsPermitBack(t *testing.T) {
 	for _, path := range []string{"/hold", "/stream", "/429", "/503"} {
 		t.Run(path[1:], func(t *testing.T) {
-			inBubble(t, answering, func(t *testing.T, b *bench) {
-				for range 3 {
-					b.get("/500")
-				}
+			opened(t, &checked{}, func(t *testing.T, b *bench) {
 				b.wait(time.Minute)
 				for range 5 {
-					ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, nil)
-					ctx, leave := context.WithCancel(ctx)
+					ctx, leave := context.WithCancel(t.Context())
 					if path == "/hold" {
 						go func() { b.wait(time.Second / 2); leave() }()
 					}
@@ -366,7 +512,6 @@ func TestAProbeThatSaysNothingGivesItsPermitBack(t *testing.T) {
 						t.Fatalf("got %v, want Canceled", err)
 					}
 					leave()
-					cancel()
 					b.wantState("half-open")
 				}
 				if err := b.get("/"); err != nil {
@@ -381,25 +526,25 @@ func TestAProbeThatSaysNothingGivesItsPermitBack(t *testing.T) {
 func TestAnAnswerFromBeforeTheBreakerOpenedDoesNotCloseIt(t *testing.T) {
 	proceed := make(chan struct{})
 	serve := func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
+		switch r.URL.Path {
+		case "/slow":
 			w.(http.Flusher).Flush()
 			select {
 			case <-proceed:
 			case <-r.Context().Done():
 			}
-			return
+		case "/health":
+			w.WriteHeader(500)
 		}
-		answering(w, r)
 	}
-	inBubble(t, func(w http.ResponseWriter, r *http.Request) { serve(w, r) }, func(t *testing.T, b *bench) {
+	inBubble(t, serve, func(t *testing.T, b *bench) {
 		proceed = make(chan struct{}) // of this bubble
+		b.probing()
 		res, err := b.RoundTrip(b.request(t.Context(), "/slow", nil))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range 3 {
-			b.get("/500")
-		}
+		b.breaker.trip()
 		b.wait(time.Minute)
 		close(proceed)
 		io.Copy(io.Discard, res.Body)
@@ -408,43 +553,72 @@ func TestAnAnswerFromBeforeTheBreakerOpenedDoesNotCloseIt(t *testing.T) {
 	})
 }
 
+func TestAFailedCheckOpensAHalfOpenBreakerWhoseOneRequestIsUnderWay(t *testing.T) {
+	opened(t, &checked{}, func(t *testing.T, b *bench) {
+		b.wait(30500 * time.Millisecond)
+		res, err := b.RoundTrip(b.request(t.Context(), "/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.breaker.trip()
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		b.wantState("open")
+		b.wait(30 * time.Second)
+		b.wantState("half-open")
+		b.wantTold(word{0, 0}, word{1, 30 * time.Second}, word{0, 30500 * time.Millisecond}, word{1, 60500 * time.Millisecond})
+	})
+}
+
+func TestAFailureFromBeforeTheBreakerWasClosedDoesNotCount(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		done, err := b.breaker.allow("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.breaker.trip()
+		b.CloseBreaker()
+		done(ErrRefused)
+		b.wantState("closed")
+		b.wantTold(word{0, 0}, word{-1, 0})
+	})
+}
+
+func TestARequestCountsInTheWindowInWhichItEnds(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		done, err := b.breaker.allow("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.wait(time.Hour)
+		done(context.DeadlineExceeded)
+		b.wantCounted(1, 1)
+		b.wait(29 * time.Second)
+		b.wantCounted(1, 1)
+		b.wait(time.Second)
+		b.wantCounted(0, 0)
+	})
+}
+
 func TestEachRequestIsCountedOnce(t *testing.T) {
 	inBubble(t, answering, func(t *testing.T, b *bench) {
-		for range 2 {
-			res, err := b.RoundTrip(b.request(t.Context(), "/cut", nil))
+		for _, path := range []string{"/cut", "/cut", "/", "/"} {
+			res, err := b.RoundTrip(b.request(t.Context(), path, nil))
 			if err != nil {
 				t.Fatal(err)
 			}
-			for range 3 {
+			for range 3 { // however often it is read
 				io.Copy(io.Discard, res.Body)
 			}
 			res.Body.Close()
 			res.Body.Close()
 		}
-		b.wantState("closed") // two failures, however often they are read
-		if n := b.breaker.two.Counts(); n.Requests != 2 || n.TotalFailures != 2 || n.TotalExclusions != 0 {
-			t.Errorf("got %+v", n)
-		}
-		for range 2 {
-			res, err := b.RoundTrip(b.request(t.Context(), "/", nil))
-			if err != nil {
-				t.Fatal(err)
-			}
-			io.Copy(io.Discard, res.Body)
-			io.Copy(io.Discard, res.Body)
-			res.Body.Close()
-		}
-		if n := b.breaker.two.Counts(); n.Requests != 4 || n.TotalSuccesses != 2 || n.TotalFailures != 2 || n.TotalExclusions != 0 {
-			t.Errorf("got %+v", n)
-		}
+		b.wantCounted(2, 4)
 	})
 }
 
 func TestAClosedBackendSaysNothingMore(t *testing.T) {
-	inBubble(t, answering, func(t *testing.T, b *bench) {
-		for range 3 {
-			b.get("/500")
-		}
+	opened(t, &checked{}, func(t *testing.T, b *bench) {
 		b.Close()
 		b.wait(time.Hour)
 		b.wantTold(word{0, 0})
@@ -454,11 +628,10 @@ func TestAClosedBackendSaysNothingMore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.get("/500")
-		b.get("/500")
 		b.Close()
 		b.pipes.Close()
-		b.get("/500") // what was in flight fails after the end
+		b.get("/") // what was in flight fails after the end
+		b.get("/")
 		res.Body.Close()
 		b.wait(time.Hour)
 		b.wantTold() // what it says of itself is nobody's business any more

@@ -18,11 +18,23 @@ type Call struct {
 	Method string
 	Target string // path and query
 	Body   string // JSON; empty: none
+	// Without are keys of the answer, within what is right in it, that nobody looks
+	// at. Their values are left out of it, however large they are.
+	Without []string
 }
 
-// maxCallAnswer bounds what a call may be answered: an entry of ComfyUI's
-// history repeats the workflow.
+// maxCallAnswer bounds what a call may be answered.
 const maxCallAnswer = 16 << 20
+
+// readWithout reads JSON as it comes and leaves out what nobody looks at: an entry
+// of ComfyUI's history repeats the workflow, with the pictures in it.
+func readWithout(body io.Reader, keys []string) ([]byte, error) {
+	read := readJSON(&window{rest: body}, &names{whole: true, without: keys}, false)
+	if read.err != nil {
+		return nil, read.err
+	}
+	return json.Marshal(read.body)
+}
 
 // Ask makes a call beside the requests that clients make: it passes the breaker
 // by and is not counted there. host and header may be empty. It fails with
@@ -42,7 +54,7 @@ func (b *Backend) Ask(ctx context.Context, c Call, host string, header http.Head
 		r.Header.Set("Content-Type", "application/json")
 	}
 	b.sendOnce(r)
-	res, err := b.transport.RoundTrip(r)
+	res, err := b.transport.Load().RoundTrip(r)
 	if err != nil {
 		if refused(err) {
 			return 0, nil, fmt.Errorf("%w: %s: %v", ErrRefused, b.Name, err)
@@ -50,7 +62,11 @@ func (b *Backend) Ask(ctx context.Context, c Call, host string, header http.Head
 		return 0, nil, fmt.Errorf("routing: ask %s: %w", b.Name, err)
 	}
 	defer res.Body.Close()
-	answer, err = io.ReadAll(io.LimitReader(res.Body, maxCallAnswer+1))
+	if len(c.Without) > 0 && res.StatusCode/100 == 2 {
+		answer, err = readWithout(res.Body, c.Without)
+	} else {
+		answer, err = io.ReadAll(io.LimitReader(res.Body, maxCallAnswer+1))
+	}
 	if err == nil && len(answer) > maxCallAnswer {
 		err = errors.New("the answer is too long")
 	}

@@ -37,6 +37,7 @@ type earlyPreset struct {
 	// gone and goneWhen tell of work that the engine knows no more: until will
 	// never be true.
 	gone, goneWhen string
+	without        []string // as in Call, of poll and gone
 	watch          bool
 }
 
@@ -48,6 +49,7 @@ var earlyPresets = map[string]earlyPreset{
 		submits:  func(path string) bool { return path == "/prompt" || path == "/api/prompt" },
 		poll:     "GET /history/{{.json.prompt_id}}",
 		until:    `has(body, json.prompt_id)`,
+		without:  []string{"prompt", "outputs", "current_inputs", "current_outputs", "inputs", "extra_pnginfo"},
 		failed:   `body[json.prompt_id].status.status_str == "error"`,
 		gone:     "GET /queue",
 		goneWhen: `has(body, "queue_running") && none(body.queue_running, {#[1] == json.prompt_id}) && none(body.queue_pending, {#[1] == json.prompt_id})`,
@@ -89,6 +91,7 @@ type Completion struct {
 	submits             func(path string) bool // of a POST; nil: any path, and any method that changes something
 	poll, cancel, gone  *callTemplate          // nil: there is none
 	until, failed, lost *condition
+	without             []string // as in Call, of poll and gone
 }
 
 // Applies says whether the answer to a request is not the end of its work.
@@ -149,6 +152,7 @@ func (c *Completion) Job(path string, answer []byte) (*Job, error) {
 			return nil, err
 		}
 	}
+	j.Poll.Without, j.Gone.Without = c.without, c.without
 	return j, nil
 }
 
@@ -242,9 +246,9 @@ func (c CompletionConfig) compile(report func(path, problem string)) *Completion
 	if c.Poll == "" && c.Until == "" {
 		c.Poll, c.Until = p.poll, p.until
 	} else {
-		c.Poll, p.failed, p.gone = cmp.Or(c.Poll, p.poll), "", ""
+		c.Poll, p.failed, p.gone, p.without = cmp.Or(c.Poll, p.poll), "", "", nil
 	}
-	out := &Completion{Every: c.Every, Timeout: c.Timeout, Watch: p.watch, submits: p.submits}
+	out := &Completion{Every: c.Every, Timeout: c.Timeout, Watch: p.watch, submits: p.submits, without: p.without}
 	if len(c.On) > 0 {
 		out.on = c.On
 	}

@@ -25,6 +25,7 @@ type RouteConfig struct {
 	VRAM        string      `koanf:"vram"` // an amount ("20GiB"), an expression, or "learn"; empty: the class's
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
+	HoldSlot    bool        `koanf:"hold_slot"` // a WebSocket counts as work
 	// Completion is the backend's, but for what it says itself.
 	Completion CompletionConfig `koanf:"completion"`
 }
@@ -59,6 +60,7 @@ type QueueConfig struct {
 
 // BackendConfig is one entry of `backends`. An empty choice is its first.
 type BackendConfig struct {
+	Preset        string          `koanf:"preset"` // the engine; see Resolve
 	URL           string          `koanf:"url"`
 	URLs          []string        `koanf:"urls"`     // in place of URL
 	Replicas      []ReplicaConfig `koanf:"replicas"` // in place of URL
@@ -68,6 +70,7 @@ type BackendConfig struct {
 	Slots         int             `koanf:"slots"`
 	Protocol      string          `koanf:"protocol"` // http | h2c
 	Cancel        string          `koanf:"cancel"`   // ignored | aborts
+	Idle          time.Duration   `koanf:"idle"`     // of connections to it; 0: 4s
 	PreserveHost  bool            `koanf:"preserve_host"`
 	Errors        string          `koanf:"errors"`
 	Health        HealthConfig    `koanf:"health"`
@@ -101,8 +104,11 @@ type HealthConfig struct {
 
 // BreakerConfig is a backend's circuit breaker.
 type BreakerConfig struct {
-	Failures int           `koanf:"failures"`  // consecutive failures that open it
-	Open     time.Duration `koanf:"open"`      // how long it stays open
+	Failures int           `koanf:"failures"`  // connections in a row that are not made
+	Ratio    float64       `koanf:"ratio"`     // of requests that fail; 0: 0.5
+	Minimum  int           `koanf:"minimum"`   // requests that a ratio is taken of; 0: 20
+	Window   time.Duration `koanf:"window"`    // in which they are counted; 0: 30s
+	Open     time.Duration `koanf:"open"`      // how long it stays open at the most
 	WhenOpen string        `koanf:"when_open"` // reject | hold
 }
 
@@ -180,6 +186,13 @@ func wantAtLeast[N cmp.Ordered](report func(path, problem string), path string, 
 	}
 }
 
+// wantAtMost reports a number that is too large.
+func wantAtMost[N cmp.Ordered](report func(path, problem string), path string, value, most N) {
+	if value > most {
+		report(path, fmt.Sprintf("%v: too large: want %v or less", value, most))
+	}
+}
+
 func (k ClassConfig) check(report func(path, problem string)) {
 	wantAtLeast(report, "slots", k.Slots, 1)
 	wantAtLeast(report, "vram", k.VRAM.Amount, 0)
@@ -201,18 +214,27 @@ func (b BackendConfig) check(report func(path, problem string)) {
 	b.checkServers(report)
 	wantAtLeast(report, "slots", b.Slots, 0)
 	wantOne(report, "protocol", b.Protocol, "http", "h2c")
+	wantOne(report, "preset", b.Preset, engines()...)
 	wantOne(report, "cancel", b.Cancel, "ignored", "aborts")
 	wantOne(report, "errors", b.Errors, dialects...)
 	wantOne(report, "breaker.when_open", b.Breaker.WhenOpen, "reject", "hold")
 	wantAtLeast(report, "breaker.failures", b.Breaker.Failures, 1)
+	wantAtMost(report, "breaker.failures", b.Breaker.Failures, 1000)
+	if r := b.Breaker.Ratio; !(r >= 0 && r <= 1) {
+		report("breaker.ratio", fmt.Sprintf("%v: not a share: want more than 0 and at most 1, such as 0.5", r))
+	}
+	wantAtLeast(report, "breaker.minimum", b.Breaker.Minimum, 0)
+	wantAtMost(report, "breaker.minimum", b.Breaker.Minimum, mostMinimum)
+	wantAtLeast(report, "breaker.window", b.Breaker.Window, 0)
 	if b.Breaker.Open <= 0 {
 		report("breaker.open", fmt.Sprintf("%v: too short: want a time such as 30s", b.Breaker.Open))
 	}
 	wantAtLeast(report, "min_residency", b.MinResidency, 0)
 	b.Reclaim.check(at(report, "reclaim"), b.Health.Path)
-	wantOne(report, "completion.preset", b.Completion.Preset, "comfyui", "gradio")
+	wantOne(report, "completion.preset", b.Completion.Preset, "none", "comfyui", "gradio")
 	b.Completion.compile(at(report, "completion"))
 	wantAtLeast(report, "abandon_after", b.AbandonAfter, 0)
+	wantAtLeast(report, "idle", b.Idle, 0)
 	wantAtLeast(report, "process.pid", b.Process.PID, 0)
 	for i, pattern := range b.OOMPatterns {
 		if pattern == "" {
@@ -278,7 +300,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 	u := rule{method: r.Match.Method, vram: class.VRAM.Amount, room: -1, why: "the first rule that matches; the class's vram"}
 	u.route = Route{
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
-		Backend: r.Backend, Pass: r.Pass, RequireBody: r.RequireBody,
+		Backend: r.Backend, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot,
 	}
 	if most, ok := c.roomiest(backend); ok {
 		u.room = most.left
@@ -295,7 +317,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		report("match.path", fmt.Sprintf("%q: %v", r.Match.Path, err))
 	}
 	u.route.Pattern = u.pattern.text
-	u.closed = u.closedTo(backend.Reclaim.controls())
+	u.closed = u.closedTo(backend.controls())
 	u.host = strings.ToLower(strings.TrimPrefix(r.Match.Host, "*"))
 	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || strings.HasSuffix(u.host, ".") || r.Match.Host == "*" ||
 		strings.HasPrefix(r.Match.Host, "*") != strings.HasPrefix(u.host, ".") {
@@ -317,7 +339,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		}
 	}
 	wantOne(report, "errors", r.Errors, dialects...)
-	u.route.Errors = dialect(cmp.Or(noAuto(r.Errors), noAuto(backend.Errors)), u.pattern.text)
+	u.route.Errors = dialect(cmp.Or(noAuto(r.Errors), noAuto(backend.Errors)), u.pattern.text, presets[backend.engine()].errors)
 
 	if _, ok := c.Backends[r.Backend]; !ok {
 		report("backend", fmt.Sprintf("%q: not in backends: want %s", r.Backend, choices(c.Backends)))
@@ -375,7 +397,7 @@ func noAuto(dialect string) string {
 }
 
 // dialect is how refusals look where the path alone says it.
-func dialect(configured, pattern string) string {
+func dialect(configured, pattern, engine string) string {
 	switch {
 	case configured != "":
 		return configured
@@ -384,7 +406,7 @@ func dialect(configured, pattern string) string {
 	case pattern == "/api/generate", pattern == "/api/chat", strings.HasPrefix(pattern, "/api/embed"):
 		return "ollama"
 	}
-	return "problem"
+	return cmp.Or(engine, "problem")
 }
 
 // choices names the entries of a section.

@@ -17,15 +17,18 @@ type control struct {
 }
 
 // controls are those of the calls that are configured, and of the engine.
-func (c ReclaimConfig) controls() []control {
+func (b BackendConfig) controls() []control {
+	c := b.Reclaim
 	var all []control
-	for _, text := range presets[c.Preset].controls {
-		p, err := parsePattern(text)
-		if err != nil {
-			panic("routing: preset " + c.Preset + ": " + err.Error())
+	for _, engine := range slices.Compact(slices.Sorted(slices.Values([]string{b.Preset, c.Preset, b.Completion.Preset}))) {
+		for _, text := range presets[engine].controls {
+			p, err := parsePattern(text)
+			if err != nil {
+				panic("routing: preset " + engine + ": " + err.Error())
+			}
+			// By any method: some engines take GET for it too.
+			all = append(all, control{pattern: p})
 		}
-		// By any method: some engines take GET for it too.
-		all = append(all, control{pattern: p})
 	}
 	for _, line := range [...]string{c.Call, c.Wake} {
 		if method, target, ok := splitCall(line); ok {
@@ -92,16 +95,56 @@ func (u *rule) closedTo(all []control) []control {
 	})
 }
 
-// isClosed says whether a request asks for a control that the rule does not
-// name.
-func (u *rule) isClosed(method, path string) bool {
+// closes gives the control that a request asks for and the rule does not open;
+// nil: none.
+func (u *rule) closes(at spelling) *control {
 	for i := range u.closed {
-		if u.closed[i].applies(method, path) {
-			return true
+		if u.closed[i].applies(at.method, at.path) {
+			return &u.closed[i]
 		}
 	}
-	return false
+	return nil
 }
+
+// barrier is the first rule that a call of an engine's own would have matched.
+// Behind it only a rule that names the call's path is open: another backend's
+// wildcard does not get a call that was meant for this one.
+type barrier struct {
+	rule    *rule // nil: none so far
+	index   int
+	control *control
+}
+
+// stops says whether a request does not go where a rule, which it matches, would
+// send it. It may be asked again for the same rules.
+func (b *barrier) stops(u *rule, index int, at spelling) bool {
+	if b.rule != nil && index > b.index {
+		return !u.pattern.names(&b.control.pattern) || u.closes(at) != nil
+	}
+	c := u.closes(at)
+	if c != nil && b.rule == nil {
+		*b = barrier{u, index, c}
+	}
+	return c != nil
+}
+
+// error is why no rule is left.
+func (b *barrier) error(at spelling) error {
+	if b.rule == nil {
+		return ErrNoRoute
+	}
+	return &controlError{path: at.path, backend: b.rule.route.Backend, rule: b.rule.route.Name}
+}
+
+// controlError is ErrControl with what would open the path.
+type controlError struct{ path, backend, rule string }
+
+func (e *controlError) Error() string {
+	return fmt.Sprintf("%v: %s controls backend %s, which %s does not open by a wildcard: want a rule with that path, if clients may ask for it",
+		ErrControl, shown(e.path), e.backend, e.rule)
+}
+
+func (e *controlError) Unwrap() error { return ErrControl }
 
 // leaves says whether other names a control that u, which comes before it,
 // leaves to it.
@@ -109,21 +152,4 @@ func (u *rule) leaves(other *rule) bool {
 	return slices.ContainsFunc(u.closed, func(c control) bool {
 		return c.pattern.meets(&other.pattern) && other.pattern.names(&c.pattern)
 	})
-}
-
-// noRoute is ErrNoRoute, with the reason where a rule would have matched if it
-// named what was asked for.
-func (t *Table) noRoute(r *http.Request, path string) error {
-	for i := range t.rules {
-		if len(t.rules[i].closed) == 0 {
-			continue
-		}
-		open := t.rules[i]
-		open.closed = nil
-		if open.matches(r, path) != no {
-			return fmt.Errorf("%w: %s controls backend %s, which %s does not open by a wildcard: want a rule with that path, if clients may ask for it",
-				ErrNoRoute, path, open.route.Backend, open.route.Name)
-		}
-	}
-	return ErrNoRoute
 }

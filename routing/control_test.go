@@ -84,8 +84,8 @@ func TestAWildcardDoesNotReachWhatControlsTheEngine(t *testing.T) {
 			table := compiled(t, reclaiming(c.reclaim, wild))
 			for _, line := range c.closed {
 				_, err := table.Find(asServed(t, line))
-				if !errors.Is(err, routing.ErrNoRoute) || !strings.Contains(err.Error(), "controls backend vqa, which wild does not open by a wildcard: want a rule with that path") {
-					t.Errorf("%+v: %s: got %v, want ErrNoRoute and why", c.reclaim, line, err)
+				if !errors.Is(err, routing.ErrControl) || !strings.Contains(err.Error(), "controls backend vqa, which wild does not open by a wildcard: want a rule with that path") {
+					t.Errorf("%+v: %s: got %v, want ErrControl and why", c.reclaim, line, err)
 				}
 			}
 			for _, line := range c.open {
@@ -98,29 +98,32 @@ func TestAWildcardDoesNotReachWhatControlsTheEngine(t *testing.T) {
 func TestAPathWithTwoMeaningsDoesNotReachItEither(t *testing.T) {
 	table := compiled(t, reclaiming(routing.ReclaimConfig{Preset: "vllm"}, pass("rest", path("/**"))))
 	for _, target := range []string{"//sleep", "/./sleep", "/x/../sleep", "/%2e/sleep", "/%2Fsleep", "/sleep;x", "/sleep//", "/%2573leep", `/\sleep`, "/sleep%00"} {
-		if _, err := table.Find(asServed(t, "POST "+target)); !errors.Is(err, routing.ErrPath) {
-			t.Errorf("%s: got %v, want ErrPath", target, err)
+		if _, err := table.Find(asServed(t, "POST "+target)); !errors.Is(err, routing.ErrPath) && !errors.Is(err, routing.ErrControl) {
+			t.Errorf("%s: got %v, want ErrPath or ErrControl", target, err)
 		}
 	}
 }
+
+// closed is what a call is told that no rule opens.
+var closed = routing.ErrControl.Error()
 
 func TestARuleThatNamesAControlOpensIt(t *testing.T) {
 	for _, c := range []struct{ preset, pattern, line, want string }{
 		{"vllm", "/sleep", "POST /sleep?level=1", "it"},
 		{"vllm", "/sleep/", "POST /sleep", "it"},
 		{"vllm", "/sleep/**", "POST /sleep", "it"},
-		{"vllm", "/{x}", "POST /sleep", none},
+		{"vllm", "/{x}", "POST /sleep", closed},
 		{"vllm", "/{x}", "POST /other", "it"},
 		{"vllm", "/sl/**", "POST /sleep", none},
 		{"triton", "/v2/repository/models/{m}/unload", "POST /v2/repository/models/flux/unload", "it"},
 		{"triton", "/v2/repository/models/flux/unload", "POST /v2/repository/models/flux/unload", "it"},
 		{"triton", "/v2/repository/models/flux/unload", "POST /v2/repository/models/vae/unload", none},
-		{"triton", "/v2/repository/models/{m}/{do}", "POST /v2/repository/models/flux/unload", none},
+		{"triton", "/v2/repository/models/{m}/{do}", "POST /v2/repository/models/flux/unload", closed},
 		{"triton", "/v2/repository/models/{m}/{do}", "POST /v2/repository/models/flux/show", "it"},
-		{"triton", "/v2/repository/models/flux/**", "POST /v2/repository/models/flux/unload", none},
-		{"triton", "/inference.GRPCInferenceService/{do}", "POST /inference.GRPCInferenceService/RepositoryModelLoad", none},
+		{"triton", "/v2/repository/models/flux/**", "POST /v2/repository/models/flux/unload", closed},
+		{"triton", "/inference.GRPCInferenceService/{do}", "POST /inference.GRPCInferenceService/RepositoryModelLoad", closed},
 		{"llama-swap", "/api/models/unload/{m}", "POST /api/models/unload/a", "it"},
-		{"llama-swap", "/api/models/**", "POST /api/models/unload/a", none},
+		{"llama-swap", "/api/models/**", "POST /api/models/unload/a", closed},
 	} {
 		table := compiled(t, reclaiming(routing.ReclaimConfig{Preset: c.preset}, light("it", path(c.pattern))))
 		got := chosen(t, table, asServed(t, c.line), routing.Body{})
@@ -130,13 +133,21 @@ func TestARuleThatNamesAControlOpensIt(t *testing.T) {
 	}
 }
 
-func TestWhatOneBackendClosesAnotherMayServe(t *testing.T) {
-	table := compiled(t, reclaiming(routing.ReclaimConfig{Preset: "vllm"},
+// TestACallForOneEngineDoesNotGoToAnother has a wildcard behind the one that
+// leaves an engine's own calls out.
+func TestACallForOneEngineDoesNotGoToAnother(t *testing.T) {
+	table := compiled(t, reclaiming(routing.ReclaimConfig{Preset: "comfyui"},
 		light("one", routing.MatchConfig{Method: "POST", Path: "/**"}),
 		heavy("other", routing.MatchConfig{Path: "/**"}),
 	))
 	wantRule(t, table, asServed(t, "POST /x"), routing.Body{}, "one")
-	wantRule(t, table, asServed(t, "POST /sleep"), routing.Body{}, "other") // flux has no such call
+	if _, err := table.Find(asServed(t, "POST /free")); !errors.Is(err, routing.ErrControl) {
+		t.Errorf("got %v, want ErrControl", err)
+	}
+	wantRule(t, table, asServed(t, "GET /free"), routing.Body{}, "other") // which the first rule is not for
+	open := heavy("open", routing.MatchConfig{Path: "/free"})
+	table = compiled(t, reclaiming(routing.ReclaimConfig{Preset: "comfyui"}, light("one", routing.MatchConfig{Method: "POST", Path: "/**"}), open, heavy("other", path("/**"))))
+	wantRule(t, table, asServed(t, "POST /free"), routing.Body{}, "open")
 }
 
 func TestARuleForAControlIsReachedAfterTheWildcardThatLeavesIt(t *testing.T) {
@@ -157,7 +168,7 @@ func TestADoubtfulBodyDoesNotOpenAControl(t *testing.T) {
 	table := compiled(t, reclaiming(routing.ReclaimConfig{Preset: "vllm"},
 		light("a", routing.MatchConfig{Path: "/**", When: "body.n == 1"}), heavy("b", routing.MatchConfig{Path: "/x", When: "body.n == 2"})))
 	r, b := posted(t, "/sleep", "{")
-	if got := chosen(t, table, r, b); !strings.HasPrefix(got, none) {
+	if got := chosen(t, table, r, b); !strings.HasPrefix(got, closed) {
 		t.Errorf("got %s", got)
 	}
 }

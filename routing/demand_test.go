@@ -116,25 +116,25 @@ func TestADemandIsRoundedUpToABucket(t *testing.T) {
 func TestABucketDoesNotGoPastWhatIsLeftBesideTheResident(t *testing.T) {
 	route := light("it", path("/**"))
 	route.VRAM = "gib(39.5)"
-	d, err := decide(t, aTable(t, route), asServed(t, "GET /"), routing.Body{})
+	d, err := decide(t, aTable(t, route), asServed(t, "POST /"), routing.Body{})
 	if err != nil || d.VRAM != 40*gib {
 		t.Errorf("with 40 GiB left: got %v, %v", d.VRAM, err)
 	}
 	c := aConfig(route)
 	c.Room = nil
-	d, err = decide(t, compiled(t, c), asServed(t, "GET /"), routing.Body{})
+	d, err = decide(t, compiled(t, c), asServed(t, "POST /"), routing.Body{})
 	if err != nil || d.VRAM != 40*gib {
 		t.Errorf("without a bound: got %v, %v", d.VRAM, err)
 	}
 	c.Room = map[string]admission.Bytes{"gpu0": 46*gib + 768*mib}
-	d, err = decide(t, compiled(t, c), asServed(t, "GET /"), routing.Body{})
+	d, err = decide(t, compiled(t, c), asServed(t, "POST /"), routing.Body{})
 	if err != nil || d.VRAM != 39*gib+768*mib {
 		t.Errorf("with 39.75 GiB left: got %v, %v", d.VRAM, err)
 	}
 }
 
 func TestTheUndecidableDemandIsComparedAsItIsWorkedOut(t *testing.T) {
-	small := heavy("small", when(`header.a == "1"`))
+	small := heavyToo("small", when(`header.a == "1"`))
 	small.VRAM = "gib(2)"
 	table := aTable(t, small, routing.RouteConfig{Name: "big", Match: path("/**"), Class: "light", Backend: "vqa", VRAM: "gib(3)"})
 	wantRule(t, table, asServed(t, "GET /", "A: 1", "A: 2"), routing.Body{}, "big")

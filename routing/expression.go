@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/expr-lang/expr"
@@ -33,6 +34,7 @@ type environment struct {
 type expression struct {
 	program *vm.Program
 	body    bool
+	whole   bool // it looks at the body otherwise than by the keys in root
 	size    bool
 	params  bool
 	header  mentioned
@@ -49,7 +51,11 @@ func (e *expression) addNames(n *names) {
 	for _, name := range e.below {
 		n.below.add(name)
 	}
+	n.whole = n.whole || e.whole
 }
+
+// looksAt says whether an expression looks at a key right in the body.
+func (e *expression) looksAt(key string) bool { return slices.Contains(e.root, key) }
 
 // mentioned are the keys of a map that an expression looks at; all: it cannot
 // be said which.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"net/http"
 	"net/textproto"
+	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // answer is what can be said of a condition.
@@ -18,6 +20,7 @@ const (
 
 var (
 	errAmbiguous = errors.New("a header or query parameter that the rule looks at has two values")
+	errQuery     = errors.New("the query can be read in two ways")
 	errSize      = errors.New("the body's size is not known")
 )
 
@@ -25,7 +28,7 @@ var (
 // worked out when the first expression asks for it.
 type facts struct {
 	r     *http.Request
-	path  string
+	at    spelling
 	body  Body
 	names *names
 	env   environment
@@ -33,16 +36,16 @@ type facts struct {
 	query         fields
 	queryRead     bool
 	bodyRead      bool
-	bodyErr       error
+	reading       reading
 	headersFilled bool // with all headers, not some
 }
 
 // prepare fills the environment for an expression of a rule. An error says why
 // the expression cannot be judged.
 func (f *facts) prepare(rule *rule, e *expression) error {
-	f.env.Method, f.env.Path = f.r.Method, f.path
+	f.env.Method, f.env.Path = f.at.method, shown(f.at.path)
 	if e.params {
-		f.env.Params = rule.pattern.params(f.path)
+		f.env.Params = rule.pattern.params(f.at.path)
 	}
 	if e.header.any() && !f.header(&e.header) || e.query.any() && !f.parameters(&e.query) {
 		return errAmbiguous
@@ -58,18 +61,18 @@ func (f *facts) prepare(rule *rule, e *expression) error {
 		f.env.Size = int(size)
 	}
 	if e.body {
-		return f.readBody()
+		return f.readBody().doubtful(e)
 	}
 	return nil
 }
 
 // readBody reads the body once.
-func (f *facts) readBody() error {
+func (f *facts) readBody() *reading {
 	if !f.bodyRead {
-		f.env.Body, f.bodyErr = readBody(f.r, f.body, f.names)
-		f.bodyRead = true
+		f.reading, f.bodyRead = readBody(f.r, &f.body, f.names), true
+		f.env.Body = f.reading.body
 	}
-	return f.bodyErr
+	return &f.reading
 }
 
 // header fills in the headers that an expression looks at, and says whether
@@ -133,6 +136,49 @@ func isSingle(r *http.Request, name string) bool {
 		}
 	}
 	return true
+}
+
+// fields are the parameters of a query.
+type fields struct {
+	values   map[string]string
+	doubtful map[string]bool // come several times, with different values
+	err      error           // parsers disagree about all of them
+}
+
+// readFields reads a query. Semicolons separate for some parsers and not for
+// others, and bad escapes are dropped, kept or refused.
+func readFields(s string) fields {
+	f := fields{values: make(map[string]string)}
+	if strings.IndexByte(s, ';') >= 0 {
+		f.err = errQuery
+		return f
+	}
+	count := 0
+	for pair := range strings.SplitSeq(s, "&") {
+		if pair == "" {
+			continue
+		}
+		if count++; count > maxFields {
+			f.err = errQuery
+			return f
+		}
+		name, value, _ := strings.Cut(pair, "=")
+		name, badName := url.QueryUnescape(name)
+		value, badValue := url.QueryUnescape(value)
+		if badName != nil || badValue != nil || !utf8.ValidString(name) || !utf8.ValidString(value) {
+			f.err = errQuery
+			return f
+		}
+		if before, ok := f.values[name]; ok && before != value {
+			if f.doubtful == nil {
+				f.doubtful = make(map[string]bool)
+			}
+			f.doubtful[name] = true
+			continue
+		}
+		f.values[name] = value
+	}
+	return f
 }
 
 // parameters fills in the query and says whether what an expression looks at

@@ -1,140 +1,283 @@
 package routing
 
 import (
+	"bytes"
 	"mime"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
 
 // What is read of a form.
 const (
-	maxFields      = 1000
-	maxFieldSize   = 64 << 10
+	maxFields      = 1000 // some servers leave the rest out
+	maxFieldSize   = 1 << 20
 	maxFieldHeader = 8 << 10
+	maxFieldName   = 4 << 10
+	// mostFields and mostParts are where a form is given up, whatever is in it: going
+	// through it would take too long.
+	mostFields = 1 << 20
+	mostParts  = 100_000
 )
+
+// form is a form on its way in. A field that no rule looks at is passed over,
+// however odd it is; one that some server may take for a field that the rules
+// look at puts that one in doubt.
+type form struct {
+	reading
+	names *names
+	ascii bool // the charset is one that agrees with UTF-8 on ASCII alone
+	count int
+	held  int
+}
+
+// readForm reads a form. scan goes through it.
+func readForm(w *window, names *names, ascii bool, u *url.URL, scan func(*form, *window) error) reading {
+	f := &form{names: names, ascii: ascii}
+	values := make(map[string]any)
+	f.body = values
+	if f.err = scan(f, w); w.err != nil {
+		f.err = errTruncated
+	}
+	f.checkQuery(values, u)
+	return f.reading
+}
+
+// known are the fields that a server may take one of that name for. n[] and
+// n[0] are n to some, and so is n[.
+func (f *form) known(name string) []string {
+	base, _, _ := strings.Cut(name, "[")
+	known := f.names.known(strings.TrimSpace(strings.ReplaceAll(base, "\x00", "")))
+	if base != name {
+		known = append(slices.Clone(known), f.names.known(name)...)
+	}
+	return known
+}
+
+// wants says whether a field's value is to be read.
+func (f *form) wants(name string) bool { return f.names.all() || len(f.known(name)) > 0 }
+
+// suspect puts what a field may be taken for in doubt.
+func (f *form) suspect(name string, reason error) {
+	for _, known := range f.known(name) {
+		f.doubt(known, reason)
+	}
+	if f.names.all() {
+		f.doubt(name, reason)
+	}
+}
+
+// add puts a field or a file into a form, with the doubt that there is about it.
+func (f *form) add(name string, value any, doubt error) {
+	if !f.wants(name) {
+		return
+	}
+	values := f.body.(map[string]any)
+	if doubt != nil {
+		f.suspect(name, doubt)
+	}
+	if f.count > maxFields {
+		f.suspect(name, errFormSize)
+	}
+	// Zero bytes end a text for some servers; some take spaces off a name.
+	if strings.IndexByte(name, 0) >= 0 || strings.TrimSpace(name) != name {
+		f.suspect(name, errForm)
+	}
+	text, isText := value.(string)
+	if isText && strings.IndexByte(text, 0) >= 0 {
+		f.suspect(name, errForm)
+	}
+	if isText && !utf8.ValidString(text) || f.ascii && !isASCII(name+text) {
+		f.suspect(name, errCharset)
+	}
+	if before, twice := values[name]; twice {
+		if before, wasText := before.(string); wasText != isText || before != text {
+			f.suspect(name, errDuplicate)
+		}
+		return
+	}
+	if f.names != nil {
+		if err := f.names.root.check(name, values); err != nil {
+			f.suspect(name, err)
+		}
+	}
+	if base, _, list := strings.Cut(name, "["); list && len(f.names.known(strings.TrimSpace(base))) > 0 {
+		f.suspect(name, errForm)
+	}
+	if f.held += len(name) + len(text) + perValue; f.held > mostHeld {
+		f.suspect(name, errLarge)
+		return
+	}
+	values[name] = value
+}
+
+// charset looks at a field that says in which charset the others are.
+func (f *form) charset(name, value string) error {
+	if name == "_charset_" && !isUTF8(value) {
+		return errCharset
+	}
+	return nil
+}
+
+// checkQuery finds fields that the rules look at and that are in the query too:
+// some servers take that one.
+func (f *form) checkQuery(values map[string]any, u *url.URL) {
+	if u == nil || u.RawQuery == "" || f.names == nil {
+		return
+	}
+	query := &form{names: &names{root: f.names.root}}
+	found := make(map[string]any)
+	query.body = found
+	query.err = query.readPairs(&window{seen: []byte(u.RawQuery)})
+	for key, reason := range query.doubts {
+		f.doubt(key, reason)
+	}
+	for name, value := range found {
+		if before, ok := values[name]; !ok || before != value {
+			f.suspect(name, errForm)
+		}
+	}
+}
 
 // readURLEncoded reads a form, or JSON under a form's content type, which is
 // what `curl -d` sends: servers that take JSON alone do not look at the type.
-// JSON with an ampersand in it may be a form with fields of its own.
-func readURLEncoded(s string, u *url.URL, names *names) (any, error) {
-	if start := strings.TrimLeft(s, " \t\r\n"); start != "" && (start[0] == '{' || start[0] == '[') {
-		if strings.ContainsAny(s, "&;") {
-			return nil, errForm
-		}
-		return readJSON(s, names)
-	}
-	// A form's bytes are printable. Others make it JSON in another encoding, or
-	// are decoded in different ways.
-	if strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c >= 0x7f }) {
-		return nil, errForm
-	}
-	fields := readFields(s)
-	if fields.err != nil {
-		return nil, fields.err
-	}
-	if len(fields.doubtful) > 0 {
-		return nil, errForm
-	}
-	form := make(map[string]any, len(fields.values))
-	for name, value := range fields.values {
-		if err := addField(form, name, value, names); err != nil {
-			return nil, err
-		}
-	}
-	return form, checkQuery(form, u, names)
-}
-
-// checkQuery refuses a form where a field that the rules look at is in the
-// query too: some servers take that one.
-func checkQuery(form map[string]any, u *url.URL, names *names) error {
-	if u == nil || u.RawQuery == "" {
-		return nil
-	}
-	query := readFields(u.RawQuery)
-	if query.err != nil || len(query.doubtful) > 0 {
-		return errForm
-	}
-	for name, value := range query.values {
-		base, _, _ := strings.Cut(name, "[")
-		if before, ok := form[name]; len(names.at(0)[fold(strings.TrimSpace(base))]) > 0 && (!ok || before != any(value)) {
-			return errForm
-		}
-	}
-	return nil
-}
-
-// addField puts a field or a file into a form.
-func addField(form map[string]any, name string, value any, names *names) error {
-	// Zero bytes end a text for some servers; some take spaces off a name.
-	if strings.IndexByte(name, 0) >= 0 || strings.TrimSpace(name) != name {
-		return errForm
-	}
-	text, isText := value.(string)
-	if isText && (strings.IndexByte(text, 0) >= 0 || name == "_charset_" && !strings.EqualFold(text, "utf-8")) {
-		return errForm
-	}
-	if before, twice := form[name]; twice {
-		if before, wasText := before.(string); wasText != isText || before != text {
-			return errForm
-		}
-		return nil
-	}
-	known := names.at(0)
-	if err := known.check(name, form); err != nil {
-		return err
-	}
-	// n[] and n[0] are n to some servers, and so is n[.
-	if base, _, list := strings.Cut(name, "["); list && len(known[fold(strings.TrimSpace(base))]) > 0 {
-		return errForm
-	}
-	form[name] = value
-	return nil
-}
-
-// fields are the parameters of a query or of a form.
-type fields struct {
-	values   map[string]string
-	doubtful map[string]bool // come several times, with different values
-	err      error           // parsers disagree about all of them
-}
-
-// readFields reads what is URL-encoded. Semicolons separate for some parsers
-// and not for others, and bad escapes are dropped, kept or refused.
-func readFields(s string) fields {
-	f := fields{values: make(map[string]string)}
-	if strings.IndexByte(s, ';') >= 0 {
-		f.err = errForm
-		return f
-	}
-	count := 0
-	for pair := range strings.SplitSeq(s, "&") {
-		if pair == "" {
-			continue
-		}
-		if count++; count > maxFields {
-			f.err = errFormSize
-			return f
-		}
-		name, value, _ := strings.Cut(pair, "=")
-		name, badName := url.QueryUnescape(name)
-		value, badValue := url.QueryUnescape(value)
-		if badName != nil || badValue != nil || !utf8.ValidString(name) || !utf8.ValidString(value) {
-			f.err = errForm
-			return f
-		}
-		if before, ok := f.values[name]; ok && before != value {
-			if f.doubtful == nil {
-				f.doubtful = make(map[string]bool)
+// To one that takes forms, what stands between ampersands in it may be fields.
+func readURLEncoded(b *Body, names *names, ascii bool, u *url.URL) reading {
+	switch c := b.open().sniff(); {
+	case c == '{' || c == '[':
+		read := readJSON(b.open(), names, ascii)
+		probe := &form{names: names, reading: reading{body: map[string]any{}}}
+		if names.all() {
+			if w := b.open(); w.passes('&', ';') {
+				probe.err = errForm
 			}
-			f.doubtful[name] = true
+		} else {
+			probe.err = probe.readPairs(b.open())
+		}
+		for name := range probe.body.(map[string]any) {
+			probe.suspect(name, errForm)
+		}
+		for key, reason := range probe.doubts {
+			read.doubt(key, reason)
+		}
+		if read.err == nil {
+			read.err = probe.err
+		}
+		return read
+	case (c < ' ' || c >= 0x7f) && b.open().wide():
+		// JSON in another encoding, for some; anything else is what curl sends of a
+		// file when it is not told what it is.
+		return reading{err: errForm}
+	}
+	return readForm(b.open(), names, ascii, u, (*form).readPairs)
+}
+
+// passes says whether one of two bytes comes.
+func (w *window) passes(a, b byte) bool {
+	for !w.ended() {
+		if bytes.IndexByte(w.seen[w.at:], a) >= 0 || bytes.IndexByte(w.seen[w.at:], b) >= 0 {
+			return true
+		}
+		w.at = len(w.seen)
+	}
+	return false
+}
+
+// readPairs reads what is URL-encoded. Semicolons separate for some parsers and
+// not for others, and bad escapes are dropped, kept or refused.
+func (f *form) readPairs(w *window) error {
+	before := byte('&')
+	for pieces := 0; !w.ended(); pieces++ {
+		if pieces == mostFields {
+			return errFormSize
+		}
+		raw, end, _ := w.until("=&;", maxFieldName)
+		if len(raw) == 0 && end != '=' {
+			before = end
 			continue
 		}
-		f.values[name] = value
+		f.count++
+		name, doubt := unescape(raw)
+		var value string
+		wanted := f.wants(name) || name == "_charset_"
+		if end == '=' {
+			most := 0
+			if wanted {
+				most = maxFieldSize
+			}
+			var raw string
+			var over bool
+			raw, end, over = w.until("&;", most)
+			if wanted {
+				var bad error
+				if value, bad = unescape(raw); doubt == nil {
+					doubt = bad
+				}
+				if over {
+					doubt = errFormSize
+				}
+			}
+		}
+		if before == ';' || end == ';' {
+			doubt = errForm
+		}
+		if err := f.charset(name, value); err != nil {
+			return err
+		}
+		f.add(name, value, doubt)
+		before = end
 	}
-	return f
+	return nil
 }
+
+// until reads to the first of some bytes, which it passes over and gives, 0 at
+// the end. over says that what came is longer than most, and cut.
+func (w *window) until(ends string, most int) (text string, end byte, over bool) {
+	var long []byte
+	for !w.ended() {
+		rest := w.seen[w.at:]
+		i := bytes.IndexAny(rest, ends)
+		part := rest
+		if i >= 0 {
+			part = rest[:i]
+		}
+		if len(long)+len(part) > most {
+			over = true
+			part = part[:most-len(long)]
+		}
+		if i >= 0 {
+			end = rest[i]
+			w.at += i + 1
+			if long == nil {
+				return string(part), end, over
+			}
+			return string(append(long, part...)), end, over
+		}
+		long = append(long, part...)
+		w.at = len(w.seen)
+	}
+	return string(long), 0, over
+}
+
+// unescape decodes a name or a value, as far as it can be. An error says that
+// parsers make different things of it. Its bytes are printable.
+func unescape(s string) (string, error) {
+	text, err := url.QueryUnescape(s)
+	if err == nil && utf8.ValidString(text) && !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c >= 0x7f }) {
+		return text, nil
+	}
+	if err != nil {
+		text = lenient.ReplaceAllStringFunc(strings.ReplaceAll(s, "+", " "), func(escape string) string {
+			c, _ := url.PathUnescape(escape)
+			return c
+		})
+	}
+	return text, errForm
+}
+
+var lenient = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
 
 // boundary gives the boundary of a content type, and nothing where parsers may
 // find another, or where it may overlap with itself.
@@ -150,63 +293,163 @@ var (
 	plainBoundary = regexp.MustCompile(`^[0-9A-Za-z'()+_,./:=?-]{0,69}[0-9A-Za-z]$`)
 )
 
-// readMultipart reads the fields of a form with files. It reads only what
-// leaves parsers no choice: some look for the boundary in lines that end in any
-// way, and some anywhere, so that it may stand nowhere but where all find it.
-// What stands before the first and after the last is a part for some.
-func readMultipart(body, boundary string, u *url.URL, names *names) (any, error) {
+// readMultipart reads the fields of a form with files. Where its parts begin and
+// end must be clear: some parsers look for the boundary in lines that end in
+// any way, and some anywhere, so that it may stand nowhere but where all find
+// it. What stands before the first and after the last is a part for some.
+func readMultipart(b *Body, boundary string, names *names, ascii bool, u *url.URL) reading {
 	if boundary == "" {
-		return nil, errForm
+		return reading{err: errForm}
 	}
-	form := make(map[string]any)
-	first, rest, _ := strings.Cut(body, "--"+boundary)
-	if first != "" {
-		return nil, errForm
-	}
-	for count := 0; ; count++ {
-		text, tail, more := strings.Cut(rest, "--"+boundary)
-		if !more {
-			break
-		}
-		if count == maxFields {
-			return nil, errFormSize
-		}
-		text, begins := strings.CutPrefix(text, "\r\n")
-		text, ends := strings.CutSuffix(text, "\r\n")
-		header, content, found := strings.Cut(text, "\r\n\r\n")
-		switch {
-		case !begins || !ends || !found:
-			return nil, errForm
-		case len(header) > maxFieldHeader:
-			return nil, errFormSize
-		}
-		name, value, err := readPart(header, content)
-		if err != nil {
-			return nil, err
-		}
-		if err := addField(form, name, value, names); err != nil {
-			return nil, err
-		}
-		rest = tail
-	}
-	if rest != "--" && rest != "--\r\n" {
-		return nil, errForm
-	}
-	return form, checkQuery(form, u, names)
+	delimiter := []byte("--" + boundary)
+	return readForm(b.open(), names, ascii, u, func(f *form, w *window) error { return f.readParts(w, delimiter) })
 }
 
-// disposition is one that all parsers read alike: the name first, for some find
-// it in a file's name; no second names, escapes or other encodings.
-var disposition = regexp.MustCompile(`^(?i:form-data); *(?i:name)=(?:"([^"\\%;=]*)"|([0-9A-Za-z_.-]+))(?:; *(?i:filename)=("[^"\\;]*"|[0-9A-Za-z_.-]+))?$`)
+func (f *form) readParts(w *window, delimiter []byte) error {
+	if w.has(2) && string(w.seen[w.at:w.at+2]) == "\r\n" {
+		w.at += 2
+	}
+	if !w.has(len(delimiter)) || !bytes.HasPrefix(w.seen[w.at:], delimiter) {
+		return errForm
+	}
+	w.at += len(delimiter)
+	for {
+		if !w.has(2) {
+			return errForm
+		}
+		switch string(w.seen[w.at : w.at+2]) {
+		case "--":
+			w.at += 2
+			return w.onlyLines()
+		case "\r\n":
+			w.at += 2
+		default:
+			return errForm
+		}
+		if f.count++; f.count > mostParts {
+			return errFormSize
+		}
+		header, err := w.header(delimiter)
+		if err != nil {
+			return err
+		}
+		p, err := f.partOf(header)
+		if err != nil {
+			return err
+		}
+		wanted := (f.wants(p.name) || p.name == "_charset_") && !p.file
+		most := 0
+		if wanted {
+			most = maxFieldSize
+		}
+		content, length, err := w.content(delimiter, most)
+		if err != nil {
+			return err
+		}
+		var value any = string(content)
+		switch {
+		case p.file:
+			value = map[string]any{"filename": p.filename}
+			if p.filename == "" && length > 0 { // browsers send an input without a file so, but without content
+				p.doubt = errForm
+			}
+		case wanted && length > maxFieldSize:
+			p.doubt = errFormSize
+		}
+		if !p.file {
+			if err := f.charset(p.name, string(content)); err != nil {
+				return err
+			}
+		}
+		f.add(p.name, value, p.doubt)
+	}
+}
 
-// readPart gives a field's name and text, or a file's name and, in a map, what
-// the file is called: no file's name passes for a field's value.
-func readPart(header, content string) (name string, value any, err error) {
+// onlyLines wants nothing but line ends to the end.
+func (w *window) onlyLines() error {
+	for !w.ended() {
+		if !w.has(2) || string(w.seen[w.at:w.at+2]) != "\r\n" {
+			return errForm
+		}
+		w.at += 2
+	}
+	return nil
+}
+
+// header reads a part's headers and the empty line behind them.
+func (w *window) header(delimiter []byte) (string, error) {
+	for {
+		rest := w.seen[w.at:]
+		if i := bytes.Index(rest, []byte("\r\n\r\n")); i >= 0 && i <= maxFieldHeader {
+			header := rest[:i]
+			if bytes.Contains(header, delimiter) {
+				return "", errForm
+			}
+			w.at += i + 4
+			return string(header), nil
+		}
+		if len(rest) > maxFieldHeader+4 {
+			return "", errFormSize
+		}
+		if !w.more() {
+			return "", errForm
+		}
+	}
+}
+
+// content reads a part's content and the delimiter behind it, and keeps up to
+// most bytes.
+func (w *window) content(delimiter []byte, most int) (kept []byte, length int, err error) {
+	take := func(part []byte) {
+		length += len(part)
+		kept = append(kept, part[:min(len(part), max(0, most-len(kept)))]...)
+	}
+	keep := len(delimiter) + 1 // what may be the beginning of a line end and a delimiter
+	for {
+		rest := w.seen[w.at:]
+		if i := bytes.Index(rest, delimiter); i >= 0 {
+			if i < 2 || string(rest[i-2:i]) != "\r\n" {
+				return nil, 0, errForm
+			}
+			take(rest[:i-2])
+			w.at += i + len(delimiter)
+			return kept, length, nil
+		}
+		if n := len(rest) - keep; n > 0 {
+			take(rest[:n])
+			w.at += n
+		}
+		if !w.more() {
+			return nil, 0, errForm
+		}
+	}
+}
+
+var (
+	// disposition is one that all parsers read alike: the name first, for some
+	// find it in a file's name; no second names, escapes or other encodings.
+	disposition = regexp.MustCompile(`^(?i:form-data); *(?i:name)=(?:"([^"\\%;=]*)"|([0-9A-Za-z_.-]+))(?:; *(?i:filename)=("[^"\\;]*"|[0-9A-Za-z_.-]+))?$`)
+	// named is one whose name is clear, though not what its file is called.
+	named    = regexp.MustCompile(`^(?i:form-data)[ \t]*;[ \t]*(?i:name)="([^"\\%;=\x00-\x1f]*)"((?:[ \t]*;[ \t]*(?i:filename\*?)=(?:"(?:[^"\\]|\\.)*"|[^;"\s]*))+)[ \t]*;?$`)
+	anyName  = regexp.MustCompile(`(?i)name[ \t]*\*?[0-9]*\*?[ \t]*=`)
+	fileName = regexp.MustCompile(`;[ \t]*(?i:filename\*?)=`)
+)
+
+// formPart is what a part's headers say of it.
+type formPart struct {
+	name, filename string
+	file           bool
+	doubt          error // about its value
+}
+
+// partOf reads the headers of a part. An error puts the whole form in doubt: it
+// cannot be said which field this is.
+func (f *form) partOf(header string) (p formPart, err error) {
 	var dispositions, types []string
 	for line := range strings.SplitSeq(header, "\r\n") {
 		key, value, ok := strings.Cut(line, ":")
-		if !ok || key == "" || !isToken(key) || !utf8.ValidString(value) || strings.ContainsFunc(value, isControl) {
-			return "", nil, errForm
+		if !ok || key == "" || !isToken(key) || strings.ContainsFunc(value, isControl) {
+			return p, errForm
 		}
 		value = strings.Trim(value, " ")
 		switch strings.ToLower(key) {
@@ -218,43 +461,43 @@ func readPart(header, content string) (name string, value any, err error) {
 			switch strings.ToLower(value) {
 			case "7bit", "8bit", "binary":
 			default:
-				return "", nil, errForm
+				p.doubt = errForm
 			}
 		}
 	}
 	if len(dispositions) != 1 || len(types) > 1 || strings.Contains(dispositions[0], "=?") {
-		return "", nil, errForm
+		return p, errForm
 	}
-	found := disposition.FindStringSubmatch(dispositions[0])
-	if found == nil {
-		return "", nil, errForm
+	if found := disposition.FindStringSubmatch(dispositions[0]); found != nil {
+		p.name, p.filename, p.file = found[1]+found[2], strings.Trim(found[3], `"`), found[3] != ""
+	} else if found := named.FindStringSubmatch(dispositions[0]); found != nil && len(anyName.FindAllString(found[2], -1)) == len(fileName.FindAllString(found[2], -1)) {
+		p.name, p.filename, p.file, p.doubt = found[1], "…", true, errForm
+	} else {
+		return p, errForm
 	}
-	name = found[1] + found[2]
+	if !utf8.ValidString(p.name) {
+		p.doubt = errCharset
+	}
 	kind := "text/plain"
 	if len(types) > 0 {
 		var params map[string]string
-		if kind, params, err = mime.ParseMediaType(types[0]); err != nil || strings.HasPrefix(kind, "multipart/") || strings.HasPrefix(kind, "message/") {
-			return "", nil, errForm // some look for parts within
+		kind, params, err = mime.ParseMediaType(types[0])
+		if strings.HasPrefix(kind, "multipart/") || strings.HasPrefix(kind, "message/") || err != nil && anyWithin.MatchString(types[0]) {
+			return p, errForm // some look for parts within
 		}
-		if charset, ok := params["charset"]; ok && charset != "utf-8" && charset != "us-ascii" {
-			return "", nil, errCharset
+		if err != nil {
+			p.doubt = errForm
+		} else if charset, ok := params["charset"]; ok && !isUTF8(charset) && !strings.EqualFold(charset, "us-ascii") {
+			p.doubt = errCharset
 		}
 	}
-	file, isFile := strings.Trim(found[3], `"`), found[3] != ""
-	switch {
-	case isFile && file == "" && content != "":
-		return "", nil, errForm // browsers send an input without a file so, but without content
-	case isFile:
-		return name, map[string]any{"filename": file}, nil
-	case kind != "text/plain" && kind != "application/json":
-		return "", nil, errForm // a file for some
-	case len(content) > maxFieldSize:
-		return "", nil, errFormSize
-	case !utf8.ValidString(content):
-		return "", nil, errCharset
+	if !p.file && kind != "text/plain" && kind != "application/json" {
+		p.doubt = errForm // a file for some
 	}
-	return name, content, nil
+	return p, nil
 }
+
+var anyWithin = regexp.MustCompile(`multipart|message`)
 
 // isControl says whether a byte has no place in a header.
 func isControl(c rune) bool { return c < ' ' || c == 0x7f }

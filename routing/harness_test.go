@@ -33,6 +33,11 @@ func heavy(name string, match routing.MatchConfig) routing.RouteConfig {
 	return routing.RouteConfig{Name: name, Match: match, Class: "heavy", Backend: "flux"}
 }
 
+// heavyToo is heavy work of the backend that light work goes to.
+func heavyToo(name string, match routing.MatchConfig) routing.RouteConfig {
+	return routing.RouteConfig{Name: name, Match: match, Class: "heavy", Backend: "vqa"}
+}
+
 func light(name string, match routing.MatchConfig) routing.RouteConfig {
 	return routing.RouteConfig{Name: name, Match: match, Class: "light", Backend: "vqa"}
 }

@@ -2,8 +2,10 @@ package routing
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"time"
 )
@@ -24,6 +26,10 @@ func (b *Backend) checkHealth(ctx context.Context) {
 		} else if err == nil {
 			failed = 0
 			b.setHealthy(true)
+		} else if errors.Is(err, context.DeadlineExceeded) && b.breaker.busy() {
+			// An engine that works in the thread that would answer.
+		} else if ownFault(err) {
+			// It was not asked.
 		} else if failed++; failed >= unhealthyAfter {
 			b.setHealthy(false)
 		}
@@ -42,7 +48,7 @@ func (b *Backend) probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	answer, err := b.transport.RoundTrip(r)
+	answer, err := b.transport.Load().RoundTrip(r)
 	if err != nil {
 		return err
 	}
@@ -54,8 +60,38 @@ func (b *Backend) probe(ctx context.Context) error {
 	return nil
 }
 
+// setHealthy opens the breaker with a check that failed and closes it with one
+// that did not.
 func (b *Backend) setHealthy(healthy bool) {
-	if b.unhealthy.CompareAndSwap(healthy, !healthy) {
+	if !b.unhealthy.CompareAndSwap(healthy, !healthy) {
+		return
+	}
+	change := b.breaker.trip
+	if healthy {
+		change = b.breaker.shut
+	}
+	if !change() {
 		b.announce()
 	}
+}
+
+// alive asks whether the backend is there: by its health path where it has one,
+// else by a connection.
+func (b *Backend) alive(ctx context.Context) error {
+	if b.Config.Health.Path != "" {
+		err := b.probe(ctx)
+		if err == nil {
+			b.setHealthy(true)
+		}
+		return err
+	}
+	port := b.base.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[b.base.Scheme]
+	}
+	c, err := b.transport.Load().DialContext(ctx, "tcp", net.JoinHostPort(b.base.Hostname(), port))
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }

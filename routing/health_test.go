@@ -2,9 +2,11 @@ package routing
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -70,6 +72,7 @@ func TestTwoFailedChecksMakeABackendUnhealthyAndOneGoodOneHealthy(t *testing.T) 
 				if b.Healthy() {
 					t.Error("still healthy")
 				}
+				b.wantState("open")
 				server.status.Store(200)
 				b.wait(8 * time.Second)
 				if !b.Healthy() {
@@ -78,7 +81,7 @@ func TestTwoFailedChecksMakeABackendUnhealthyAndOneGoodOneHealthy(t *testing.T) 
 				if told := b.heard(); len(told) != 2 || told[0].slots != 0 || told[1].slots != -1 {
 					t.Errorf("told %v, want none, then all", told)
 				}
-				b.wantState("closed") // its checks are not the breaker's
+				b.wantState("closed")
 			})
 		})
 	}
@@ -97,39 +100,41 @@ func TestAnUnreachableBackendIsUnhealthy(t *testing.T) {
 	})
 }
 
-func TestAHealthyBackendWithAnOpenBreakerIsNotAvailable(t *testing.T) {
+func TestAnEngineThatWorksInTheThreadThatWouldAnswerIsHealthy(t *testing.T) {
 	server := &checked{}
 	inBubble(t, server.serve, func(t *testing.T, b *bench) {
-		server.status.Store(500)
+		server.asked = make(chan string, 100)
+		server.status.Store(200)
 		stop := b.checkEvery(4 * time.Second)
 		defer stop()
-		b.wait(5 * time.Second) // unhealthy from 4 on
-		for range 3 {
-			b.get("/500") // open until 35
+		ctx, leave := context.WithCancel(t.Context())
+		go b.RoundTrip(b.request(ctx, "/hold", nil))
+		b.wait(time.Second)
+		server.status.Store(0) // no answer
+		b.wait(time.Minute)
+		if !b.Healthy() {
+			t.Error("it is unhealthy while it works")
 		}
-		server.status.Store(200)
-		b.wait(4 * time.Second) // healthy from 8 on
-		b.wait(30 * time.Second)
-		b.get("/")
-		b.wantTold(word{0, 4 * time.Second}, word{0, 5 * time.Second}, word{0, 8 * time.Second},
-			word{1, 35*time.Second + time.Millisecond}, word{-1, 39 * time.Second})
+		leave()
+		b.wait(time.Minute)
+		if b.Healthy() {
+			t.Error("it is healthy while it does not work, nor answer")
+		}
 	})
 }
 
-func TestAnUnhealthyBackendIsNotTriedByTheBreaker(t *testing.T) {
-	server := &checked{}
-	inBubble(t, server.serve, func(t *testing.T, b *bench) {
-		server.status.Store(500)
-		stop := b.checkEvery(4 * time.Second)
-		defer stop()
-		for range 3 {
-			b.get("/500") // open until 30
+func TestACheckThatTheProxyCannotMakeIsNoFailure(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		b.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Err: syscall.EMFILE}
 		}
-		b.wait(41 * time.Second)
-		server.status.Store(200)
-		b.wait(4 * time.Second) // healthy from 44 on
-		half := 30*time.Second + time.Millisecond
-		b.wantTold(word{0, 0}, word{0, 4 * time.Second}, word{0, half}, word{1, 44 * time.Second})
+		stop := b.checkEvery(time.Second)
+		defer stop()
+		b.wait(time.Minute)
+		if !b.Healthy() {
+			t.Error("it is unhealthy because the proxy has no descriptor left")
+		}
+		b.wantTold()
 	})
 }
 

@@ -6,10 +6,37 @@ import (
 	"unicode"
 )
 
-// names are the keys of bodies that the rules look at. A nil *names has none.
+// names are the keys of bodies that the rules look at. A nil *names is of rules
+// that look at everything and at no key in particular.
 type names struct {
 	root  spellings // right in the body
 	below spellings // anywhere deeper
+	whole bool      // some rule looks at more than these
+	// without are keys deeper than the root that are passed over.
+	without []string
+}
+
+// longest is the most that is kept of a text. Where something is left out, so are
+// texts that nobody could want to look at: they must not take the room of others.
+func (n *names) longest(left int) int {
+	if n != nil && len(n.without) > 0 {
+		return min(left, 64<<10)
+	}
+	return left
+}
+
+// passes says that a key deeper than the root is passed over.
+func (n *names) passes(key string) bool { return n != nil && slices.Contains(n.without, key) }
+
+// all says that every key right in a body counts.
+func (n *names) all() bool { return n == nil || n.whole }
+
+// known are the keys right in a body that some server takes a key for.
+func (n *names) known(key string) []string {
+	if n == nil || len(n.root) == 0 {
+		return nil
+	}
+	return n.root[fold(key)]
 }
 
 // spellings are names as the rules write them, by what encoding/json makes of

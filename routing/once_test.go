@@ -60,7 +60,7 @@ func listen(t testing.TB, network, address string, serve func(net.Conn)) net.Lis
 // opens unless the test says so.
 func backendAt(t testing.TB, url string, change ...func(*routing.BackendConfig)) *routing.Backend {
 	t.Helper()
-	config := routing.BackendConfig{URL: url, Breaker: routing.BreakerConfig{Failures: 1 << 20, Open: time.Hour}}
+	config := routing.BackendConfig{URL: url, Breaker: routing.BreakerConfig{Failures: 1000, Open: time.Hour}}
 	for _, c := range change {
 		c(&config)
 	}

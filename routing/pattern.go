@@ -3,37 +3,9 @@ package routing
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"unicode/utf8"
 )
-
-// ErrPath is a path that two servers could understand differently: it is
-// refused, not cleaned, so that what the rules judged is byte for byte what the
-// backend gets.
-var ErrPath = errors.New("routing: the path has no single meaning")
-
-// cleanPath gives the decoded path that the backend will see. It refuses what
-// some server would read as another path: empty and dot segments in any
-// encoding, encoded slashes, backslashes, path parameters (`;x=1`), control
-// bytes, invalid UTF-8, and percent signs that decode a second time.
-func cleanPath(r *http.Request) (string, error) {
-	u := r.URL
-	if u == nil || u.Opaque != "" || u.Path == "" || u.Path[0] != '/' {
-		return "", ErrPath
-	}
-	// RawPath is set where the path came in another encoding than Go's own;
-	// only there an encoded slash can hide, for it is a slash in Path.
-	for i := 0; i+2 < len(u.RawPath); i++ {
-		if u.RawPath[i] == '%' && u.RawPath[i+1] == '2' && u.RawPath[i+2]|0x20 == 'f' {
-			return "", ErrPath
-		}
-	}
-	if !isClean(u.Path) {
-		return "", ErrPath
-	}
-	return u.Path, nil
-}
 
 // isClean says whether a decoded path has one meaning.
 func isClean(path string) bool {
@@ -126,7 +98,7 @@ func parsePattern(text string) (pattern, error) {
 		case strings.Contains(part, "%"):
 			return p, fmt.Errorf("%q is encoded: want it as it reads decoded", part)
 		case !isClean("/" + part):
-			return p, fmt.Errorf("%q never matches, for such a path is refused: want a path without dot segments, backslashes and parameters", part)
+			return p, fmt.Errorf("%q has no single meaning: want a path without dot segments, backslashes and parameters", part)
 		default:
 			p.segments = append(p.segments, segment{literal: part})
 			continue
@@ -151,7 +123,7 @@ func isName(s string) bool {
 	return s != ""
 }
 
-// match says whether a clean path fits.
+// match says whether a path fits.
 func (p *pattern) match(path string) bool {
 	rest := path // empty, or from a slash on
 	for i := range p.segments {
@@ -177,11 +149,11 @@ func (p *pattern) params(path string) map[string]string {
 		var part string
 		part, path = cutSegment(path)
 		if s.name != "" {
-			params[s.name] = part
+			params[s.name] = shown(part)
 		}
 	}
 	if p.rest != "" {
-		params[p.rest] = strings.TrimPrefix(path, "/")
+		params[p.rest] = shown(strings.TrimPrefix(path, "/"))
 	}
 	return params
 }

@@ -32,7 +32,7 @@ func TestARefusedConnectionSaysThatTheProcessIsGone(t *testing.T) {
 	ask()
 	ask()
 	server.Close()
-	b.transport.CloseIdleConnections()
+	b.transport.Load().CloseIdleConnections()
 	ask()
 	if want := []bool{false, false, true, false}; !slices.Equal(told, want) {
 		t.Errorf("it is told %v, want %v", told, want)

@@ -1,10 +1,12 @@
 package routing
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // preset is what is known of an engine: how it lets go of its memory, what
@@ -17,6 +19,15 @@ type preset struct {
 
 	inspect, inspectBody string // empty: the engine does not say
 	read                 func(answer []byte) (holdings, error)
+
+	// What the engine does and wants as a backend; empty: as any.
+	cancel       string // when its caller leaves
+	errors       string // the dialect of its clients
+	health       string
+	completion   string // how the end of its work is told
+	preserveHost bool
+	// abandon is when work whose caller left is taken to have hung.
+	abandon time.Duration
 
 	needs    string   // what the engine must be started with to take these calls
 	controls []string // patterns of paths that are no client's business
@@ -33,12 +44,14 @@ type holdings struct {
 var presets = map[string]preset{
 	// Memory returns a moment after the answer.
 	"ollama": {
+		cancel: "aborts", errors: "ollama", health: "/api/version",
 		call: "POST /api/generate", body: `{"model":"{{model}}","keep_alive":0}`, serves: true,
 		probe: "GET /api/version", inspect: "GET /api/ps", read: readOllama,
 	},
 	// The default mode aborts what is in flight; a request that comes while it
 	// sleeps may crash it.
 	"vllm": {
+		cancel: "aborts", health: "/health",
 		call: "POST /sleep?level=1&mode=wait", wake: "POST /wake_up", probe: "GET /health",
 		inspect: "GET /is_sleeping", read: readVLLM,
 		needs: "--enable-sleep-mode, and VLLM_SERVER_DEV_MODE=1 in its environment",
@@ -48,23 +61,28 @@ var presets = map[string]preset{
 	// It only notes the wish, and acts on it after the prompt that runs. Every
 	// path is there twice.
 	"comfyui": {
+		// A prompt is answered at once, whatever is being drawn.
+		completion: "comfyui", preserveHost: true, health: "/system_stats", abandon: 5 * time.Minute,
 		call: "POST /free", body: `{"unload_models":true,"free_memory":true}`, probe: "GET /system_stats",
 		controls: []string{"/free", "/api/free"},
 	},
 	"a1111": {
-		call: "POST /sdapi/v1/unload-checkpoint", wake: "POST /sdapi/v1/reload-checkpoint", probe: "GET /sdapi/v1/memory",
+		abandon: 30 * time.Minute,
+		call:    "POST /sdapi/v1/unload-checkpoint", wake: "POST /sdapi/v1/reload-checkpoint", probe: "GET /sdapi/v1/memory",
 		needs: "--api",
 		controls: []string{"/sdapi/v1/unload-checkpoint", "/sdapi/v1/reload-checkpoint",
 			"/sdapi/v1/server-kill", "/sdapi/v1/server-restart", "/sdapi/v1/server-stop"},
 	},
 	// An empty body is 400.
 	"sglang": {
+		cancel: "aborts", health: "/health",
 		call: "POST /release_memory_occupation", body: "{}", wake: "POST /resume_memory_occupation", wakeBody: "{}", probe: "GET /health",
 		needs: "--enable-memory-saver",
 		controls: []string{"/release_memory_occupation", "/resume_memory_occupation",
 			"/pause_generation", "/continue_generation"},
 	},
 	"triton": {
+		health: "/v2/health/ready", abandon: 15 * time.Minute,
 		call: "POST /v2/repository/models/{{model}}/unload", wake: "POST /v2/repository/models/{{model}}/load", probe: "GET /v2/health/ready",
 		inspect: "POST /v2/repository/index", inspectBody: "{}", read: readTriton,
 		needs: "--model-control-mode=explicit",
@@ -73,19 +91,54 @@ var presets = map[string]preset{
 	},
 	// The router that it is when started without a model.
 	"llama-server": {
+		cancel: "aborts", health: "/health",
 		call: "POST /models/unload", body: `{"model":"{{model}}"}`, probe: "GET /health",
 		inspect: "GET /models", read: readLlamaServer,
 		needs:    "no model of its own, so that it is a router",
 		controls: []string{"/models/unload", "/models/load"},
 	},
+	"gradio": {completion: "gradio", preserveHost: true, abandon: 30 * time.Minute},
 	"llama-swap": {
+		cancel: "aborts", health: "/health",
 		call: "POST /api/models/unload", each: "POST /api/models/unload/{{model}}", probe: "GET /health",
 		inspect: "GET /running", read: readLlamaSwap,
 		controls: []string{"/api/models/unload/**", "/unload"},
 	},
 }
 
-func presetNames() []string { return slices.Sorted(maps.Keys(presets)) }
+// engines are what a backend may be. Gradio has no call that frees memory.
+func engines() []string { return slices.Sorted(maps.Keys(presets)) }
+
+// presetNames are the engines that can be told to free their memory.
+func presetNames() []string {
+	return slices.DeleteFunc(engines(), func(name string) bool { return presets[name].call == "" })
+}
+
+// engine is what the backend is known to be; empty: nothing is known.
+func (b BackendConfig) engine() string {
+	return cmp.Or(b.Preset, b.Reclaim.Preset, b.Completion.Preset)
+}
+
+// Resolve fills in what the backend's engine is known to do, where the file does
+// not say it: `preset` names the engine, and else the presets below do. A preset
+// brings a reclaim only where the engine takes the call however it was started.
+func (b BackendConfig) Resolve() BackendConfig {
+	p := presets[b.engine()]
+	b.Cancel = cmp.Or(b.Cancel, p.cancel, "ignored")
+	b.PreserveHost = b.PreserveHost || p.preserveHost
+	b.AbandonAfter = cmp.Or(b.AbandonAfter, p.abandon)
+	if b.Completion.Preset == "" && b.Completion.Poll == "" {
+		b.Completion.Preset = p.completion
+	}
+	if b.Preset == "" {
+		return b
+	}
+	b.Health.Path = cmp.Or(b.Health.Path, p.health)
+	if !b.Reclaim.Enabled() && p.needs == "" && p.call != "" {
+		b.Reclaim.Preset = b.Preset
+	}
+	return b
+}
 
 // parse reads an engine's answer.
 func parse(answer []byte, into any) error {

@@ -361,6 +361,10 @@ func (b *Backend) untilReady(ctx context.Context, again func(error) bool) error 
 	var last error
 	for {
 		err := b.probeOnce(ctx)
+		if err == nil {
+			b.setHealthy(true)
+			b.breaker.shut()
+		}
 		if err == nil || !again(err) {
 			return err
 		}
@@ -382,6 +386,9 @@ func (b *Backend) probeOnce(ctx context.Context) error {
 	_, err := b.order(ctx, b.hooks.Probe, "", "")
 	return err
 }
+
+// Tells says that Loaded can be asked.
+func (b *Backend) Tells() bool { return b.hooks.engine.inspect != "" }
 
 // Loaded asks the engine whether it holds a model. known is false where it
 // cannot be asked, or does not answer as it should: one that does not listen
@@ -447,7 +454,7 @@ func (b *Backend) order(ctx context.Context, line, body, model string) ([]byte, 
 		return failed(err)
 	}
 	sent := b.sendOnce(out)
-	answer, err := b.transport.RoundTrip(out)
+	answer, err := b.transport.Load().RoundTrip(out)
 	if err != nil {
 		return nil, late(b.blame(limited, sent, err))
 	}

@@ -55,7 +55,7 @@ func TestOnlyARefusedConnectionIsADeath(t *testing.T) {
 	for reason, dead := range map[error]bool{syscall.ECONNREFUSED: true, syscall.ENOENT: true, &net.DNSError{Err: "no such host"}: false, syscall.EMFILE: false} {
 		inBubble(t, answering, func(t *testing.T, b *bench) {
 			b.hooks.Probe = "GET /health"
-			b.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			b.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {
 				return nil, &net.OpError{Op: "dial", Err: reason}
 			}
 			if got := b.Died(t.Context(), nil); got != dead {

@@ -23,9 +23,10 @@ func (s *survey) visit(node ast.Node, loops int) {
 	case *ast.IdentifierNode:
 		switch n.Value {
 		case "$env":
-			s.body, s.size, s.params, s.header.all, s.query.all = true, true, true, true, true
+			s.body, s.whole, s.size, s.params, s.header.all, s.query.all = true, true, true, true, true, true
 		case "body":
 			s.body = true
+			s.whole = s.whole || !s.byKey(n)
 		case "size":
 			s.size = true
 		case "params":
@@ -55,6 +56,24 @@ func (s *survey) visit(node ast.Node, loops int) {
 		}
 		s.visit(child, loops)
 	}
+}
+
+// byKey says whether the node around one that names the body looks a key up in
+// it, and does nothing else.
+func (s *survey) byKey(node ast.Node) bool {
+	literal := func(n ast.Node) bool { _, ok := n.(*ast.StringNode); return ok }
+	switch p := s.parents[node].(type) {
+	case *ast.MemberNode:
+		return p.Node == node && literal(p.Property)
+	case *ast.BinaryNode:
+		return p.Operator == "in" && p.Right == node && literal(p.Left)
+	case *ast.CallNode:
+		callee, ok := p.Callee.(*ast.IdentifierNode)
+		return ok && callee.Value == "has" && len(p.Arguments) == 2 && p.Arguments[0] == node && literal(p.Arguments[1])
+	case *ast.BuiltinNode:
+		return p.Name == "get" && len(p.Arguments) == 2 && p.Arguments[0] == node && literal(p.Arguments[1])
+	}
+	return false
 }
 
 // lookup notes which key of a body is looked up at a node.

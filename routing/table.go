@@ -1,7 +1,9 @@
 package routing
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"math/bits"
 	"net"
 	"net/http"
@@ -13,6 +15,17 @@ import (
 var (
 	// ErrNoRoute is a request that no rule matches.
 	ErrNoRoute = errors.New("routing: no rule matches")
+	// ErrPath is a path that servers read in different ways, which lead to
+	// different routes.
+	ErrPath = errors.New("routing: the readings of the path lead to different routes")
+	// ErrTarget is a target that is no path at all.
+	ErrTarget = errors.New("routing: the target does not begin with a slash")
+	// ErrControl is a call that controls an engine and that no rule opens.
+	ErrControl = errors.New("routing: the path controls an engine")
+	// ErrAmbiguous is a request that could be one of several routes which differ
+	// in their backend, or in whether they ask admission: what they look at has
+	// no single meaning. It wraps the reason.
+	ErrAmbiguous = errors.New("routing: what the routes look at has no single meaning")
 	// ErrBody is a body that cannot be judged, for a rule with require_body. It
 	// wraps the reason.
 	ErrBody = errors.New("routing: the body cannot be judged")
@@ -41,7 +54,7 @@ type rule struct {
 	host    string // lower case; empty: any; from a dot on: any below
 	headers []headerRule
 	when    *expression // nil: always
-	closed  []control   // what the pattern matches and the rule does not
+	closed  []control   // what the pattern matches and the rule does not open
 
 	vram   admission.Bytes // unless amount works
 	amount *expression     // nil: vram
@@ -67,21 +80,20 @@ type Route struct {
 	Learn       bool   // its demand is to be learned; what a Decision says is the least until then
 	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
 	RequireBody bool
+	HoldSlot    bool        // a WebSocket holds a slot and has the execution clock
 	Completion  *Completion // nil: an answer is the end of its work
 }
 
-// matches judges everything but the expression.
-func (u *rule) matches(r *http.Request, path string) answer {
-	if u.method != "" && u.method != r.Method && (u.method != http.MethodGet || r.Method != http.MethodHead) {
-		return no
+// matches judges everything but the expression. The error says why the answer
+// is maybe.
+func (u *rule) matches(r *http.Request, at *spelling) (answer, error) {
+	if u.method != "" && u.method != at.method && (u.method != http.MethodGet || at.method != http.MethodHead) && u.method != preflight(r) {
+		return no, nil
 	}
-	if !u.pattern.match(path) || u.host != "" && !matchHost(u.host, r.Host) {
-		return no
+	if !u.pattern.match(at.path) || u.host != "" && !matchHost(u.host, r.Host) {
+		return no, nil
 	}
-	if u.isClosed(r.Method, path) {
-		return no
-	}
-	result := yes
+	result, why := yes, error(nil)
 	for i := range u.headers {
 		h := &u.headers[i]
 		values := r.Header[h.name]
@@ -91,12 +103,12 @@ func (u *rule) matches(r *http.Request, path string) answer {
 		}
 		switch {
 		case !fits:
-			return no
+			return no, nil
 		case !isSingle(r, h.name):
-			result = maybe
+			result, why = maybe, fmt.Errorf("the header %s has two values, or does not reach the backend", h.name)
 		}
 	}
-	return result
+	return result, why
 }
 
 // matchHost compares without port, case and a final dot.
@@ -116,14 +128,14 @@ func matchHost(want, host string) bool {
 // needsBody says whether the body decides on the rule or its demand.
 func (u *rule) needsBody(r *http.Request) bool {
 	needs := func(e *expression) bool { return e != nil && (e.body || e.size && r.ContentLength < 0) }
-	return u.route.RequireBody || needs(u.when) || needs(u.amount)
+	return needs(u.when) || !u.free(r) && (u.route.RequireBody || needs(u.amount))
 }
 
 // Candidates is what method, host, path and headers leave of the rules, before
 // the body is known. The zero value holds no rule.
 type Candidates struct {
 	table *Table
-	path  string
+	at    spelling
 	// chosen is the rule, where the body does not decide on that. Else rules
 	// from `from` to before `to` are possible, the last of them certain to
 	// match if the others do not where `certain` says so.
@@ -132,36 +144,95 @@ type Candidates struct {
 	from, to int
 	certain  bool
 	needBody bool
+	barred   barrier
+	// others are the candidates of the request's other readings.
+	others []Candidates
 }
 
 // Find gives the rules that the request may match. NeedBody says whether the
 // body decides among them or sets the demand; if it is false, Decide may be
-// called with a nil body. It fails with ErrPath where the path has no single
-// meaning, ErrNoRoute where no rule can match, with the reason where it is that
-// the path controls a backend and no rule names it.
+// called with a nil body. It fails with ErrPath where the readings of the path
+// lead to different routes, ErrControl where the path controls a backend and no
+// rule opens it, ErrAmbiguous as Decide does, and ErrNoRoute where no rule can
+// match.
 func (t *Table) Find(r *http.Request) (Candidates, error) {
-	path, err := cleanPath(r)
+	first, readings, err := spellingsOf(r)
 	if err != nil {
 		return Candidates{}, err
 	}
-	c := Candidates{table: t, path: path, from: -1}
+	if readings == nil {
+		return t.find(r, first)
+	}
+	var all []Candidates
+	var controlled error
+	lost := false // a reading leads nowhere that might be a way around the rules
+	for _, reading := range readings {
+		c, err := t.find(r, reading)
+		switch {
+		case err == nil:
+			all = append(all, c)
+		case errors.Is(err, ErrControl):
+			controlled = err
+		case errors.Is(err, ErrNoRoute):
+			lost = lost || reading.strict
+		default:
+			return Candidates{}, err
+		}
+	}
+	switch {
+	case len(all) == 0 && controlled != nil:
+		return Candidates{}, controlled
+	case len(all) == 0:
+		return Candidates{}, ErrNoRoute
+	case controlled != nil || lost:
+		return Candidates{}, ErrPath
+	}
+	c := all[0]
+	for _, other := range all[1:] {
+		c.needBody = c.needBody || other.needBody
+		if c.chosen != nil && other.chosen != nil && !sameKind(r, c.chosen, other.chosen) {
+			return Candidates{}, differ(r)
+		}
+	}
+	c.others = all[1:]
+	return c, nil
+}
+
+// sameKind says that a request is the same work under either rule: of one
+// backend, and of one class or both past admission.
+func sameKind(r *http.Request, a, b *rule) bool {
+	free := a.free(r)
+	return a.route.Backend == b.route.Backend && free == b.free(r) && (free || a.route.ClassName == b.route.ClassName)
+}
+
+// differ is the error of a request whose readings lead to different routes.
+func differ(r *http.Request) error {
+	if method, name := override(r); method != "" {
+		return &ambiguousError{fmt.Errorf("the header %s says %s", name, method)}
+	}
+	return ErrPath
+}
+
+// find gives the rules for one reading of the request.
+func (t *Table) find(r *http.Request, at spelling) (Candidates, error) {
+	c := Candidates{table: t, at: at, from: -1}
 	var f *facts
 	open := 0 // rules that may match, before one that does
 	for i := range t.rules {
 		rule := &t.rules[i]
-		match := rule.matches(r, path)
+		match, _ := rule.matches(r, &c.at)
 		if match != no && rule.when != nil {
 			if rule.when.body || rule.when.size && r.ContentLength < 0 {
 				match = maybe
 			} else {
 				if f == nil {
-					f = &facts{r: r, path: path, names: &t.names}
+					f = &facts{r: r, at: at, names: &t.names}
 				}
 				judged, _ := f.when(rule)
 				match = min(match, judged)
 			}
 		}
-		if match == no {
+		if match == no || c.barred.stops(rule, i, at) {
 			continue
 		}
 		if c.from < 0 {
@@ -179,7 +250,7 @@ func (t *Table) Find(r *http.Request) (Candidates, error) {
 		open++
 	}
 	if c.from < 0 {
-		return Candidates{}, t.noRoute(r, path)
+		return Candidates{}, c.barred.error(at)
 	}
 	if c.chosen == nil && !c.needBody {
 		// All is known already, and some of it cannot be decided.
@@ -210,19 +281,27 @@ func (c Candidates) First() *Route {
 	return &c.table.rules[c.from].route
 }
 
-// Body is a request body as the rules see it.
-type Body struct {
-	// Prefix is the body, or its beginning if Truncated.
-	Prefix    []byte
-	Truncated bool
-	Size      int64
+// Free says that the request goes past admission, as far as First tells.
+func (c Candidates) Free(r *http.Request) bool {
+	switch {
+	case c.table == nil:
+		return false
+	case c.chosen != nil:
+		return c.chosen.free(r)
+	case c.certain:
+		return c.table.rules[c.to-1].free(r)
+	}
+	return c.table.rules[c.from].free(r)
 }
 
 // Decision is what a request is.
 type Decision struct {
 	Route *Route
+	// Pass says that the request is forwarded without asking admission: by a
+	// route that says so, or as one of the calls that need no card.
+	Pass bool
 	// VRAM is the demand, rounded up to a bucket where it comes from an
-	// expression; zero for a pass route.
+	// expression; zero where it passes.
 	VRAM admission.Bytes
 	// Why is a sentence for `explain` and for debug logs.
 	Why string
@@ -231,42 +310,74 @@ type Decision struct {
 }
 
 // Decide picks the rule and works out the demand. A `when` that cannot be
-// decided takes the dearest rule it could match, never a pass; ErrBody is
-// returned only where that rule says require_body.
+// decided takes the most expensive of the routes it could match if these are of
+// one backend, else ErrAmbiguous is returned; ErrBody only where the rule says
+// require_body.
 func (c Candidates) Decide(r *http.Request, b Body) (Decision, error) {
+	d, rule, err := c.settle(r, b)
+	if len(c.others) == 0 {
+		return d, err
+	}
+	for _, other := range c.others {
+		also, its, otherwise := other.settle(r, b)
+		if errors.Is(otherwise, ErrNoRoute) && other.at.strict || errors.Is(err, ErrNoRoute) && c.at.strict {
+			return Decision{}, ErrPath
+		}
+		switch {
+		case errors.Is(otherwise, ErrNoRoute):
+		case otherwise != nil:
+			return Decision{}, otherwise
+		case err != nil && !errors.Is(err, ErrNoRoute):
+			return Decision{}, err
+		case err != nil:
+			d, rule, err = also, its, nil
+		case !sameKind(r, rule, its):
+			return Decision{}, differ(r)
+		case dearer(also, d):
+			d, rule = also, its
+		}
+	}
+	return d, err
+}
+
+// settle decides on one reading of the request.
+func (c Candidates) settle(r *http.Request, b Body) (Decision, *rule, error) {
 	switch {
 	case c.table == nil:
-		return Decision{}, ErrNoRoute
+		return Decision{}, nil, ErrNoRoute
 	case c.chosen == nil:
-		d, _, err := c.decide(r, b)
-		return d, err
-	case c.chosen.amount == nil && !c.chosen.route.RequireBody:
+		return c.decide(r, b)
+	case c.chosen.free(r) || c.chosen.amount == nil && !c.chosen.route.RequireBody:
 		d := Decision{Route: &c.chosen.route, VRAM: c.chosen.vram, Why: c.chosen.why}
-		return d.because(c.reason), nil
+		return d.because(c.reason).passing(r, c.chosen), c.chosen, nil
 	}
-	f := &facts{r: r, path: c.path, body: b, names: &c.table.names}
+	f := &facts{r: r, at: c.at, body: b, names: &c.table.names}
 	if err := f.require(c.chosen); err != nil {
-		return Decision{}, err
+		return Decision{}, nil, err
 	}
-	return c.chosen.decide(f).because(c.reason), nil
+	return c.chosen.decide(f).because(c.reason), c.chosen, nil
 }
 
 // decide judges the rules that the body decides on. It gives the rule too.
+//
+// Several rules are possible where what they look at has no single meaning.
+// Those of one backend are priced as the dearest of them. Doubt never takes a
+// request to another backend, and never past admission.
 func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
-	f := &facts{r: r, path: c.path, body: b, names: &c.table.names}
+	f := &facts{r: r, at: c.at, body: b, names: &c.table.names}
 	var best *rule
 	var dearest Decision
-	var reason error
-	for i := c.from; i < c.to; i++ {
+	var reason error // why more than one is possible
+	certain := false
+	for i := c.from; i < c.to && !certain; i++ {
 		rule := &c.table.rules[i]
-		match := rule.matches(r, c.path)
-		why := errAmbiguous
+		match, why := rule.matches(r, &c.at)
+		if match != no && c.barred.stops(rule, i, c.at) {
+			continue
+		}
 		if match != no && rule.when != nil {
 			judged, err := f.when(rule)
-			if err != nil {
-				why = err
-			}
-			match = min(match, judged)
+			match, why = min(match, judged), cmp.Or(why, err)
 		}
 		if match == no {
 			continue
@@ -274,25 +385,37 @@ func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 		if match == maybe && reason == nil {
 			reason = why
 		}
-		// A pass costs nothing: it stands for itself alone, where no other rule
-		// is possible and it is certain to match.
-		if !rule.route.Pass || match == yes && best == nil {
-			if d := rule.decide(f); best == nil || dearer(d, dearest) {
-				best, dearest = rule, d
-			}
-		}
-		if match == yes {
-			break
+		certain = match == yes
+		d := rule.decide(f)
+		switch {
+		case best == nil:
+			best, dearest = rule, d
+		case best.route.Backend != rule.route.Backend || best.free(r) != rule.free(r):
+			return Decision{}, nil, &ambiguousError{reason}
+		case rule.free(r) || dearer(d, dearest): // of passes the last, which is the one that may be certain
+			best, dearest = rule, d
 		}
 	}
-	if best == nil {
+	switch {
+	case best == nil:
 		return Decision{}, nil, ErrNoRoute
+	case best.free(r) && !certain:
+		return Decision{}, nil, &ambiguousError{reason}
+	}
+	if best.free(r) {
+		return dearest.because(reason).passing(r, best), best, nil
 	}
 	if err := f.require(best); err != nil {
 		return Decision{}, nil, err
 	}
 	return dearest.because(reason), best, nil
 }
+
+// ambiguousError is ErrAmbiguous with the reason.
+type ambiguousError struct{ reason error }
+
+func (e *ambiguousError) Error() string   { return ErrAmbiguous.Error() + ": " + e.reason.Error() }
+func (e *ambiguousError) Unwrap() []error { return []error{ErrAmbiguous, e.reason} }
 
 // dearer compares by demand, then by how few of its class may run at once,
 // then by how long they run. A demand that is to be learned is not compared.
@@ -312,8 +435,17 @@ func (f *facts) require(rule *rule) error {
 	if !rule.route.RequireBody {
 		return nil
 	}
-	err := f.readBody()
-	if err == nil && f.env.Body == nil && len(f.body.Prefix) == 0 {
+	read := f.readBody()
+	err := read.err
+	for _, e := range [...]*expression{rule.when, rule.amount} {
+		if err == nil && e != nil && e.body {
+			err = read.doubtful(e)
+		}
+	}
+	if err == nil && rule.when == nil && rule.amount == nil {
+		err = read.doubtful(nil)
+	}
+	if err == nil && read.body == nil && f.body.Whole == nil && len(f.body.Prefix) == 0 {
 		err = errors.New("there is none")
 	}
 	if err != nil {
@@ -328,11 +460,25 @@ type bodyError struct{ reason error }
 func (e *bodyError) Error() string   { return ErrBody.Error() + ": " + e.reason.Error() }
 func (e *bodyError) Unwrap() []error { return []error{ErrBody, e.reason} }
 
+// passing makes a decision one that asks nothing, where its rule says so.
+func (d Decision) passing(r *http.Request, u *rule) Decision {
+	if d.Pass = u.free(r); d.Pass {
+		d.VRAM = 0
+		if !u.route.Pass {
+			d.Why = "the first rule that matches; it names no method, and " + r.Method + " needs no card"
+			if IsWebSocket(r) {
+				d.Why = "the first rule that matches; a WebSocket holds no slot"
+			}
+		}
+	}
+	return d
+}
+
 // because adds to a decision why it stands for rules that cannot be decided.
 func (d Decision) because(reason error) Decision {
 	if reason != nil {
 		d.reason = reason
-		d.Why = "the dearest of the rules that may match, because " + reason.Error() + "; " + d.Why
+		d.Why = "the most expensive of the routes that may match, because " + reason.Error() + "; " + d.Why
 	}
 	return d
 }

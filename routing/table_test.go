@@ -2,6 +2,7 @@ package routing_test
 
 import (
 	"errors"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -57,26 +58,152 @@ func TestARuleMatchesByPath(t *testing.T) {
 	}
 }
 
-func TestAPathWithTwoMeaningsIsRefused(t *testing.T) {
-	table := aTable(t, heavy("images", path("/v1/images")), pass("rest", path("/**")))
-	for _, target := range []string{
-		"//v1/images", "/v1//images", "/v1/images//", "//",
-		"/v1/./images", "/v1/../v1/images", "/v1/images/.", "/v1/images/..", "/.",
-		"/v1/%2e%2e/v1/images", "/v1/%2E/images", "/v1/.%2e/images", "/v1/x/%2e%2E",
-		"/v1%2Fimages", "/v1%2fimages", "/%2Fv1/images",
-		"/v1/%252e%252e/images", "/v1/images%252e", "/v1%252Fimages",
-		"/v1/images;a=b", "/v1;a/images", "/v1/images%3Bx=1", "/v1/..;/images",
-		`/v1\images`, "/v1%5Cimages", "/v1/%5c../images",
-		"/v1/images%00", "/v1/images%0a", "/v1/images%7f", "/v1/%80images", "/v1/im%C0%AFages",
-		"http://box//v1/images", "http://box/v1/%2e%2e/images", "http://box",
+// ambiguous are spellings of /v1/images that some servers read so and others do
+// not.
+var ambiguous = []string{
+	"//v1/images", "/v1//images", "/v1/images//",
+	"/v1/./images", "/v1/x/../images", "/v1/images/.", "/x/../v1/images",
+	"/x/%2e%2e/v1/images", "/v1/%2E/images", "/v1/.%2e/v1/images", "/v1/images/x/%2e%2E",
+	"/v1%2Fimages", "/v1%2fimages", "/%2Fv1/images", "/v1/x%2f..%2fimages",
+	"/v1/%252e/images", "/v1/x/%252e%252e/images", "/v1%252Fimages", "/v1/image%2573",
+	"/v1/images;a=b", "/v1;a/images", "/v1/images%3Bx=1", "/x/..;/v1/images", "/v1/images%253Bx",
+	`/v1\images`, "/v1%5Cimages", "/v1/x%5c..%5cimages",
+	"/v1/images%00", "/v1/images%00.png", "/v1%C0%AFimages", "/v1/images#x", "/v1/images%2523",
+	"http://box//v1/images", "http://box/v1/x/%2e%2e/images",
+}
+
+func TestAPathWhoseReadingsLeadToDifferentRoutesIsRefused(t *testing.T) {
+	for name, table := range map[string]*routing.Table{
+		"a pass":          aTable(t, heavyToo("images", path("/v1/images")), pass("rest", path("/**"))),
+		"another class":   aTable(t, heavyToo("images", path("/v1/images")), light("rest", path("/**"))),
+		"another backend": aTable(t, heavy("images", path("/v1/images")), heavyToo("rest", path("/**"))),
 	} {
-		if _, err := table.Find(asServed(t, "POST "+target)); !errors.Is(err, routing.ErrPath) {
-			t.Errorf("%s: got %v, want ErrPath", target, err)
+		for _, target := range ambiguous {
+			if _, err := table.Find(asServed(t, "POST "+target)); !errors.Is(err, routing.ErrPath) {
+				t.Errorf("%s: %s: got %v, want ErrPath", name, target, err)
+			}
 		}
 	}
-	if _, err := table.Find(asServed(t, "OPTIONS *")); !errors.Is(err, routing.ErrPath) {
-		t.Errorf("OPTIONS *: got %v, want ErrPath", err)
+	// Whether they differ may depend on the body.
+	table := aTable(t, heavyToo("images", routing.MatchConfig{Path: "/v1/images", When: "body.n == 1"}), pass("rest", path("/**")))
+	r, b := posted(t, "/v1%2Fimages", `{"n":1}`)
+	if got := chosen(t, table, r, b); got != routing.ErrPath.Error() {
+		t.Errorf("got %s, want ErrPath", got)
 	}
+	r, b = posted(t, "/v1%2Fimages", `{"n":2}`)
+	wantRule(t, table, r, b, "rest")
+	for _, target := range []string{"OPTIONS *", "GET *"} {
+		if _, err := table.Find(asServed(t, target)); !errors.Is(err, routing.ErrTarget) {
+			t.Errorf("%s: got %v, want ErrTarget", target, err)
+		}
+	}
+}
+
+// TestAPathWithManySpellingsIsRoutedWhereTheyLeadToTheSame is the other side: an
+// odd path is no reason to refuse.
+func TestAPathWithManySpellingsIsRoutedWhereTheyLeadToTheSame(t *testing.T) {
+	table := aTable(t, heavy("images", path("/v1/images")), light("model", path("/v1/models/{model}/infer")), light("files", path("/files/**")))
+	rest := aTable(t, light("rest", path("/**")))
+	for _, target := range ambiguous {
+		wantRule(t, rest, asServed(t, "POST "+target), routing.Body{}, "rest")
+	}
+	for target, want := range map[string]string{
+		"/v1/models/org%2Fname/infer":      "model", // as hubs call them
+		"/v1/models/org%2fname/infer/":     "model",
+		"/files/a%2Fb.json":                "files",
+		"/files/https://host/a.png":        "files",
+		"/files/a;b/c":                     "files",
+		"/files/100%25":                    "files",
+		"/files/a%252Fb":                   "files",
+		`/files/a\b`:                       "files",
+		"/files/%FF":                       "files",
+		"/files/a%0Ab":                     "files",
+		"/files//a":                        "files",
+		"/files/./a":                       "files",
+		"//v1/images":                      "images", // the one reading that leads anywhere
+		"/v1//images":                      "images",
+		"/v1%2Fimages":                     "images",
+		"/files/../v1/images":              "routing: the readings of the path lead to different routes",
+		"/files/..%2Fadmin":                "routing: the readings of the path lead to different routes",
+		"/files/..%5Cadmin":                "routing: the readings of the path lead to different routes",
+		"/files/%252e%252e/admin":          "routing: the readings of the path lead to different routes",
+		"/files/..;/admin":                 "routing: the readings of the path lead to different routes",
+		"/admin/..;/files":                 "routing: the readings of the path lead to different routes",
+		"/v1/models/..%2F..%2Fadmin/infer": "routing: the readings of the path lead to different routes",
+		"/v1/models/a" + strings.Repeat("%2F", 100) + "/infer": "model",
+	} {
+		if got := chosen(t, table, asServed(t, "POST "+target), routing.Body{}); got != want {
+			t.Errorf("%s: got %s, want %s", target, got, want)
+		}
+	}
+}
+
+func TestTheRulesSeeAnEncodedSlashAsASlash(t *testing.T) {
+	table := aTable(t, heavy("it", routing.MatchConfig{Path: "/m/{model}/run", When: `params.model == "org/name" && path == "/m/org/name/run"`}))
+	wantRule(t, table, asServed(t, "POST /m/org%2Fname/run"), routing.Body{}, "it")
+}
+
+// TestAMethodThatAHeaderOverridesIsNoWayAround has headers that some frameworks
+// take for the method.
+func TestAMethodThatAHeaderOverridesIsNoWayAround(t *testing.T) {
+	images := heavyToo("images", routing.MatchConfig{Method: "POST", Path: "/v1/images"})
+	table := aTable(t, images, pass("rest", path("/**")))
+	any := aTable(t, heavyToo("images", path("/v1/images")))
+	for _, name := range []string{"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"} {
+		if _, err := table.Find(asServed(t, "GET /v1/images", name+": post")); !errors.Is(err, routing.ErrAmbiguous) {
+			t.Errorf("%s: got %v, want ErrAmbiguous", name, err)
+		}
+		wantRule(t, table, asServed(t, "GET /v1/other", name+": POST"), routing.Body{}, "rest")
+		for _, line := range []string{"GET /v1/images", "POST /v1/images"} {
+			d, err := decide(t, any, asServed(t, line, name+": PUT"), routing.Body{})
+			if err != nil || d.Pass || d.VRAM != 34*gib {
+				t.Errorf("%s with %s: got %+v, %v; want it to ask for its class", line, name, d, err)
+			}
+		}
+	}
+}
+
+// TestWhatNeedsNoCardPassesAClassRoute unless the rule names its method.
+func TestWhatNeedsNoCardPassesAClassRoute(t *testing.T) {
+	const socket = "Connection: keep-alive, Upgrade|Upgrade: websocket"
+	holding := heavyToo("it", path("/x"))
+	holding.HoldSlot = true
+	submitting := heavyToo("it", path("/x"))
+	submitting.Completion = routing.CompletionConfig{On: []string{"GET /x"}, Poll: "GET /jobs/{{.json.id}}", Until: "body.done", Every: time.Second, Timeout: time.Minute}
+	for name, c := range map[string]struct {
+		route routing.RouteConfig
+		pass  map[string]bool
+	}{
+		"no method":  {heavyToo("it", path("/x")), map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "DELETE": true, "POST": false, "PUT": false, "PATCH": false, "TRACE": false, "QUERY": false, "GET|" + socket: true}},
+		"GET":        {heavyToo("it", routing.MatchConfig{Method: "GET", Path: "/x"}), map[string]bool{"GET": false, "HEAD": false, "GET|" + socket: false}},
+		"DELETE":     {heavyToo("it", routing.MatchConfig{Method: "DELETE", Path: "/x"}), map[string]bool{"DELETE": false}},
+		"POST":       {heavyToo("it", routing.MatchConfig{Method: "POST", Path: "/x"}), map[string]bool{"POST": false, "OPTIONS|Origin: http://a|Access-Control-Request-Method: POST": true}},
+		"completion": {submitting, map[string]bool{"GET": false, "HEAD": true, "POST": false}},
+		"hold_slot":  {holding, map[string]bool{"GET": true, "GET|" + socket: false, "GET|Upgrade: websocket": true}},
+		"a pass":     {pass("it", path("/x")), map[string]bool{"GET": true, "POST": true, "GET|" + socket: true}},
+	} {
+		for line, want := range c.pass {
+			method, headers, _ := strings.Cut(line, "|")
+			var all []string
+			if headers != "" {
+				all = strings.Split(headers, "|")
+			}
+			d, err := decide(t, aTable(t, c.route), asServed(t, method+" /x", all...), routing.Body{})
+			if err != nil || d.Pass != want || d.Pass != (d.VRAM == 0) {
+				t.Errorf("%s: %s: got %+v, %v; want pass %v", name, line, d, err, want)
+			}
+		}
+	}
+}
+
+// TestAPreflightGoesWhereItsRequestWould, not to whatever takes OPTIONS.
+func TestAPreflightGoesWhereItsRequestWould(t *testing.T) {
+	table := aTable(t, heavy("images", routing.MatchConfig{Method: "POST", Path: "/v1/images"}), pass("rest", path("/**")))
+	asks := []string{"Origin: http://a", "Access-Control-Request-Method: POST"}
+	wantRule(t, table, asServed(t, "OPTIONS /v1/images", asks...), routing.Body{}, "images")
+	wantRule(t, table, asServed(t, "OPTIONS /v1/images"), routing.Body{}, "rest")
+	wantRule(t, table, asServed(t, "OPTIONS /v1/other", asks...), routing.Body{}, "rest")
+	wantRule(t, table, asServed(t, "GET /v1/images", asks...), routing.Body{}, "rest")
 }
 
 func TestAnAbsoluteTargetMeansItsPath(t *testing.T) {
@@ -132,16 +259,19 @@ func TestAHeaderWithTwoMeaningsTakesTheDearestRule(t *testing.T) {
 	table := aTable(t,
 		light("light", routing.MatchConfig{Headers: map[string]string{"X-Class": "light"}}),
 		pass("free", routing.MatchConfig{Headers: map[string]string{"X-Class": "free"}}),
-		heavy("rest", path("/**")),
+		heavyToo("rest", path("/**")),
 	)
 	for _, headers := range [][]string{
 		{"X-Class: light", "X-Class: heavy"},
 		{"X-Class: heavy", "X-Class: light"},
-		{"X-Class: free", "X-Class: heavy"},
 		{"X-Class: light", "Connection: close, x-class"}, // does not reach the backend
-		{"X-Class: free", "Connection: X-Class"},
 	} {
-		wantRule(t, table, asServed(t, "GET /", headers...), routing.Body{}, "rest")
+		wantRule(t, table, asServed(t, "POST /", headers...), routing.Body{}, "rest")
+	}
+	for _, headers := range [][]string{{"X-Class: free", "X-Class: heavy"}, {"X-Class: free", "Connection: X-Class"}} {
+		if _, err := decide(t, table, asServed(t, "POST /", headers...), routing.Body{}); !errors.Is(err, routing.ErrAmbiguous) {
+			t.Errorf("%q: got %v, want ErrAmbiguous", headers, err)
+		}
 	}
 	wantRule(t, table, asServed(t, "GET /", "X-Class: light", "X-Class: light"), routing.Body{}, "light")
 	wantRule(t, table, asServed(t, "GET /", "X-Class: free", "Connection: close"), routing.Body{}, "free")
@@ -234,65 +364,164 @@ func TestABodyIsAskedForOnlyWhereItDecides(t *testing.T) {
 	}
 }
 
-func TestWhatIsUndecidableTakesTheDearestRuleAndNeverAPass(t *testing.T) {
+func TestWhatIsUndecidableStaysWithItsBackendAndAsksAdmission(t *testing.T) {
 	table := aTable(t,
-		pass("free", when(`body.model == "tiny"`)),
 		light("light", when(`body.model == "small"`)),
-		heavy("heavy", when(`body.model == "flux"`)),
-		pass("rest", path("/**")),
+		heavyToo("heavy", when(`body.model == "flux"`)),
+		light("rest", path("/**")),
 	)
-	full := `{"model":"tiny"}` // which is all of what is kept of a longer one, below
+	elsewhere := aTable(t, light("light", when(`body.model == "small"`)), heavy("heavy", when(`body.model == "flux"`)), light("rest", path("/**")))
+	past := aTable(t, light("light", when(`body.model == "small"`)), heavyToo("heavy", when(`body.model == "flux"`)), pass("rest", path("/**")))
+	full := `{"model":"small"}` // which is all of what is kept of a longer one, below
+	wantDoubt := func(t *testing.T, says string, r *http.Request, b routing.Body) {
+		t.Helper()
+		wantRule(t, table, r, b, "heavy")
+		if d, _ := decide(t, table, r, b); !strings.Contains(d.Why, "most expensive") {
+			t.Errorf("Why says %q", d.Why)
+		}
+		for _, crossing := range []*routing.Table{elsewhere, past} {
+			if _, err := decide(t, crossing, r, b); !errors.Is(err, routing.ErrAmbiguous) || !strings.Contains(err.Error(), says) {
+				t.Errorf("got %v, want ErrAmbiguous because of %q", err, says)
+			}
+		}
+	}
 	for _, c := range []struct {
-		name    string
-		body    string
-		headers []string
+		name, says string
+		body       string
+		headers    []string
 	}{
-		{"malformed", `{"model":"tiny"`, nil},
-		{"a key twice", `{"model":"tiny","model":"flux"}`, nil},
-		{"no JSON", "model=tiny", []string{"Content-Type: text/plain"}},
-		{"compressed", full, []string{"Content-Encoding: gzip"}},
-		{"compressed twice", full, []string{"Content-Encoding: identity", "Content-Encoding: gzip"}},
-		{"two types", full, []string{"Content-Type: application/json", "Content-Type: text/plain"}},
-		{"a bad type", full, []string{"Content-Type: ;"}},
-		{"another charset", full, []string{"Content-Type: application/json; charset=utf-7"}},
-		{"no type, not JSON", "\x1f\x8b", nil},
-		{"a byte order mark", "\ufeff" + full, nil},
+		{"malformed", "not well-formed", `{"model":"small"`, nil},
+		{"a key twice", "body.model: the key comes twice", `{"model":"small","model":"flux"}`, nil},
+		{"a key in other letters", "body.model: the key comes in other letters", `{"Model":"small"}`, nil},
+		{"another charset in it", "body.model", "{\"model\":\"sm\xffall\"}", nil},
+		{"no JSON", "neither JSON nor a form", "model=small", []string{"Content-Type: text/plain"}},
+		{"compressed", "compressed", full, []string{"Content-Encoding: gzip"}},
+		{"compressed twice", "compressed", full, []string{"Content-Encoding: identity", "Content-Encoding: gzip"}},
+		{"two types", "neither JSON nor a form", full, []string{"Content-Type: application/json", "Content-Type: text/plain"}},
+		{"a bad type", "neither JSON nor a form", full, []string{"Content-Type: ;"}},
+		{"another charset", "UTF-8", full, []string{"Content-Type: application/json; charset=utf-7"}},
+		{"no type, not JSON", "not well-formed", "\x1f\x8b", nil},
+		{"fields in it", "body.model", `{"model":"small","a":"&model=flux"}`, []string{"Content-Type: application/x-www-form-urlencoded"}},
+		{"a field twice", "body.model: the key comes twice", "model=small&model=flux", []string{"Content-Type: application/x-www-form-urlencoded"}},
+		{"a field behind a semicolon", "body.model", "a=b;model=small", []string{"Content-Type: application/x-www-form-urlencoded"}},
+		{"a list", "body.model", "model[]=small", []string{"Content-Type: application/x-www-form-urlencoded"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, b := posted(t, "/", c.body, c.headers...)
-			wantRule(t, table, r, b, "heavy")
-			if d, _ := decide(t, table, r, b); !strings.Contains(d.Why, "dearest") {
-				t.Errorf("Why says %q", d.Why)
-			}
+			wantDoubt(t, c.says, r, b)
 		})
 	}
-	t.Run("truncated", func(t *testing.T) {
+	t.Run("not here", func(t *testing.T) {
 		r, _ := posted(t, "/", full)
-		wantRule(t, table, r, routing.Body{Prefix: []byte(full), Truncated: true, Size: 1 << 20}, "heavy")
-		wantRule(t, table, r, routing.Body{Prefix: []byte(full), Size: 1 << 20}, "heavy")
-		wantRule(t, table, r, routing.Body{Truncated: true}, "heavy")
+		wantDoubt(t, "not read before", r, routing.Body{Prefix: []byte(full), Truncated: true, Size: 1 << 20})
+		wantDoubt(t, "not read before", r, routing.Body{Prefix: []byte(full), Size: 1 << 20})
+		wantDoubt(t, "not read before", r, routing.Body{Truncated: true})
 	})
 	t.Run("clear", func(t *testing.T) {
-		for body, want := range map[string]string{full: "free", `{"model":"small"}`: "light", `{"model":"flux"}`: "heavy", `{"model":"other"}`: "rest", `{}`: "rest", "": "rest"} {
-			r, b := posted(t, "/", body, "Content-Type: application/json; charset=UTF-8")
-			wantRule(t, table, r, b, want)
+		for body, want := range map[string]string{full: "light", `{"model":"flux"}`: "heavy", `{"model":"other"}`: "rest", `{}`: "rest", "": "rest"} {
+			for _, table := range []*routing.Table{table, elsewhere, past} {
+				r, b := posted(t, "/", body, "Content-Type: application/json; charset=UTF-8")
+				wantRule(t, table, r, b, want)
+			}
 		}
 	})
+}
+
+// TestWhatNoRouteLooksAtIsNoDoubt has bodies that are odd in a place that the
+// rules do not look at.
+func TestWhatNoRouteLooksAtIsNoDoubt(t *testing.T) {
+	table := aTable(t, light("light", when(`body.model == "small"`)), heavy("heavy", when(`body.model == "flux"`)), pass("rest", path("/**")))
+	long := strings.Repeat("A", 3<<20)
+	const form, multi = "Content-Type: application/x-www-form-urlencoded", "Content-Type: multipart/form-data; boundary=b"
+	fields := func(parts ...string) string { return "--b\r\n" + strings.Join(parts, "\r\n--b\r\n") + "\r\n--b--\r\n" }
+	model := "Content-Disposition: form-data; name=\"model\"\r\n\r\nsmall"
+	granularity := "Content-Disposition: form-data; name=\"timestamp_granularities[]\"\r\n\r\n"
+	file := "Content-Disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\nContent-Type: audio/mpeg\r\n\r\n"
+	for name, c := range map[string]struct{ header, body string }{
+		"a long text before it":          {"", `{"messages":[{"content":"` + long + `"}],"model":"small"}`},
+		"a long text behind it":          {"", `{"model":"small","messages":[{"content":"` + long + `"}]}`},
+		"another key twice":              {"", `{"a":1,"a":2,"model":"small"}`},
+		"a key twice below":              {"", `{"messages":[{"model":"x","model":"y"}],"model":"small"}`},
+		"NaN":                            {"", `{"a":NaN,"b":-Infinity,"model":"small","c":Infinity}`},
+		"a byte order mark":              {"", "\ufeff{\"model\":\"small\"}"},
+		"a large number":                 {"", `{"seed":1e999,"id":` + strings.Repeat("9", 1000) + `,"model":"small"}`},
+		"deep nesting":                   {"", `{"a":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `,"model":"small"}`},
+		"half a surrogate pair":          {"", `{"a":"\ud83d","model":"small"}`},
+		"bytes that are not UTF-8":       {"", "{\"a\":\"\xff\",\"model\":\"small\"}"},
+		"a line feed in a text":          {"", "{\"a\":\"x\ny\",\"model\":\"small\"}"},
+		"an escaped key":                 {"", `{"mod\u0065l":"small"}`},
+		"a charset in capitals":          {"Content-Type: application/json; charset=UTF8", `{"model":"small","a":"é"}`},
+		"a charset in quotes":            {`Content-Type: application/json; charset="utf-8"`, `{"model":"small"}`},
+		"latin-1":                        {"Content-Type: application/json; charset=ISO-8859-1", "{\"a\":\"\xe9\",\"model\":\"small\"}"},
+		"what a page sends":              {"Content-Type: text/plain;charset=UTF-8", `{"model":"small"}`},
+		"curl -d with an ampersand":      {form, `{"model":"small","a":"AT&T"}`},
+		"curl -d with a semicolon":       {form, `{"model":"small","a":"hi; you"}`},
+		"curl -d with a query in it":     {form, `{"model":"small","a":"http://x/?n=1&m=2;k=3"}`},
+		"a bad escape in another field":  {form, "a=100%&model=small&b=%zz"},
+		"a semicolon in another field":   {form, "a=x;y&model=small"},
+		"another field twice":            {form, "a=1&model=small&a=2"},
+		"letters that are not escaped":   {form, "a=größe&model=small"},
+		"letters first":                  {form, "größe=1&model=small"},
+		"a long field":                   {form, "a=" + long + "&model=small"},
+		"two granularities":              {multi, fields(granularity+"word", granularity+"segment", model)},
+		"a file of 3 MiB":                {multi, fields(file+long, model)},
+		"a file with any bytes":          {multi, fields(file+"\x00\xff\r\n--c\r\n\n--\n", model)},
+		"a file's name in another way":   {multi, fields("Content-Disposition: form-data; name=\"file\"; filename=\"a.png\"; filename*=UTF-8''%C3%A9.png\r\n\r\nx", model)},
+		"a file's name with an escape":   {multi, fields(`Content-Disposition: form-data; name="file"; filename="a\"b.png"`+"\r\n\r\nx", model)},
+		"a file's name with a semicolon": {multi, fields(`Content-Disposition: form-data; name="file"; filename="a; b.png"`+"\r\n\r\nx", model)},
+		"a file's name in latin-1":       {multi, fields("Content-Disposition: form-data; name=\"file\"; filename=\"\xe9.png\"\r\n\r\nx", model)},
+		"another field in base64":        {multi, fields("Content-Disposition: form-data; name=\"a\"\r\nContent-Transfer-Encoding: base64\r\n\r\neA==", model)},
+		"another field in a type":        {multi, fields("Content-Disposition: form-data; name=\"a\"\r\nContent-Type: application/x-thing\r\n\r\nx", model)},
+		"lines behind the end":           {multi, fields(model) + "\r\n"},
+		"an empty line before the form":  {multi, "\r\n" + fields(model)},
+	} {
+		r, b := posted(t, "/", c.body, strings.Split(c.header, "\n")...)
+		if c.header == "" {
+			r, b = posted(t, "/", c.body)
+		}
+		if got := chosen(t, table, r, b); got != "light" {
+			t.Errorf("%s: got %s, want light", name, got)
+		}
+		spooled := routing.Body{Truncated: true, Size: b.Size, Whole: strings.NewReader(c.body)}
+		if got := chosen(t, table, r, spooled); got != "light" {
+			t.Errorf("%s, from a file: got %s, want light", name, got)
+		}
+	}
+}
+
+// TestAFileHasNoKeys whatever curl says that it is.
+func TestAFileHasNoKeys(t *testing.T) {
+	table := aTable(t, light("light", when(`body.model == "small"`)), heavy("heavy", when(`body.model == "flux"`)), pass("rest", path("/**")))
+	for _, body := range []string{"ID3\x04\x00\x00", "\xff\xfb\x90\x64\x00\x00", "RIFF\x24\x00\x00\x00WAVE", "\x89PNG\r\n\x1a\n", "\x00\x00\x00\x18ftypmp42", "OggS\x00"} {
+		for _, header := range []string{"Content-Type: application/x-www-form-urlencoded", "Content-Type: application/octet-stream", "Content-Type: audio/mpeg"} {
+			r, b := posted(t, "/", body, header)
+			wantRule(t, table, r, b, "rest")
+		}
+	}
 }
 
 func TestAPassIsNotTakenForWhatCostsNothingToo(t *testing.T) {
 	free := light("costs nothing", path("/**"))
 	free.VRAM = "0"
 	r, b := posted(t, "/", "{")
-	wantRule(t, aTable(t, pass("pass", when("body.a == 1")), free), r, b, "costs nothing")
-	wantRule(t, aTable(t, pass("pass", when("body.a == 1"))), r, b, none)
-	wantRule(t, aTable(t, light("light", when("body.a == 1")), pass("pass", path("/**"))), r, b, "light")
+	for name, table := range map[string]*routing.Table{
+		"a pass before":   aTable(t, pass("pass", when("body.a == 1")), free),
+		"a pass alone":    aTable(t, pass("pass", when("body.a == 1"))),
+		"a pass behind":   aTable(t, light("light", when("body.a == 1")), pass("pass", path("/**"))),
+		"another backend": aTable(t, light("light", when("body.a == 1")), heavy("heavy", when("body.a == 2"))),
+	} {
+		if _, err := decide(t, table, r, b); !errors.Is(err, routing.ErrAmbiguous) {
+			t.Errorf("%s: got %v, want ErrAmbiguous", name, err)
+		}
+	}
 	// A pass that is certain stands for passes that are not.
 	wantRule(t, aTable(t, pass("pass", when("body.a == 1")), pass("rest", path("/**"))), r, b, "rest")
+	// One route that may match is taken as if it did: nothing cheaper is possible.
+	wantRule(t, aTable(t, light("light", when("body.a == 1"))), r, b, "light")
 }
 
 func TestTheFirstRuleWhoseConditionHoldsDecides(t *testing.T) {
-	table := aTable(t, light("a", when("body.a == 1")), heavy("b", when("body.b == 1")), heavy("rest", path("/**")))
+	table := aTable(t, light("a", when("body.a == 1")), heavyToo("b", when("body.b == 1")), heavyToo("rest", path("/**")))
 	for body, want := range map[string]string{`{"a":1,"b":1}`: "a", `{"b":1}`: "b", `{"a":2}`: "rest"} {
 		r, b := posted(t, "/", body)
 		wantRule(t, table, r, b, want)
@@ -313,13 +542,13 @@ func TestTheDearestIsByDemandThenSlotsThenTime(t *testing.T) {
 }
 
 func TestARuleAfterACertainOneIsNotAmongTheDearest(t *testing.T) {
-	table := aTable(t, light("maybe", when("body.a == 1")), light("certain", path("/x")), heavy("later", path("/**")))
+	table := aTable(t, light("maybe", when("body.a == 1")), light("certain", path("/x")), heavyToo("later", path("/**")))
 	r, b := posted(t, "/x", "{")
 	wantRule(t, table, r, b, "maybe")
 }
 
 func TestAnUndecidableQueryTakesTheDearestRule(t *testing.T) {
-	table := aTable(t, heavy("many", when(`num(query.n, 1) > 10`)), light("few", path("/**")))
+	table := aTable(t, heavyToo("many", when(`num(query.n, 1) > 10`)), light("few", path("/**")))
 	for target, want := range map[string]string{
 		"/?n=50":           "many",
 		"/?n=5":            "few",
@@ -335,12 +564,12 @@ func TestAnUndecidableQueryTakesTheDearestRule(t *testing.T) {
 		"/?n=%C0%B5":       "many",
 		"/?n=%D9%A5%D9%A0": "many", // 50 in Arabic digits, which int() of Python reads
 	} {
-		wantRule(t, table, asServed(t, "GET "+target), routing.Body{}, want)
+		wantRule(t, table, asServed(t, "POST "+target), routing.Body{}, want)
 	}
 }
 
 func TestARequiredBodyIsRefusedWhereItCannotBeJudged(t *testing.T) {
-	required := heavy("images", path("/v1/images"))
+	required := heavyToo("images", path("/v1/images"))
 	required.RequireBody = true
 	required.VRAM = "gib(18) + gib(4) * num(body.n, 1)"
 	table := aTable(t, required, light("rest", path("/**")))
@@ -362,6 +591,6 @@ func TestARequiredBodyIsRefusedWhereItCannotBeJudged(t *testing.T) {
 	if _, err := decide(t, table, r, b); !errors.Is(err, routing.ErrBody) {
 		t.Errorf("got %v, want ErrBody", err)
 	}
-	table = aTable(t, routing.RouteConfig{Name: "small", Match: when("body.n == 1"), Class: "light", Backend: "vqa", RequireBody: true}, heavy("rest", path("/**")))
+	table = aTable(t, routing.RouteConfig{Name: "small", Match: when("body.n == 1"), Class: "light", Backend: "vqa", RequireBody: true}, heavyToo("rest", path("/**")))
 	wantRule(t, table, r, b, "rest")
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,6 +21,9 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	warnings := configs.Mistakes{}
 	if config != nil {
 		warnings = append(warnings, config.Warnings()...)
+		if err := config.Proxy.Limits.CheckSpool(); err != nil {
+			warnings = append(warnings, configs.Mistake{File: options().File, Path: "limits.spool", Problem: err.Error()})
+		}
 	}
 
 	code := 0
@@ -39,6 +43,11 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 	if config != nil {
 		fmt.Fprintf(stdout, "good: %d GPUs, %d classes, %d backends, %d routes\n", len(config.GPUs),
 			len(config.Routing.Classes), len(config.Routing.Backends), len(config.Routing.Routes))
+		for i, r := range config.Routing.Routes {
+			if !r.Pass && r.Match.Method == "" {
+				fmt.Fprintf(stdout, "past admission: GET, HEAD, OPTIONS and DELETE %s of %s\n", cmp.Or(r.Match.Path, "/**"), cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)))
+			}
+		}
 	}
 	return code
 }

@@ -124,8 +124,7 @@ func newRequest(method, target string, header http.Header, body []byte) (*http.R
 	return r, nil
 }
 
-// explain asks the table that serve would ask, with as much of the body as
-// serve would show it.
+// explain asks the table that serve would ask.
 func explain(config *configs.Config, r *http.Request, body []byte) (explanation, error) {
 	e := explanation{Demand: demandJSON{VRAM: map[string]int64{}}}
 	table, err := routing.NewTable(config.Routing)
@@ -135,25 +134,30 @@ func explain(config *configs.Config, r *http.Request, body []byte) (explanation,
 	candidates, err := table.Find(r)
 	if err != nil {
 		if errors.Is(err, routing.ErrNoRoute) {
-			// What routing adds says why a rule with a wildcard does not match.
-			why := strings.TrimPrefix(err.Error(), routing.ErrNoRoute.Error())
-			return e, fmt.Errorf("no route matches%s: it would be answered 404 no_route", why)
+			return e, errors.New("no route matches: it would be answered 404 no_route")
+		}
+		switch {
+		case errors.Is(err, routing.ErrPath):
+			err = fmt.Errorf("%w: it would be answered 400 ambiguous_path", err)
+		case errors.Is(err, routing.ErrControl):
+			err = fmt.Errorf("%w: it would be answered 403 control_route", err)
+		case errors.Is(err, routing.ErrAmbiguous):
+			err = fmt.Errorf("%w: it would be answered 400 ambiguous_body", err)
 		}
 		return e, err
 	}
 	limits := config.Proxy.Limits
-	if admission.Bytes(len(body)) > limits.Body && !candidates.First().Pass {
+	if admission.Bytes(len(body)) > limits.Body && !candidates.Free(r) {
 		return e, fmt.Errorf("the body of %v is larger than limits.body (%v): it would be answered 413 body_too_large", admission.Bytes(len(body)), limits.Body)
 	}
-	seen := routing.Body{Prefix: body, Size: int64(len(body))}
-	if most := int(limits.BodyMemory); len(body) > most {
-		seen.Prefix, seen.Truncated = body[:most], true
+	d, err := candidates.Decide(r, routing.Body{Prefix: body, Size: int64(len(body))})
+	if errors.Is(err, routing.ErrAmbiguous) {
+		return e, fmt.Errorf("%w: it would be answered 400 ambiguous_body", err)
 	}
-	d, err := candidates.Decide(r, seen)
 	if err != nil {
 		return e, err
 	}
-	e.Route, e.Class, e.Backend, e.Pass, e.Reason = d.Route.Name, d.Route.ClassName, d.Route.Backend, d.Route.Pass, d.Why
+	e.Route, e.Class, e.Backend, e.Pass, e.Reason = d.Route.Name, d.Route.ClassName, d.Route.Backend, d.Pass, d.Why
 	if e.Pass {
 		return e, nil
 	}

@@ -255,13 +255,24 @@ routes: [{match: {path: /**}, class: heavy, backend: flux}]
 	t.Run("for what controls an engine", func(t *testing.T) {
 		file := write(t, strings.Replace(rules, `8002",`, `8002", reclaim: {preset: vllm},`, 1))
 		code, _, stderr := anteroom("explain", "-c", file, "GET", "/is_sleeping")
-		if want := "no route matches: /is_sleeping controls backend vqa, which rest does not open by a wildcard"; code != 1 || !strings.Contains(stderr, want) {
+		if want := "/is_sleeping controls backend vqa, which rest does not open by a wildcard: want a rule with that path, if clients may ask for it: it would be answered 403 control_route"; code != 1 || !strings.Contains(stderr, want) {
 			t.Errorf("got %d, %q, want %s", code, stderr, want)
 		}
 	})
 	t.Run("whose path has no single meaning", func(t *testing.T) {
-		if code, e, _ := explained("GET", "/a/%2e%2e/%2fb"); code != 1 || e.Reason == "" {
-			t.Errorf("got %d, %+v, want 1", code, e)
+		file := write(t, strings.Replace(rules, "routes:", "routes:\n  - {match: {path: /static/**}, pass: true, backend: vqa}", 1))
+		code, _, stderr := anteroom("explain", "-c", file, "POST", "/static/..%2fv1/images/generations")
+		if code != 1 || !strings.Contains(stderr, "400 ambiguous_path") {
+			t.Errorf("got %d, %q, want 1 and ambiguous_path", code, stderr)
+		}
+		if code, e, _ := explained("GET", "/a%2fb"); code != 0 || e.Route != "rest" {
+			t.Errorf("got %d, %+v, want rest", code, e)
+		}
+	})
+	t.Run("that names no method and needs no card", func(t *testing.T) {
+		code, e, _ := explained("GET", "/v1/chat/completions")
+		if code != 0 || e.Route != "rest" && (!e.Pass || !strings.Contains(e.Reason, "needs no card")) {
+			t.Errorf("got %d, %+v, want a pass", code, e)
 		}
 	})
 	t.Run("for people", func(t *testing.T) {

@@ -62,6 +62,9 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read 
 	t.Observe(telemetry.Sources{Desk: s.desk.Snapshot, Breakers: s.handler.Breakers, Memory: s.handler.RouteMemory})
 	go func() { s.served <- s.proxy.Serve() }()
 	s.log.Info("listening", "url", s.URL(), "admin", s.AdminURL(), "version", buildVersion(), "mode", cfg.Proxy.Mode)
+	if err := cfg.Proxy.Limits.CheckSpool(); err != nil {
+		s.log.Error("large bodies are refused", "error", err.Error())
+	}
 	for _, warning := range cfg.Warnings() {
 		s.log.Warn("configuration", "warning", warning.String())
 	}

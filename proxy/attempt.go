@@ -1,0 +1,245 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+)
+
+// answerBody is what stands between a backend's answer and the client.
+type answerBody = io.ReadCloser
+
+// attempt is one try of a request at a backend. It may outlive its exchange: a
+// backend with `cancel: ignored` works on when the client has left, and its
+// grant with it.
+type attempt struct {
+	to      *backend         // nil: not settled yet
+	grant   *admission.Grant // nil: it goes past admission
+	trace   *telemetry.Request
+	release func() // beside the grant; nil: nothing
+	// detached says that the backend ends by itself, whatever the client does.
+	detached bool
+	sent     bool // a transport has the request, and its body
+	status   int
+	ended    atomic.Bool
+	// completion is how to follow the work beyond the answer, job what is being
+	// followed. Nil: the answer is the end, or there is none yet.
+	completion *routing.Completion
+	job        atomic.Pointer[job]
+	full       bool // the backend ran out of memory
+	// clock ends the request's context when execution_timeout has passed; nil: never.
+	clock *time.Timer
+	// cut breaks the connection of an attempt that is detached; nil: it is not.
+	cut    context.CancelFunc
+	answer answerBody // nil until the backend has answered
+	// slowly says that a small answer comes in pieces, which are passed on so.
+	slowly bool
+}
+
+// end gives the grant back. Only the first call counts, and reports true.
+func (e *attempt) end(err error) bool {
+	if e.ended.Swap(true) {
+		return false
+	}
+	if e.grant != nil {
+		e.grant.Release(admission.Result{Outcome: e.outcome(err)})
+	}
+	if e.release != nil {
+		e.release()
+	}
+	if e.sent {
+		e.trace.Executed(time.Now(), e.status, err)
+	}
+	return true
+}
+
+// outcome says what the work teaches: only an answer that was wanted and came
+// to its end tells how long such work takes.
+func (e *attempt) outcome(err error) admission.Outcome {
+	switch {
+	case e.full, errors.Is(err, routing.ErrMemory):
+		return admission.OutOfMemory
+	case e.status == http.StatusSwitchingProtocols, errors.Is(err, errJobTimeout), errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
+		return admission.Aborted
+	case errors.Is(err, routing.ErrRefused):
+		return admission.Unreached
+	case err != nil || e.status >= 400:
+		return admission.Failed
+	}
+	return admission.Done
+}
+
+// leave is the handler's end. Work that never reached a backend ends with it;
+// an answer that is still coming is abandoned, and ends by its own rules.
+func (e *attempt) leave(x *exchange) {
+	switch {
+	case e.answer != nil:
+		e.answer.Close()
+		if x.out.bytes == 0 && x.in.Context().Err() != nil {
+			e.job.Load().leave() // nobody knows of the job
+		}
+	case !e.sent:
+		e.end(http.ErrAbortHandler)
+	}
+	if e.cut != nil && e.to.Config.AbandonAfter > 0 && !e.ended.Load() && e.job.Load() == nil {
+		e.abandonLater(x)
+	}
+}
+
+// errAbandoned ends work that went on for too long after its client had left or
+// been told.
+var errAbandoned = errors.New("proxy: abandon_after passed")
+
+// abandonLater gives the grant of work that nobody waits for back when the
+// backend's abandon_after has passed, whether or not it has ended by then. It is
+// the only timer that does, and fires for nothing where the work ends first or
+// turns out to be a job, which has a timeout of its own.
+func (e *attempt) abandonLater(x *exchange) {
+	time.AfterFunc(e.to.Config.AbandonAfter, func() {
+		if e.job.Load() == nil && e.end(errAbandoned) {
+			x.log.Error("abandon_after passed: the grant of work that has not ended is given back, and the card may be fuller than is booked",
+				"route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend)
+			e.cut()
+		}
+	})
+}
+
+// send sends the request with a reading of its body, nil where there is none
+// or it is streamed, and gives the answer, or what ended the wait for it.
+func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, error) {
+	e := x.try
+	if body != nil {
+		out.Body, out.ContentLength = body, x.body.size
+		if len(x.body.trailer) > 0 {
+			out.ContentLength, out.Trailer = -1, x.body.trailer
+		}
+	}
+	e.sent = true
+	if !e.detached {
+		answer := x.execute(e, out)
+		e.answer = answer.body()
+		return answer.response, answer.err
+	}
+	// What the context carries stays, its end does not.
+	ctx, cut := context.WithCancel(context.WithoutCancel(out.Context()))
+	e.cut = cut
+	out = out.WithContext(ctx)
+	var state atomic.Int32 // 0: both wait, 1: the backend was first, 2: the client left first
+	done := make(chan result, 1)
+	go func() {
+		answer := x.execute(e, out)
+		if state.CompareAndSwap(0, 1) {
+			done <- answer
+		} else if answer.err == nil {
+			answer.body().Close() // it is read to its end all the same
+			e.job.Load().leave()
+		}
+	}()
+	select {
+	case answer := <-done:
+		e.answer = answer.body()
+		return answer.response, answer.err
+	case <-x.ctx.Done():
+	}
+	if !state.CompareAndSwap(0, 2) {
+		answer := <-done
+		e.answer = answer.body()
+		return answer.response, answer.err
+	}
+	return nil, context.Cause(x.ctx)
+}
+
+// result is what came of a request to a backend.
+type result struct {
+	response *http.Response
+	err      error
+}
+
+func (r result) body() answerBody {
+	if r.response == nil {
+		return nil
+	}
+	return r.response.Body
+}
+
+// execute asks the backend and wraps the answer's body so that its end ends
+// the execution.
+func (x *exchange) execute(e *attempt, out *http.Request) result {
+	res, err := e.to.RoundTrip(out)
+	if err != nil {
+		if !e.detached && x.ctx.Err() != nil {
+			err = context.Cause(x.ctx)
+		}
+		if x.body != nil {
+			out.Body.Close() // a transport may not have come to that
+		}
+		e.end(err)
+		return result{err: err}
+	}
+	e.status = res.StatusCode
+	e.full = routing.OutOfMemory(res)
+	if res.StatusCode >= 500 && !e.full {
+		x.ladder.suspect(e.to)
+	}
+	if x.rules.watched != nil {
+		x.watchEvents(res)
+	}
+	switch {
+	case res.StatusCode == http.StatusSwitchingProtocols:
+		if c, ok := res.Body.(io.ReadWriteCloser); ok {
+			if !x.route.HoldSlot {
+				// Only its handshake was work.
+				if e.clock != nil {
+					e.clock.Stop()
+				}
+				e.end(nil)
+			}
+			t := &tunnel{ReadWriteCloser: c}
+			idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
+			t.ended = func() { idle(); e.end(nil) }
+			res.Body = t
+			break
+		}
+		res.Body.Close()
+		e.end(nil)
+		return result{err: errors.New("proxy: the backend switched protocols on a connection that cannot")}
+	case res.Body == http.NoBody || out.Method == http.MethodHead:
+		e.end(nil)
+	case e.completion != nil && x.begin(e, res):
+	case e.full && x.readError(e, res):
+	case isSmall(res) && x.readSmall(e, res):
+	default:
+		ended := func(err error) { e.end(err) }
+		if isEvents(res.Header) {
+			if e.detached && e.completion == nil {
+				// What a client would see of it is all that there is to it.
+				e.detached = false
+				context.AfterFunc(x.ctx, e.cut)
+			}
+			idle := x.Handler.open.stream(x.cancel, func() bool { return e.grant == nil || e.ended.Load() })
+			ended = func(err error) { idle(); e.end(err) }
+		}
+		res.Body = newReadAhead(res.Body, int(x.rules.limits.ResponseBuffer), &x.ahead, x.ctx, e.detached, ended)
+	}
+	return result{response: res}
+}
+
+// readSmall takes a small answer that is there already for what it is: the end of
+// its work. It reports false where more is to come.
+func (x *exchange) readSmall(e *attempt, res *http.Response) bool {
+	b := readSmall(res)
+	if b == nil {
+		e.slowly = true
+		return false
+	}
+	e.end(b.cut())
+	res.Body = b
+	return true
+}
