@@ -79,6 +79,34 @@ func TestWhatDiedOfItsUnloadKeepsItsMemory(t *testing.T) {
 	}
 }
 
+// An unload that begins before a reading has shown the run which ended a moment ago
+// has not freed what that reading shows.
+func TestAnUnloadOfWhatWasNotReadYetHasFreedNothing(t *testing.T) {
+	cfg := swapBox()
+	for i := range cfg.Backends {
+		cfg.Backends[i].MinResidency = 0
+	}
+	b := newRig(t, cfg)
+	b.reads(0)
+	chat := b.submit("chat", "llm", GiB)
+	b.reads(0) // it has not loaded yet
+	b.end(chat)
+	image := b.submit("heavy", "flux", 10*GiB)
+	o := b.order(Unload, "llm")
+	b.after(.1)
+	b.reads(30 * GiB)
+	if freed, enough, _ := b.s.box.residency.Freed(o.ID); enough {
+		t.Fatalf("%v of what the card still shows is said to be freed, and to be enough", freed)
+	}
+	b.after(1)
+	b.reads(0)
+	if freed, enough, _ := b.s.box.residency.Freed(o.ID); !enough {
+		t.Fatalf("%v is freed, want all of 30 GiB", freed)
+	}
+	b.s.Unloaded(b.now, o.ID, Ended{})
+	b.runs(image, true)
+}
+
 func TestAnIdleEngineMakesRoom(t *testing.T) {
 	b, image := imageWaits(t)
 	b.runs(image, false)

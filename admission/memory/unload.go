@@ -20,9 +20,9 @@ const enoughFreed = 0.9
 func (l *Ledger) Unloading(now time.Duration, a int) {
 	acc, h := l.accounts[a], &l.Accounts[a]
 	d := l.devices[acc.gpu]
-	held := max(h.Low, min(h.High, acc.weights))
-	if acc.weights == 0 {
-		held = h.High
+	held := max(h.High, h.Peak) // what has run there may not have been read
+	if acc.weights > 0 {
+		held = max(h.Low, min(held, acc.weights))
 	}
 	acc.moving, acc.loaded, acc.proven = true, unknown, false
 	acc.unload = unload{held: held, read: -1, returned: d.returned}
