@@ -58,7 +58,7 @@ var worldBars = [evidences]worldBar{
 const (
 	// longestLate is how far past its bound any head may start, with right figures
 	// and with wrong ones.
-	longestLate, longestLateWrong = time.Minute, 3 * time.Minute
+	longestLate, longestLateWrong = 2 * time.Minute, 3 * time.Minute
 	// onTimeWrong is the share of worlds with wrong figures in which no head is
 	// late, in percent. What was learned wrong from one of them takes a few runs to
 	// be put right.
