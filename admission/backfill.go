@@ -102,10 +102,13 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 			s.profile.reserve(t, to, at)
 			elsewhere = elsewhere || len(sh.backend.replicas) > 1
 		}
-		// Two things change the outcome with no event: the prediction that bars
+		// Three things change the outcome with no event: the prediction that bars
 		// it, or its being alone, may run out, and being strict moves it to the front.
 		if (k.reason == ReasonReservedForOther || s.profile.barsAlone) && len(s.running) > 0 {
 			s.recheck = min(s.recheck, s.running[0].end)
+		}
+		if due := sh.known.Until(); due > now && k.memory() {
+			s.recheck = min(s.recheck, due)
 		}
 		if due := sh.blockedSince + sh.class.cfg.StrictAfter; due > now {
 			s.recheck = min(s.recheck, due)

@@ -257,6 +257,9 @@ func (x *rests) update(s *Scheduler, now time.Duration) (ended bool) {
 		}
 		wait := s.box.trialAfter(sh)
 		due, again := sh.blockedSince+wait, time.Duration(0)
+		if now < due {
+			s.recheck = min(s.recheck, due) // for a trial, if not for a rest
+		}
 		past := &sh.rests
 		if past.of == t {
 			due, again = past.ended+wait, past.ended+wait<<min(past.n, 10)

@@ -46,6 +46,9 @@ func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
 	return used > c.used-evidenceMoved && used-l.Accounts[a].Low > c.taken-evidenceMoved
 }
 
+// Until is when the last failure ceases to count, whatever the card shows.
+func (c *Case) Until() time.Duration { return c.notBefore }
+
 // evidence takes what is in use after a run, in all and beside what its backend
 // surely holds. exact says that the driver told what that is: then what others
 // held while it ran counts too.
