@@ -285,19 +285,19 @@ func (p *pass) certain(r Reading) {
 			acc.ended, acc.started = 0, 0
 		}
 	}
-	p.d.complete, p.d.strangers = p.complete, 0
+	p.d.complete, p.d.unmanaged = p.complete, 0
 	if r.Processes == nil {
 		return
 	}
 	p.d.processes = r.Processes
 	for _, x := range r.Processes {
 		if x.Backend == "" {
-			p.d.strangers += max(0, x.Used)
+			p.d.unmanaged += max(0, x.Used)
 		}
 	}
 	if p.complete {
 		// The list may be older than the total, which counts then.
-		p.t.XLow, p.t.XHigh = p.d.strangers, max(p.d.strangers+driverUse, p.left)
+		p.t.XLow, p.t.XHigh = p.d.unmanaged, max(p.d.unmanaged+driverUse, p.left)
 	}
 }
 

@@ -31,7 +31,7 @@ type device struct {
 	processes      []Process
 	named          map[owner]bool // a process of theirs has been seen
 	complete       bool           // the last reading named the processes of every account
-	strangers      Bytes          // held by processes of no backend, where complete
+	unmanaged      Bytes          // held by processes of no backend, where complete
 	fallen         [2]Bytes       // what XLow lost in the last two readings
 	calm           int            // readings in a row, at rest, that agree
 	calmFrom       Bytes          // the first of them

@@ -182,11 +182,11 @@ func (l *Ledger) WeightsUnknown(a int) bool {
 func (l *Ledger) Unmanaged(st *State, a int, demand Bytes, now time.Duration) Bytes {
 	g := l.accounts[a].gpu
 	d := l.devices[g]
-	if !d.complete || d.strangers == 0 {
+	if !d.complete || d.unmanaged == 0 {
 		return 0
 	}
-	if taken := l.Taken(st, g, a, l.Need(st, a, demand, now), now); taken <= l.Budget(g) || taken-d.strangers > l.Budget(g) {
+	if taken := l.Taken(st, g, a, l.Need(st, a, demand, now), now); taken <= l.Budget(g) || taken-d.unmanaged > l.Budget(g) {
 		return 0
 	}
-	return d.strangers
+	return d.unmanaged
 }
