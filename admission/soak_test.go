@@ -79,3 +79,12 @@ func TestAReadingThatMovesMemoryToABackendWakesItsQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A backend that keeps its memory may hold more after a start that overtakes, for
+// longer than the run lasts: the reservation that it overtook is then another, and
+// what that one barred may start. The run is the one that found this.
+func TestAStartWhoseMemoryStaysMovesReservations(t *testing.T) {
+	if _, _, err := soaked(1341, 5000, true); err != nil {
+		t.Fatal(err)
+	}
+}
