@@ -14,7 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
 )
 
 func TestReadsTheSmallestFile(t *testing.T) {
@@ -165,12 +165,12 @@ func TestReadsACommandAsAListOrAsALine(t *testing.T) {
 	).Replace(smallest(t))
 	c := load(t, Options{File: write(t, text), Env: []string{"ANTEROOM_BACKENDS__VQA__RECLAIM__START=docker start \"vqa, 1\""}})
 	flux, vqa := c.Routing.Backends["flux"], c.Routing.Backends["vqa"]
-	want := routing.ReclaimConfig{Stop: routing.Command{"docker", "stop", "flux 1"}, Start: routing.Command{"sh", "-c", "x && y"}, Probe: "GET /up",
+	want := backend.ReclaimConfig{Stop: backend.Command{"docker", "stop", "flux 1"}, Start: backend.Command{"sh", "-c", "x && y"}, Probe: "GET /up",
 		Models: []string{}, Timeout: 30 * time.Second, Settle: 10 * time.Second}
 	if !reflect.DeepEqual(flux.Reclaim, want) || !flux.Pinned || flux.MinResidency != 30*time.Second {
 		t.Errorf("flux is %+v", flux)
 	}
-	want = routing.ReclaimConfig{Stop: routing.Command{"docker", "stop", "5"}, Start: routing.Command{"docker", "start", "vqa, 1"}, Preset: "vllm",
+	want = backend.ReclaimConfig{Stop: backend.Command{"docker", "stop", "5"}, Start: backend.Command{"docker", "start", "vqa, 1"}, Preset: "vllm",
 		Models: []string{}, Timeout: 5 * time.Second, Settle: 10 * time.Second}
 	if !reflect.DeepEqual(vqa.Reclaim, want) || vqa.Pinned || vqa.MinResidency != time.Minute {
 		t.Errorf("vqa is %+v", vqa)
