@@ -24,7 +24,7 @@ var clientNames = []string{"prompt", "input", "inputs", "text", "query", "conten
 // startsClause says that a clause may begin at i. A line that does not begin
 // atStart is the rest of a longer one.
 //
-//  1. At the start of a line.
+//  1. At the start of a line, also of one that is escaped.
 //  2. Behind a mark that ends or opens something. Behind a colon or an equals
 //     sign not where the word before it names what the client sent.
 //  3. Behind a quotation mark that opens right behind such a mark, or the line's
@@ -33,8 +33,11 @@ var clientNames = []string{"prompt", "input", "inputs", "text", "query", "conten
 //     number, a file with its line, a name with colons.
 func startsClause(line string, i int, atStart bool) bool {
 	head := strings.TrimRight(line[:i], " \t")
-	if head == "" {
+	switch {
+	case head == "":
 		return atStart
+	case isBreak(head):
+		return true
 	}
 	c := head[len(head)-1]
 	switch {

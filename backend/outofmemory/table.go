@@ -236,7 +236,7 @@ func lower(c byte) byte {
 func find(line string, at int, atStart bool) (engine string, from, to int) {
 	for i := at; i < len(line); i++ {
 		candidates := byFirst[lower(line[i])]
-		if len(candidates) == 0 || i > 0 && isWord(line[i-1]) {
+		if len(candidates) == 0 || i > 0 && isWord(line[i-1]) && !isBreak(line[:i]) {
 			continue
 		}
 		for _, n := range candidates {
@@ -321,7 +321,17 @@ func nameStart(line string, i int) int {
 	for i > 0 && (isWord(line[i-1]) || line[i-1] == '.') {
 		i--
 	}
+	if i > 0 && isBreak(line[:i+1]) {
+		i++
+	}
 	return i
+}
+
+// isBreak says that a text ends with an escaped end of a line or a tab: one in
+// JSON that is quoted as text.
+func isBreak(head string) bool {
+	n := len(head)
+	return n > 1 && head[n-2] == '\\' && (head[n-1] == 'n' || head[n-1] == 'r' || head[n-1] == 't')
 }
 
 func isHostName(prefix string) bool {
