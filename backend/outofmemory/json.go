@@ -264,7 +264,7 @@ var foreignKeys = []string{"prompt", "prompts", "negativeprompt", "input", "inpu
 
 // ownKeys hold what a server says of an error: FastAPI, OpenAI and vLLM, Ollama,
 // Triton, ComfyUI, Gradio, AUTOMATIC1111, TGI, problem details (RFC 9457).
-var ownKeys = []string{"detail", "details", "message", "msg", "reason", "cause", "description", "traceback", "stack", "stacktrace", "trace", "stderr",
+var ownKeys = []string{"detail", "details", "message", "messages", "msg", "reason", "cause", "description", "traceback", "stack", "stacktrace", "trace", "stderr",
 	"title", "type", "code", "kind", "failure", "fault", "err", "statusmessage"}
 
 // roleOf says what the value of a key is. Case, underscores and dashes do not
