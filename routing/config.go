@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -221,7 +222,9 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		return u
 	}
 	u.vram, u.why = class.VRAM.Amount, "the first rule that matches; its vram, worked out"
-	if u.amount, err = expression.Amount(r.VRAM); err != nil {
+	if _, bare := strconv.ParseFloat(strings.TrimSpace(r.VRAM), 64); bare == nil {
+		report("vram", err.Error())
+	} else if u.amount, err = expression.Amount(r.VRAM); err != nil {
 		report("vram", fmt.Sprintf("%q: %v: want an amount such as 20GiB, or an expression in bytes such as gib(18) + gib(4) * num(body.n, 1)", r.VRAM, err))
 	}
 	return u
