@@ -316,7 +316,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 	if u.pattern, err = parsePattern(r.Match.Path); err != nil {
 		report("match.path", fmt.Sprintf("%q: %v", r.Match.Path, err))
 	}
-	u.route.Pattern = u.pattern.text
+	u.route.Pattern, u.route.modelAt = u.pattern.text, modelSegment(u.pattern.text)
 	u.closed = u.closedTo(backend.controls())
 	u.host = strings.ToLower(strings.TrimPrefix(r.Match.Host, "*"))
 	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || strings.HasSuffix(u.host, ".") || r.Match.Host == "*" ||

@@ -55,7 +55,10 @@ type Telemetry struct {
 	meters     *sdkmetric.MeterProvider
 	handler    http.Handler
 	metrics    metrics
-	peers      sync.Map // address → []attribute.KeyValue
+	clients    bool     // clients' addresses are told
+	models     []string // that metrics tell apart in any case
+	bounds     atomic.Pointer[Bounds]
+	peers      sync.Map // address → *peer
 	sources    atomic.Pointer[Sources]
 	spansLost  atomic.Int64
 	reloadGood atomic.Bool
@@ -80,7 +83,8 @@ type RouteMemory struct {
 
 // Start sets the providers up. Log lines go to logs, one Write each.
 func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
-	t := &Telemetry{log: newLog(c.Log, logs)}
+	t := &Telemetry{log: newLog(c.Log, logs), clients: c.Client, models: c.Models}
+	t.bounds.Store(new(Bounds))
 	t.reloadGood.Store(true)
 	var err error
 	if t.propagator, err = propagator(); err != nil {
