@@ -286,3 +286,28 @@ func TestANilRequestDoesNothing(t *testing.T) {
 		t.Error("a nil Request has a span")
 	}
 }
+
+// An unload is done for a request that waits: each leads to the other.
+func TestAnOrderAndItsRequestLeadToEachOther(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	q := telemetry.Begin(generate(), pattern)
+	at := time.Now()
+	q.Classify("images", "heavy", "flux", 34*admission.GiB)
+	q.Wait(at)
+	if RequestOf(q.Origin()) != q || RequestOf(nil) != nil {
+		t.Error("an Origin does not lead to its request")
+	}
+	telemetry.Ordered(SpanUnload, at, "vqa", 7, q).End(at.Add(time.Second), Done{Asked: 2, Freed: 1, GPUs: []string{"gpu0"}})
+	q.Admitted(at.Add(2*time.Second), 7, 0, 2*time.Second, &admission.Stay{Steps: []admission.Step{{Reason: admission.ReasonReclaiming, Resource: "gpu0", Backend: "vqa"}}})
+	q.End(at.Add(2*time.Second), Ending{Status: 200, RPC: -1})
+	found := spans(t, telemetry, memory)
+	wait, order := found[SpanWait], found[SpanUnload+" vqa"]
+	if len(wait.Links) != 1 || wait.Links[0].SpanContext.SpanID() != order.SpanContext.SpanID() || len(order.Links) != 1 ||
+		order.Links[0].SpanContext.SpanID() != wait.SpanContext.SpanID() {
+		t.Fatalf("admission.wait has the links %v, the unload %v, want each other", wait.Links, order.Links)
+	}
+	if wait.SpanContext.TraceID() == order.SpanContext.TraceID() || order.Parent.IsValid() {
+		t.Error("the unload is in its request's trace, want one of its own")
+	}
+	expect(t, "the event blocked", attributes(wait.Events[1].Attributes), map[string]any{AttrReason: "reclaiming", AttrResource: "gpu0", AttrBackend: "vqa"})
+}
