@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -31,7 +31,7 @@ func failure(err error) string {
 	switch {
 	case err == nil:
 		return ""
-	case errors.Is(err, routing.ErrMemory):
+	case errors.Is(err, backend.ErrMemory):
 		return codeOutOfMemory
 	case errors.Is(err, errJobFailed):
 		return codeJobFailed

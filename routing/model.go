@@ -3,10 +3,16 @@ package routing
 import (
 	"net/http"
 	"strings"
+
+	"github.com/anteroom-gpu/anteroom/routing/body"
 )
 
 // modelKey is the key by which bodies name a model.
-var modelKey = &names{root: spellings{"model": {"model"}}}
+var modelKey = func() *body.Names {
+	n := new(body.Names)
+	n.Add([]string{"model"}, nil, false)
+	return n
+}()
 
 // maxModel bounds a model's name, in bytes.
 const maxModel = 128
@@ -27,9 +33,9 @@ func (t *Route) Model(r *http.Request, seen func() Body) string {
 	if b.Truncated || len(b.Prefix) == 0 {
 		return ""
 	}
-	read := readBody(r, &b, modelKey)
-	object, ok := read.body.(map[string]any)
-	if !ok || read.err != nil {
+	read := body.Read(r, &b, modelKey)
+	object, ok := read.Body.(map[string]any)
+	if !ok || read.Err != nil {
 		return ""
 	}
 	name, _ := object["model"].(string)

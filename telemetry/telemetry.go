@@ -57,6 +57,7 @@ type Telemetry struct {
 	peers      sync.Map // address → *peer
 	sources    atomic.Pointer[Sources]
 	spansLost  atomic.Int64
+	logs       *LogWriter // nil: lines are written at once
 	reloadGood atomic.Bool
 }
 
@@ -81,6 +82,12 @@ type RouteMemory struct {
 func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
 	t := &Telemetry{log: newLog(c.Log, logs), clients: c.Client, models: c.Models}
 	t.bounds.Store(new(Bounds))
+	if w, ok := logs.(*LogWriter); ok {
+		t.logs = w
+		w.whenLost(func(lines int64) {
+			t.log.Warn("log lines were dropped because the log was not read in time", "lines", lines)
+		})
+	}
 	t.reloadGood.Store(true)
 	err := checkEnvironment()
 	if err != nil {
