@@ -57,7 +57,6 @@ const Urgency = 10 * time.Second
 // its standing.
 func (s *rules) claims(r *http.Request, arrived time.Time, ask *admission.Request) {
 	trusted := s.trusts(r.RemoteAddr)
-	ask.Tenant = s.tenant(r, trusted)
 	if p := r.Header["Priority"]; p != nil {
 		ask.Boost = boost(p)
 		if !trusted {
@@ -75,7 +74,8 @@ func (s *rules) claims(r *http.Request, arrived time.Time, ask *admission.Reques
 // maxTenant bounds a tenant's name.
 const maxTenant = 128
 
-func (s *rules) tenant(r *http.Request, trusted bool) string {
+// tenant is who asks; empty: nobody that the configuration knows to tell apart.
+func (s *rules) tenant(r *http.Request) string {
 	c := &s.config.Tenants
 	if len(c.Keys) > 0 {
 		key := r.Header.Get("X-Api-Key")
@@ -89,7 +89,7 @@ func (s *rules) tenant(r *http.Request, trusted bool) string {
 			}
 		}
 	}
-	if trusted && c.Header != "" {
+	if c.Header != "" && s.trusts(r.RemoteAddr) {
 		if name := r.Header.Get(c.Header); len(name) <= maxTenant {
 			return name
 		}

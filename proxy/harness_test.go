@@ -29,6 +29,7 @@ type box struct {
 	url     string
 	client  *http.Client
 	logs    *lines
+	told    *telemetry.Telemetry
 }
 
 // aBox is a card of 48 GiB with a heavy class that one request fills and a
@@ -129,6 +130,7 @@ func openTraced(t testing.TB, url string, traces telemetry.TracesConfig, change 
 	b := &box{t: t, setup: setup, logs: new(lines)}
 	tel, err := telemetry.Start(context.Background(), telemetry.Config{ServiceName: "test", Traces: traces,
 		Metrics: telemetry.MetricsConfig{Prometheus: true}, Log: telemetry.LogConfig{Format: "json", Level: "info"}}, "test", b.logs)
+	b.told = tel
 	if err == nil {
 		b.desk, err = admission.NewController(setup.Desk)
 	}

@@ -156,7 +156,7 @@ func (c Config) compile(i int, report func(path, problem string)) []rule {
 			if one.pattern, err = parsePattern(path); err != nil && len(rules) < max(1, len(r.Match.Path)) {
 				report(at, fmt.Sprintf("%q: %v", path, err))
 			}
-			one.route.Pattern = one.pattern.text
+			one.route.Pattern, one.route.modelAt = one.pattern.text, modelSegment(one.pattern.text)
 			one.closed = one.closedTo(slices.Clone(closed))
 			one.route.Errors = dialect(cmp.Or(noAuto(r.Errors), noAuto(to.Errors)), one.pattern.text, to.EngineErrors())
 			rules = append(rules, one)
