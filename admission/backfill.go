@@ -193,7 +193,9 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Durat
 		if w == now {
 			// The profile would allow it now, and something else does not: the
 			// strict head, or a rest. That ends with another's start, which no
-			// estimate dates.
+			// estimate dates. Once a reservation is closer than its run is long, it
+			// has one behind that.
+			s.recheck = min(s.recheck, s.profile.nowUntil)
 			continue
 		}
 		if w < at {

@@ -34,7 +34,7 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
 	if from.File != "" {
-		configs.Watch(watching, from.File, func() { changes <- struct{}{} })
+		configs.Watch(watching, from, func() { changes <- struct{}{} })
 	}
 
 	cfg, err := configs.Load(from)
