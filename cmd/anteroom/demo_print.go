@@ -174,8 +174,8 @@ func printTrouble(w io.Writer, d demo, f figures) (failed bool) {
 		}
 	}
 	if late > tooLate && d.speed > 0 {
-		fmt.Fprintf(w, "anteroom demo: this machine was too slow to keep the clock: at --speed %g requests were sent and runs ended up to %.1f s late on the mean. "+
-			"The times above are too long by that. Use a lower --speed, or leave out --real.\n", d.speed, late)
+		fmt.Fprintf(w, "anteroom demo: this machine was too slow to keep the clock: at --speed %g requests were sent and runs ended up to %.1f s late on the mean, "+
+			"and the times above are too long. Use a lower --speed, or leave out --real.\n", d.speed, late)
 	}
 	return failed
 }

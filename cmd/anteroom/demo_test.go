@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -181,24 +180,47 @@ func TestVirtualTimeIsTheSameEachTime(t *testing.T) {
 }
 
 func TestADemoOfWhichARequestFailsPrintsWhatItHas(t *testing.T) {
-	d := demo{scenes: []simulation.Scene{brief()}, speed: 20}
-	all := make(figures)
-	for _, arm := range arms {
-		all.add(brief(), arm, played{Result: simulation.Result{Throughput: 1}})
+	s := brief()
+	for range 1100 { // more than its queue takes
+		s.Jobs = append(s.Jobs, simulation.Job{Execute: time.Second})
 	}
-	all.add(brief(), "fifo", played{Result: simulation.Result{Failed: 2, Late: 0.5}, err: errors.New("EOF")})
+	d := demo{scenes: []simulation.Scene{s}, runs: 1, news: new(bytes.Buffer)}
+	all, err := d.run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const refused = 1120 - 1000 - 4 // four run at once
+	if r := all["brief"]["anteroom"]; r.Failed != refused || r.Light.Requests != 1120-refused || r.Heavy.Requests != 2 {
+		t.Errorf("%+v, want %d failures", r.Result, refused)
+	}
 	var table, trouble strings.Builder
-	printScene(&table, brief(), all["brief"])
+	printScene(&table, s, all["brief"])
 	if failed := printTrouble(&trouble, d, all); !failed {
 		t.Error("no failure is said")
 	}
-	for _, want := range []string{"brief, fifo: 2 requests failed", "EOF", "too slow to keep the clock", "0.5 s late", "--speed 20"} {
-		if !strings.Contains(trouble.String(), want) {
-			t.Errorf("%q is not in %s", want, &trouble)
-		}
+	if want := fmt.Sprintf("brief, anteroom: %d requests failed; the first: 429", refused); !strings.Contains(trouble.String(), want) {
+		t.Errorf("%q is not in %s", want, &trouble)
 	}
-	if !strings.Contains(table.String(), "failed") {
+	if want := fmt.Sprint(refused, "\n"); !strings.Contains(table.String(), want) {
 		t.Errorf("no failures in\n%s", &table)
+	}
+}
+
+func TestAMachineThatFallsBehindTheClockIsSaid(t *testing.T) {
+	d := demo{scenes: []simulation.Scene{brief()}, speed: 20}
+	for late, said := range map[float64]bool{0: false, 0.05: false, 0.5: true} {
+		all := make(figures)
+		for _, arm := range arms {
+			all.add(brief(), arm, played{})
+		}
+		all.add(brief(), "static", played{Result: simulation.Result{Late: late}})
+		var trouble strings.Builder
+		if printTrouble(&trouble, d, all) {
+			t.Errorf("%g s late is a failure", late)
+		}
+		if strings.Contains(trouble.String(), "too slow to keep the clock: at --speed 20") != said {
+			t.Errorf("%g s late: it says %q", late, &trouble)
+		}
 	}
 }
 
