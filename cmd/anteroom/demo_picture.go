@@ -146,8 +146,8 @@ func (p *picture) memory(levels []level, top float64) float64 {
 	}
 	fmt.Fprintf(p, `H%sV%sz"/>`, number(pictureRight), number(bottom))
 	fmt.Fprintf(p, `<path class="c" d="M%s %sH%s"/>`, number(pictureLeft), number(top), number(pictureRight))
-	p.text(0, top+11, "", fmt.Sprintf("%.0f GiB", float64(demoMemory)/float64(admission.GiB)))
-	p.text(0, bottom, "b", "memory")
+	p.text(0, top+4, "", fmt.Sprintf("%.0f GiB", float64(demoMemory)/float64(admission.GiB)))
+	p.text(0, bottom-memoryHeight/2+4, "b", "memory")
 	return bottom
 }
 
