@@ -23,7 +23,7 @@ func runDemo(args []string, stdout, stderr io.Writer) int {
 	overSockets := fs.Bool("real", false, "play it over real sockets, through the proxy that serve runs, in time that passes")
 	speed := fs.Float64("speed", 20, "with --real: run `N` times faster than the simulated box")
 	asJSON := fs.Bool("json", false, "print the figures as JSON, and write no page unless --html says where")
-	page := fs.String("html", "", "write the page with the pictures to `FILE`; without it, to a new temporary file")
+	page := fs.String("html", "", "write the page with the pictures to `FILE`; without it, to "+pageName+" here")
 	open := fs.Bool("open", false, "open the page in the browser")
 	if code, done := parse(fs, args, 0); done {
 		return code

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"html/template"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"time"
 )
 
 //go:embed demo_page.html
@@ -29,14 +31,17 @@ type pagePanel struct {
 	Picture   template.HTML
 }
 
+// pageName is where the page is written unless --html says where. It lies in the
+// working directory: browsers in a sandbox of their own, such as Ubuntu's, see the
+// home directory and no temporary files.
+const pageName = "anteroom-demo.html"
+
 // writePage writes the page of the demo into a file, and returns its path. An
-// empty name: into a new temporary file.
+// empty name: pageName, or a temporary file where the directory cannot be written.
 func writePage(name string, d demo, f figures) (path string, err error) {
-	var file *os.File
-	if name == "" {
+	file, err := os.Create(cmp.Or(name, pageName))
+	if err != nil && name == "" {
 		file, err = os.CreateTemp("", "anteroom-demo-*.html")
-	} else {
-		file, err = os.Create(name)
 	}
 	if err != nil {
 		return "", err
@@ -87,7 +92,9 @@ func pageScenes(d demo, f figures) (list []pageScene) {
 	return list
 }
 
-// openBrowser shows a file in the browser that the desktop prefers.
+// openBrowser shows a file in the browser that the desktop prefers. It returns
+// when the browser has been told, or after a few seconds where telling it is the
+// same as running it.
 func openBrowser(file string) error {
 	command := exec.Command("xdg-open", file)
 	switch runtime.GOOS {
@@ -96,5 +103,15 @@ func openBrowser(file string) error {
 	case "windows":
 		command = exec.Command("rundll32", "url.dll,FileProtocolHandler", file)
 	}
-	return command.Run()
+	if err := command.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- command.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(3 * time.Second):
+		return nil
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -269,13 +270,23 @@ func TestTheDemoIsAskedRightly(t *testing.T) {
 		}
 	}
 	var out, said strings.Builder
-	page := filepath.Join(t.TempDir(), "demo.html")
-	if code := runDemo([]string{"--html", page}, &out, &said); code != 0 || said.Len() > 0 {
+	t.Chdir(t.TempDir())
+	page, err := filepath.Abs(pageName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code := runDemo(nil, &out, &said); code != 0 || said.Len() > 0 {
 		t.Fatalf("exit code %d, and it says %s", code, &said)
 	}
 	for _, want := range []string{"It shows:", "Pictures:  " + page, "Next:", "wide_lights"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, &out)
 		}
+	}
+	// Where there is no browser, it says where the page lies.
+	t.Setenv("PATH", "")
+	said.Reset()
+	if code := runDemo([]string{"--open"}, io.Discard, &said); code != 1 || !strings.Contains(said.String(), "open "+page+" by hand") {
+		t.Errorf("exit code %d, and it says %s", code, &said)
 	}
 }
