@@ -290,3 +290,33 @@ func TestTheDemoIsAskedRightly(t *testing.T) {
 		t.Errorf("exit code %d, and it says %s", code, &said)
 	}
 }
+
+func TestTheReadmesFiguresAreTheDemos(t *testing.T) {
+	var out strings.Builder
+	all, err := demo{scenes: simulation.Scenes(), runs: 1, news: new(bytes.Buffer)}.run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range simulation.Scenes() {
+		printScene(&out, s, all[s.Name])
+	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, shown := strings.Split(out.String(), "\n"), 0
+	for i, block := range strings.Split(string(readme), "\n```") {
+		if i%2 == 0 || !strings.Contains(block, "fifo ") {
+			continue
+		}
+		for _, line := range strings.Split(block, "\n")[1:] {
+			shown++
+			if !slices.Contains(lines, line) {
+				t.Errorf("README.md shows %q, which the demo does not print", line)
+			}
+		}
+	}
+	if shown == 0 {
+		t.Error("README.md shows nothing of what the demo prints")
+	}
+}
