@@ -18,8 +18,8 @@ import (
 // runDemo is `anteroom demo`. It returns 1 where the box could not be set up, a
 // request failed for anything but memory, or it was interrupted.
 func runDemo(args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("demo", "", "Play the same traffic to simulated model servers on a 48 GiB card through one queue, through static slots and through Anteroom, "+
-		"and compare. Time is virtual: the figures are exact, and the same on every machine.", stderr)
+	fs := newFlags("demo", "", "Play the same traffic to simulated model servers on a 48 GiB card through one queue, through static slots and "+
+		"through Anteroom, and compare. Time is virtual: the figures are exact, and the same on every machine.", stderr)
 	overSockets := fs.Bool("real", false, "play it over real sockets, through the proxy that serve runs, in time that passes")
 	speed := fs.Float64("speed", 20, "with --real: run `N` times faster than the simulated box")
 	asJSON := fs.Bool("json", false, "print the figures as JSON, and write no page unless --html says where")

@@ -23,7 +23,8 @@ type front struct {
 }
 
 // newFront opens a front, which reads the card until ctx ends.
-func newFront(ctx context.Context, clock simulation.Clock, card *simulation.Card, cfg *configs.Config, engines map[string]http.Handler) (*front, error) {
+func newFront(ctx context.Context, clock simulation.Clock, card *simulation.Card, cfg *configs.Config,
+	engines map[string]http.Handler) (*front, error) {
 	table, err := routing.NewTable(cfg.Routing)
 	if err != nil {
 		return nil, err

@@ -119,7 +119,8 @@ func printScene(w io.Writer, s simulation.Scene, by map[string]played) {
 
 // bound says what could be had of a scene at best.
 func bound(s simulation.Scene) string {
-	return fmt.Sprintf("at best %.2f × a fifo that loses nothing between requests: Σ all work ÷ max(Σ heavy, Σ light ÷ %d)", s.Bound(), s.LightSlots)
+	return fmt.Sprintf("at best %.2f × a fifo that loses nothing between requests: Σ all work ÷ max(Σ heavy, Σ light ÷ %d)",
+		s.Bound(), s.LightSlots)
 }
 
 // meaning says in a sentence each what a scene shows.
@@ -128,12 +129,14 @@ func meaning(scenes []simulation.Scene, f figures) (lines []string) {
 		fifo, static, anteroom := f[s.Name]["fifo"], f[s.Name]["static"], f[s.Name]["anteroom"]
 		switch s.Name {
 		case "steady":
-			lines = append(lines, fmt.Sprintf("Light requests wait %.1f s behind the images in one queue, and %.2f s with Anteroom.", fifo.Light.Wait, anteroom.Light.Wait))
+			lines = append(lines, fmt.Sprintf("Light requests wait %.1f s behind the images in one queue, and %.2f s with Anteroom.",
+				fifo.Light.Wait, anteroom.Light.Wait))
 		case "backlog":
-			lines = append(lines, fmt.Sprintf("The same work is done %.1f times faster, with %d requests out of memory.", ratio(anteroom.Throughput, fifo.Throughput), anteroom.OutOfMemory))
+			lines = append(lines, fmt.Sprintf("The same work is done %.1f times faster, with %d requests out of memory.",
+				ratio(anteroom.Throughput, fifo.Throughput), anteroom.OutOfMemory))
 		case "wide_lights":
-			lines = append(lines, fmt.Sprintf("Where light requests take 3 GiB, fixed slots answer %d of them and Anteroom %d; a heavy one waits %.1f s, not %.1f s.",
-				static.Light.Requests, anteroom.Light.Requests, anteroom.Heavy.Wait, static.Heavy.Wait))
+			lines = append(lines, fmt.Sprintf("Where light requests take 3 GiB, fixed slots answer %d of them and Anteroom %d; "+
+				"a heavy one waits %.1f s, not %.1f s.", static.Light.Requests, anteroom.Light.Requests, anteroom.Heavy.Wait, static.Heavy.Wait))
 		}
 	}
 	return lines
@@ -174,8 +177,8 @@ func printTrouble(w io.Writer, d demo, f figures) (failed bool) {
 		}
 	}
 	if late > tooLate && d.speed > 0 {
-		fmt.Fprintf(w, "anteroom demo: this machine was too slow to keep the clock: at --speed %g requests were sent and runs ended up to %.1f s late on the mean, "+
-			"and the times above are too long. Use a lower --speed, or leave out --real.\n", d.speed, late)
+		fmt.Fprintf(w, "anteroom demo: this machine was too slow to keep the clock: at --speed %g requests were sent and runs ended "+
+			"up to %.1f s late on the mean, and the times above are too long. Use a lower --speed, or leave out --real.\n", d.speed, late)
 	}
 	return failed
 }
