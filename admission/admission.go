@@ -18,6 +18,9 @@ type Config struct {
 	// simulated box that does; zero: once. Its durations are in that time.
 	// Reconfigure leaves it alone.
 	Speed float64
+	// Clock is the time that a Controller goes by; nil: WallClock. Reconfigure
+	// leaves it alone.
+	Clock Clock
 }
 
 // Tenants says how those who ask share the classes. One account counts across
