@@ -18,6 +18,7 @@ type profile struct {
 	inTheWay     uint64 // whose reservation barred what was looked at last
 	barsAlone    bool   // a reservation or the strict head kept a head from starting alone
 	scratch      usage
+	passes       uint64 // that have begun
 }
 
 // mark is a moment in the profile at which a run is predicted to end, or a

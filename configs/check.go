@@ -259,5 +259,6 @@ func (c *Config) warn(f *findings) {
 	}
 	c.warnOfIdlers(warn)
 	c.warnOfStalls(warn)
+	c.warnOfSets(warn)
 	c.warnOfReclaims(warn)
 }

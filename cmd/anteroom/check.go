@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/routing"
@@ -48,8 +50,24 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 				fmt.Fprintf(stdout, "past admission: GET, HEAD, OPTIONS and DELETE %s of %s\n", cmp.Or(r.Match.Path, "/**"), cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)))
 			}
 		}
+		printTurns(stdout, config.Turns(), config.Longest)
 	}
 	return code
+}
+
+// printTurns says how long the backends that do not fit together wait for each other.
+func printTurns(w io.Writer, turns []configs.Turn, longest func(backend string) time.Duration) {
+	for _, t := range turns {
+		fmt.Fprintf(w, "turns on %s: %s waits for %s for up to %v: turn %v + the longest run", t.GPU, t.Backend, strings.Join(t.Others, " and "),
+			t.Bound(longest).Round(100*time.Millisecond), t.Turn)
+		for _, other := range t.Others {
+			fmt.Fprintf(w, " (%s: %v)", other, longest(other).Round(100*time.Millisecond))
+		}
+		if len(t.Others) > 1 {
+			fmt.Fprint(w, ", for each of them,")
+		}
+		fmt.Fprintf(w, " + %v to unload and load\n", t.Moving.Round(100*time.Millisecond))
+	}
 }
 
 // loadConfig loads a configuration that serve can start with: its rules
