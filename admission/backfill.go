@@ -76,7 +76,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 			if sh.head == nil {
 				sh.head, sh.blockedSince = t, now
 			}
-			sh.block, sh.reserved, sh.reservedFor = k, at, s.profile.inTheWay
+			sh.block, sh.reserved, sh.reservedFor, sh.turn = k, at, s.profile.inTheWay, waitsTurn{}
 			switch {
 			case k.reason == ReasonWaking:
 				s.wake(now, sh)

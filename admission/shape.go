@@ -43,6 +43,7 @@ type shape struct {
 	first        *Ticket       // its eldest, as of this pass
 	rests        pastRests     // of its head, if they are of it
 	unfit        uint64        // the pass that found it not to fit even with everything ended
+	asked        uint64        // the pass that looked for what could be unloaded for it, before its turn
 	claims       bool          // memory was freed for its head
 	turn         waitsTurn     // of another backend, that its head waits for
 }

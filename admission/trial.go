@@ -34,6 +34,7 @@ func (s *Scheduler) resolve(now time.Duration, sh *shape) *replica {
 		return nil
 	}
 	patience := now - sh.blockedSince
+	s.turns.before(s, now, sh)
 	for _, most := range [...]bool{false, true} {
 		if s.unload(now, sh, residency.Want{Most: most}) { // 2, 4
 			return nil
@@ -135,7 +136,6 @@ func (s *Scheduler) unload(now time.Duration, sh *shape, w residency.Want) bool 
 		w.ReadyAt = sh.reserved
 	}
 	w.Spared = func(v *residency.Replica) bool { return s.shapes.wanted(v, sh) }
-	sh.turn = waitsTurn{}
 	for _, r := range sh.backend.replicas {
 		if h := r.home; h.State != residency.Loaded && !h.State.Sleeps() || r.probes == 0 && !h.State.Sleeps() || s.turns.other(s.box, sh.head, r) != nil {
 			continue
@@ -329,25 +329,4 @@ func (x rests) may(s *Scheduler, now time.Duration, sh *shape) (*replica, Bytes)
 		}
 	}
 	return nil, 0
-}
-
-// name says what a head waits for, beyond what bars it.
-func (s *Scheduler) name(now time.Duration, sh *shape, k block) block {
-	l := s.box.ledger
-	switch {
-	case !k.memory():
-	case s.box.residency.UnloadsFor(sh.head):
-		k.reason = ReasonReclaiming
-	case k.gpu < len(s.rests) && s.rests[k.gpu] == sh.head:
-		k.reason = ReasonRest
-	case k.reason == ReasonLoneRun || k.reason == ReasonUnmanagedMemory || k.reason == ReasonCapacityReduced || !l.Quiet(k.gpu):
-	case now-sh.blockedSince < l.TrialAfter(k.gpu) || !l.AtRest(k.gpu, now):
-		if r := sh.backend.replicas[0]; k.reason == ReasonResources && len(r.accounts) > 0 &&
-			l.InDoubt(s.box.live.memory, r.accounts[0], s.box.demand(sh, r, 0), sh.key.own, sh.measured, sh.known, now) != memory.NoDoubt {
-			k.reason = ReasonTrial
-		}
-	default:
-		k.reason = ReasonNotByItself
-	}
-	return k
 }

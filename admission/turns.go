@@ -15,10 +15,12 @@ import (
 //     expected before it could be unloaded and loaded again, after no longer than
 //     that takes.
 //  2. Else its turn ends Turn after a head that does not fit beside it began to
-//     wait, or after it was loaded if that came later. It ends before a start which
-//     is predicted to end after it, but not before the first start of the turn.
+//     wait, or after memory was freed for it or it was loaded if that came later. It
+//     ends before a start which is predicted to end after it, but not before the first
+//     start of the turn.
 //  3. At the end of its turn it drains, and is unloaded for the head.
-//  4. The memory that is freed for a head is the head's, until it starts or
+//  4. The next turn is that of the head that has been blocked for longest.
+//  5. The memory that is freed for a head is the head's, until it starts or
 //     leaves, or could not start even if nothing ran any more: nothing starts that
 //     would be in its way when all work has ended that ran as the unload was
 //     ordered.
@@ -42,11 +44,24 @@ type claim struct {
 // other gives the claim of another head on a GPU of a replica; nil: there is none.
 func (x turns) other(b *box, t *Ticket, r *replica) *claim {
 	for _, c := range x {
-		if c.head != t && b.shareGPU(c.to, r) {
+		if c.head != t && c.head.state == stateWaiting && b.shareGPU(c.to, r) {
 			return c
 		}
 	}
 	return nil
+}
+
+// reservedFor gives the head for which memory was freed on every replica of a shape;
+// nil: there is none.
+func (x turns) reservedFor(b *box, sh *shape) (head *Ticket) {
+	for _, r := range sh.backend.replicas {
+		c := x.other(b, sh.head, r)
+		if c == nil {
+			return nil
+		}
+		head = c.head
+	}
+	return head
 }
 
 // shareGPU says that two replicas have a GPU in common.
@@ -57,10 +72,10 @@ func (b *box) shareGPU(r, other *replica) bool {
 }
 
 // bar says that what was freed for another head keeps a shape from starting on a
-// replica, or from being woken there (4).
+// replica, or from being woken there (5).
 func (x turns) bar(s *Scheduler, now time.Duration, sh *shape, r *replica) (block, bool) {
 	for _, c := range x {
-		if c.head != sh.head && s.box.shareGPU(c.to, r) && !s.rests.holds(s.box, sh.head, r) && !c.allows(s, now, sh, r) {
+		if c.head != sh.head && c.head.state == stateWaiting && s.box.shareGPU(c.to, r) && !s.rests.holds(s.box, sh.head, r) && !c.allows(s, now, sh, r) {
 			s.profile.inTheWay = c.head.ID()
 			return s.box.reserved(sh, r, now), false
 		}
@@ -118,6 +133,7 @@ func (x *turns) settle(s *Scheduler, now time.Duration) {
 // claim keeps what replicas that are told to unload will free on a replica for a
 // head.
 func (x *turns) claim(s *Scheduler, now time.Duration, t *Ticket, to *replica) {
+	to.home.BeginTurn(now)
 	for _, c := range *x {
 		if c.head == t && c.to == to {
 			c.valid = false
@@ -133,12 +149,41 @@ func (x *turns) claim(s *Scheduler, now time.Duration, t *Ticket, to *replica) {
 	s.strict.choose(s, now) // the strict head may be in its way
 }
 
+// before unloads what it can for heads that are blocked for longer than that of sh: the
+// next turn is theirs, although they may rank behind it.
+func (x *turns) before(s *Scheduler, now time.Duration, sh *shape) {
+	if !s.box.takesTurns(sh) {
+		return
+	}
+	for {
+		var next *shape
+		for _, y := range s.shapes.active {
+			if y == sh || y.head == nil || y.asked == s.profile.passes || !y.block.memory() || y.blockedSince >= sh.blockedSince ||
+				next != nil && next.blockedSince <= y.blockedSince || s.box.residency.OrdersFor(y.head) {
+				continue
+			}
+			if _, barred := y.barred(); !barred && s.box.takesTurns(y) {
+				next = y
+			}
+		}
+		if next == nil {
+			return
+		}
+		next.asked = s.profile.passes
+		if s.unload(now, next, residency.Want{}) || s.unload(now, next, residency.Want{Most: true}) {
+			return
+		}
+	}
+}
+
 // until is when a replica gives its GPU up to a head that does not fit beside it.
 func (x turns) until(s *Scheduler, now time.Duration, sh *shape, v *residency.Replica, turn time.Duration) time.Duration {
 	m := s.box.residency
-	end := max(v.LoadedAt(), sh.blockedSince) + turn
+	end := max(v.TurnBegan(), sh.blockedSince) + turn
 	next := s.shapes.waitsFor(v, sh)
 	switch {
+	case v.State.Sleeps():
+		return now // what it has kept
 	case next == nil && m.Runs(v):
 		return end
 	case next == nil:

@@ -103,6 +103,7 @@ type Replica struct {
 	held      []memory.Bytes
 	starts    float64 // recent ones; see wanted
 	startsAt  time.Duration
+	turn      time.Duration // when memory was last freed for it, since it last unloaded; 0: none was
 	endedAt   time.Duration // when a run of it last ended
 	reload    time.Duration // as last seen; 0: never
 	wakes     int           // that failed, in a row
@@ -162,9 +163,17 @@ func (m *Manager) Started(now time.Duration, r *Replica) {
 // Ended takes note that a run has ended on a replica.
 func (m *Manager) Ended(now time.Duration, r *Replica) { r.endedAt = now }
 
-// LoadedAt is when a replica last came to hold its weights; 0: it was found so, or
-// never did. Served says that something has started on it since.
-func (r *Replica) LoadedAt() time.Duration { return r.loaded }
+// BeginTurn says that memory is being freed for a request of a replica.
+func (r *Replica) BeginTurn(now time.Duration) { r.turn = now }
+
+// TurnBegan is when memory was last freed for a replica, or where none was since it
+// last unloaded, when it came to hold its weights; 0: it was found so.
+func (r *Replica) TurnBegan() time.Duration {
+	if r.turn > 0 {
+		return r.turn
+	}
+	return r.loaded
+}
 
 // Served says that something has started on a replica since it was loaded.
 func (r *Replica) Served() bool { return r.starts > 0 && r.startsAt >= r.loaded }
