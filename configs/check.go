@@ -21,7 +21,7 @@ type findings struct {
 // place is a mistake of the key at path: where the key was set, or the nearest
 // thing around it.
 func (f *findings) place(path, problem string) Mistake {
-	m := Mistake{File: f.file.file, Path: path, Problem: problem}
+	m := Mistake{File: f.file.file, Path: path, Problem: f.file.hide(problem)}
 	if origin := f.origin[path]; origin != "" {
 		m.File = origin
 		return m
@@ -37,7 +37,7 @@ func (f *findings) place(path, problem string) Mistake {
 		}
 	}
 	if node != nil {
-		m.Line, m.Column = node.Line, node.Column
+		m.File, m.Line, m.Column = f.file.fileOf(node), node.Line, node.Column
 	}
 	return m
 }

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
 )
 
 // schema is what may stand at one place of the file. It is read off the
@@ -39,7 +39,7 @@ const (
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
-	residentType = reflect.TypeFor[routing.Resident]()
+	residentType = reflect.TypeFor[backend.Resident]()
 )
 
 // schemaRoot is the schema of the whole file.
@@ -51,7 +51,7 @@ func schemaOf(t reflect.Type) *schema {
 	case t.Kind() == reflect.Slice && readsText:
 		return &schema{kind: list, typ: t, elem: schemaOf(t.Elem()), reads: true}
 	case t == residentType:
-		return &schema{typ: t, spread: schemaOf(reflect.TypeOf(routing.Resident{}.PerGPU))}
+		return &schema{typ: t, spread: schemaOf(reflect.TypeOf(backend.Resident{}.PerGPU))}
 	case t == durationType || readsText:
 		return &schema{typ: t}
 	case t.Kind() == reflect.Struct:

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -20,7 +20,7 @@ type answerBody = io.ReadCloser
 // backend with `cancel: ignored` works on when the client has left, and its
 // grant with it.
 type attempt struct {
-	to      *backend         // nil: not settled yet
+	to      *replica         // nil: not settled yet
 	grant   *admission.Grant // nil: it goes past admission
 	trace   *telemetry.Request
 	release func() // beside the grant; nil: nothing
@@ -31,7 +31,7 @@ type attempt struct {
 	ended    atomic.Bool
 	// completion is how to follow the work beyond the answer, job what is being
 	// followed. Nil: the answer is the end, or there is none yet.
-	completion *routing.Completion
+	completion *backend.Completion
 	job        atomic.Pointer[job]
 	full       bool // the backend ran out of memory
 	// clock ends the request's context when execution_timeout has passed; nil: never.
@@ -64,11 +64,11 @@ func (e *attempt) end(err error) bool {
 // to its end tells how long such work takes.
 func (e *attempt) outcome(err error) admission.Outcome {
 	switch {
-	case e.full, errors.Is(err, routing.ErrMemory):
+	case e.full, errors.Is(err, backend.ErrMemory):
 		return admission.OutOfMemory
 	case e.status == http.StatusSwitchingProtocols, errors.Is(err, errJobTimeout), errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
 		return admission.Aborted
-	case errors.Is(err, routing.ErrRefused):
+	case errors.Is(err, backend.ErrRefused):
 		return admission.Unreached
 	case err != nil || e.status >= 400:
 		return admission.Failed
@@ -184,7 +184,7 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 		return result{err: err}
 	}
 	e.status = res.StatusCode
-	e.full = routing.OutOfMemory(res)
+	e.full = backend.OutOfMemory(res)
 	if res.StatusCode >= 500 && !e.full {
 		x.ladder.suspect(e.to)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -168,7 +169,7 @@ func TestOneJobAtATimeWhateverTheClientOffers(t *testing.T) {
 			io.WriteString(w, `{"state":"running"}`)
 		}
 	}), func(s *proxy.Setup) {
-		s.Routing.Routes[0].Completion = routing.CompletionConfig{Poll: "GET /jobs/{{.json.id}}", Until: `body.state == "done"`, Every: 5 * time.Millisecond, Timeout: time.Minute}
+		s.Routing.Routes[0].Completion = backend.CompletionConfig{Poll: "GET /jobs/{{.json.id}}", Until: `body.state == "done"`, Every: 5 * time.Millisecond, Timeout: time.Minute}
 	})
 	for _, header := range []string{"Connection: Upgrade\r\nUpgrade: h2c\r\n", "Content-Type: application/grpc\r\n"} {
 		conn := dial(t, b)

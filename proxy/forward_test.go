@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -106,7 +107,7 @@ func TestHeadersThatAClientMayNotSay(t *testing.T) {
 		if _, got := b.do("GET", "/light/x", ""); strings.Contains(got, "Host: "+b.url[7:]+"\n") && !strings.Contains(got, "X-Forwarded-Host: "+b.url[7:]) {
 			t.Errorf("the client's host reached the backend:\n%s", got)
 		}
-		b = open(t, echo, func(s *proxy.Setup) { backend(s, "quick", func(c *routing.BackendConfig) { c.PreserveHost = true }) })
+		b = open(t, echo, func(s *proxy.Setup) { setBackend(s, "quick", func(c *backend.Config) { c.PreserveHost = true }) })
 		if _, got := b.do("GET", "/light/x", ""); !strings.Contains(got, "\nHost: "+b.url[7:]+"\n") {
 			t.Errorf("the client's host did not reach the backend:\n%s", got)
 		}

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
 )
 
 // Gradio tells the end of its work to the caller's stream of events alone, so
@@ -31,7 +31,7 @@ func (x *exchange) watches() (event string, ok bool) {
 	if !x.rules.watched[x.route.Backend] || x.in.Method != http.MethodGet {
 		return "", false
 	}
-	return routing.GradioEvents(x.in.URL.Path)
+	return backend.GradioEvents(x.in.URL.Path)
 }
 
 // askPlain leaves out what would make an answer unreadable here.

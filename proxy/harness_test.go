@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
@@ -38,9 +39,9 @@ func aBox(url string) proxy.Setup {
 		Queue: routing.QueueConfig{Limit: 1000, Timeout: time.Minute}}
 	heavy := routing.ClassConfig{Slots: 1, VRAM: routing.VRAM{Amount: 34 * admission.GiB}, Estimate: 18 * time.Second, StrictAfter: 5 * time.Second,
 		Queue: routing.QueueConfig{Limit: 100, Timeout: time.Minute}}
-	backend := func(cancel string) routing.BackendConfig {
-		return routing.BackendConfig{URL: url, GPU: "gpu0", Protocol: "http", Cancel: cancel, Errors: "auto", ReturnsMemory: true,
-			Breaker: routing.BreakerConfig{Failures: 5, Open: 30 * time.Second, WhenOpen: "reject"}}
+	server := func(cancel string) backend.Config {
+		return backend.Config{URL: url, GPU: "gpu0", Protocol: "http", Cancel: cancel, Errors: "auto", ReturnsMemory: true,
+			Breaker: backend.BreakerConfig{Failures: 5, Open: 30 * time.Second, WhenOpen: "reject"}}
 	}
 	route := func(name, path, class, backend string) routing.RouteConfig {
 		return routing.RouteConfig{Name: name, Match: routing.MatchConfig{Path: path}, Class: class, Backend: backend, Errors: "problem"}
@@ -57,7 +58,7 @@ func aBox(url string) proxy.Setup {
 		},
 		Routing: routing.Config{
 			Classes:  map[string]routing.ClassConfig{"light": light, "heavy": heavy},
-			Backends: map[string]routing.BackendConfig{"quick": backend("aborts"), "slow": backend("ignored")},
+			Backends: map[string]backend.Config{"quick": server("aborts"), "slow": server("ignored")},
 			Routes: []routing.RouteConfig{
 				route("heavy", "/heavy", "heavy", "slow"), pass, route("slow", "/slow/**", "light", "slow"), route("light", "/light/**", "light", "quick"),
 			},
@@ -91,8 +92,8 @@ func class(s *proxy.Setup, name string, change func(*routing.ClassConfig)) {
 	s.Routing.Classes[name] = c
 }
 
-// backend changes one backend of a setup.
-func backend(s *proxy.Setup, name string, change func(*routing.BackendConfig)) {
+// setBackend changes one backend of a setup.
+func setBackend(s *proxy.Setup, name string, change func(*backend.Config)) {
 	b := s.Routing.Backends[name]
 	change(&b)
 	s.Routing.Backends = maps.Clone(s.Routing.Backends)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
@@ -27,15 +28,15 @@ func TestAGoodConfigurationHasNoMistakes(t *testing.T) {
 			t.Errorf("with %s: got %q", url, got)
 		}
 	}
-	for _, choice := range []func(*routing.BackendConfig){
-		func(b *routing.BackendConfig) {
+	for _, choice := range []func(*backend.Config){
+		func(b *backend.Config) {
 			b.Protocol, b.Cancel, b.Errors, b.Breaker.WhenOpen = "http", "ignored", "auto", "reject"
 		},
-		func(b *routing.BackendConfig) {
+		func(b *backend.Config) {
 			b.Protocol, b.Cancel, b.Errors, b.Breaker.WhenOpen = "h2c", "aborts", "grpc", "hold"
 		},
-		func(b *routing.BackendConfig) {
-			b.Health = routing.HealthConfig{Path: "/health?deep=1", Every: time.Second}
+		func(b *backend.Config) {
+			b.Health = backend.HealthConfig{Path: "/health?deep=1", Every: time.Second}
 		},
 	} {
 		b := c.Backends["flux"]
@@ -55,7 +56,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 			c.Classes["light"] = k
 		}
 	}
-	backend := func(change func(*routing.BackendConfig)) func(*routing.Config) {
+	to := func(change func(*backend.Config)) func(*routing.Config) {
 		return func(c *routing.Config) {
 			b := c.Backends["vqa"]
 			change(&b)
@@ -63,7 +64,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		}
 	}
 	url := func(text string) func(*routing.Config) {
-		return backend(func(b *routing.BackendConfig) { b.URL = text })
+		return to(func(b *backend.Config) { b.URL = text })
 	}
 	route := func(change func(*routing.RouteConfig)) func(*routing.Config) {
 		return func(c *routing.Config) { change(&c.Routes[1]) }
@@ -122,19 +123,19 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"backends.vqa.url", "want the server's own", url("http://[::ffff:169.254.169.254]")},
 		{"backends.vqa.url", "want unix:/path", url("unix:relative")},
 		{"backends.vqa.url", "want unix:/path", url("unix:///run/x.sock")},
-		{"backends.vqa.protocol", "want http or h2c", backend(func(b *routing.BackendConfig) { b.Protocol = "grpc" })},
-		{"backends.vqa.protocol", "want http, which takes HTTP/2", backend(func(b *routing.BackendConfig) { b.URL, b.Protocol = "https://localhost", "h2c" })},
-		{"backends.vqa.cancel", "want ignored or aborts", backend(func(b *routing.BackendConfig) { b.Cancel = "no" })},
-		{"backends.vqa.errors", "openai or ollama", backend(func(b *routing.BackendConfig) { b.Errors = "html" })},
-		{"backends.vqa.resident", "want 0B or more", backend(func(b *routing.BackendConfig) { b.Resident.Amount = -1 })},
-		{"backends.vqa.slots", "want 0 or more", backend(func(b *routing.BackendConfig) { b.Slots = -1 })},
-		{"backends.vqa.breaker.when_open", "reject or hold", backend(func(b *routing.BackendConfig) { b.Breaker.WhenOpen = "wait" })},
-		{"backends.vqa.breaker.failures", "want 1 or more", backend(func(b *routing.BackendConfig) { b.Breaker.Failures = 0 })},
-		{"backends.vqa.breaker.open", "want a time such as 30s", backend(func(b *routing.BackendConfig) { b.Breaker.Open = 0 })},
-		{"backends.vqa.health.path", "want one such as /health", backend(func(b *routing.BackendConfig) { b.Health = routing.HealthConfig{Path: "health", Every: 1} })},
-		{"backends.vqa.health.path", "want one such as /health", backend(func(b *routing.BackendConfig) { b.Health = routing.HealthConfig{Path: "http://other/health", Every: 1} })},
-		{"backends.vqa.health.path", "want one such as /health", backend(func(b *routing.BackendConfig) { b.Health = routing.HealthConfig{Path: "/%zz", Every: 1} })},
-		{"backends.vqa.health.every", "want a time such as 5s", backend(func(b *routing.BackendConfig) { b.Health.Path = "/health" })},
+		{"backends.vqa.protocol", "want http or h2c", to(func(b *backend.Config) { b.Protocol = "grpc" })},
+		{"backends.vqa.protocol", "want http, which takes HTTP/2", to(func(b *backend.Config) { b.URL, b.Protocol = "https://localhost", "h2c" })},
+		{"backends.vqa.cancel", "want ignored or aborts", to(func(b *backend.Config) { b.Cancel = "no" })},
+		{"backends.vqa.errors", "openai or ollama", to(func(b *backend.Config) { b.Errors = "html" })},
+		{"backends.vqa.resident", "want 0B or more", to(func(b *backend.Config) { b.Resident.Amount = -1 })},
+		{"backends.vqa.slots", "want 0 or more", to(func(b *backend.Config) { b.Slots = -1 })},
+		{"backends.vqa.breaker.when_open", "reject or hold", to(func(b *backend.Config) { b.Breaker.WhenOpen = "wait" })},
+		{"backends.vqa.breaker.failures", "want 1 or more", to(func(b *backend.Config) { b.Breaker.Failures = 0 })},
+		{"backends.vqa.breaker.open", "want a time such as 30s", to(func(b *backend.Config) { b.Breaker.Open = 0 })},
+		{"backends.vqa.health.path", "want one such as /health", to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "health", Every: 1} })},
+		{"backends.vqa.health.path", "want one such as /health", to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "http://other/health", Every: 1} })},
+		{"backends.vqa.health.path", "want one such as /health", to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "/%zz", Every: 1} })},
+		{"backends.vqa.health.every", "want a time such as 5s", to(func(b *backend.Config) { b.Health.Path = "/health" })},
 
 		{"routes[1].name", "routes[0] has it too: want a name of its own", route(func(r *routing.RouteConfig) { r.Name = "images" })},
 		{"routes[1].class", "want a class, or pass: true", route(func(r *routing.RouteConfig) { r.Class = "" })},
@@ -203,7 +204,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 	c := aConfig(heavy("a", path("a")), light("b", when("1")), pass("", path("/**")), light("", path("/x")))
 	c.Classes["light"] = routing.ClassConfig{}
-	c.Backends["flux"] = routing.BackendConfig{}
+	c.Backends["flux"] = backend.Config{}
 	got := mistakes(c)
 	for i := range got {
 		got[i], _, _ = strings.Cut(got[i], ": ")

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/anteroom-gpu/anteroom/routing/body"
 )
 
 // spelling is a request's method and path as a server may read them.
@@ -143,7 +145,7 @@ func (u *rule) free(r *http.Request) bool {
 	if preflight(r) != "" && u.method != r.Method {
 		return true // it asks for a page whether the method of the rule may be used
 	}
-	if u.method != "" || u.route.Completion != nil && u.route.Completion.on != nil && u.route.Completion.Applies(r) {
+	if u.method != "" || u.route.Completion.Names(r) {
 		return false
 	}
 	switch r.Method {
@@ -258,10 +260,7 @@ func decodeAgain(path string) string {
 		}
 		return s
 	}
-	return cut(lenient.ReplaceAllStringFunc(cut(path), func(escape string) string {
-		c, _ := url.PathUnescape(escape)
-		return c
-	}))
+	return cut(body.Unescape(cut(path)))
 }
 
 // shorten reads what is too long an encoding for UTF-8 as the letter of ASCII

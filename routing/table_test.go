@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
@@ -169,7 +170,7 @@ func TestWhatNeedsNoCardPassesAClassRoute(t *testing.T) {
 	holding := heavyToo("it", path("/x"))
 	holding.HoldSlot = true
 	submitting := heavyToo("it", path("/x"))
-	submitting.Completion = routing.CompletionConfig{On: []string{"GET /x"}, Poll: "GET /jobs/{{.json.id}}", Until: "body.done", Every: time.Second, Timeout: time.Minute}
+	submitting.Completion = backend.CompletionConfig{On: []string{"GET /x"}, Poll: "GET /jobs/{{.json.id}}", Until: "body.done", Every: time.Second, Timeout: time.Minute}
 	for name, c := range map[string]struct {
 		route routing.RouteConfig
 		pass  map[string]bool
@@ -255,7 +256,7 @@ func TestARuleMatchesByHeaders(t *testing.T) {
 	}
 }
 
-func TestAHeaderWithTwoMeaningsTakesTheDearestRule(t *testing.T) {
+func TestAHeaderWithTwoMeaningsTakesTheMostExpensiveRule(t *testing.T) {
 	table := aTable(t,
 		light("light", routing.MatchConfig{Headers: map[string]string{"X-Class": "light"}}),
 		pass("free", routing.MatchConfig{Headers: map[string]string{"X-Class": "free"}}),
@@ -528,7 +529,7 @@ func TestTheFirstRuleWhoseConditionHoldsDecides(t *testing.T) {
 	}
 }
 
-func TestTheDearestIsByDemandThenSlotsThenTime(t *testing.T) {
+func TestTheMostExpensiveIsByDemandThenSlotsThenTime(t *testing.T) {
 	c := aConfig(
 		light("a", when("body.a")), routing.RouteConfig{Name: "b", Match: when("body.b"), Class: "few", Backend: "vqa"},
 		routing.RouteConfig{Name: "c", Match: when("body.c"), Class: "long", Backend: "vqa"}, light("d", path("/**")),
@@ -541,13 +542,13 @@ func TestTheDearestIsByDemandThenSlotsThenTime(t *testing.T) {
 	wantRule(t, compiled(t, c), r, b, "a")
 }
 
-func TestARuleAfterACertainOneIsNotAmongTheDearest(t *testing.T) {
+func TestARuleAfterACertainOneIsNotAmongTheMostExpensive(t *testing.T) {
 	table := aTable(t, light("maybe", when("body.a == 1")), light("certain", path("/x")), heavyToo("later", path("/**")))
 	r, b := posted(t, "/x", "{")
 	wantRule(t, table, r, b, "maybe")
 }
 
-func TestAnUndecidableQueryTakesTheDearestRule(t *testing.T) {
+func TestAnUndecidableQueryTakesTheMostExpensiveRule(t *testing.T) {
 	table := aTable(t, heavyToo("many", when(`num(query.n, 1) > 10`)), light("few", path("/**")))
 	for target, want := range map[string]string{
 		"/?n=50":           "many",
@@ -584,7 +585,7 @@ func TestARequiredBodyIsRefusedWhereItCannotBeJudged(t *testing.T) {
 	r, b = posted(t, "/v1/other", "{")
 	wantRule(t, table, r, b, "rest")
 
-	// Where it is one of several possible rules it counts if it is the dearest.
+	// Where it is one of several possible rules it counts if it is the most expensive.
 	required.Match = when("body.n == 1")
 	table = aTable(t, required, light("rest", path("/**")))
 	r, b = posted(t, "/", "{")

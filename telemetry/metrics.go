@@ -162,9 +162,12 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 	reload := k.gauge(MetricReloadGood, "", "1 if the last reload was taken.")
 	lost, err := k.Int64ObservableCounter(MetricSpansLost, metric.WithDescription("Spans that could not be exported."))
 	k.keep(err)
+	lines, err := k.Int64ObservableCounter(MetricLinesLost, metric.WithDescription("Log lines that were dropped because the log was not read in time."))
+	k.keep(err)
 	_, err = k.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		o.ObserveFloat64(reload, yes(t.reloadGood.Load()))
 		o.ObserveInt64(lost, t.spansLost.Load())
+		o.ObserveInt64(lines, t.logs.Lost())
 		s := t.sources.Load()
 		if s == nil || s.Desk == nil {
 			return nil
@@ -236,7 +239,7 @@ func (m *metrics) gauges(t *Telemetry, k *maker) {
 			}
 		}
 		return nil
-	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, unmanaged, unattributed, available, observed, swaps, retained, low, high, asleep, gpu, declared, taken, up, breaker, reload, lost)
+	}, length, limit, held, oldest, slots, running, paused, capacity, reserve, booked, unmanaged, unattributed, available, observed, swaps, retained, low, high, asleep, gpu, declared, taken, up, breaker, reload, lost, lines)
 	k.keep(err)
 }
 

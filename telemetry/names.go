@@ -99,6 +99,7 @@ const (
 	MetricReloads    = "anteroom.config.reloads"     // {result: ok, failed}
 	MetricReloadGood = "anteroom.config.last_reload" // 1 if the last one was taken
 	MetricSpansLost  = "anteroom.spans.dropped"      // spans that found the export queue full or failed to leave
+	MetricLinesLost  = "anteroom.log.lines.dropped"  // log lines for which a slow reader of the log left no room
 )
 
 // buckets are the bounds of every duration histogram, in seconds. Those of the

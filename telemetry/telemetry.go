@@ -58,6 +58,7 @@ type Telemetry struct {
 	peers      sync.Map // address → []attribute.KeyValue
 	sources    atomic.Pointer[Sources]
 	spansLost  atomic.Int64
+	logs       *LogWriter // nil: lines are written at once
 	reloadGood atomic.Bool
 }
 
@@ -81,6 +82,12 @@ type RouteMemory struct {
 // Start sets the providers up. Log lines go to logs, one Write each.
 func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
 	t := &Telemetry{log: newLog(c.Log, logs)}
+	if w, ok := logs.(*LogWriter); ok {
+		t.logs = w
+		w.whenLost(func(lines int64) {
+			t.log.Warn("log lines were dropped because the log was not read in time", "lines", lines)
+		})
+	}
 	t.reloadGood.Store(true)
 	var err error
 	if t.propagator, err = propagator(); err != nil {

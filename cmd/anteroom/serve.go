@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/configs"
+	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
 // runServe is `anteroom serve`. It returns 0 after a drain that lost nothing,
@@ -32,7 +34,7 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
 	if from.File != "" {
-		configs.Watch(watching, from.File, func() { changes <- struct{}{} })
+		configs.Watch(watching, from, func() { changes <- struct{}{} })
 	}
 
 	cfg, err := configs.Load(from)
@@ -40,7 +42,9 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return 1
 	}
-	s, err := startServer(context.Background(), cfg, stderr, nil, 1)
+	logs := telemetry.NewLogWriter(stderr)
+	defer logs.Close(500 * time.Millisecond)
+	s, err := startServer(context.Background(), cfg, logs, nil, 1)
 	if err != nil {
 		fmt.Fprintln(stderr, "anteroom:", err)
 		return 1
