@@ -161,7 +161,9 @@ func (s *Scheduler) refresh(now time.Duration) {
 			k = s.box.reserved(sh, free, now)
 		}
 		sh.block = s.name(now, sh, k)
-		sh.head.step(now, sh.block.reason)
+		if step := sh.head.step(now, sh.block); step != nil && step.Reason == ReasonReclaiming {
+			step.Backend = s.box.residency.UnloadedFor(sh.head)
+		}
 		if sh.block.reason == ReasonNotByItself && !sh.head.stuck {
 			sh.head.stuck = true
 			_, position := s.box.waiting(sh.head.ID())
@@ -193,7 +195,9 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Durat
 		if w == now {
 			// The profile would allow it now, and something else does not: the
 			// strict head, or a rest. That ends with another's start, which no
-			// estimate dates.
+			// estimate dates. Once a reservation is closer than its run is long, it
+			// has one behind that.
+			s.recheck = min(s.recheck, s.profile.nowUntil)
 			continue
 		}
 		if w < at {

@@ -3,6 +3,7 @@ package configs
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"os"
 	"time"
 )
@@ -10,18 +11,23 @@ import (
 // lookEvery is how often a watched file is read.
 const lookEvery = 500 * time.Millisecond
 
-// Watch calls changed, one call at a time, whenever the file's content is
-// another than it was, until ctx ends. It returns at once. A file that is gone
-// is not a change; when it comes back with another content that is one. A content
-// counts once two looks in a row have found it, because editors and copies write
-// in several steps. Begin to watch before the first Load, so that nothing falls
-// between.
+// Watch calls changed, one call at a time, whenever the content of the configuration
+// file, or of a file that it includes or takes a value from, is another than it was,
+// until ctx ends. It returns at once. A file that is gone is not a change; when it
+// comes back with another content that is one. A content counts once two looks in a
+// row have found it, because editors and copies write in several steps. Begin to
+// watch before the first Load, so that nothing falls between.
 //
 // The content itself is looked at, not events of the file system: these are
 // missing on network file systems, miss files that are replaced through a link,
 // and come for each line of a log in the same directory.
-func Watch(ctx context.Context, file string, changed func()) {
-	last, _ := sum(file)
+func Watch(ctx context.Context, o Options, changed func()) {
+	// A pipe is not read: it gives its content once.
+	if info, err := os.Stat(o.File); err == nil && !info.Mode().IsRegular() {
+		return
+	}
+	files := readFile(o.File, o.Env).files
+	last, _ := sum(files)
 	go func() {
 		tick := time.NewTicker(lookEvery)
 		defer tick.Stop()
@@ -32,9 +38,11 @@ func Watch(ctx context.Context, file string, changed func()) {
 				return
 			case <-tick.C:
 			}
-			now, ok := sum(file)
+			now, ok := sum(files)
 			if ok && now == before && now != last {
-				last = now
+				files = readFile(o.File, o.Env).files
+				last, _ = sum(files)
+				now = last
 				changed()
 			}
 			before = now
@@ -42,12 +50,16 @@ func Watch(ctx context.Context, file string, changed func()) {
 	}()
 }
 
-// sum stands for a file's content; false: there is none to be read. A pipe is not
-// read: it gives its content once.
-func sum(file string) (sum [sha256.Size]byte, ok bool) {
-	if info, err := os.Stat(file); err != nil || !info.Mode().IsRegular() {
-		return sum, false
+// sum stands for the content of files; false: one cannot be read.
+func sum(files []string) (sum [sha256.Size]byte, ok bool) {
+	all := sha256.New()
+	for _, file := range files {
+		text, err := contents(file)
+		if err != nil {
+			return sum, false
+		}
+		fmt.Fprintf(all, "%d ", len(text))
+		all.Write(text)
 	}
-	text, err := contents(file)
-	return sha256.Sum256(text), err == nil
+	return [sha256.Size]byte(all.Sum(nil)), true
 }

@@ -98,7 +98,7 @@ func watched(t *testing.T, file string, story func(told func() []string)) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var mu sync.Mutex
 		var calls []string
-		Watch(ctx, file, func() {
+		Watch(ctx, Options{File: file}, func() {
 			text, _ := os.ReadFile(file)
 			mu.Lock()
 			defer mu.Unlock()
