@@ -241,6 +241,9 @@ var said = []struct {
 	{"diffusers", "Error: GPU out of memory. Try with shorter text or reduce beam size.", Report{}},
 	{"torch", "Image generation failed: CUDA out of memory. Tried to allocate 4.50 GiB (GPU 0; 23.50 GiB total capacity)", Report{Tried: 4*gib + gib/2, Capacity: 23*gib + gib/2}},
 	{"torch", "RuntimeError('CUDA out of memory. Tried to allocate 1.00 GiB.')", Report{Tried: gib}},
+	{"torch", "Error processing request: CUDA out of memory", Report{}},
+	{"torch", "Error processing prompt: CUDA error: out of memory", Report{}},
+	{"torch", "Failed to generate text: CUDA out of memory. Tried to allocate 1.00 GiB.", Report{Tried: gib}},
 	// xoscar (Xinference), which puts an address before it
 	{"torch", "[address=0.0.0.0:41935, pid=251] CUDA out of memory. Tried to allocate 1.00 GiB.", Report{Tried: gib}},
 	// an error of another server passed on as text
