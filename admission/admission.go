@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission/memory"
+	"github.com/anteroom-gpu/anteroom/admission/residency"
 )
 
 // Config is everything the controller is told about the machine. Names are unique
@@ -127,7 +128,13 @@ type Request struct {
 	// rest or a trial, protects nothing that it waits for, and its own failure
 	// raises nobody's figure.
 	Retry bool
+	// Origin is the caller's own, and comes back in the Orders and Waiters of the
+	// request. Nothing else looks at it. Nil: there is none.
+	Origin *Origin
 }
+
+// Origin is what a caller knows a request by.
+type Origin = residency.Origin
 
 // Outcome says how a granted request ended.
 type Outcome uint8

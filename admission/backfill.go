@@ -161,7 +161,9 @@ func (s *Scheduler) refresh(now time.Duration) {
 			k = s.box.reserved(sh, free, now)
 		}
 		sh.block = s.name(now, sh, k)
-		sh.head.step(now, sh.block.reason)
+		if step := sh.head.step(now, sh.block); step != nil && step.Reason == ReasonReclaiming {
+			step.Backend = s.box.residency.UnloadedFor(sh.head)
+		}
 		if sh.block.reason == ReasonNotByItself && !sh.head.stuck {
 			sh.head.stuck = true
 			_, position := s.box.waiting(sh.head.ID())

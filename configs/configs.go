@@ -140,6 +140,7 @@ func merge(o Options, file *document, given *overrides) map[string]any {
 	load(confmap.Provider(flags, separator))
 
 	values := k.Raw()
+	fill(values)
 	for key, start := range templates {
 		s := schemaRoot.keys[key].elem
 		switch below := values[key].(type) {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -45,6 +46,8 @@ type attempt struct {
 	answer answerBody // nil until the backend has answered
 	// slowly says that a small answer comes in pieces, which are passed on so.
 	slowly bool
+	rpc    *http.Response // of a gRPC call, for its status; nil: it is none
+	tunnel *tunnel        // nil: the connection was not switched
 }
 
 // end gives the grant back. Only the first call counts, and reports true.
@@ -61,9 +64,7 @@ func (e *attempt) end(err error) bool {
 	if e.release != nil {
 		e.release()
 	}
-	if e.sent {
-		e.trace.Executed(time.Now(), e.status, err)
-	}
+	e.trace.Executed(time.Now(), e.execution(err))
 	return true
 }
 
@@ -106,7 +107,7 @@ func (e *attempt) leave(x *exchange) {
 			e.job.Load().leave() // nobody knows of the job
 		}
 	case !e.sent:
-		e.end(http.ErrAbortHandler)
+		e.end(cmp.Or(context.Cause(x.ctx), http.ErrAbortHandler))
 	}
 	if e.cut != nil && e.to.Config.AbandonAfter > 0 && !e.ended.Load() && e.job.Load() == nil {
 		e.abandonLater(x)
@@ -125,7 +126,8 @@ func (e *attempt) abandonLater(x *exchange) {
 	time.AfterFunc(e.to.Config.AbandonAfter, func() {
 		if e.job.Load() == nil && e.end(errAbandoned) {
 			x.log.Error("abandon_after passed: the grant of work that has not ended is given back, and the card may be fuller than is booked",
-				"route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend)
+				"route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend, "grant", e.grant.ID(),
+				"trace_id", x.trace.SpanContext().TraceID().String())
 			e.cut()
 		}
 	})
@@ -204,6 +206,9 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 		return result{err: err}
 	}
 	e.status, e.reply = res.StatusCode, res.Body
+	if isGRPC(x.in) {
+		e.rpc = res
+	}
 	if x.rules.watched != nil {
 		x.watchEvents(e, res)
 	}
@@ -217,7 +222,8 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 				}
 				e.end(nil)
 			}
-			t := &tunnel{ReadWriteCloser: c}
+			t := &tunnel{ReadWriteCloser: c, opened: time.Now()}
+			e.tunnel = t
 			idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
 			t.ended = func() { idle(); e.end(nil) }
 			res.Body = t

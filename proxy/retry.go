@@ -125,7 +125,7 @@ func (x *exchange) again(out *http.Request, second *attempt) (*http.Response, er
 	next := out.Clone(ctx)
 	next.URL.Scheme, next.URL.Host = second.to.Base().Scheme, second.to.Base().Host
 	x.now = time.Now()
-	x.trace.Execute(x.now, second.to.Config.URL, next.Header)
+	x.trace.Execute(x.now, second.to.Config.URL, next.URL.EscapedPath(), next.Header)
 	if x.body == nil {
 		return x.send(next, nil)
 	}
