@@ -32,7 +32,8 @@ func TestOutOfMemoryIsNoFailureOfTheBackend(t *testing.T) {
 		"a pattern of one's own": {"500 X", `{"detail":"device full"}`, nil, true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := backendAt(t, answered(t, fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", c.status, len(c.body), c.body)),
+			b := backendAt(t, answered(t, fmt.Sprintf("HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+				c.status, len(c.body), c.body)),
 				func(c *backend.Config) { c.OOMPatterns = []string{"device full"} })
 			res, err := b.Send(newRequest(t, b, "POST", "/", strings.NewReader("x")), c.client)
 			if err != nil {

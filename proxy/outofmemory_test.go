@@ -91,26 +91,39 @@ func TestAnOutOfMemoryAnswerIsKnownInEachForm(t *testing.T) {
 		*fixed
 		runs int32 // 2: it was tried once more
 	}{
-		"500":                     {&fixed{status: 500, header: text("application/json"), body: detail}, 2},
-		"503":                     {&fixed{status: 503, header: text("application/json"), body: detail}, 2},
-		"400":                     {&fixed{status: 400, header: text("application/json"), body: detail}, 2},
-		"of unknown length":       {&fixed{status: 500, header: text("application/json"), body: detail, chunked: true}, 2},
-		"gzip":                    {&fixed{status: 500, header: http.Header{"Content-Type": {"application/json"}, "Content-Encoding": {"gzip"}}, body: zipped(detail)}, 2},
-		"torch since 2.8":         {&fixed{status: 500, header: text("application/json"), body: `{"detail":"CUDA error: out of memory\nSearch for ..."}`}, 2},
-		"text":                    {&fixed{status: 500, header: text("text/plain"), body: "Traceback\nRuntimeError: " + torchSays}, 2},
-		"HTML":                    {&fixed{status: 500, header: text("text/html"), body: "<html><pre>" + torchSays + "</pre></html>"}, 2},
-		"behind 64 KiB":           {&fixed{status: 500, header: text("text/plain"), body: strings.Repeat("  File \"x.py\"\n", 8000) + torchSays}, 1},
-		"400 of unknown length":   {&fixed{status: 400, header: text("application/json"), body: detail, chunked: true}, 1},
-		"events":                  {&fixed{status: 200, header: text("text/event-stream"), body: "data: {\"choices\":[]}\n\ndata: {\"error\":{\"message\":" + string(says) + "}}\n\ndata: [DONE]\n\n"}, 1},
-		"events of a 500":         {&fixed{status: 500, header: text("text/event-stream"), body: "data: {\"error\":{\"message\":" + string(says) + "}}\n\n"}, 1},
-		"JSON lines":              {&fixed{status: 200, header: text("application/x-ndjson"), body: "{\"response\":\"a\"}\n{\"error\":" + string(says) + "}\n"}, 2},
-		"JSON lines as they come": {&fixed{status: 200, header: text("application/x-ndjson"), chunked: true, body: "{\"response\":\"a\"}\n{\"error\":" + string(says) + "}\n"}, 1},
-		"events, gzip":            {&fixed{status: 200, header: http.Header{"Content-Type": {"text/event-stream"}, "Content-Encoding": {"gzip"}}, body: zipped("data: {\"error\":" + string(says) + "}\n\n")}, 1},
-		"a word of our own":       {&fixed{status: 500, header: text("application/json"), body: `{"error":"device full"}`}, 2},
-		"nothing of the sort":     {&fixed{status: 500, header: text("application/json"), body: `{"error":"division by zero"}`}, -1},
-		"a model writes of it":    {&fixed{status: 200, header: text("application/json"), body: `{"choices":[{"message":{"content":` + string(says) + `}}]}`}, -1},
-		"a model streams of it":   {&fixed{status: 200, header: text("text/event-stream"), body: "data: {\"choices\":[{\"delta\":{\"content\":" + string(says) + "}}]}\n\n"}, -1},
-		"a field of the request":  {&fixed{status: 422, header: text("application/json"), body: `{"detail":[{"loc":["body","prompt"],"msg":"too long","input":` + string(says) + `}]}`}, -1},
+		"500":               {&fixed{status: 500, header: text("application/json"), body: detail}, 2},
+		"503":               {&fixed{status: 503, header: text("application/json"), body: detail}, 2},
+		"400":               {&fixed{status: 400, header: text("application/json"), body: detail}, 2},
+		"of unknown length": {&fixed{status: 500, header: text("application/json"), body: detail, chunked: true}, 2},
+		"gzip": {&fixed{status: 500, header: http.Header{"Content-Type": {"application/json"},
+			"Content-Encoding": {"gzip"}}, body: zipped(detail)}, 2},
+		"torch since 2.8": {&fixed{status: 500, header: text("application/json"),
+			body: `{"detail":"CUDA error: out of memory\nSearch for ..."}`}, 2},
+		"text": {&fixed{status: 500, header: text("text/plain"), body: "Traceback\nRuntimeError: " + torchSays}, 2},
+		"HTML": {&fixed{status: 500, header: text("text/html"), body: "<html><pre>" + torchSays + "</pre></html>"}, 2},
+		"behind 64 KiB": {&fixed{status: 500, header: text("text/plain"), body: strings.Repeat("  File \"x.py\"\n", 8000) +
+			torchSays}, 2},
+		"behind 600 KiB": {&fixed{status: 500, header: text("text/plain"), body: strings.Repeat("  File \"x.py\"\n", 50<<10) +
+			torchSays}, 1},
+		"400 of unknown length": {&fixed{status: 400, header: text("application/json"), body: detail, chunked: true}, 1},
+		"events": {&fixed{status: 200, header: text("text/event-stream"),
+			body: "data: {\"choices\":[]}\n\ndata: {\"error\":{\"message\":" + string(says) + "}}\n\ndata: [DONE]\n\n"}, 1},
+		"events of a 500": {&fixed{status: 500, header: text("text/event-stream"), body: "data: {\"error\":{\"message\":" +
+			string(says) + "}}\n\n"}, 1},
+		"JSON lines": {&fixed{status: 200, header: text("application/x-ndjson"), body: "{\"response\":\"a\"}\n{\"error\":" +
+			string(says) + "}\n"}, 2},
+		"JSON lines as they come": {&fixed{status: 200, header: text("application/x-ndjson"), chunked: true,
+			body: "{\"response\":\"a\"}\n{\"error\":" + string(says) + "}\n"}, 1},
+		"events, gzip": {&fixed{status: 200, header: http.Header{"Content-Type": {"text/event-stream"},
+			"Content-Encoding": {"gzip"}}, body: zipped("data: {\"error\":" + string(says) + "}\n\n")}, 1},
+		"a word of our own":   {&fixed{status: 500, header: text("application/json"), body: `{"error":"device full"}`}, 2},
+		"nothing of the sort": {&fixed{status: 500, header: text("application/json"), body: `{"error":"division by zero"}`}, -1},
+		"a model writes of it": {&fixed{status: 200, header: text("application/json"), body: `{"choices":[{"message":{"content":` +
+			string(says) + `}}]}`}, -1},
+		"a model streams of it": {&fixed{status: 200, header: text("text/event-stream"),
+			body: "data: {\"choices\":[{\"delta\":{\"content\":" + string(says) + "}}]}\n\n"}, -1},
+		"a field of the request": {&fixed{status: 422, header: text("application/json"),
+			body: `{"detail":[{"loc":["body","prompt"],"msg":"too long","input":` + string(says) + `}]}`}, -1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := c.fixed
@@ -157,13 +170,14 @@ func TestTheClientsOwnWordsAreNoOutOfMemory(t *testing.T) {
 		method, path string
 		body         string
 	}{
-		"in a 500":            {echo(500, "bad input: %s"), "POST", "/light/x", `{"prompt":"` + words + `"}`},
-		"as an error":         {echo(500, "%s"), "POST", "/light/x", `{"error":"CUDA out of memory"}`},
-		"as a message":        {echo(400, `{"error":{"message":%q}}`), "POST", "/light/x", "RuntimeError: " + torchSays},
-		"in a form":           {echo(400, `{"detail":"CUDA out of memory"}`), "POST", "/light/x", "prompt=CUDA+out%20of+memory"},
-		"in a body in a file": {echo(500, `{"detail":"cannot draw: CUDA out of memory. Tried to allocate 2.00 GiB"}`+"%.0s"), "POST", "/light/x", large},
-		"in the query":        {echo(500, `{"detail":"CUDA out of memory"}%s`), "POST", "/light/x?prompt=CUDA%20out%20of%20memory", ""},
-		"behind 64 KiB":       {echo(500, strings.Repeat("x\n", 40<<10)+"%s"), "POST", "/light/x", "CUDA out of memory"},
+		"in a 500":     {echo(500, "bad input: %s"), "POST", "/light/x", `{"prompt":"` + words + `"}`},
+		"as an error":  {echo(500, "%s"), "POST", "/light/x", `{"error":"CUDA out of memory"}`},
+		"as a message": {echo(400, `{"error":{"message":%q}}`), "POST", "/light/x", "RuntimeError: " + torchSays},
+		"in a form":    {echo(400, `{"detail":"CUDA out of memory"}`), "POST", "/light/x", "prompt=CUDA+out%20of+memory"},
+		"in a body in a file": {echo(500, `{"detail":"cannot draw: CUDA out of memory. Tried to allocate 2.00 GiB"}`+"%.0s"), "POST",
+			"/light/x", large},
+		"in the query":   {echo(500, `{"detail":"CUDA out of memory"}%s`), "POST", "/light/x?prompt=CUDA%20out%20of%20memory", ""},
+		"behind 600 KiB": {echo(500, strings.Repeat("x\n", 300<<10)+"%s"), "POST", "/light/x", "CUDA out of memory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var calls atomic.Int32
@@ -260,8 +274,9 @@ func TestAJobThatRanOutOfMemoryTeachesItsFigures(t *testing.T) {
 			b.Completion = backend.CompletionConfig{Preset: "gradio", Every: time.Millisecond, Timeout: time.Minute}
 		})
 		s.Routing.Routes = append([]routing.RouteConfig{
-			{Name: "events", Match: routing.MatchConfig{Method: "GET", Path: "/gradio/**"}, Pass: true, Backend: "slow"},
-			{Name: "join", Match: routing.MatchConfig{Path: "/gradio/**"}, Class: "heavy", Backend: "slow"},
+			{Name: "events", Match: routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/gradio/**"}}, Pass: true,
+				Backend: "slow"},
+			{Name: "join", Match: routing.MatchConfig{Path: routing.Texts{"/gradio/**"}}, Class: "heavy", Backend: "slow"},
 		}, s.Routing.Routes...)
 	}
 	for name, c := range map[string]struct {
@@ -269,7 +284,8 @@ func TestAJobThatRanOutOfMemoryTeachesItsFigures(t *testing.T) {
 		isMemory                   bool
 	}{
 		"of a queue": {"/queue/join", "/gradio/queue/data", "s1",
-			`data: {"msg":"process_completed","event_id":"event-1","output":{"error":` + string(says) + `,"visible":true},"success":false,"title":"Error"}` + "\n\n", true},
+			`data: {"msg":"process_completed","event_id":"event-1","output":{"error":` + string(says) +
+				`,"visible":true},"success":false,"title":"Error"}` + "\n\n", true},
 		"of a plain call":  {"/call/draw", "/gradio/call/draw/event-1", "", "event: error\ndata: {\"error\":" + string(says) + "}\n\n", true},
 		"without a reason": {"/call/draw", "/gradio/call/draw/event-1", "", "event: error\ndata: null\n\n", false},
 		"that went well": {"/queue/join", "/gradio/queue/data", "s1",
@@ -300,9 +316,11 @@ func TestAJobThatRanOutOfMemoryTeachesItsFigures(t *testing.T) {
 		message  string
 		isMemory bool
 	}{
-		"torch":           {`{"exception_type":"torch.OutOfMemoryError","exception_message":` + string(says) + `,"traceback":[],"current_inputs":{}}`, true},
-		"the type alone":  {`{"exception_type":"torch.OutOfMemoryError","exception_message":"Allocation on device \n\n","traceback":["x"]}`, true},
-		"another error":   {`{"exception_type":"ValueError","exception_message":"bad seed","current_inputs":{"text":[` + string(says) + `]}}`, false},
+		"torch": {`{"exception_type":"torch.OutOfMemoryError","exception_message":` + string(says) +
+			`,"traceback":[],"current_inputs":{}}`, true},
+		"the type alone": {`{"exception_type":"torch.OutOfMemoryError","exception_message":"Allocation on device \n\n","traceback":["x"]}`, true},
+		"another error": {`{"exception_type":"ValueError","exception_message":"bad seed","current_inputs":{"text":[` + string(says) +
+			`]}}`, false},
 		"the user's text": {`{"exception_type":"FileNotFoundError","exception_message":"No such file or directory: 'CUDA out of memory.png'"}`, false},
 	} {
 		t.Run("ComfyUI, "+name, func(t *testing.T) {
@@ -311,7 +329,8 @@ func TestAJobThatRanOutOfMemoryTeachesItsFigures(t *testing.T) {
 			b.do("POST", "/prompt", `{"prompt":{}}`)
 			id := <-f.arrived
 			var entry any
-			text := `{"prompt":[1,"x",{"6":{"inputs":{"text":` + string(says) + `}}},{},[]],"outputs":{},"status":{"status_str":"error","completed":false,` +
+			text := `{"prompt":[1,"x",{"6":{"inputs":{"text":` + string(says) +
+				`}}},{},[]],"outputs":{},"status":{"status_str":"error","completed":false,` +
 				`"messages":[["execution_start",{"prompt_id":"x"}],["execution_error",` + c.message + `]]}}`
 			if err := json.Unmarshal([]byte(text), &entry); err != nil {
 				t.Fatal(err)

@@ -11,7 +11,8 @@ import (
 // memory?", "CUDA out of memory errors are caused by …".
 
 // before are the words after which a clause may start.
-var before = []string{"error", "exception", "with", "failed", "failure", "status", "raised", "got", "caught", "in", "reason", "warn", "warning", "fatal"}
+var before = []string{"error", "exception", "with", "failed", "failure", "status", "raised", "got", "caught", "in", "reason", "warn",
+	"warning", "fatal"}
 
 // after are the words that may follow a phrase without a stop between them.
 var after = []string{"at", "when", "while", "on", "for", "during", "trying", "tried", "after", "allocating"}
@@ -20,7 +21,8 @@ var after = []string{"at", "when", "while", "on", "for", "during", "trying", "tr
 // sent. As a word such a name counts behind one of blames: "invalid prompt: …" has
 // the client's words behind it, "error processing prompt: …" has the engine's.
 var (
-	clientNames = []string{"prompt", "input", "inputs", "text", "query", "content", "caption", "question", "instruction", "request", "body", "value",
+	clientNames = []string{"prompt", "input", "inputs", "text", "query", "content", "caption", "question", "instruction", "request", "body",
+		"value",
 		"argument", "parameter", "tag", "title", "name", "filename", "file", "path", "directory", "folder", "word", "token", "string", "user"}
 	blames = []string{"bad", "invalid", "unsupported", "unknown", "unexpected", "malformed", "illegal", "forbidden", "your", "such", "a", "or"}
 )

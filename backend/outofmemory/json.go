@@ -258,13 +258,16 @@ func (w *walk) named(key []byte) {
 }
 
 // foreignKeys hold what the client sent, or what a model made of it.
-var foreignKeys = []string{"prompt", "prompts", "negativeprompt", "input", "inputs", "query", "body", "param", "params", "parameters", "args", "kwargs",
-	"arguments", "request", "payload", "choices", "delta", "workflow", "currentinputs", "currentoutputs", "extrapnginfo", "extrainfo", "receivedvalue",
+var foreignKeys = []string{"prompt", "prompts", "negativeprompt", "input", "inputs", "query", "body", "param", "params", "parameters",
+	"args", "kwargs",
+	"arguments", "request", "payload", "choices", "delta", "workflow", "currentinputs", "currentoutputs", "extrapnginfo", "extrainfo",
+	"receivedvalue",
 	"inputvalue", "inputconfig", "ctx", "loc", "toolcalls", "functions", "instances", "content", "headers", "url"}
 
 // ownKeys hold what a server says of an error: FastAPI, OpenAI and vLLM, Ollama,
 // Triton, ComfyUI, Gradio, AUTOMATIC1111, TGI, problem details (RFC 9457).
-var ownKeys = []string{"detail", "details", "message", "messages", "msg", "reason", "cause", "description", "traceback", "stack", "stacktrace", "trace", "stderr",
+var ownKeys = []string{"detail", "details", "message", "messages", "msg", "reason", "cause", "description", "traceback", "stack",
+	"stacktrace", "trace", "stderr",
 	"title", "type", "code", "kind", "failure", "fault", "err", "statusmessage"}
 
 // roleOf says what the value of a key is. Case, underscores and dashes do not

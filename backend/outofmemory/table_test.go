@@ -388,6 +388,6 @@ func ExampleScan() {
 	s := Scan(500, http.Header{"Content-Type": {"application/json"}}, nil)
 	fmt.Fprint(s, `{"detail":"CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a total capacity of 47.54 GiB of which 3.13 GiB is free."}`)
 	r, ok := s.Report(nil)
-	fmt.Println(ok, r.Engine, r.Tried>>30)
-	// Output: true torch 9
+	fmt.Println(ok, &r)
+	// Output: true CUDA out of memory (torch), 9.00 GiB tried, 3.13 GiB free
 }
