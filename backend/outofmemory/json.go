@@ -248,8 +248,6 @@ func (w *walk) named(key []byte) {
 	switch name := string(key); {
 	case strings.HasPrefix(name, "error"):
 		w.isError = true
-	case w.isError:
-		w.role = foreign
 	case name == "object", name == "type":
 		w.keyLength = 0 // its value decides
 	default:
