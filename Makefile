@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo bench soak worlds fieldcases check
+.PHONY: build test demo bench soak worlds fieldcases load reloads check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -39,6 +39,16 @@ worlds:
 # before the binary. The configurations are in cmd/anteroom/testdata/fieldcases.
 fieldcases: build
 	ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -run TestFieldCases -v ./cmd/anteroom
+
+# 300,000 requests of which one in a hundred is aborted: each is executed once, none
+# twice, and gets its own answer. Backends that answer at once, and one that is killed.
+load:
+	go test -count 1 -v -timeout 1h -run 'TestEveryRequestIsExecutedOnce|TestAnswersGivenAtOnceArriveWhole|TestABackendThatIsKilled|TestWhatWaits' ./proxy -full
+
+# A process under load whose file changes again and again: no request fails.
+RELOADS ?= 1000
+reloads:
+	go test -count 1 -v -timeout 1h -run TestNoRequestFailsUnderReloads ./cmd/anteroom -reloads $(RELOADS)
 
 check:
 	.ci/run

@@ -73,7 +73,7 @@ func TestAnswersGivenAtOnceArriveWhole(t *testing.T) {
 }
 
 func TestEveryRequestIsExecutedOnce(t *testing.T) {
-	requests := atFull(4000, 20_000)
+	requests := atFull(4000, 300_000)
 	executed := make([]atomic.Int32, requests)
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var id [8]byte
