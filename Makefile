@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo bench soak worlds fieldcases load reloads check
+.PHONY: build test demo bench soak worlds fieldcases load reloads conformance check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -49,6 +49,15 @@ load:
 RELOADS ?= 1000
 reloads:
 	go test -count 1 -v -timeout 1h -run TestNoRequestFailsUnderReloads ./cmd/anteroom -reloads $(RELOADS)
+
+# The test suites of protocols and other servers' readings, before the binary: grpc-go's
+# interoperability cases, h2spec, WebSockets, and nginx, uvicorn and Go behind mutated
+# requests. nginx and uvicorn are Debian's nginx-light, python3-uvicorn and
+# python3-httptools. The folder is a module of its own. RUN picks tests by name.
+MUTATIONS ?= 200000
+RUN ?= .
+conformance: build
+	cd conformance && ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -v -timeout 2h -run '$(RUN)' . -mutations $(MUTATIONS)
 
 check:
 	.ci/run
