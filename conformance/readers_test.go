@@ -118,20 +118,34 @@ func goServer(t *testing.T) string {
 	} {
 		mux.HandleFunc(path, says(what))
 	}
-	mux.HandleFunc("POST /model", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, goModel(r)) })
+	mux.HandleFunc("POST /model", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, goModel(r)) })
+	mux.HandleFunc("POST /json", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		var object map[string]any
+		model, ok := "!", false
+		if json.Unmarshal(body, &object) == nil {
+			if model, ok = object["model"].(string); !ok {
+				model = "!"
+			}
+		}
+		io.WriteString(w, model)
+	})
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().String()
 }
 
-// goModel is the field `model` of a request to a server in Go; "!": it would refuse.
+// goModel is the field `model` of a request to a server in Go; "!": it finds none.
 func goModel(r *http.Request) string {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if strings.HasPrefix(kind, "multipart/") || kind == "application/x-www-form-urlencoded" {
 		if err := r.ParseMultipartForm(1 << 20); err != nil && err != http.ErrNotMultipart {
 			return "!"
 		}
-		return r.PostFormValue("model")
+		if !r.PostForm.Has("model") {
+			return "!"
+		}
+		return r.PostForm.Get("model")
 	}
 	var object struct{ Model any }
 	if err := json.NewDecoder(r.Body).Decode(&object); err != nil {

@@ -1,7 +1,6 @@
 """A server of models in Python: which handler a path has, and which model a body names."""
 import json
 import re
-import sys
 import urllib.parse
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -18,7 +17,7 @@ def handler(path):
 
 
 def model(kind, body):
-    """The field `model` of a body; None: the server would refuse it."""
+    """The field `model` of a body; None: the server finds none."""
     kind_only = kind.partition(";")[0].strip().lower()
     if kind_only == "application/x-www-form-urlencoded":
         fields = urllib.parse.parse_qs(body.decode("latin-1"), keep_blank_values=True)
@@ -45,8 +44,8 @@ async def app(scope, receive, send):
     while more:
         message = await receive()
         body, more = body + message.get("body", b""), message.get("more_body", False)
-    if scope["path"] == "/model":
-        kind = dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
+    if scope["path"] in ("/model", "/json"):
+        kind = "" if scope["path"] == "/json" else dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
         try:
             answer = model(kind, body)
         except Exception:
