@@ -74,6 +74,7 @@ func TestABodyGoesToTheServerOfTheModelThatItNames(t *testing.T) {
 	p := serveFile(t, `
 listen: 127.0.0.1:0
 admin: {listen: ""}
+state: {file: ""}
 gpus: {gpu0: {memory: 24GiB, source: declared}}
 classes:
   big: {slots: 64, vram: 2MiB, estimate: 1s, queue: {limit: 1000}}

@@ -68,6 +68,7 @@ func TestAPathHasTheClassThatItsServerServes(t *testing.T) {
 	p := serveFile(t, `
 listen: 127.0.0.1:0
 admin: {listen: ""}
+state: {file: ""}
 gpus: {gpu0: {memory: 24GiB, source: declared}}
 classes:
   heavy: {slots: 64, vram: 4MiB, estimate: 1s, queue: {limit: 1000}}

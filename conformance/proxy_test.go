@@ -28,6 +28,7 @@ func serve(t *testing.T, url string, more ...string) *proxy {
 	return serveFile(t, fmt.Sprintf(`
 listen: 127.0.0.1:0
 admin: {listen: ""}
+state: {file: ""}
 gpus: {gpu0: {memory: 24GiB, source: declared}}
 classes: {work: {slots: 100, vram: 64MiB, estimate: 1s, queue: {limit: 1000}}}
 backends: {model: {%s}}

@@ -35,8 +35,8 @@ func (x *exchange) forward(grant *admission.Grant) error {
 		// Else the server closes the body under the transport's hands when a
 		// backend answers early, and cuts the answer.
 		http.NewResponseController(x.out.ResponseWriter).EnableFullDuplex()
-		x.streamed = &streamed{ReadCloser: in.Body}
-		in.Body = x.streamed
+		x.upload = &upload{ReadCloser: in.Body}
+		in.Body = x.upload
 	}
 	reverse := httputil.ReverseProxy{
 		Rewrite:        x.rewrite,
@@ -50,13 +50,13 @@ func (x *exchange) forward(grant *admission.Grant) error {
 	return x.failed
 }
 
-// streamed is a body that passes through while the answer comes.
-type streamed struct {
+// upload is a body that passes through while the answer comes.
+type upload struct {
 	io.ReadCloser
 	over atomic.Bool // it was read to its end
 }
 
-func (s *streamed) Read(p []byte) (int, error) {
+func (s *upload) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
 	if err == io.EOF {
 		s.over.Store(true)
@@ -76,13 +76,13 @@ const (
 // connection from its end on, and break off the client's next request for that.
 // Where more is left, or it does not come at once, the connection ends.
 func (x *exchange) readRest() {
-	if x.streamed == nil || x.streamed.over.Load() {
+	if x.upload == nil || x.upload.over.Load() {
 		return
 	}
 	control := http.NewResponseController(x.out.ResponseWriter)
 	control.Flush() // a client may wait for the answer before it sends the rest
 	control.SetReadDeadline(time.Now().Add(restSoon))
-	io.CopyN(io.Discard, x.streamed, mostRest)
+	io.CopyN(io.Discard, x.upload, mostRest)
 	control.SetReadDeadline(time.Time{})
 }
 
@@ -114,7 +114,7 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 		x.askPlain(out.Header)
 	}
 	x.now = time.Now()
-	x.trace.Execute(x.now, backend.Config.URL, out.Header)
+	x.trace.Execute(x.now, backend.Config.URL, out.URL.EscapedPath(), out.Header)
 }
 
 // rawPath is the path as the client wrote it.

@@ -60,16 +60,19 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	unwatch()
-	ctx, cancel := context.WithTimeout(context.Background(), s.grace())
-	defer cancel()
+	// A second signal ends the drain, and the flush after it.
+	atOnce, end := context.WithCancel(context.Background())
+	defer end()
 	go func() {
 		select {
 		case <-ends:
-			cancel()
-		case <-ctx.Done():
+			end()
+		case <-atOnce.Done():
 		}
 	}()
-	if s.Stop(ctx) != nil {
+	ctx, cancel := context.WithTimeout(atOnce, s.grace())
+	defer cancel()
+	if s.stopWithin(ctx, atOnce) != nil {
 		return 1
 	}
 	return 0

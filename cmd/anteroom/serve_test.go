@@ -212,6 +212,40 @@ func TestServeIsForcedByASecondSignalAndNamesWhatIsLeft(t *testing.T) {
 	}
 }
 
+// TestServeIsForcedByASecondSignalWhileItFlushes has a collector that takes spans and
+// never answers.
+func TestServeIsForcedByASecondSignalWhileItFlushes(t *testing.T) {
+	model, _, open := gated(t)
+	open()
+	hole, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer hole.Close()
+	called := make(chan struct{})
+	go func() {
+		for first := true; ; first = false {
+			c, err := hole.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			if first {
+				close(called)
+			}
+		}
+	}()
+	s := serveProcess(t, model, "telemetry: {traces: {exporter: otlp, endpoint: 'http://"+hole.Addr().String()+"'}}")
+	<-posts(t, s.url, 1)
+	s.signal(syscall.SIGTERM)
+	s.until("draining")
+	<-called // it flushes
+	s.signal(syscall.SIGTERM)
+	// The signal has ended it, and not the time that a flush may take.
+	if line := s.until("telemetry was lost"); !strings.Contains(fmt.Sprint(line["error"]), "context canceled") {
+		t.Errorf("it says %v, want that it was cancelled", line)
+	}
+	s.exit()
+}
+
 func TestServeEndsWhenTheGraceIsOver(t *testing.T) {
 	model, arrived, _ := gated(t)
 	s := serveProcess(t, model, "drain: {grace: 50ms}")
