@@ -62,8 +62,10 @@ type exchange struct {
 	in       *http.Request
 	out      output
 	body     *body // nil: none, or streamed
-	route    *routing.Route
-	free     bool // it goes past admission
+	// upload is the body where it passes through in full duplex; nil: it does not.
+	upload *upload
+	route  *routing.Route
+	free   bool // it goes past admission
 	// switched says that the connection has become a tunnel.
 	switched bool
 	try      *attempt        // the present one; never nil
@@ -93,6 +95,7 @@ func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request)
 	x := &exchange{Handler: h, rules: h.rules.Load(), listener: listener, try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
 	defer h.open.request()()
+	defer x.readRest()
 	defer x.end()
 	if err := x.serve(); err != nil {
 		x.refuse(explain(err))
@@ -374,6 +377,7 @@ func (x *exchange) end() {
 		x.cancel()
 	}
 	if panicked != nil {
+		x.upload = nil // the connection ends, whatever is left
 		panic(panicked)
 	}
 }
