@@ -26,7 +26,7 @@ func ComfyUI() Kind {
 				"node_errors": map[string]any{},
 			})
 		},
-		Routes: func(e *Engine, routes *http.ServeMux) {
+		Routes: func(e *Engine, routes *Routes) {
 			c := &comfy{jobs{Engine: e}}
 			// Its page asks below /api, everybody else does not.
 			for _, prefix := range []string{"", "/api"} {

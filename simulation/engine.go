@@ -22,7 +22,7 @@ type Engine struct {
 	options Options
 	traps   map[string]bool
 	models  []*model
-	routes  http.ServeMux
+	routes  Routes
 	life    context.Context // ends with Close
 	end     context.CancelCauseFunc
 	swap    chan struct{} // held while one model makes way for another
@@ -104,7 +104,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // ServeHTTP answers the kind's routes.
 func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !e.dead.Load() {
-		e.routes.ServeHTTP(w, r)
+		e.routes.mux.ServeHTTP(w, r)
 	}
 	if e.dead.Load() {
 		panic(http.ErrAbortHandler)

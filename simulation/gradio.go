@@ -22,7 +22,7 @@ func Gradio() Kind {
 		Fail: func(w http.ResponseWriter, status int, _, message string) {
 			answer(w, status, map[string]string{"detail": message})
 		},
-		Routes: func(e *Engine, routes *http.ServeMux) {
+		Routes: func(e *Engine, routes *Routes) {
 			g := &gradio{jobs{Engine: e}}
 			routes.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) {
 				answer(w, http.StatusOK, map[string]any{"version": "6.0.0", "protocol": "sse_v3", "api_prefix": "/gradio_api"})
