@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -27,28 +28,43 @@ func ComfyUI() Kind {
 			})
 		},
 		Routes: func(e *Engine, routes *Routes) {
-			c := &comfy{jobs{Engine: e}}
+			c := &comfy{jobs: jobs{Engine: e}, sockets: make(map[string]*socket), inputs: make(map[string][]byte), forgotten: make(map[string]bool)}
+			c.step = c.progress
 			// Its page asks below /api, everybody else does not.
 			for _, prefix := range []string{"", "/api"} {
-				routes.HandleFunc("POST "+prefix+"/prompt", c.prompt)
-				routes.HandleFunc("GET "+prefix+"/prompt", c.remaining)
-				routes.HandleFunc("GET "+prefix+"/queue", c.queue)
-				routes.HandleFunc("POST "+prefix+"/queue", c.remove)
-				routes.HandleFunc("GET "+prefix+"/history", c.history)
-				routes.HandleFunc("GET "+prefix+"/history/{id}", c.history)
-				routes.HandleFunc("GET "+prefix+"/system_stats", c.stats)
-				routes.HandleFunc("POST "+prefix+"/free", c.free)
-				routes.HandleFunc("POST "+prefix+"/interrupt", c.interrupt)
-				routes.HandleFunc("GET "+prefix+"/view", func(w http.ResponseWriter, r *http.Request) {
-					w.Header().Set("Content-Type", "image/png")
-					w.Write(picture(r.FormValue("filename"), 0))
-				})
+				handle := func(method, path string, handler http.HandlerFunc) {
+					routes.HandleFunc(method+" "+prefix+path, ownOrigin(handler))
+				}
+				handle("POST", "/prompt", c.prompt)
+				handle("GET", "/prompt", c.remaining)
+				handle("GET", "/queue", c.queue)
+				handle("POST", "/queue", c.remove)
+				handle("GET", "/history", c.history)
+				handle("GET", "/history/{id}", c.history)
+				handle("POST", "/history", c.forget)
+				handle("GET", "/system_stats", c.stats)
+				handle("POST", "/free", c.free)
+				handle("POST", "/interrupt", c.interrupt)
+				handle("GET", "/view", c.view)
+				handle("GET", "/ws", c.websocket)
+				handle("POST", "/upload/image", c.upload)
+				c.pageRoutes(handle)
 			}
+			routes.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+				page(w, "ComfyUI", "The page is not a part of the simulation.")
+			})
 		},
 	}
 }
 
-type comfy struct{ jobs }
+type comfy struct {
+	jobs
+
+	page      sync.Mutex
+	sockets   map[string]*socket // guarded by page; by client
+	inputs    map[string][]byte  // guarded by page; what was uploaded, by name
+	forgotten map[string]bool    // guarded by page; prompts that were taken out of the history
+}
 
 // errRemoved is the end of a prompt whose turn never came. No history has it.
 var errRemoved = errors.New("removed from the queue")
@@ -57,6 +73,7 @@ func (c *comfy) prompt(w http.ResponseWriter, r *http.Request) {
 	var a struct {
 		ID     string                     `json:"prompt_id"`
 		Prompt map[string]json.RawMessage `json:"prompt"`
+		Client string                     `json:"client_id"`
 	}
 	length, ok := c.read(w, r, &a)
 	if !ok {
@@ -66,7 +83,10 @@ func (c *comfy) prompt(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, http.StatusBadRequest, "no_prompt", "No prompt provided")
 		return
 	}
-	j, err := c.add(r, c.models[0], a.ID, length, a.Prompt)
+	j, err := c.add(r, c.models[0], a.ID, length, &comfyAsk{a.Prompt, a.Client, make(chan int, samplingSteps)})
+	if err == nil {
+		err = c.after(func() { c.follow(j) })
+	}
 	if err != nil {
 		c.failed(w, err)
 		return
@@ -76,7 +96,12 @@ func (c *comfy) prompt(w http.ResponseWriter, r *http.Request) {
 
 // entry is a prompt as the queue and the history show it.
 func entry(j *job) []any {
-	return []any{j.number, j.id, j.ask, map[string]any{}, []string{"9"}}
+	a := j.ask.(*comfyAsk)
+	extra := map[string]any{}
+	if a.client != "" {
+		extra["client_id"] = a.client
+	}
+	return []any{j.number, j.id, a.prompt, extra, []string{"9"}}
 }
 
 func (c *comfy) remaining(w http.ResponseWriter, _ *http.Request) {
@@ -119,7 +144,10 @@ func (c *comfy) history(w http.ResponseWriter, r *http.Request) {
 	all := map[string]any{}
 	_, _, ended := c.list()
 	for _, j := range ended {
-		if (id == "" || id == j.id) && !errors.Is(j.err, errRemoved) {
+		c.page.Lock()
+		forgotten := c.forgotten[j.id]
+		c.page.Unlock()
+		if (id == "" || id == j.id) && !errors.Is(j.err, errRemoved) && !forgotten {
 			all[j.id] = c.outcome(j)
 		}
 	}
@@ -167,7 +195,10 @@ func (c *comfy) stats(w http.ResponseWriter, _ *http.Request) {
 	}
 	all, idle := c.holding(c.models[0])
 	answer(w, http.StatusOK, map[string]any{
-		"system": map[string]any{"os": "posix", "comfyui_version": "0.3.75"},
+		"system": map[string]any{
+			"os": "posix", "ram_total": 67430146048, "ram_free": 33715073024, "comfyui_version": "0.3.75", "python_version": "3.12.3",
+			"pytorch_version": "2.9.0+cu128", "embedded_python": false, "argv": []string{"main.py"},
+		},
 		"devices": []any{map[string]any{
 			"name": "cuda:0 simulated", "type": "cuda", "index": 0,
 			"vram_total": int64(card.Capacity), "vram_free": int64(card.Capacity - card.Used + idle),

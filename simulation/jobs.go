@@ -14,6 +14,8 @@ import (
 // other, in order of arrival, whether or not anybody asks for what came of it.
 type jobs struct {
 	*Engine
+	// step is told of each of a job's steps that is done, from 0 on. Nil: a job has one step.
+	step   func(j *job, i int)
 	mu     sync.Mutex
 	number int           // guarded by mu; of the latest
 	all    []*job        // guarded by mu; the oldest first, those that have ended too
@@ -78,7 +80,11 @@ func (q *jobs) add(r *http.Request, m *model, id string, length time.Duration, a
 		}
 		if j.err = context.Cause(ctx); j.err == nil {
 			close(j.begun)
-			j.took, j.err = q.run(ctx, m, length, 1, nil)
+			steps, step := 1, func(int) error { return nil }
+			if q.step != nil {
+				steps, step = samplingSteps, func(i int) error { q.step(j, i); return nil }
+			}
+			j.took, j.err = q.run(ctx, m, length, steps, step)
 		}
 	})
 	if err != nil {

@@ -168,7 +168,7 @@ var stories = map[string][]step{
 		ok("POST", "/gradio_api/queue/join", `{"data":["?"],"session_hash":"s"}`, `{"event_id":"`),
 		ok("POST", "/gradio_api/queue/join", `{"data":["?"],"session_hash":"other"}`, `{"event_id":"`),
 		ok("GET", "/gradio_api/queue/status", "", `{"queue_size":1}`),
-		ok("GET", "/gradio_api/queue/data?session_hash=s", "", `"msg":"process_completed","output":{"data":[`),
+		ok("GET", "/gradio_api/queue/data?session_hash=s", "", `"msg":"process_completed","output":{"average_duration":`),
 		{call{"GET", "/gradio_api/queue/data?session_hash=s", ""}, 404, "Session not found"},
 		ok("GET", "/gradio_api/queue/data?session_hash=other", "", `data: {"msg":"close_stream"}`),
 	},

@@ -1,6 +1,7 @@
 package simulation
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -20,16 +21,16 @@ func (r *Routes) HandleFunc(pattern string, handler func(http.ResponseWriter, *h
 	r.patterns = append(r.patterns, pattern)
 }
 
-// Routes are the engine's routes, each as "METHOD /path", sorted by path.
+// Routes are the engine's routes, each as "METHOD /path", sorted by path and method.
 func (e *Engine) Routes() []string {
 	list := make([]string, len(e.routes.patterns))
 	for i, p := range e.routes.patterns {
 		list[i] = strings.Replace(p, "{$}", "", 1)
 	}
-	slices.SortStableFunc(list, func(a, b string) int {
+	slices.SortFunc(list, func(a, b string) int {
 		_, one, _ := strings.Cut(a, " ")
 		_, other, _ := strings.Cut(b, " ")
-		return strings.Compare(one, other)
+		return cmp.Or(strings.Compare(one, other), strings.Compare(a, b))
 	})
 	return list
 }
