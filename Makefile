@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo bench soak worlds fieldcases check
+.PHONY: build test demo bench soak worlds fieldcases clients check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -39,6 +39,12 @@ worlds:
 # before the binary. The configurations are in cmd/anteroom/testdata/fieldcases.
 fieldcases: build
 	ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -run TestFieldCases -v ./cmd/anteroom
+
+# The engines' own clients, at the versions of clients/package-lock.json, against every
+# simulated engine, directly and through the proxy. It needs Node 18 or later with npm.
+clients:
+	go build -o bin/anteroom ./cmd/anteroom
+	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm test --silent
 
 check:
 	.ci/run
