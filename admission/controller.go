@@ -12,12 +12,13 @@ import (
 // one timer and a channel for each waiter. All methods may be called at once
 // from any goroutine; none but Admit and Drain blocks.
 type Controller struct {
+	clock Clock
 	epoch time.Time
 	speed float64 // how many times faster its time runs
 
 	mu    sync.Mutex
 	rules *Scheduler    // guarded by mu
-	timer *time.Timer   // guarded by mu
+	timer Timer         // guarded by mu; nil: none was ever needed
 	armed time.Duration // when the timer fires; guarded by mu
 	empty chan struct{} // closed when a drain has nothing left; guarded by mu
 
@@ -30,7 +31,11 @@ type Controller struct {
 // NewController opens a desk for the box that cfg describes. It refuses a
 // configuration whose names do not resolve.
 func NewController(cfg Config) (*Controller, error) {
-	epoch := time.Now()
+	clock := cfg.Clock
+	if clock == nil {
+		clock = WallClock{}
+	}
+	epoch := clock.Now()
 	rules, err := NewScheduler(cfg, epoch)
 	if err != nil {
 		return nil, err
@@ -39,12 +44,12 @@ func NewController(cfg Config) (*Controller, error) {
 	if speed == 0 {
 		speed = 1
 	}
-	return &Controller{epoch: epoch, speed: speed, rules: rules, armed: forever}, nil
+	return &Controller{clock: clock, epoch: epoch, speed: speed, rules: rules, armed: forever}, nil
 }
 
 // age is the time the scheduler knows. It is monotonic: a step of the wall
 // clock moves no wait and no deadline.
-func (c *Controller) age() time.Duration { return c.since(time.Now()) }
+func (c *Controller) age() time.Duration { return c.since(c.clock.Now()) }
 
 // since is the age at a moment of the clock.
 func (c *Controller) since(t time.Time) time.Duration {
@@ -83,7 +88,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	c.mu.Lock()
 	c.rules.Submit(c.age(), t, r)
 	if t.state == stateWaiting {
-		t.ready = make(chan struct{})
+		t.caller = &caller{make(chan struct{}), r.Origin}
 	}
 	c.settle()
 	if t.state != stateWaiting {
@@ -96,8 +101,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	}
 	c.mu.Unlock()
 
-	select {
-	case <-t.ready:
+	if c.clock.Wait(ctx, t.caller.ready) == nil {
 		// state and rejection do not change any more but by our own Release or
 		// an operator's, and closing ready orders their writes before this.
 		if t.rejection != nil {
@@ -106,7 +110,6 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 		if ctx.Err() == nil {
 			return g, nil
 		}
-	case <-ctx.Done():
 	}
 	// The caller is gone. Whether it is still waiting is settled under the
 	// lock: either it leaves the queue, or it was granted a moment before and
@@ -128,7 +131,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 // under mu after everything that may have changed the books.
 func (c *Controller) settle() {
 	for _, t := range c.rules.Decided() {
-		close(t.ready)
+		close(t.caller.ready)
 	}
 	for _, m := range c.rules.Measured() {
 		if h := m.Ticket.history; h != nil {
@@ -137,6 +140,9 @@ func (c *Controller) settle() {
 	}
 	if orders := c.rules.Orders(); c.attend != nil {
 		for _, o := range orders {
+			if t, _ := c.rules.box.waiting(o.For); t != nil {
+				o.Origin = t.origin()
+			}
 			c.attend(o)
 		}
 	}
@@ -149,7 +155,7 @@ func (c *Controller) settle() {
 		c.armed = next
 		in := time.Duration(float64(next-c.age()) / c.speed)
 		if c.timer == nil {
-			c.timer = time.AfterFunc(in, c.tick)
+			c.timer = c.clock.AfterFunc(in, c.tick)
 		} else {
 			c.timer.Reset(in)
 		}
@@ -253,7 +259,7 @@ func (c *Controller) Cancel(id uint64) bool {
 		if t == nil || !c.rules.Leave(now, t, CodeCancelledByOperator) {
 			return false
 		}
-		close(t.ready)
+		close(t.caller.ready)
 		return true
 	})
 }
@@ -307,7 +313,7 @@ func (c *Controller) Explain(id uint64) (Waiter, bool) {
 func (c *Controller) Drain(ctx context.Context, serve bool) error {
 	refusal := Rejection{Code: CodeDraining, Position: -1, Detail: "the proxy is shutting down"}
 	if deadline, ok := ctx.Deadline(); ok {
-		refusal.RetryAfter = time.Until(deadline)
+		refusal.RetryAfter = deadline.Sub(c.clock.Now())
 	}
 	c.mu.Lock()
 	c.rules.RefuseNew(c.age(), refusal, !serve)
@@ -317,12 +323,7 @@ func (c *Controller) Drain(ctx context.Context, serve bool) error {
 	empty := c.empty
 	c.settle()
 	c.mu.Unlock()
-	select {
-	case <-empty:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return c.clock.Wait(ctx, empty)
 }
 
 // ID is unique in the process; it is the request's id in Queue, too.

@@ -92,6 +92,7 @@ const statusClientLeft = 499
 // gRPC's status codes, as far as they are needed.
 const (
 	grpcCancelled     = 1
+	grpcUnknown       = 2
 	grpcDeadline      = 4
 	grpcDenied        = 7
 	grpcExhausted     = 8

@@ -138,6 +138,7 @@ func (h *Handler) install(next, old *rules) {
 		}
 	}
 	h.rules.Store(next)
+	h.telemetry.Bound(next.bounds())
 	if old != nil {
 		h.recalled.keep(old, next)
 		old.retire(next)

@@ -88,6 +88,8 @@ type Route struct {
 	RequireBody bool
 	HoldSlot    bool                // a WebSocket holds a slot and has the execution clock
 	Completion  *backend.Completion // nil: an answer is the end of its work
+
+	modelAt int // the segment of the path that names a model, from 1; 0: none does
 }
 
 // matches judges everything but the expression. The error says why the answer

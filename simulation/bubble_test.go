@@ -142,12 +142,17 @@ func (b *bubble) begin(ctx context.Context, c call) <-chan reply {
 			got <- r
 		}()
 		r := httptest.NewRequestWithContext(ctx, c.method, c.path, strings.NewReader(c.body))
-		if strings.HasPrefix(c.body, "--"+boundary) {
-			r.Header.Set("Content-Type", "multipart/form-data; boundary="+boundary)
-		}
+		mark(r, c.body)
 		b.engine.ServeHTTP(w, r)
 	}()
 	return got
+}
+
+// mark says of a form that it is one.
+func mark(r *http.Request, body string) {
+	if strings.HasPrefix(body, "--"+boundary) {
+		r.Header.Set("Content-Type", "multipart/form-data; boundary="+boundary)
+	}
 }
 
 func (b *bubble) do(c call) reply { return <-b.begin(b.Context(), c) }

@@ -29,7 +29,7 @@ func ComfyUI() Kind {
 		},
 		Routes: func(e *Engine, routes *Routes) {
 			c := &comfy{jobs: jobs{Engine: e}, sockets: make(map[string]*socket), inputs: make(map[string][]byte), forgotten: make(map[string]bool)}
-			c.step = c.progress
+			c.watch = c
 			// Its page asks below /api, everybody else does not.
 			for _, prefix := range []string{"", "/api"} {
 				handle := func(method, path string, handler http.HandlerFunc) {
@@ -83,14 +83,12 @@ func (c *comfy) prompt(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, http.StatusBadRequest, "no_prompt", "No prompt provided")
 		return
 	}
-	j, err := c.add(r, c.models[0], a.ID, length, &comfyAsk{a.Prompt, a.Client, make(chan int, samplingSteps)})
-	if err == nil {
-		err = c.after(func() { c.follow(j) })
-	}
+	j, err := c.add(r, c.models[0], a.ID, length, &comfyAsk{a.Prompt, a.Client})
 	if err != nil {
 		c.failed(w, err)
 		return
 	}
+	c.say("", "status", c.status())
 	answer(w, http.StatusOK, map[string]any{"prompt_id": j.id, "number": j.number, "node_errors": map[string]any{}})
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -20,29 +21,48 @@ import (
 type comfyAsk struct {
 	prompt map[string]json.RawMessage
 	client string // whose socket is told; empty: nobody's
-	steps  chan int
 }
 
 // socket is the connection of a page, or of a program that does as the page does.
-type socket struct{ *websocket.Conn }
+type socket struct {
+	*websocket.Conn
+	out chan any // messages that wait; its end is that of the connection
+}
 
-// sendWithin is how long a message may take to get into a socket.
-const sendWithin = 10 * time.Second
+const (
+	maxMessages = 1000             // that may wait for a client, before it is taken to be gone
+	sendWithin  = 10 * time.Second // how long a message may take to get into a socket
+)
 
-// say sends a message to the client's socket, or to all where client is empty.
-func (c *comfy) say(client, kind string, data map[string]any) {
-	c.page.Lock()
-	var to []*socket
-	for name, s := range c.sockets {
-		if client == "" || client == name {
-			to = append(to, s)
+// write sends what waits, until the connection ends.
+func (s *socket) write(ended <-chan struct{}) {
+	for {
+		select {
+		case m := <-s.out:
+			if s.SetWriteDeadline(time.Now().Add(sendWithin)) != nil || websocket.JSON.Send(s.Conn, m) != nil {
+				s.Close()
+				return
+			}
+		case <-ended:
+			return
 		}
 	}
-	c.page.Unlock()
-	for _, s := range to {
-		// A socket that is gone is taken out by whoever reads from it.
-		_ = s.SetWriteDeadline(time.Now().Add(sendWithin))
-		_ = websocket.JSON.Send(s.Conn, map[string]any{"type": kind, "data": data})
+}
+
+// say sends a message to the client's socket, or to all where client is empty. It does not
+// block.
+func (c *comfy) say(client, kind string, data map[string]any) {
+	c.page.Lock()
+	defer c.page.Unlock()
+	for name, s := range c.sockets {
+		if client != "" && client != name {
+			continue
+		}
+		select {
+		case s.out <- map[string]any{"type": kind, "data": data}:
+		default:
+			s.Close()
+		}
 	}
 }
 
@@ -58,7 +78,7 @@ func (c *comfy) websocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	server := websocket.Server{Handler: func(ws *websocket.Conn) {
-		s, client := &socket{ws}, r.FormValue("clientId")
+		s, client := &socket{ws, make(chan any, maxMessages)}, r.FormValue("clientId")
 		if client == "" {
 			client = strings.ReplaceAll(newID(), "-", "")
 		}
@@ -66,6 +86,9 @@ func (c *comfy) websocket(w http.ResponseWriter, r *http.Request) {
 		c.sockets[client] = s
 		c.page.Unlock()
 		defer context.AfterFunc(c.life, func() { ws.Close() })()
+		ended := make(chan struct{})
+		defer close(ended)
+		go s.write(ended)
 		defer func() {
 			c.page.Lock()
 			defer c.page.Unlock()
@@ -95,55 +118,38 @@ func (c *comfy) websocket(w http.ResponseWriter, r *http.Request) {
 
 var comfyFeatures = map[string]any{"supports_preview_metadata": true, "max_upload_size": 104857600}
 
-// progress notes a step for follow, which alone tells of a prompt, so that all is in order.
-func (c *comfy) progress(j *job, i int) { j.ask.(*comfyAsk).steps <- i }
-
-// follow tells the client of a prompt from its queueing to its end.
-func (c *comfy) follow(j *job) {
-	a := j.ask.(*comfyAsk)
-	c.say("", "status", c.status())
-	tell := func(kind string, data map[string]any) {
-		if a.client != "" {
-			data["prompt_id"] = j.id
-			c.say(a.client, kind, data)
-		}
+// tell sends what happens to a prompt to the client that asked for it.
+func (c *comfy) tell(j *job, kind string, data map[string]any) {
+	if client := j.ask.(*comfyAsk).client; client != "" {
+		data["prompt_id"] = j.id
+		c.say(client, kind, data)
 	}
-	step := func(i int) { tell("progress", map[string]any{"value": i + 1, "max": samplingSteps, "node": "3"}) }
-	select {
-	case <-j.begun:
-		tell("execution_start", map[string]any{"timestamp": time.Now().UnixMilli()})
-		tell("execution_cached", map[string]any{"nodes": []string{}, "timestamp": time.Now().UnixMilli()})
-		tell("executing", map[string]any{"node": "3", "display_node": "3"})
-	case <-j.ended:
-	}
-	for running := true; running; {
-		select {
-		case i := <-a.steps:
-			step(i)
-		case <-j.ended:
-			running = false
-		}
-	}
-	for len(a.steps) > 0 {
-		step(<-a.steps)
-	}
-	if !errors.Is(j.err, errRemoved) {
-		c.tellEnd(j, tell)
-	}
-	c.say("", "status", c.status())
 }
 
-// tellEnd tells what the history says.
-func (c *comfy) tellEnd(j *job, tell func(string, map[string]any)) {
-	outcome := c.outcome(j).(map[string]any)
-	for node, output := range outcome["outputs"].(map[string]any) {
-		tell("executing", map[string]any{"node": node, "display_node": node})
-		tell("executed", map[string]any{"node": node, "display_node": node, "output": output})
+func (c *comfy) begun(j *job) {
+	c.tell(j, "execution_start", map[string]any{"timestamp": c.clock.Now().UnixMilli()})
+	c.tell(j, "execution_cached", map[string]any{"nodes": []string{}, "timestamp": c.clock.Now().UnixMilli()})
+	c.tell(j, "executing", map[string]any{"node": "3", "display_node": "3"})
+}
+
+func (c *comfy) step(j *job, i int) {
+	c.tell(j, "progress", map[string]any{"value": i + 1, "max": samplingSteps, "node": "3"})
+}
+
+// ended tells what the history says.
+func (c *comfy) ended(j *job) {
+	if !errors.Is(j.err, errRemoved) {
+		outcome := c.outcome(j).(map[string]any)
+		for node, output := range outcome["outputs"].(map[string]any) {
+			c.tell(j, "executing", map[string]any{"node": node, "display_node": node})
+			c.tell(j, "executed", map[string]any{"node": node, "display_node": node, "output": output})
+		}
+		all := outcome["status"].(map[string]any)["messages"].([]any)
+		last := all[len(all)-1].([]any)
+		c.tell(j, last[0].(string), maps.Clone(last[1].(map[string]any)))
+		c.tell(j, "executing", map[string]any{"node": nil})
 	}
-	last := outcome["status"].(map[string]any)["messages"].([]any)
-	message := last[len(last)-1].([]any)
-	tell(message[0].(string), message[1].(map[string]any))
-	tell("executing", map[string]any{"node": nil})
+	c.say("", "status", c.status())
 }
 
 // ownOrigin answers 403 to a page of another origin, as ComfyUI does when it is asked on

@@ -239,7 +239,7 @@ func Infinity() Kind {
 func infinityRoutes(e *Engine, routes *Routes) {
 	routes.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
 		if e.up.Load() {
-			answer(w, http.StatusOK, map[string]float64{"unix": float64(time.Now().UnixMilli()) / 1000})
+			answer(w, http.StatusOK, map[string]float64{"unix": float64(e.clock.Now().UnixMilli()) / 1000})
 		} else {
 			e.health(w, r)
 		}
@@ -297,7 +297,7 @@ func infinityRoutes(e *Engine, routes *Routes) {
 				}
 			}
 			return map[string]any{
-				"object": "rerank", "results": list, "model": m.Name, "id": "infinity-" + newID(), "created": time.Now().Unix(),
+				"object": "rerank", "results": list, "model": m.Name, "id": "infinity-" + newID(), "created": e.clock.Now().Unix(),
 				"usage": map[string]int{"prompt_tokens": tokens, "total_tokens": tokens},
 			}
 		})

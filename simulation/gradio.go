@@ -312,7 +312,7 @@ func (g *gradio) heartbeat(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.WriteString(w, "data: ALIVE\n\n"); err != nil || http.NewResponseController(w).Flush() != nil {
 			return
 		}
-		if g.options.Sleep(ctx, gradioBeat) != nil {
+		if g.clock.Sleep(ctx, gradioBeat) != nil {
 			return
 		}
 	}

@@ -98,7 +98,7 @@ func (o ollama) pull(w http.ResponseWriter, r *http.Request) {
 			"status": "pulling " + of[:12], "digest": "sha256:" + of, "total": int64(m.Weights), "completed": int64(m.Weights) * int64(i) / pullSteps,
 		})
 		if i < pullSteps {
-			err = errors.Join(err, o.options.Sleep(r.Context(), o.real(m.Load)/pullSteps))
+			err = errors.Join(err, o.clock.Sleep(r.Context(), o.real(m.Load)/pullSteps))
 		}
 	}
 	for _, status := range []string{"verifying sha256 digest", "writing manifest", "success"} {

@@ -84,7 +84,7 @@ func (e *Engine) completions(w http.ResponseWriter, r *http.Request) {
 	}
 	body := func(text string, finish any) map[string]any {
 		return map[string]any{
-			"id": "cmpl-simulated", "object": "text_completion", "created": time.Now().Unix(), "model": m.Name,
+			"id": "cmpl-simulated", "object": "text_completion", "created": e.clock.Now().Unix(), "model": m.Name,
 			"choices": []any{map[string]any{"index": 0, "text": text, "logprobs": nil, "finish_reason": finish}},
 		}
 	}

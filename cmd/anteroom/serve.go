@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/configs"
+	"github.com/anteroom-gpu/anteroom/internal/signals"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -26,11 +24,7 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 	tuneGC()
 	// Signals and changes are taken before anything is read or open, so that
 	// none of them falls between or ends a half start.
-	ends, hangups, changes := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{}, 1)
-	signal.Notify(ends, syscall.SIGTERM, os.Interrupt)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(ends)
-	defer signal.Stop(hangups)
+	ends, hangups, changes := signals.Ends(), signals.Hangups(), make(chan struct{}, 1)
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
 	if from.File != "" {
@@ -66,16 +60,19 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	unwatch()
-	ctx, cancel := context.WithTimeout(context.Background(), s.grace())
-	defer cancel()
+	// A second signal ends the drain, and the flush after it.
+	atOnce, end := context.WithCancel(context.Background())
+	defer end()
 	go func() {
 		select {
 		case <-ends:
-			cancel()
-		case <-ctx.Done():
+			end()
+		case <-atOnce.Done():
 		}
 	}()
-	if s.Stop(ctx) != nil {
+	ctx, cancel := context.WithTimeout(atOnce, s.grace())
+	defer cancel()
+	if s.stopWithin(ctx, atOnce) != nil {
 		return 1
 	}
 	return 0
