@@ -9,7 +9,7 @@ import { Ollama } from "ollama";
 import OpenAI, { toFile } from "openai";
 import WebSocket from "ws";
 
-import { engine, proxy } from "./processes.js";
+import { engine, listed, proxy } from "./processes.js";
 
 // Node 18 has it, and not for everyone.
 globalThis.File ??= File;
@@ -319,6 +319,10 @@ const kinds = {
   },
   vqa: { work: ["/v1/**"], async use(url) { await chats(url); } },
 };
+
+test("every kind has a client here", async () => {
+  assert.deepEqual(Object.keys(kinds).sort(), (await listed()).sort());
+});
 
 for (const [kind, about] of Object.entries(kinds)) {
   test(kind, { timeout: 60_000 }, async (t) => {

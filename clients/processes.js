@@ -1,9 +1,10 @@
 // Engines and proxies as processes of their own.
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { promisify } from "node:util";
 
 const anteroom = process.env.ANTEROOM;
 if (!anteroom) throw new Error("ANTEROOM: want the path of the program");
@@ -37,6 +38,13 @@ async function start(args, find) {
 export function engine(kind) {
   return start(["engine", "--kind", kind, "--listen", "127.0.0.1:0", "--speed", "100"],
     (line) => line.startsWith(`${kind} on `) && line.slice(`${kind} on `.length));
+}
+
+// listed are the kinds that there are.
+export async function listed() {
+  const { stdout } = await promisify(execFile)(anteroom, ["engine", "--list"]);
+  const [kinds] = stdout.split("\nTRAP\n");
+  return kinds.split("\n").slice(1).filter((line) => /^\S/.test(line)).map((line) => line.split(" ")[0]);
 }
 
 // proxy runs Anteroom before an engine. Work is what goes through admission: paths, each
