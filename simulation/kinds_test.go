@@ -243,3 +243,21 @@ func TestAKindNamesTheRoutesThatItServes(t *testing.T) {
 		}
 	}
 }
+
+func TestTheNewerWayToAskIsAnsweredInEvents(t *testing.T) {
+	inBubble(t, VLLM(), testCard, nil, func(b *bubble) {
+		b.load()
+		r := b.do(call{"POST", "/v1/responses", `{"input":"?","stream":true}`})
+		at := 0
+		for _, kind := range []string{"response.created", "response.output_text.delta", "response.output_text.done", "response.completed"} {
+			i := strings.Index(r.body, "event: "+kind+"\ndata: {")
+			if i < at {
+				t.Errorf("%s is not where it should be in %s", kind, r.body)
+			}
+			at = i
+		}
+		if n := strings.Count(r.body, "event: "); !strings.Contains(r.body, fmt.Sprintf(`"sequence_number":%d`, n-1)) {
+			t.Errorf("%d events are not numbered", n)
+		}
+	})
+}

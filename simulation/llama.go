@@ -118,6 +118,7 @@ func routerRoutes(e *Engine, routes *Routes) {
 	routes.HandleFunc("POST /chat/completions", e.chat(nil))
 	routes.HandleFunc("POST /completion", func(w http.ResponseWriter, r *http.Request) { nativeCompletion(e, w, r) })
 	routes.HandleFunc("POST /v1/completions", e.completions)
+	routes.HandleFunc("POST /v1/responses", e.responses)
 	routes.HandleFunc("POST /v1/embeddings", e.embeddings)
 }
 
@@ -161,6 +162,7 @@ func LlamaSwap() Kind {
 		modelRoutes(e, routes, nil)
 		chatRoutes(e, routes)
 		routes.HandleFunc("POST /v1/completions", e.completions)
+		routes.HandleFunc("POST /v1/responses", e.responses)
 		routes.HandleFunc("POST /v1/embeddings", e.embeddings)
 		routes.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/ui", http.StatusFound) })
 		routes.HandleFunc("GET /ui", func(w http.ResponseWriter, _ *http.Request) { page(w, "llama-swap", "GET /running says what runs.") })

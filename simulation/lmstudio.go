@@ -29,6 +29,7 @@ func LMStudio() Kind {
 			modelRoutes(e, routes, nil)
 			chatRoutes(e, routes)
 			routes.HandleFunc("POST /v1/completions", e.completions)
+			routes.HandleFunc("POST /v1/responses", e.responses)
 			routes.HandleFunc("POST /v1/embeddings", e.embeddings)
 			routes.HandleFunc("GET /api/v0/models", func(w http.ResponseWriter, _ *http.Request) {
 				data := []any{}

@@ -33,6 +33,7 @@ func Ollama() Kind {
 			modelRoutes(e, routes, nil)
 			chatRoutes(e, routes)
 			routes.HandleFunc("POST /v1/completions", e.completions)
+			routes.HandleFunc("POST /v1/responses", e.responses)
 			routes.HandleFunc("POST /v1/embeddings", e.embeddings)
 			libraryRoutes(o, routes)
 			routes.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "Ollama is running") })

@@ -33,6 +33,7 @@ func SGLang() Kind {
 			})
 			chatRoutes(e, routes)
 			routes.HandleFunc("POST /v1/completions", e.completions)
+			routes.HandleFunc("POST /v1/responses", e.responses)
 			metrics(e, routes, "sglang:num_queue_reqs", "sglang:num_running_reqs")
 			openAPI(e, routes, "/openapi.json", "FastAPI", "0.1.0")
 			m := e.models[0]

@@ -32,6 +32,7 @@ func VLLM() Kind {
 			})
 			chatRoutes(e, routes)
 			routes.HandleFunc("POST /v1/completions", e.completions)
+			routes.HandleFunc("POST /v1/responses", e.responses)
 			metrics(e, routes, "vllm:num_requests_waiting", "vllm:num_requests_running")
 			openAPI(e, routes, "/openapi.json", "FastAPI", "0.1.0")
 			m := e.models[0]
