@@ -386,7 +386,7 @@ func TestSeriesStayFew(t *testing.T) {
 		q.Identify(fmt.Sprint("tenant-", i), fmt.Sprint("model-", i))
 		at := time.Now()
 		q.Wait(at)
-		q.Admitted(at, uint64(i), 0, 0, nil)
+		q.Admitted(at, uint64(i), 0, 0, 0, nil)
 		q.Execute(at, flux, r.URL.Path, http.Header{})
 		rpc := -1
 		if status == 200 {

@@ -137,6 +137,9 @@ func (q *Request) Executed(at time.Time, e Execution) {
 	if q.over {
 		q.workLine()
 	}
+	if q.record != nil {
+		q.finish(*q.record, at)
+	}
 }
 
 // endExecution closes the CLIENT span. The caller holds mu.
@@ -235,6 +238,9 @@ func (q *Request) End(at time.Time, e Ending) {
 	executed, sent, began := q.executed, q.sends > 0, q.executeBegan
 	v := verdictOf(e, sent, q.outcome)
 	q.over = true
+	if q.t.History != nil {
+		q.keep(q.recordOf(at, e, v, total), at, sent && executed < 0)
+	}
 	q.mu.Unlock()
 
 	m, ctx := &q.t.metrics, q.context()

@@ -35,6 +35,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // scope names the instrumentation to OpenTelemetry.
@@ -43,6 +44,9 @@ const scope = "github.com/anteroom-gpu/anteroom"
 // Telemetry is the running set-up. Its methods may be called at once from any
 // goroutine and never wait for a collector.
 type Telemetry struct {
+	// History is what happened in the last minutes; nil: it is not kept.
+	History *timeline.Store
+
 	log        *slog.Logger
 	tracer     trace.Tracer // nil: tracing is off
 	propagator propagation.TextMapPropagator
@@ -82,6 +86,7 @@ type RouteMemory struct {
 func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
 	t := &Telemetry{log: newLog(c.Log, logs), clients: c.Client, models: c.Models}
 	t.bounds.Store(new(Bounds))
+	t.History = timeline.New(timeline.Config{For: c.History.For, Bytes: int64(c.History.Memory)}, time.Now())
 	if w, ok := logs.(*LogWriter); ok {
 		t.logs = w
 		w.whenLost(func(lines int64) {
