@@ -121,7 +121,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if t.rejection != nil {
 		return nil, t.rejection
 	}
-	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.Waited()}
+	return nil, &Rejection{ID: t.ID(), Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.Waited()}
 }
 
 // settle wakes those whose turn came or went, and arms the timer. It is called

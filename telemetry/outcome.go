@@ -363,8 +363,10 @@ func (q *Request) logLine(e Ending, v verdict, total, executed, firstByte time.D
 		attributes = append(attributes, milliseconds("receive_ms", q.received))
 	}
 	if q.queued {
-		attributes = append(attributes, slog.Uint64("grant", q.grant), slog.Int("position", q.position),
-			milliseconds("wait_ms", q.waited), slog.Int64("vram", int64(q.vram)))
+		if q.grant != 0 {
+			attributes = append(attributes, slog.Uint64("grant", q.grant))
+		}
+		attributes = append(attributes, slog.Int("position", q.position), milliseconds("wait_ms", q.waited), slog.Int64("vram", int64(q.vram)))
 		attributes = appendTold(attributes, "reason", string(q.reason))
 	}
 	if firstByte >= 0 {

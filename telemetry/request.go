@@ -331,7 +331,7 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 		return
 	}
 	q.waited += rejection.Waited
-	q.position, q.reason = rejection.Position, rejection.Reason
+	q.grant, q.position, q.reason = rejection.ID, rejection.Position, rejection.Reason
 	q.decided(timeline.Refused, at, rejection.Waited, string(rejection.Code), rejection.Stay)
 	result := ResultRefused
 	if rejection.Code == admission.CodeClientCancelled {

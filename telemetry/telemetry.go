@@ -241,6 +241,7 @@ func (t *Telemetry) MetricsHandler() http.Handler { return t.handler }
 func (t *Telemetry) Reloaded(ok bool) {
 	t.reloadGood.Store(ok)
 	t.metrics.reloaded(ok)
+	t.History.AddDecision(timeline.Decision{At: time.Now(), Kind: timeline.Reload, Position: -1, Failed: !ok})
 }
 
 // Shutdown flushes and ends the providers, both at once, because each may wait

@@ -8,6 +8,7 @@ package timeline
 
 import (
 	"encoding/hex"
+	"fmt"
 	"sync"
 	"time"
 	"unsafe"
@@ -28,6 +29,16 @@ func (t TraceID) MarshalText() ([]byte, error) {
 		return nil, nil
 	}
 	return hex.AppendEncode(nil, t[:]), nil
+}
+
+// UnmarshalText reads what MarshalText gives.
+func (t *TraceID) UnmarshalText(text []byte) error {
+	*t = TraceID{}
+	if len(text) != 0 && len(text) != 2*len(t) {
+		return fmt.Errorf("timeline: a trace's id of %d digits: want %d, or none", len(text), 2*len(t))
+	}
+	_, err := hex.Decode(t[:], text)
+	return err
 }
 
 // Request is a request that has ended, with its work. Times are in seconds; -1: the
