@@ -157,7 +157,7 @@ func answering(w http.ResponseWriter, r *http.Request) {
 	case "/429":
 		w.WriteHeader(http.StatusTooManyRequests)
 	case "/500":
-		http.Error(w, "CUDA out of memory", http.StatusInternalServerError)
+		http.Error(w, "it does not work", http.StatusInternalServerError)
 	case "/503":
 		w.WriteHeader(http.StatusServiceUnavailable)
 	case "/404":

@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -124,6 +125,9 @@ func parseURL(text string) (*url.URL, error) {
 		return &url.URL{Scheme: "unix", Path: path}, nil
 	}
 	u, err := url.Parse(text)
+	if _, port, err := net.SplitHostPort(text); err == nil && strings.Trim(port, "0123456789") == "" {
+		return nil, fmt.Errorf("%q: has no scheme: want http://%s", text, text)
+	}
 	if err != nil {
 		// The parser's own words repeat the address.
 		return nil, errors.New("the url: cannot be read: want http://host:port, https://host or unix:/path")

@@ -36,7 +36,7 @@ func TestReadsTheSmallestFile(t *testing.T) {
 	if b := c.Routing.Backends["flux"]; b.Cancel != "ignored" || b.Breaker.Failures != 5 || b.URL != "http://127.0.0.1:8001" {
 		t.Errorf("backends.flux is %+v", b)
 	}
-	if r := c.Routing.Routes; len(r) != 2 || r[1].Class != "light" || r[1].Match.Path != "/v1/vqa" {
+	if r := c.Routing.Routes; len(r) != 2 || r[1].Class != "light" || r[1].Match.Path[0] != "/v1/vqa" {
 		t.Errorf("routes are %+v", r)
 	}
 	if room := c.Routing.Room["gpu0"]; room != 47*admission.GiB {
@@ -46,7 +46,7 @@ func TestReadsTheSmallestFile(t *testing.T) {
 		t.Errorf("the rest did not begin with the defaults: %+v", c)
 	}
 	want := admission.Config{
-		GPUs: []admission.GPU{{Name: "gpu0", Device: "0", Memory: 48 * admission.GiB, Reserve: admission.GiB, Reads: true, TrialAfter: 10 * time.Second}},
+		GPUs: []admission.GPU{{Name: "gpu0", Device: "0", Memory: 48 * admission.GiB, Reserve: admission.GiB, Reads: true, TrialAfter: 10 * time.Second, Turn: 30 * time.Second}},
 		Classes: []admission.Class{
 			{Name: "heavy", Slots: 1, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
 			{Name: "light", Slots: 8, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -353,7 +355,7 @@ func resolve(n *yaml.Node) *yaml.Node {
 
 // join is a path and one more key. A key that would spoil a line is quoted.
 func join(path, key string) string {
-	if !plainKey.MatchString(key) {
+	if !isPlain(key) {
 		key = quote(key)
 	}
 	if path == "" {
@@ -362,7 +364,11 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-var plainKey = regexp.MustCompile(`^[\pL\pN\pP\pS ]{1,100}$`)
+// isPlain says that a key can stand in a path as it is.
+func isPlain(key string) bool {
+	odd := func(c rune) bool { return !unicode.IsPrint(c) || unicode.IsMark(c) }
+	return key != "" && utf8.RuneCountInString(key) <= 100 && !strings.ContainsFunc(key, odd)
+}
 
 // find is the place of a path in the document: of the value where there is one,
 // else of the nearest thing around it. It reports the path that it found.

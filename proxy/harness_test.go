@@ -45,7 +45,7 @@ func aBox(url string) proxy.Setup {
 			Breaker: backend.BreakerConfig{Failures: 5, Open: 30 * time.Second, WhenOpen: "reject"}}
 	}
 	route := func(name, path, class, backend string) routing.RouteConfig {
-		return routing.RouteConfig{Name: name, Match: routing.MatchConfig{Path: path}, Class: class, Backend: backend, Errors: "problem"}
+		return routing.RouteConfig{Name: name, Match: routing.MatchConfig{Path: routing.Texts{path}}, Class: class, Backend: backend, Errors: "problem"}
 	}
 	pass := route("pass", "/pass/**", "", "quick")
 	pass.Pass = true

@@ -42,7 +42,7 @@ func TestAClientsTimeoutOfAStreamEndsAtItsFirstByte(t *testing.T) {
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }), func(s *proxy.Setup) {
 		s.Proxy.Trusted = []string{"127.0.0.1/32"}
 		rest := s.Routing.Routes[3]
-		rest.Name, rest.Match.Path = "rest", "/**"
+		rest.Name, rest.Match.Path = "rest", routing.Texts{"/**"}
 		s.Routing.Routes = append(s.Routing.Routes, rest)
 		class(s, "light", func(c *routing.ClassConfig) { c.Estimate = 20 * time.Second })
 	})

@@ -53,7 +53,7 @@ func (e *attempt) execution(err error) telemetry.Execution {
 	t := telemetry.Execution{Status: e.status, RPC: -1, Code: failure(err)}
 	if err != nil {
 		t.Cause = err.Error()
-	} else if e.full {
+	} else if e.full != nil {
 		t.Code = codeOutOfMemory
 	} else if e.rpc != nil {
 		t.RPC = rpcStatus(e.rpc)

@@ -402,10 +402,10 @@ func tellable(s *proxy.Setup) {
 	short.RetryOOM, short.OOMPatterns = true, []string{"CUDA out of memory"}
 	s.Routing.Backends["scarce"] = short
 	s.Routing.Routes = append(s.Routing.Routes, []routing.RouteConfig{
-		{Name: "never", Match: routing.MatchConfig{Path: "/never/**"}, Class: "never", Backend: "quick"},
-		{Name: "brief", Match: routing.MatchConfig{Path: "/brief/**"}, Class: "brief", Backend: "quick"},
-		{Name: "scarce", Match: routing.MatchConfig{Path: "/scarce/**"}, Class: "light", Backend: "scarce"},
-		{Name: "chat", Match: routing.MatchConfig{Path: "/v1/chat/completions"}, Class: "light", Backend: "quick", Errors: "openai"},
+		{Name: "never", Match: routing.MatchConfig{Path: routing.Texts{"/never/**"}}, Class: "never", Backend: "quick"},
+		{Name: "brief", Match: routing.MatchConfig{Path: routing.Texts{"/brief/**"}}, Class: "brief", Backend: "quick"},
+		{Name: "scarce", Match: routing.MatchConfig{Path: routing.Texts{"/scarce/**"}}, Class: "light", Backend: "scarce"},
+		{Name: "chat", Match: routing.MatchConfig{Path: routing.Texts{"/v1/chat/completions"}}, Class: "light", Backend: "quick", Errors: "openai"},
 	}...)
 }
 

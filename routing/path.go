@@ -139,6 +139,11 @@ func (u *rule) free(r *http.Request) bool {
 	if u.route.Pass {
 		return true
 	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete:
+	default:
+		return false
+	}
 	if method, _ := override(r); method != "" {
 		return false
 	}
@@ -148,13 +153,7 @@ func (u *rule) free(r *http.Request) bool {
 	if u.method != "" || u.route.Completion.Names(r) {
 		return false
 	}
-	switch r.Method {
-	case http.MethodGet:
-		return !u.route.HoldSlot || !IsWebSocket(r)
-	case http.MethodHead, http.MethodOptions, http.MethodDelete:
-		return true
-	}
-	return false
+	return r.Method != http.MethodGet || !u.route.HoldSlot || !IsWebSocket(r)
 }
 
 // readings adds to the decoded path whatever else servers make of it.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/routing"
@@ -41,15 +43,45 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "warning:", w)
 	}
 	if config != nil {
-		fmt.Fprintf(stdout, "good: %d GPUs, %d classes, %d backends, %d routes\n", len(config.GPUs),
-			len(config.Routing.Classes), len(config.Routing.Backends), len(config.Routing.Routes))
-		for i, r := range config.Routing.Routes {
-			if !r.Pass && r.Match.Method == "" {
-				fmt.Fprintf(stdout, "past admission: GET, HEAD, OPTIONS and DELETE %s of %s\n", cmp.Or(r.Match.Path, "/**"), cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)))
+		fmt.Fprintf(stdout, "good: %s, %s, %s, %s\n", counted(len(config.GPUs), "GPU", "GPUs"),
+			counted(len(config.Routing.Classes), "class", "classes"), counted(len(config.Routing.Backends), "backend", "backends"),
+			counted(len(config.Routing.Routes), "route", "routes"))
+		for _, r := range config.Routing.Routes {
+			methods := "GET, HEAD, OPTIONS and DELETE"
+			switch {
+			case r.Pass:
+				methods = cmp.Or(strings.Join(r.Match.Method, ", "), "every method")
+			case len(r.Match.Method) > 0:
+				continue
 			}
+			fmt.Fprintf(stdout, "past admission: %s of %s to %s\n", methods, cmp.Or(strings.Join(r.Match.Path, ", "), "/**"), r.Backend)
 		}
+		printTurns(stdout, config.Turns(), config.Longest)
 	}
 	return code
+}
+
+// counted is a number with its noun.
+func counted(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
+
+// printTurns says how long the backends that do not fit together wait for each other.
+func printTurns(w io.Writer, turns []configs.Turn, longest func(backend string) time.Duration) {
+	for _, t := range turns {
+		fmt.Fprintf(w, "turns on %s: %s waits for %s for up to %v: turn %v + the longest run", t.GPU, t.Backend, strings.Join(t.Others, " and "),
+			t.Bound(longest).Round(100*time.Millisecond), t.Turn)
+		for _, other := range t.Others {
+			fmt.Fprintf(w, " (%s: %v)", other, longest(other).Round(100*time.Millisecond))
+		}
+		if len(t.Others) > 1 {
+			fmt.Fprint(w, ", for each of them,")
+		}
+		fmt.Fprintf(w, " + %v to unload and load\n", t.Moving.Round(100*time.Millisecond))
+	}
 }
 
 // loadConfig loads a configuration that serve can start with: its rules

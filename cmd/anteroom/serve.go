@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/configs"
+	"github.com/anteroom-gpu/anteroom/internal/signals"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -26,11 +24,7 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 	tuneGC()
 	// Signals and changes are taken before anything is read or open, so that
 	// none of them falls between or ends a half start.
-	ends, hangups, changes := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{}, 1)
-	signal.Notify(ends, syscall.SIGTERM, os.Interrupt)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(ends)
-	defer signal.Stop(hangups)
+	ends, hangups, changes := signals.Ends(), signals.Hangups(), make(chan struct{}, 1)
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
 	if from.File != "" {

@@ -357,3 +357,42 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// TestSignalsAreTakenBeforeTheLibrariesAreReady: what takes milliseconds of a start
+// is their initialisation, and a signal in it must not kill a process that another
+// one has just begun to watch.
+func TestSignalsAreTakenBeforeTheLibrariesAreReady(t *testing.T) {
+	p := process("version")
+	p.Env = append(p.Env, "GODEBUG=inittrace=1")
+	var trace strings.Builder
+	p.Stderr = &trace
+	must(t, p.Run())
+	at := func(name string) int {
+		i := strings.Index(trace.String(), "init github.com/"+name)
+		if i < 0 {
+			t.Errorf("%s is not initialised: want it in\n%s", name, trace.String())
+		}
+		return i
+	}
+	signals := at("anteroom-gpu/anteroom/internal/signals ")
+	for _, library := range []string{"labstack/echo/", "prometheus/", "expr-lang/expr/builtin", "anteroom-gpu/anteroom/configs "} {
+		if at(library) < signals {
+			t.Errorf("%s is initialised before the signals are taken", library)
+		}
+	}
+}
+
+// TestACommandThatServesNothingEndsOfASignal as any process does.
+func TestACommandThatServesNothingEndsOfASignal(t *testing.T) {
+	p := process("simulate", "-c", write(t, serveFile("http://127.0.0.1:1", "1")), "--trace", "-")
+	in, err := p.StdinPipe() // which never ends
+	must(t, err)
+	must(t, p.Start())
+	defer in.Close()
+	fmt.Fprintln(in, "at") // it reads
+	must(t, p.Process.Signal(os.Interrupt))
+	p.Wait()
+	if status, ok := p.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGINT {
+		t.Errorf("it ended with %v, want by SIGINT", p.ProcessState)
+	}
+}
