@@ -342,6 +342,9 @@ func (g *Grant) Position() int { return int(g.ticket.position) }
 // Waited is how long it stood in the queue.
 func (g *Grant) Waited() time.Duration { return g.ticket.Waited() }
 
+// Estimate is how long its work was expected to take, as of its arrival.
+func (g *Grant) Estimate() time.Duration { return g.ticket.p50 }
+
 // Reason is what it last waited for; empty where it did not wait.
 func (g *Grant) Reason() Reason {
 	if g.ticket.stay == nil {

@@ -62,7 +62,7 @@ func (e *attempt) execution(err error) telemetry.Execution {
 		t.Code = ""
 	}
 	if e.grant != nil && e.to != nil {
-		t.GPUs = len(e.to.Config.Places())
+		t.GPUs, t.Estimate = len(e.to.Config.Places()), e.grant.Estimate()
 	}
 	return t
 }

@@ -38,6 +38,9 @@ type TracesConfig struct {
 // MetricsConfig says whether /metrics is served.
 type MetricsConfig struct {
 	Prometheus bool `koanf:"prometheus"`
+	// NativeHistograms gives durations as Prometheus's native histograms, which have
+	// fine bounds of their own and are read by a scrape in protobuf alone.
+	NativeHistograms bool `koanf:"native_histograms"`
 }
 
 // LogConfig says how log lines look and which are written.

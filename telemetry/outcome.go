@@ -27,6 +27,8 @@ type Execution struct {
 	Left bool
 	// GPUs is how many GPUs it held while it ran.
 	GPUs int
+	// Estimate is how long it was expected to take; 0: that was not said.
+	Estimate time.Duration
 }
 
 // Ending says how a request ended for its client.
@@ -129,8 +131,12 @@ func (q *Request) Executed(at time.Time, e Execution) {
 	if e.GPUs > 0 && q.grant != 0 {
 		by := m.labelled(labels{kind: setBill, class: q.class, route: q.route, tenant: q.t.knownTenant(q.tenant)}).add
 		m.gpuSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs), by...)
-		m.gibSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs)*float64(q.vram)/(1<<30), by...)
+		m.byteSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs)*float64(q.vram), by...)
 	}
+	if result == ResultOK && e.Estimate > 0 {
+		m.estimates.Record(ctx, q.executed.Seconds()/e.Estimate.Seconds(), m.labelled(labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
+	}
+	q.contended(q.executed.Seconds(), result == ResultOK)
 	if q.execution != nil {
 		q.endExecution(at, e)
 	}

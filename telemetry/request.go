@@ -64,6 +64,7 @@ type Request struct {
 	executeBegan time.Time         // guarded by mu
 	executed     time.Duration     // guarded by mu; -1: not ended
 	sends        int               // guarded by mu; how often it was sent
+	beside       beside            // guarded by mu; of the last execution
 	outcome      outcome           // guarded by mu; of the last execution
 	over         bool              // guarded by mu; End was called
 	record       *timeline.Request // guarded by mu; for the history, when its work has ended; nil: it has, or End was not called
@@ -274,6 +275,10 @@ func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waite
 	}
 	q.decided(timeline.Granted, at, waited, string(q.reason), stay)
 	q.t.metrics.wait.Record(q.context(), waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: ResultOK}).record...)
+	if stay != nil && stay.Expected > 0 && waited > 0 {
+		q.t.metrics.estimates.Record(q.context(), waited.Seconds()/stay.Expected.Seconds(),
+			q.t.metrics.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
+	}
 	if q.wait == nil {
 		return
 	}
@@ -370,6 +375,10 @@ func (q *Request) Execute(at time.Time, address, path string, header http.Header
 	defer q.mu.Unlock()
 	q.executeBegan, q.executed, q.outcome = at, -1, outcome{rpc: noRPC}
 	q.sends++
+	q.beside.class = -1
+	if q.grant != 0 {
+		q.beside = q.t.contention.begin(q.class)
+	}
 	if q.ctx == nil {
 		return
 	}

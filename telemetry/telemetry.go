@@ -55,6 +55,7 @@ type Telemetry struct {
 	meters     *sdkmetric.MeterProvider
 	handler    http.Handler
 	metrics    metrics
+	contention contention
 	clients    bool     // clients' addresses are told
 	models     []string // that metrics tell apart in any case
 	bounds     atomic.Pointer[Bounds]
@@ -203,10 +204,11 @@ func (t *Telemetry) trace(c TracesConfig, about *resource.Resource, exporter sdk
 // measure sets the meters up: for Prometheus to collect, and for OTLP where
 // OTEL_METRICS_EXPORTER asks.
 func (t *Telemetry) measure(ctx context.Context, c Config, about *resource.Resource) error {
-	options := []sdkmetric.Option{sdkmetric.WithResource(about), sdkmetric.WithView(sdkmetric.NewView(
-		sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram},
-		sdkmetric.Stream{Aggregation: sdkmetric.AggregationExplicitBucketHistogram{Boundaries: buckets}},
-	))}
+	options := []sdkmetric.Option{sdkmetric.WithResource(about)}
+	if c.Metrics.NativeHistograms {
+		options = append(options, sdkmetric.WithView(sdkmetric.NewView(sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram},
+			sdkmetric.Stream{Aggregation: sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: 160, MaxScale: 20}})))
+	}
 	if c.Metrics.Prometheus {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
