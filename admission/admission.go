@@ -221,6 +221,8 @@ const (
 // Rejection is a refusal. It is an error whose fields say why, and when to
 // come back.
 type Rejection struct {
+	// ID is the request's in the queue; 0: it was refused before it had one.
+	ID     uint64
 	Code   Code
 	Class  string
 	Reason Reason // what it was waiting for, if it waited

@@ -124,7 +124,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if t.rejection != nil {
 		return nil, t.rejection
 	}
-	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.Waited()}
+	return nil, &Rejection{ID: t.ID(), Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.Waited()}
 }
 
 // settle wakes those whose turn came or went, and arms the timer. It is called
@@ -341,6 +341,9 @@ func (g *Grant) Position() int { return int(g.ticket.position) }
 
 // Waited is how long it stood in the queue.
 func (g *Grant) Waited() time.Duration { return g.ticket.Waited() }
+
+// Estimate is how long its work was expected to take, as of its arrival.
+func (g *Grant) Estimate() time.Duration { return g.ticket.p50 }
 
 // Reason is what it last waited for; empty where it did not wait.
 func (g *Grant) Reason() Reason {

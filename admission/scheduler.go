@@ -174,6 +174,7 @@ func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend
 }
 
 func (t *Ticket) refuse(r *Rejection) {
+	r.ID = t.ID()
 	t.state = stateOver
 	t.rejection = r
 }

@@ -1,17 +1,12 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/proxy"
@@ -22,8 +17,7 @@ import (
 // running proxy, or of the state file of one that is not.
 func runLearned(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("learned", "", "Show what has been learned of each route's work: how long it takes, and how much memory.", stderr)
-	admin := fs.String("admin", "http://127.0.0.1:9090", "ask the proxy whose admin listener is at `URL`, or unix:/path")
-	token := fs.String("token", os.Getenv("ANTEROOM_ADMIN__TOKEN"), "the admin listener's `TOKEN`; better ANTEROOM_ADMIN__TOKEN")
+	reach := clientFlags(fs)
 	state := fs.String("state", "", "read the state `FILE`, and ask nobody")
 	asJSON := fs.Bool("json", false, "print JSON")
 	if code, done := parse(fs, args, 0); done {
@@ -34,7 +28,7 @@ func runLearned(args []string, stdout, stderr io.Writer) int {
 	if *state != "" {
 		l, err = learnedFromFile(*state)
 	} else {
-		l, err = learnedFrom(*admin, *token)
+		err = reach().get("/api/learned", &l)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "anteroom learned:", err)
@@ -46,42 +40,6 @@ func runLearned(args []string, stdout, stderr io.Writer) int {
 		printLearned(stdout, l)
 	}
 	return 0
-}
-
-// learnedFrom asks a running proxy.
-func learnedFrom(admin, token string) (l proxy.Learned, err error) {
-	client := &http.Client{Timeout: 10 * time.Second}
-	base := strings.TrimSuffix(admin, "/")
-	if path, ok := strings.CutPrefix(admin, "unix:"); ok {
-		base = "http://localhost"
-		client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		}}
-	} else if !strings.Contains(base, "://") {
-		base = "http://" + base
-	}
-	r, err := http.NewRequest(http.MethodGet, base+"/api/learned", nil)
-	if err != nil {
-		return l, err
-	}
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
-	}
-	res, err := client.Do(r)
-	if err != nil {
-		return l, fmt.Errorf("%w: want --admin with the address of a running proxy, or --state FILE", err)
-	}
-	defer res.Body.Close()
-	body := io.LimitReader(res.Body, maxState)
-	if res.StatusCode != http.StatusOK {
-		var problem struct{ Detail string }
-		json.NewDecoder(body).Decode(&problem)
-		return l, fmt.Errorf("%s answers %s: %s", base, res.Status, problem.Detail)
-	}
-	if err := json.NewDecoder(body).Decode(&l); err != nil {
-		return l, fmt.Errorf("%s does not answer as Anteroom does: %w", base, err)
-	}
-	return l, nil
 }
 
 // learnedFromFile reads a state file, in which the estimates and the declared
