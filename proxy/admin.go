@@ -57,6 +57,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	for _, word := range [...]string{"close", "reset"} {
 		control.POST("/api/backends/:name/breaker/"+word, named("backend", h.CloseBreaker))
 	}
+	control.POST("/api/learned/:name/forget", named("route", h.Forget))
 	control.POST("/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
 	control.POST("/api/grants/:id/release", numbered("grant", h.releaseGrant))
 	control.POST("/api/reload", a.reload)

@@ -86,6 +86,8 @@ type account struct {
 	// prompt counts readings in a row at which it held no more than its work needs,
 	// although runs of it had just ended.
 	prompt int
+	chains chain
+	grown  bool // a run was seen to grow since it was loaded
 
 	loaded    presence
 	proven    bool          // a run has ended well since the last reading
@@ -367,13 +369,16 @@ func (l *Ledger) Start(now time.Duration, r *Run) {
 	r.state, r.Started, r.asked = running, now, r.Demand
 	for i, a := range r.Accounts {
 		if l.devices[l.accounts[a].gpu].goodAt == never {
-			continue // nothing will be told of it
+			if room := l.roomBlind(a); i == 0 || room < r.room {
+				r.least, r.room, r.weights = room, room, l.accounts[a].weights
+			}
+			continue
 		}
 		if room := l.room(a); i == 0 || room < r.room {
 			r.room, r.weights = room, l.accounts[a].weights
 			r.used = l.GPUs[l.accounts[a].gpu].Used
 			r.taken = r.used - l.Accounts[a].Low
-			r.least = max(0, l.Budget(l.accounts[a].gpu)-r.taken)
+			r.least = max(0, l.Budget(l.accounts[a].gpu)-r.taken-l.Accounts[a].Running)
 		}
 	}
 	if r.Unknown && r.Kind != Fitting {
@@ -544,6 +549,7 @@ func (l *Ledger) Gone(now time.Duration, a int) {
 	if acc.gone && h.High == 0 && h.Peak == 0 {
 		return
 	}
+	acc.grown, acc.chains = false, chain{}
 	acc.gone, acc.loaded, acc.proven = true, absent, false
 	if acc.figure < 0 {
 		l.GPUs[acc.gpu].XHigh += h.High // until a reading shows that it fell

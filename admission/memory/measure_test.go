@@ -81,6 +81,8 @@ func TestAShortRunOfABackendThatKeepsIsMeasuredAfterwards(t *testing.T) {
 	p.end(r, Good) // no reading came while it ran
 	p.measured()
 	p.sees(11*GiB, map[string]Bytes{"a": 11 * GiB})
+	p.measured() // whether it keeps that is not seen yet
+	p.sees(11*GiB, map[string]Bytes{"a": 11 * GiB})
 	p.measured(11 * GiB)
 	p.sees(11*GiB, map[string]Bytes{"a": 11 * GiB})
 	p.measured()

@@ -36,6 +36,19 @@ func (l *Ledger) room(a int) Bytes {
 	return l.Budget(g) - l.GPUs[g].Used + l.own(&l.State, a, false)
 }
 
+// roomBlind is the room of account a where nothing is read: what the others do not
+// hold, as booked, and what its own running work does not need.
+func (l *Ledger) roomBlind(a int) Bytes {
+	g := l.accounts[a].gpu
+	room := l.Budget(g) - l.GPUs[g].XHigh - l.Accounts[a].Running
+	for _, i := range l.devices[g].accounts {
+		if h := l.Accounts[i]; i != a {
+			room -= max(h.High, h.Peak)
+		}
+	}
+	return max(0, room)
+}
+
 // Barred says that a failure of a lone run of this route and size still counts:
 // nothing that told of it has changed.
 func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {

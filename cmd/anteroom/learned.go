@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -25,16 +27,25 @@ func runLearned(args []string, stdout, stderr io.Writer) int {
 	admin := fs.String("admin", "http://127.0.0.1:9090", "ask the proxy whose admin listener is at `URL`, or unix:/path")
 	token := fs.String("token", os.Getenv("ANTEROOM_ADMIN__TOKEN"), "the admin listener's `TOKEN`; better ANTEROOM_ADMIN__TOKEN")
 	state := fs.String("state", "", "read the state `FILE`, and ask nobody")
+	forget := fs.String("forget", "", "have the proxy forget what it has learned of the `ROUTE`, and show the rest")
 	asJSON := fs.Bool("json", false, "print JSON")
 	if code, done := parse(fs, args, 0); done {
 		return code
 	}
 	var l proxy.Learned
 	var err error
-	if *state != "" {
+	switch {
+	case *state != "" && *forget != "":
+		err = errors.New("--forget asks a running proxy: want it without --state")
+	case *state != "":
 		l, err = learnedFromFile(*state)
-	} else {
-		l, err = learnedFrom(*admin, *token)
+	case *forget != "":
+		if err = askAdmin(*admin, *token, http.MethodPost, "/api/learned/"+url.PathEscape(*forget)+"/forget", nil); err != nil {
+			break
+		}
+		fallthrough
+	default:
+		err = askAdmin(*admin, *token, http.MethodGet, "/api/learned", &l)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "anteroom learned:", err)
@@ -48,8 +59,9 @@ func runLearned(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// learnedFrom asks a running proxy.
-func learnedFrom(admin, token string) (l proxy.Learned, err error) {
+// askAdmin asks a running proxy. The answer's JSON goes into out, if that is not
+// nil.
+func askAdmin(admin, token, method, path string, out any) error {
 	client := &http.Client{Timeout: 10 * time.Second}
 	base := strings.TrimSuffix(admin, "/")
 	if path, ok := strings.CutPrefix(admin, "unix:"); ok {
@@ -60,28 +72,31 @@ func learnedFrom(admin, token string) (l proxy.Learned, err error) {
 	} else if !strings.Contains(base, "://") {
 		base = "http://" + base
 	}
-	r, err := http.NewRequest(http.MethodGet, base+"/api/learned", nil)
+	r, err := http.NewRequest(method, base+path, nil)
 	if err != nil {
-		return l, err
+		return err
 	}
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
 	res, err := client.Do(r)
 	if err != nil {
-		return l, fmt.Errorf("%w: want --admin with the address of a running proxy, or --state FILE", err)
+		return fmt.Errorf("%w: want --admin with the address of a running proxy, or --state FILE", err)
 	}
 	defer res.Body.Close()
 	body := io.LimitReader(res.Body, maxState)
-	if res.StatusCode != http.StatusOK {
+	if res.StatusCode/100 != 2 {
 		var problem struct{ Detail string }
 		json.NewDecoder(body).Decode(&problem)
-		return l, fmt.Errorf("%s answers %s: %s", base, res.Status, problem.Detail)
+		return fmt.Errorf("%s answers %s: %s", base, res.Status, problem.Detail)
 	}
-	if err := json.NewDecoder(body).Decode(&l); err != nil {
-		return l, fmt.Errorf("%s does not answer as Anteroom does: %w", base, err)
+	if out == nil {
+		return nil
 	}
-	return l, nil
+	if err := json.NewDecoder(body).Decode(out); err != nil {
+		return fmt.Errorf("%s does not answer as Anteroom does: %w", base, err)
+	}
+	return nil
 }
 
 // learnedFromFile reads a state file, in which the estimates and the declared
@@ -121,10 +136,17 @@ func printLearned(w io.Writer, l proxy.Learned) {
 	seconds := func(s float64) string { return strconv.FormatFloat(s, 'g', 3, 64) + "s" }
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(l.Routes) > 0 {
-		fmt.Fprintln(t, "ROUTE\tBACKEND\tDECLARED\tBOOKED\tSEEN P95\tSEEN MAX\tMEASURED\tRUNS\tESTIMATE\tP50\tP95")
+		fmt.Fprintln(t, "ROUTE\tBACKEND\tDECLARED\tBOOKED\tEVIDENCE\tSINCE\tRAISED BY\tDOWN AFTER\tMEASURED\tMEASURED RUNS\tRUNS\tESTIMATE\tP50\tP95")
 	}
 	for _, r := range l.Routes {
 		declared, booked, estimate, p50, p95 := amount(r.Declared), amount(r.Booked), "-", "-", "-"
+		since, raised, down := "-", "-", "-"
+		if r.Since != nil {
+			since = r.Since.Local().Format("2006-01-02 15:04:05")
+		}
+		if r.RaisedBy > 0 {
+			raised, down = amount(r.RaisedBy), fmt.Sprintf("%d runs", r.ComesDownAfter)
+		}
 		if r.Learn {
 			declared = "learn"
 		}
@@ -137,8 +159,8 @@ func printLearned(w io.Writer, l proxy.Learned) {
 		if r.P50 != nil && r.P95 != nil {
 			p50, p95 = seconds(*r.P50), seconds(*r.P95)
 		}
-		fmt.Fprintln(t, strings.Join([]string{r.Route, r.Backend, declared, booked, maybe(r.Seen), maybe(r.Most),
-			fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t"))
+		fmt.Fprintln(t, strings.Join([]string{r.Route, r.Backend, declared, booked, string(r.Evidence), since, raised, down,
+			maybe(r.Most), fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t"))
 	}
 	if len(l.Residents) > 0 {
 		fmt.Fprintln(t, "\nBACKEND\tREPLICA\tGPU\tRESIDENT\tAT REST")
