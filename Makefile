@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo bench soak worlds fieldcases check
+.PHONY: build test demo bench soak worlds fieldcases packages check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -39,6 +39,16 @@ worlds:
 # before the binary. The configurations are in cmd/anteroom/testdata/fieldcases.
 fieldcases: build
 	ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -run TestFieldCases -v ./cmd/anteroom
+
+# What a release consists of, in dist, and each part as the programs that read it
+# take it: the package by dpkg and systemd, the version by go install, the files of
+# Kubernetes and Compose by their types and schemas.
+VERSION ?= v0.0.0-$(shell git log -1 --format=%cd --date=format-local:%Y%m%d%H%M%S)-$(shell git rev-parse --short=12 HEAD)
+packages:
+	TZ=UTC packaging/release $(VERSION) dist
+	for deb in dist/*.deb; do packaging/debian/check $$deb || exit; done
+	packaging/goinstall $(VERSION) dist
+	go -C packaging/check test ./...
 
 check:
 	.ci/run

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission/memory"
+	"github.com/anteroom-gpu/anteroom/admission/residency"
 )
 
 // Config is everything the controller is told about the machine. Names are unique
@@ -133,7 +134,13 @@ type Request struct {
 	// Odd says of a Retry that others of its route do well in the room that it had:
 	// its figure is its own, and it waits for nothing but the reading.
 	Odd bool
+	// Origin is the caller's own, and comes back in the Orders and Waiters of the
+	// request. Nothing else looks at it. Nil: there is none.
+	Origin *Origin
 }
+
+// Origin is what a caller knows a request by.
+type Origin = residency.Origin
 
 // Outcome says how a granted request ended.
 type Outcome uint8

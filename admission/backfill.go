@@ -20,10 +20,11 @@ const minRemaining = time.Millisecond
 //  5. Rests begin and end. What bars each head is said anew.
 //
 // A start only takes capacity away, so going through the heads once is enough,
-// but for five cases in which the pass begins again at 3: the strict head has
+// but for six cases in which the pass begins again at 3: the strict head has
 // started, a start may have led another head to another replica, it has taken the
 // memory of a head that a reservation bars, a run has started alone, which may move
-// reservations, or a rest has ended.
+// reservations, a start makes its backend hold more than before, which it may keep
+// past a reservation, or a rest has ended.
 func (s *Scheduler) pass(now time.Duration) {
 	s.recheck = forever
 	s.expire(now) // 1
@@ -94,12 +95,12 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 			continue
 		}
 		if starts {
-			wasStrict := s.strict.is(t)
+			wasStrict, held := s.strict.is(t), s.box.retained(to)
 			s.leaveQueue(now, t, to)
 			if wasStrict {
 				return true
 			}
-			started, beside = true, beside || elsewhere
+			started, beside = true, beside || elsewhere || s.profile.reservations > 0 && s.box.retained(to) > held
 			s.shapes.settle(i, sh, s.strict.head)
 			continue
 		}
@@ -165,7 +166,9 @@ func (s *Scheduler) refresh(now time.Duration) {
 			k = s.box.reserved(sh, free, now)
 		}
 		sh.block = s.name(now, sh, k)
-		sh.head.step(now, sh.block.reason)
+		if step := sh.head.step(now, sh.block); step != nil && step.Reason == ReasonReclaiming {
+			step.Backend = s.box.residency.UnloadedFor(sh.head)
+		}
 		if sh.block.reason == ReasonNotByItself && !sh.head.stuck {
 			sh.head.stuck = true
 			_, position := s.box.waiting(sh.head.ID())
@@ -197,7 +200,9 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Durat
 		if w == now {
 			// The profile would allow it now, and something else does not: the
 			// strict head, or a rest. That ends with another's start, which no
-			// estimate dates.
+			// estimate dates. Once a reservation is closer than its run is long, it
+			// has one behind that.
+			s.recheck = min(s.recheck, s.profile.nowUntil)
 			continue
 		}
 		if w < at {

@@ -86,7 +86,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	c.mu.Lock()
 	c.rules.Submit(c.age(), t, r)
 	if t.state == stateWaiting {
-		t.ready = make(chan struct{})
+		t.caller = &caller{make(chan struct{}), r.Origin}
 	}
 	c.settle()
 	if t.state != stateWaiting {
@@ -100,7 +100,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	c.mu.Unlock()
 
 	select {
-	case <-t.ready:
+	case <-t.caller.ready:
 		// state and rejection do not change any more but by our own Release or
 		// an operator's, and closing ready orders their writes before this.
 		if t.rejection != nil {
@@ -131,13 +131,16 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 // under mu after everything that may have changed the books.
 func (c *Controller) settle() {
 	for _, t := range c.rules.Decided() {
-		close(t.ready)
+		close(t.caller.ready)
 	}
 	for _, m := range c.rules.Measured() {
 		m.Ticket.learnPeak(time.Now(), m.Measurement)
 	}
 	if orders := c.rules.Orders(); c.attend != nil {
 		for _, o := range orders {
+			if t, _ := c.rules.box.waiting(o.For); t != nil {
+				o.Origin = t.origin()
+			}
 			c.attend(o)
 		}
 	}
@@ -254,7 +257,7 @@ func (c *Controller) Cancel(id uint64) bool {
 		if t == nil || !c.rules.Leave(now, t, CodeCancelledByOperator) {
 			return false
 		}
-		close(t.ready)
+		close(t.caller.ready)
 		return true
 	})
 }

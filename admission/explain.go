@@ -150,7 +150,7 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		ID: t.ID(), Class: sh.class.cfg.Name, Backend: sh.backend.cfg.Name, Tenant: t.Tenant.Name(),
 		VRAM: sh.vram, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
 		Position: position, Reason: k.reason, Resource: k.resource, Need: k.need, Free: k.free,
-		Strict: s.strict.is(t), InFlow: t.InFlow(maxScan),
+		Strict: s.strict.is(t), InFlow: t.InFlow(maxScan), Origin: t.origin(),
 	}
 	before := 0
 	if h := sh.head; h != t {

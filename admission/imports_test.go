@@ -38,14 +38,15 @@ var layers = [][]string{
 	{"cmd", "examples"},
 	{"configs"},
 	{"proxy"},
-	{"routing", "backend", "telemetry", "admission/gpu"},
+	{"routing"},
+	{"routing/body", "routing/expression", "backend", "telemetry", "admission/gpu"},
 	{"admission"},
 }
 
 // libraries says where alone a module of others may be imported.
 var libraries = map[string][]string{
 	"github.com/labstack/echo":  {"proxy", "cmd"},
-	"github.com/sony/gobreaker": {"routing", "backend"},
+	"github.com/sony/gobreaker": {"backend"},
 	"github.com/NVIDIA/go-nvml": {"admission/gpu"},
 }
 
@@ -90,7 +91,7 @@ func TestImportsPointDown(t *testing.T) {
 			t.Errorf("no package imports %s: want its rule to go or its name to be right", library)
 		}
 	}
-	for _, name := range []string{"admission", "admission/queue", "admission/memory", "admission/history", "admission/gpu", "simulation/replay", "proxy", "configs", "cmd/anteroom"} {
+	for _, name := range []string{"admission", "admission/queue", "admission/memory", "admission/history", "admission/gpu", "simulation/replay", "routing/body", "routing/expression", "backend", "routing", "proxy", "configs", "cmd/anteroom"} {
 		if _, ok := all[module+name]; !ok {
 			t.Errorf("go list has no package %s", name)
 		}
@@ -119,6 +120,11 @@ func TestAnImportThatPointsUpIsBarred(t *testing.T) {
 		{"routing", "github.com/labstack/echo/v4", false, false},
 		{"cmd/anteroom", "github.com/labstack/echo/v4/middleware", false, true},
 		{"proxy", "github.com/sony/gobreaker/v2", false, false},
+		{"routing", "github.com/sony/gobreaker/v2", false, false},
+		{"backend", "github.com/sony/gobreaker/v2", false, true},
+		{"backend", module + "routing/body", false, true},
+		{"backend", module + "routing", false, false},
+		{"backend", module + "proxy", false, false},
 		{"admission", "github.com/NVIDIA/go-nvml/pkg/nvml", false, false},
 		{"simulation", module + "proxy", false, false},
 		{"simulation/replay", module + "proxy", false, true},

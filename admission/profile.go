@@ -15,8 +15,9 @@ type profile struct {
 	marks        []mark
 	laid         bool
 	reservations int
-	inTheWay     uint64 // whose reservation barred what was looked at last
-	barsAlone    bool   // a reservation or the strict head kept a head from starting alone
+	inTheWay     uint64        // whose reservation barred what was looked at last
+	barsAlone    bool          // a reservation or the strict head kept a head from starting alone
+	nowUntil     time.Duration // how long the last walk would give now, if nothing but time passes
 	scratch      usage
 }
 
@@ -155,10 +156,12 @@ func (p *profile) walk(s *Scheduler, t *Ticket, r *replica, now time.Duration) t
 		from = now
 	}
 	reserved := false
+	p.nowUntil = forever
 	for i := 0; i < len(p.marks); {
 		at := p.marks[i].at
 		u.memory.Ahead = at - now
 		if from < forever && at >= from+t.p95 {
+			p.nowUntil = at - t.p95 + 1
 			return from
 		}
 		for ; i < len(p.marks) && p.marks[i].at == at; i++ {

@@ -91,6 +91,7 @@ type Waiter struct {
 	// EstimatedStart is zero where nothing can be said.
 	EstimatedStart time.Time
 	Strict         bool
+	Origin         *Origin // of its Request
 }
 
 // Keeper is a replica that runs nothing and may hold memory of a GPU.

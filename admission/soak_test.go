@@ -79,3 +79,15 @@ func TestAReadingThatMovesMemoryToABackendWakesItsQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The runs that broke a promise in a soak of ten million, by what was wrong.
+func TestSoakedRunsThatBrokeAPromise(t *testing.T) {
+	for seed, why := range map[uint64]string{
+		1341: "the memory of a start that overtook stayed past a reservation, which was then another",
+		1734: "time alone brought a reservation closer than a barred head's run is long, and so moved others",
+	} {
+		if _, _, err := soaked(seed, 5000, true); err != nil {
+			t.Errorf("run %d: %s: %v", seed, why, err)
+		}
+	}
+}

@@ -1,8 +1,12 @@
 package configs
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"net"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -21,7 +25,7 @@ type findings struct {
 // place is a mistake of the key at path: where the key was set, or the nearest
 // thing around it.
 func (f *findings) place(path, problem string) Mistake {
-	m := Mistake{File: f.file.file, Path: path, Problem: problem}
+	m := Mistake{File: f.file.file, Path: path, Problem: f.file.hide(problem)}
 	if origin := f.origin[path]; origin != "" {
 		m.File = origin
 		return m
@@ -37,7 +41,7 @@ func (f *findings) place(path, problem string) Mistake {
 		}
 	}
 	if node != nil {
-		m.Line, m.Column = node.Line, node.Column
+		m.File, m.Line, m.Column = f.file.fileOf(node), node.Line, node.Column
 	}
 	return m
 }
@@ -87,6 +91,7 @@ func (c *Config) check(f *findings) {
 		across("routes", "there are none: want one or more")
 	}
 	c.checkCards(across)
+	c.checkAddresses(across)
 	c.checkReserved(across)
 	c.checkLearn(across)
 	c.checkFit(across)
@@ -96,7 +101,7 @@ func (c *Config) check(f *findings) {
 func (c *Config) room() map[string]admission.Bytes {
 	room := make(map[string]admission.Bytes)
 	for name, g := range c.GPUs {
-		if g.Memory > 0 {
+		if g.Memory > g.Reserve {
 			room[name] = max(0, g.Memory-g.Reserve)
 		}
 	}
@@ -133,6 +138,46 @@ func (c *Config) checkCards(report func(path, problem string)) {
 			report(path, fmt.Sprintf("%q is not in gpus: %s", p.GPU, want))
 		})
 	}
+}
+
+// checkAddresses finds servers that are the proxy itself: a request would wait for its
+// own end.
+func (c *Config) checkAddresses(report func(path, problem string)) {
+	own := map[string]string{"listen": c.Proxy.Listen, "admin.listen": c.Proxy.Admin.Listen}
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		b := c.Routing.Backends[name]
+		for i, server := range b.Servers() {
+			for _, key := range slices.Sorted(maps.Keys(own)) {
+				if sameAddress(server.URL, own[key]) {
+					report("backends."+name+"."+b.KeysOf(i).URL, fmt.Sprintf("%q is %s, the proxy's own address: want the model server's", server.URL, key))
+				}
+			}
+		}
+	}
+}
+
+// sameAddress says that a server's url leads to where the proxy listens.
+func sameAddress(server, listen string) bool {
+	if strings.HasPrefix(server, "unix:") || strings.HasPrefix(listen, "unix:") {
+		return server == listen
+	}
+	u, err := url.Parse(server)
+	if err != nil {
+		return false
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || port == "0" || port != cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme]) {
+		return false
+	}
+	every := func(host string) bool {
+		ip, err := netip.ParseAddr(host)
+		return host == "" || err == nil && ip.IsUnspecified()
+	}
+	local := func(host string) bool {
+		ip, err := netip.ParseAddr(host)
+		return host == "localhost" || every(host) || err == nil && ip.IsLoopback()
+	}
+	return u.Hostname() == host || local(u.Hostname()) && local(host)
 }
 
 // eachPlace gives every place of a backend's servers, with the keys that put it
@@ -257,6 +302,8 @@ func (c *Config) warn(f *findings) {
 			warn("gpus."+name+".memory", "not set: while the driver cannot be read the GPU gives no room: want the card's size, such as 24GiB")
 		}
 	}
+	c.warnOfTwins(warn)
+	c.warnOfDemands(warn)
 	c.warnOfIdlers(warn)
 	c.warnOfStalls(warn)
 	c.warnOfReclaims(warn)

@@ -10,6 +10,7 @@ package configs
 import (
 	"cmp"
 	_ "embed"
+	"fmt"
 	"maps"
 	"net"
 	"net/url"
@@ -36,8 +37,13 @@ type Config struct {
 	GPUs      map[string]gpu.Config `koanf:"gpus"`
 	Telemetry telemetry.Config      `koanf:"telemetry"`
 
+	// Include names more files, relative to the one that names them. Their keys are
+	// taken as if they stood in it, their routes after its own.
+	Include []string `koanf:"include"`
+
 	warnings Mistakes
 	values   map[string]any
+	written  map[string]string // as in document
 }
 
 // Options says where a configuration comes from.
@@ -51,12 +57,15 @@ type Options struct {
 func Load(o Options) (*Config, error) {
 	file := &document{file: o.File}
 	if o.File != "" {
-		if file = readFile(o.File); file.root == nil {
+		if file = readFile(o.File, o.Env); file.root == nil {
 			return nil, file.mistakes
 		}
 	}
 	given := &overrides{known: file.values, origin: make(map[string]string)}
-	c := &Config{values: merge(o, file, given)}
+	c := &Config{values: merge(o, file, given), written: file.written}
+	for path := range given.origin {
+		delete(c.written, path)
+	}
 	if err := decode(c.values, c); err != nil {
 		return nil, Mistakes{{File: o.File, Problem: err.Error()}}
 	}
@@ -87,7 +96,8 @@ var defaultText []byte
 // readDefaults parses default.yaml anew, so that nobody shares its maps.
 func readDefaults() *document {
 	d := &document{file: "default.yaml", templates: true}
-	d.parse(defaultText)
+	d.root = d.parse(d.file, defaultText)
+	d.values, _ = d.value(d.root, schemaRoot, "", "").(map[string]any)
 	if len(d.mistakes) > 0 {
 		panic("configs: " + d.mistakes.Error())
 	}
@@ -130,6 +140,7 @@ func merge(o Options, file *document, given *overrides) map[string]any {
 	load(confmap.Provider(flags, separator))
 
 	values := k.Raw()
+	fill(values)
 	for key, start := range templates {
 		s := schemaRoot.keys[key].elem
 		switch below := values[key].(type) {
@@ -258,27 +269,31 @@ func (c *Config) reserved(backend string) map[string]int {
 }
 
 // Public is the configuration in force, ready for JSON, without secrets: a
-// token is there or not, and addresses have no passwords.
+// token is there or not, addresses have no passwords, and what the environment or a
+// file stands for is shown as it is written.
 func (c *Config) Public() map[string]any {
 	shown := koanfmaps.Copy(c.values)
 	if admin, ok := shown["admin"].(map[string]any); ok && admin["token"] != "" {
 		admin["token"] = "(set)"
 	}
-	return redact(shown).(map[string]any)
+	return c.redact("", shown).(map[string]any)
 }
 
-// redact hides the passwords in addresses, everywhere below v.
-func redact(v any) any {
+// redact hides what is secret in the value at a path and everywhere below.
+func (c *Config) redact(path string, v any) any {
 	switch v := v.(type) {
 	case map[string]any:
 		for key, below := range v {
-			v[key] = redact(below)
+			v[key] = c.redact(join(path, key), below)
 		}
 	case []any:
 		for i, below := range v {
-			v[i] = redact(below)
+			v[i] = c.redact(fmt.Sprintf("%s[%d]", path, i), below)
 		}
 	case string:
+		if written, ok := c.written[path]; ok && v != "(set)" {
+			return written
+		}
 		if u, err := url.Parse(v); err == nil && u.User != nil {
 			return u.Redacted()
 		}

@@ -14,7 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
 )
 
 func TestReadsTheSmallestFile(t *testing.T) {
@@ -36,7 +36,7 @@ func TestReadsTheSmallestFile(t *testing.T) {
 	if b := c.Routing.Backends["flux"]; b.Cancel != "ignored" || b.Breaker.Failures != 5 || b.URL != "http://127.0.0.1:8001" {
 		t.Errorf("backends.flux is %+v", b)
 	}
-	if r := c.Routing.Routes; len(r) != 2 || r[1].Class != "light" || r[1].Match.Path != "/v1/vqa" {
+	if r := c.Routing.Routes; len(r) != 2 || r[1].Class != "light" || r[1].Match.Path[0] != "/v1/vqa" {
 		t.Errorf("routes are %+v", r)
 	}
 	if room := c.Routing.Room["gpu0"]; room != 47*admission.GiB {
@@ -165,12 +165,12 @@ func TestReadsACommandAsAListOrAsALine(t *testing.T) {
 	).Replace(smallest(t))
 	c := load(t, Options{File: write(t, text), Env: []string{"ANTEROOM_BACKENDS__VQA__RECLAIM__START=docker start \"vqa, 1\""}})
 	flux, vqa := c.Routing.Backends["flux"], c.Routing.Backends["vqa"]
-	want := routing.ReclaimConfig{Stop: routing.Command{"docker", "stop", "flux 1"}, Start: routing.Command{"sh", "-c", "x && y"}, Probe: "GET /up",
+	want := backend.ReclaimConfig{Stop: backend.Command{"docker", "stop", "flux 1"}, Start: backend.Command{"sh", "-c", "x && y"}, Probe: "GET /up",
 		Models: []string{}, Timeout: 30 * time.Second, Settle: 10 * time.Second}
 	if !reflect.DeepEqual(flux.Reclaim, want) || !flux.Pinned || flux.MinResidency != 30*time.Second {
 		t.Errorf("flux is %+v", flux)
 	}
-	want = routing.ReclaimConfig{Stop: routing.Command{"docker", "stop", "5"}, Start: routing.Command{"docker", "start", "vqa, 1"}, Preset: "vllm",
+	want = backend.ReclaimConfig{Stop: backend.Command{"docker", "stop", "5"}, Start: backend.Command{"docker", "start", "vqa, 1"}, Preset: "vllm",
 		Models: []string{}, Timeout: 5 * time.Second, Settle: 10 * time.Second}
 	if !reflect.DeepEqual(vqa.Reclaim, want) || vqa.Pinned || vqa.MinResidency != time.Minute {
 		t.Errorf("vqa is %+v", vqa)
@@ -421,4 +421,36 @@ func write(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// What a reference stands for is in force and is shown nowhere.
+func TestReferencesAreInForceAndNotShown(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "a.yaml")
+	put(t, filepath.Join(dir, "token"), "s3cret-of-a-file\n")
+	put(t, filepath.Join(dir, "more.yaml"), `
+classes: {light: {vram: 1GiB, slots: "${SLOTS}"}}
+routes: [{name: second, match: {path: /b}, class: light, backend: a}]
+`)
+	put(t, file, `
+include: [more.yaml]
+admin: {token: "${file:token}"}
+gpus: {gpu0: {memory: 48GiB}}
+backends: {a: {url: "http://127.0.0.1:${PORT}", gpu: gpu0, returns_memory: true}}
+routes: [{name: first, match: {path: /a, when: 'body.x == "$${y}"'}, class: light, backend: a}]
+`)
+	c, err := Load(Options{File: file, Env: []string{"PORT=1", "PORT=8001", "SLOTS=7"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Proxy.Admin.Token != "s3cret-of-a-file" || c.Routing.Backends["a"].URL != "http://127.0.0.1:8001" || c.Routing.Classes["light"].Slots != 7 {
+		t.Errorf("token %q, url %q, slots %d", c.Proxy.Admin.Token, c.Routing.Backends["a"].URL, c.Routing.Classes["light"].Slots)
+	}
+	if r := c.Routing.Routes; len(r) != 2 || r[0].Name != "first" || r[1].Name != "second" || r[0].Match.When != `body.x == "${y}"` {
+		t.Errorf("routes %+v", r)
+	}
+	shown := fmt.Sprint(c.Public())
+	if strings.Contains(shown, "s3cret") || strings.Contains(shown, "8001") || !strings.Contains(shown, "http://127.0.0.1:${PORT}") {
+		t.Errorf("shown: %s", shown)
+	}
 }

@@ -2,6 +2,7 @@ package configs
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -30,19 +33,34 @@ type document struct {
 	values    map[string]any
 	mistakes  Mistakes
 	visited   int
+
+	env      []string              // for ${NAME}, as os.Environ gives it
+	files    []string              // that were read, also in vain
+	included map[*yaml.Node]string // the file of each node that stands in another one
+	written  map[string]string     // path → the text as written, of values with a ${}
+	secrets  []string              // what ${} stands for, and what stands there, in turn
 }
 
-// readFile reads and parses a file. What it cannot accept is a mistake of the
-// document and not among its values.
-func readFile(name string) *document {
-	d := &document{file: name}
+// readFile reads and parses a file and those that it includes. What it cannot accept
+// is a mistake of the document and not among its values.
+func readFile(name string, env []string) *document {
+	d := &document{file: name, env: env}
+	if d.root = d.read(name); d.root != nil {
+		d.include(name, d.root, []string{name})
+		d.values, _ = d.value(d.root, schemaRoot, "", "").(map[string]any)
+	}
+	return d
+}
+
+// read gives the mapping that a file holds; nil: there is none, which is reported.
+func (d *document) read(name string) *yaml.Node {
+	d.files = append(d.files, name)
 	text, err := contents(name)
 	if err != nil {
-		d.mistakes = Mistakes{{File: name, Line: 1, Column: 1, Problem: err.Error()}}
-		return d
+		d.mistakes = append(d.mistakes, Mistake{File: name, Line: 1, Column: 1, Problem: err.Error()})
+		return nil
 	}
-	d.parse(text)
-	return d
+	return d.parse(name, text)
 }
 
 // contents is a configuration file's text.
@@ -74,27 +92,21 @@ func cause(err error) error {
 	return err
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
-
-// parse fills the document from its text.
-func (d *document) parse(text []byte) {
+// parse gives the mapping that a file's text is; nil: it is none, which is reported.
+func (d *document) parse(file string, text []byte) *yaml.Node {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	var first, second yaml.Node
 	err := decoder.Decode(&first)
 	top := func(line int, problem string) {
-		d.mistakes = append(d.mistakes, Mistake{File: d.file, Line: max(line, 1), Column: 1, Problem: problem})
+		d.mistakes = append(d.mistakes, Mistake{File: file, Line: max(line, 1), Column: 1, Problem: problem})
 	}
 	syntax := func(err error) {
-		parts := yamlLine.FindStringSubmatch(err.Error())
-		if parts == nil {
-			parts = []string{"", "", err.Error()}
-		}
-		line, _ := strconv.Atoi(parts[1])
-		top(line, "not YAML: "+parts[2])
+		line, column, problem := syntaxError(text, err)
+		d.mistakes = append(d.mistakes, Mistake{File: file, Line: max(line, 1), Column: column, Problem: problem})
 	}
 	if err != nil && err != io.EOF {
 		syntax(err)
-		return
+		return nil
 	}
 	var root *yaml.Node
 	if err == nil && len(first.Content) > 0 {
@@ -102,11 +114,11 @@ func (d *document) parse(text []byte) {
 	}
 	if root == nil || isNull(root) {
 		top(1, "the file is empty: want backends, classes and routes")
-		return
+		return nil
 	}
 	if root.Kind != yaml.MappingNode {
 		top(root.Line, "the file is not a mapping: want keys with values")
-		return
+		return nil
 	}
 	switch err := decoder.Decode(&second); {
 	case err == nil:
@@ -114,8 +126,7 @@ func (d *document) parse(text []byte) {
 	case err != io.EOF:
 		syntax(err)
 	}
-	d.root = root
-	d.values, _ = d.value(root, schemaRoot, "", "").(map[string]any)
+	return root
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
@@ -128,8 +139,11 @@ func (d *document) report(n *yaml.Node, path, problem string) {
 	case len(d.mistakes) > maxMistakes:
 		return
 	}
-	d.mistakes = append(d.mistakes, Mistake{File: d.file, Line: n.Line, Column: n.Column, Path: path, Problem: problem})
+	d.mistakes = append(d.mistakes, Mistake{File: d.fileOf(n), Line: n.Line, Column: n.Column, Path: path, Problem: d.hide(problem)})
 }
+
+// fileOf is the file in which a node stands.
+func (d *document) fileOf(n *yaml.Node) string { return cmp.Or(d.included[n], d.file) }
 
 // tooMany counts a key or a value and says whether the file has more than it may have,
 // which is reported once.
@@ -194,11 +208,15 @@ func (d *document) scalar(at, n *yaml.Node, s *schema, path, pattern string) any
 		d.report(at, path, problem)
 		return nil
 	}
-	if s.strict() && n.ShortTag() == "!!str" {
+	if s.strict() && n.ShortTag() == "!!str" && !strings.Contains(n.Value, "${") {
 		d.report(at, path, fmt.Sprintf("%s is text: want %s", quote(n.Value), s.wants()))
 		return nil
 	}
-	v, err := s.parse(n.Value)
+	text, ok := d.expand(at, n, path)
+	if !ok {
+		return nil
+	}
+	v, err := s.parse(text)
 	if err != nil {
 		d.report(at, path, err.Error())
 		return nil
@@ -224,6 +242,9 @@ func (d *document) mapping(n *yaml.Node, s *schema, path, pattern string) map[st
 		}
 		next, innerPattern := s.elem, join(pattern, "*")
 		if s.kind == section {
+			if path == "" && strings.HasPrefix(name, "x-") {
+				continue // the user's own: anchors, notes
+			}
 			next, innerPattern = s.keys[name], join(pattern, name)
 			if next == nil {
 				d.report(key, inner, s.refused(innerPattern, name))
@@ -334,7 +355,7 @@ func resolve(n *yaml.Node) *yaml.Node {
 
 // join is a path and one more key. A key that would spoil a line is quoted.
 func join(path, key string) string {
-	if !plainKey.MatchString(key) {
+	if !isPlain(key) {
 		key = quote(key)
 	}
 	if path == "" {
@@ -343,7 +364,11 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-var plainKey = regexp.MustCompile(`^[\pL\pN\pP\pS ]{1,100}$`)
+// isPlain says that a key can stand in a path as it is.
+func isPlain(key string) bool {
+	odd := func(c rune) bool { return !unicode.IsPrint(c) || unicode.IsMark(c) }
+	return key != "" && utf8.RuneCountInString(key) <= 100 && !strings.ContainsFunc(key, odd)
+}
 
 // find is the place of a path in the document: of the value where there is one,
 // else of the nearest thing around it. It reports the path that it found.

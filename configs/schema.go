@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
 )
 
 // schema is what may stand at one place of the file. It is read off the
@@ -39,7 +39,7 @@ const (
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
-	residentType = reflect.TypeFor[routing.Resident]()
+	residentType = reflect.TypeFor[backend.Resident]()
 )
 
 // schemaRoot is the schema of the whole file.
@@ -51,7 +51,7 @@ func schemaOf(t reflect.Type) *schema {
 	case t.Kind() == reflect.Slice && readsText:
 		return &schema{kind: list, typ: t, elem: schemaOf(t.Elem()), reads: true}
 	case t == residentType:
-		return &schema{typ: t, spread: schemaOf(reflect.TypeOf(routing.Resident{}.PerGPU))}
+		return &schema{typ: t, spread: schemaOf(reflect.TypeOf(backend.Resident{}.PerGPU))}
 	case t == durationType || readsText:
 		return &schema{typ: t}
 	case t.Kind() == reflect.Struct:
@@ -89,6 +89,10 @@ func (s *schema) wants() string {
 			return "keys with values, such as {preset: comfyui}"
 		case s.keys["url"] != nil:
 			return "keys with values, such as {url: http://127.0.0.1:8001}"
+		case s.keys["path"] != nil && s.keys["every"] != nil:
+			return "keys with values, such as {path: /health}"
+		case s.keys["limit"] != nil:
+			return "keys with values, such as {limit: 100}"
 		}
 		return "keys with values"
 	case entries:
@@ -199,6 +203,11 @@ func (s *schema) unknown(key string) string {
 	}
 	if best != "" {
 		return fmt.Sprintf("unknown key: want %s", best)
+	}
+	for _, outer := range s.names() {
+		if inner := s.keys[outer]; inner.kind == section && inner.keys[key] != nil {
+			return fmt.Sprintf("unknown key: want %s.%s", outer, key)
+		}
 	}
 	return "unknown key: want one of " + strings.Join(s.names(), ", ")
 }

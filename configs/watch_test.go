@@ -4,16 +4,14 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 )
 
-// Real files and a real watcher: each story changes the file in one way and
-// waits for the call.
+// Real files under a clock that is not real: each story changes the file in one
+// way, and the change is told once.
 func TestSeesAFileChange(t *testing.T) {
 	stories := map[string]func(t *testing.T, file string){
 		"when it is written": func(t *testing.T, file string) { put(t, file, "two") },
@@ -23,6 +21,7 @@ func TestSeesAFileChange(t *testing.T) {
 		},
 		"when it is removed and made again": func(t *testing.T, file string) {
 			must(t, os.Remove(file))
+			time.Sleep(3 * lookEvery)
 			put(t, file, "two")
 		},
 	}
@@ -30,13 +29,12 @@ func TestSeesAFileChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "a.yaml")
 			put(t, file, "one")
-			changes := watch(t, file)
-			change(t, file)
-			<-changes
-			// And again: the watch outlives the change.
-			put(t, file, "three")
-			for <-changes != "three" {
-			}
+			watched(t, file, func(told func() []string) {
+				change(t, file)
+				expect(t, told, "two")
+				put(t, file, "three") // the watch outlives the change
+				expect(t, told, "three")
+			})
 		})
 	}
 }
@@ -52,95 +50,80 @@ func TestSeesTheLinksOfAVolumeSwapped(t *testing.T) {
 	version("..1", "one")
 	file := filepath.Join(dir, "a.yaml")
 	must(t, os.Symlink("..data/a.yaml", file))
-	changes := watch(t, file)
-	version("..2", "two")
-	must(t, os.RemoveAll(filepath.Join(dir, "..1")))
-	for <-changes != "two" {
-	}
-	version("..3", "three")
-	for <-changes != "three" {
-	}
+	watched(t, file, func(told func() []string) {
+		version("..2", "two")
+		must(t, os.RemoveAll(filepath.Join(dir, "..1")))
+		expect(t, told, "two")
+		version("..3", "three")
+		expect(t, told, "three")
+	})
 }
 
 func TestSeesTheTargetOfALinkWritten(t *testing.T) {
 	target, link := filepath.Join(t.TempDir(), "real.yaml"), filepath.Join(t.TempDir(), "a.yaml")
 	put(t, target, "one")
 	must(t, os.Symlink(target, link))
-	changes := watch(t, link)
-	put(t, target, "two")
-	for <-changes != "two" {
-	}
+	watched(t, link, func(told func() []string) {
+		put(t, target, "two")
+		expect(t, told, "two")
+	})
 }
 
-func TestLooksOnceAfterManyEvents(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "a.yaml")
-		put(t, file, "one")
-		var calls, armed atomic.Int32
-		w := &watcher{file: file, changed: func() { calls.Add(1) }, arm: func() { armed.Add(1) }}
-		w.last, _ = w.sum()
-		events := make(chan fsnotify.Event)
-		ctx, cancel := context.WithCancel(t.Context())
-		go w.run(ctx, events, nil)
-
+func TestTellsOnlyOfAContentThatStays(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.yaml")
+	put(t, file, "one")
+	watched(t, file, func(told func() []string) {
 		for i := range 20 {
 			put(t, file, string(rune('a'+i)))
-			events <- fsnotify.Event{}
-			time.Sleep(settle / 2)
+			time.Sleep(lookEvery)
 			synctest.Wait()
-			if calls.Load() != 0 {
-				t.Fatalf("it was looked at after %d of 20 writes", i+1)
+			if calls := told(); len(calls) != 0 {
+				t.Fatalf("told of %q after %d of 20 writes", calls, i+1)
 			}
 		}
-		time.Sleep(settle)
-		synctest.Wait()
-		if calls.Load() != 1 || armed.Load() != 1 {
-			t.Errorf("%d calls and %d renewals, want 1 and 1", calls.Load(), armed.Load())
-		}
-
-		events <- fsnotify.Event{} // the content stays
-		time.Sleep(2 * settle)
+		expect(t, told, "t")
+		put(t, file+".log", "a line of a log beside it")
+		put(t, file, "t") // the content stays
+		time.Sleep(4 * lookEvery)
 		must(t, os.Remove(file))
-		events <- fsnotify.Event{} // it is gone
-		time.Sleep(2 * settle)
-		synctest.Wait()
-		if calls.Load() != 1 {
-			t.Errorf("%d calls, want none without a new content", calls.Load())
-		}
-		cancel()
-		synctest.Wait() // run has ended, else the bubble would not
+		expect(t, told)
 	})
 }
 
-func TestLooksAnywayWhereNothingIsTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "a.yaml")
-		put(t, file, "one")
-		var calls atomic.Int32
-		w := &watcher{file: file, changed: func() { calls.Add(1) }, arm: func() {}}
-		w.last, _ = w.sum()
-		ctx, cancel := context.WithCancel(t.Context())
-		go w.run(ctx, nil, nil)
-		put(t, file, "two")
-		time.Sleep(glance)
-		synctest.Wait()
-		if calls.Load() != 1 {
-			t.Errorf("%d calls, want 1", calls.Load())
-		}
-		cancel()
-		synctest.Wait()
-	})
-}
-
-// watch gives the file's content at each change.
-func watch(t *testing.T, file string) <-chan string {
+// watched plays a story with a file that is watched; told gives the file's
+// content at each call since it was asked last.
+func watched(t *testing.T, file string, story func(told func() []string)) {
 	t.Helper()
-	changes := make(chan string, 100)
-	Watch(t.Context(), file, func() {
-		text, _ := os.ReadFile(file)
-		changes <- string(text)
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var mu sync.Mutex
+		var calls []string
+		Watch(ctx, Options{File: file}, func() {
+			text, _ := os.ReadFile(file)
+			mu.Lock()
+			defer mu.Unlock()
+			calls = append(calls, string(text))
+		})
+		story(func() []string {
+			mu.Lock()
+			defer mu.Unlock()
+			c := calls
+			calls = nil
+			return c
+		})
+		cancel()
+		synctest.Wait() // it has ended, else the bubble would not
 	})
-	return changes
+}
+
+// expect says what was told of once enough time has passed.
+func expect(t *testing.T, told func() []string, want ...string) {
+	t.Helper()
+	time.Sleep(3 * lookEvery)
+	synctest.Wait()
+	if got := told(); len(got) != len(want) || len(want) > 0 && got[0] != want[0] {
+		t.Errorf("told of %q, want %q", got, want)
+	}
 }
 
 func put(t *testing.T, file, text string) {

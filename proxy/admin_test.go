@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -214,7 +215,7 @@ func TestReload(t *testing.T) {
 			eventually(t, "it is in", func() bool { return b.running()+b.waiting() == i+1 })
 		}
 		next := b.setup
-		backend(&next, "quick", func(c *routing.BackendConfig) { c.URL = answer("new").URL })
+		setBackend(&next, "quick", func(c *backend.Config) { c.URL = answer("new").URL })
 		next.Desk = desk(next)
 		if err := b.handler.Reload(next); err != nil {
 			t.Fatal(err)
@@ -234,7 +235,7 @@ func TestReload(t *testing.T) {
 		b.do("POST", "/light/x", "{}")
 		eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 		next := b.setup
-		backend(&next, "slow", func(c *routing.BackendConfig) { c.Slots = 3 })
+		setBackend(&next, "slow", func(c *backend.Config) { c.Slots = 3 })
 		next.Desk = desk(next)
 		if err := b.handler.Reload(next); err != nil {
 			t.Fatal(err)

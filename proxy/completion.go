@@ -10,7 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
+	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -25,10 +26,10 @@ const maxSubmit = 64 << 10
 
 // job is work that has been answered and goes on.
 type job struct {
-	*routing.Job
-	how     *routing.Completion
+	*backend.Job
+	how     *backend.Completion
 	work    *attempt
-	backend *backend
+	backend *replica
 	log     *slog.Logger
 	// host and header are what the job's own caller would ask with.
 	host   string
@@ -49,7 +50,6 @@ type job struct {
 }
 
 var (
-	errJobMemory   = fmt.Errorf("proxy: the job failed: %w", routing.ErrMemory)
 	errJobFailed   = errors.New("proxy: the job failed")
 	errJobLost     = errors.New("proxy: the backend is gone, and the job with it")
 	errJobUnknown  = errors.New("proxy: the backend does not know the job any more")
@@ -57,6 +57,12 @@ var (
 	errJobReleased = fmt.Errorf("proxy: the job's grant was given back by hand: %w", context.Canceled)
 	errJobClosed   = fmt.Errorf("proxy: the proxy ends: %w", context.Canceled)
 )
+
+// jobMemory is the end of a job for want of memory, with what its result says.
+type jobMemory struct{ said *outofmemory.Report }
+
+func (e *jobMemory) Error() string { return "proxy: the job failed: " + backend.ErrMemory.Error() }
+func (e *jobMemory) Unwrap() error { return backend.ErrMemory }
 
 // begin looks into an answer for the job that it tells of and follows it; the
 // answer's body is then read, and stands ready for the client. It reports
@@ -92,7 +98,7 @@ func isJSON(header http.Header) bool {
 }
 
 // follow starts to look for a job's end. It ends the attempt then.
-func (x *exchange) follow(e *attempt, found *routing.Job) {
+func (x *exchange) follow(e *attempt, found *backend.Job) {
 	j := &job{Job: found, how: e.completion, work: e, backend: e.to, header: make(http.Header),
 		told: make(chan error, 1), left: make(chan struct{}),
 		log: x.log.With("route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend, "trace_id", x.trace.SpanContext().TraceID().String())}
@@ -110,7 +116,7 @@ func (x *exchange) follow(e *attempt, found *routing.Job) {
 	if grant := e.grant; grant != nil {
 		j.log = j.log.With("grant", grant.ID())
 	} else {
-		j.Cancel = routing.Call{} // who only observes ends nothing
+		j.Cancel = backend.Call{} // who only observes ends nothing
 	}
 	j.ctx, j.stop = context.WithCancelCause(context.Background())
 	e.job.Store(j)
@@ -118,7 +124,7 @@ func (x *exchange) follow(e *attempt, found *routing.Job) {
 	go func() {
 		err := j.run()
 		x.jobs.remove(j)
-		if errors.Is(err, routing.ErrMemory) {
+		if errors.Is(err, backend.ErrMemory) {
 			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
 		}
 		e.end(err)
@@ -239,12 +245,15 @@ func (j *job) lookForIt() (ended bool, err error) {
 // judge says how a job ended, by what Poll was answered.
 func (j *job) judge(status int, answer []byte) (ended bool, err error) {
 	ended, failed := j.Ended(status, answer)
-	switch {
-	case !ended:
+	if !ended {
 		return false, nil
-	case j.backend.SaysFull(answer) && (failed || !j.TellsFailure()):
-		return true, errJobMemory
-	case failed:
+	}
+	if failed || !j.TellsFailure() {
+		if said := j.backend.ResultOutOfMemory(answer); said != nil {
+			return true, &jobMemory{said}
+		}
+	}
+	if failed {
 		return true, errJobFailed
 	}
 	return true, nil
@@ -256,7 +265,7 @@ func (j *job) judge(status int, answer []byte) (ended bool, err error) {
 func (j *job) missed(err error) (gone bool) {
 	j.silent++
 	j.refused++
-	if !errors.Is(err, routing.ErrRefused) {
+	if !errors.Is(err, backend.ErrRefused) {
 		j.refused = 0
 	}
 	_, open := j.backend.Open()
@@ -283,7 +292,7 @@ func (j *job) cancel(why string) {
 	j.log.Info("a job was cancelled", "because", why)
 }
 
-func (j *job) ask(c routing.Call) (status int, answer []byte, err error) {
+func (j *job) ask(c backend.Call) (status int, answer []byte, err error) {
 	ctx, cancel := context.WithTimeout(j.ctx, lookTime)
 	defer cancel()
 	return j.backend.Ask(ctx, c, j.host, j.header)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -143,21 +144,21 @@ func (c *comfy) drawn() int {
 }
 
 // asComfy routes ComfyUI's prompts to the slow backend, as heavy work.
-func asComfy(change ...func(*routing.CompletionConfig)) func(*proxy.Setup) {
+func asComfy(change ...func(*backend.CompletionConfig)) func(*proxy.Setup) {
 	return func(s *proxy.Setup) {
-		backend(s, "slow", func(b *routing.BackendConfig) {
-			b.Completion = routing.CompletionConfig{Preset: "comfyui", Every: time.Millisecond, Timeout: time.Minute}
+		setBackend(s, "slow", func(b *backend.Config) {
+			b.Completion = backend.CompletionConfig{Preset: "comfyui", Every: time.Millisecond, Timeout: time.Minute}
 			for _, c := range change {
 				c(&b.Completion)
 			}
 		})
-		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "prompt", Match: routing.MatchConfig{Path: "/prompt"}, Class: "heavy", Backend: "slow"})
+		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "prompt", Match: routing.MatchConfig{Path: routing.Texts{"/prompt"}}, Class: "heavy", Backend: "slow"})
 	}
 }
 
 const interrupt = `POST /interrupt {"prompt_id": "{{.json.prompt_id}}"}`
 
-func interrupts(c *routing.CompletionConfig) { c.Cancel = interrupt }
+func interrupts(c *backend.CompletionConfig) { c.Cancel = interrupt }
 
 func TestAJobHoldsItsGrantToItsRealEnd(t *testing.T) {
 	c := newComfy()
@@ -212,7 +213,7 @@ func (b *box) executed(result string) {
 func TestAJobThatRunsOutOfMemoryIsCounted(t *testing.T) {
 	c := newComfy()
 	b := open(t, c, asComfy(), func(s *proxy.Setup) {
-		backend(s, "slow", func(b *routing.BackendConfig) { b.OOMPatterns, b.RetryOOM = []string{"CUDA out of memory"}, true })
+		setBackend(s, "slow", func(b *backend.Config) { b.OOMPatterns, b.RetryOOM = []string{"CUDA out of memory"}, true })
 	})
 	b.do("POST", "/prompt", "{}")
 	c.finish(<-c.arrived, "error: CUDA out of memory")
@@ -233,7 +234,7 @@ func TestAJobThatRunsOutOfMemoryIsCounted(t *testing.T) {
 func TestAJobEndsHoweverLongItsHistoryIs(t *testing.T) {
 	c := newComfy()
 	b := open(t, c, asComfy(), func(s *proxy.Setup) {
-		backend(s, "slow", func(b *routing.BackendConfig) { b.OOMPatterns = []string{"CUDA out of memory"} })
+		setBackend(s, "slow", func(b *backend.Config) { b.OOMPatterns = []string{"CUDA out of memory"} })
 	})
 	b.do("POST", "/prompt", "{}")
 	id := <-c.arrived
@@ -284,7 +285,7 @@ func TestAnAnswerWithoutAJobIsTheEnd(t *testing.T) {
 
 func TestAJobThatDoesNotEndIsGivenUp(t *testing.T) {
 	c := newComfy()
-	b := open(t, c, asComfy(func(c *routing.CompletionConfig) { c.Timeout = 50 * time.Millisecond }))
+	b := open(t, c, asComfy(func(c *backend.CompletionConfig) { c.Timeout = 50 * time.Millisecond }))
 	b.do("POST", "/prompt", "{}")
 	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
 	eventually(t, "the log says so", func() bool { return strings.Contains(b.logs.String(), "did not end within completion.timeout") })
@@ -328,12 +329,12 @@ func TestAJobWhoseCallerLeftWithoutTheAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := newComfy()
 			c.answer = make(chan struct{})
-			change := func(*routing.CompletionConfig) {}
+			change := func(*backend.CompletionConfig) {}
 			if want != nil {
 				change = interrupts
 			}
 			b := open(t, c, asComfy(change), func(s *proxy.Setup) {
-				backend(s, "slow", func(b *routing.BackendConfig) { b.Cancel = "aborts" }) // a submit is never aborted
+				setBackend(s, "slow", func(b *backend.Config) { b.Cancel = "aborts" }) // a submit is never aborted
 			})
 			ctx, cancel := context.WithCancel(t.Context())
 			gone := make(chan struct{})
@@ -486,12 +487,12 @@ func TestGradiosOwnEventsEndAJob(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := &gradio{sessions: map[string]chan string{}, joined: make(chan string, 10)}
 			b := open(t, g, func(s *proxy.Setup) {
-				backend(s, "slow", func(b *routing.BackendConfig) {
-					b.Completion = routing.CompletionConfig{Preset: "gradio", Every: time.Millisecond, Timeout: time.Minute}
+				setBackend(s, "slow", func(b *backend.Config) {
+					b.Completion = backend.CompletionConfig{Preset: "gradio", Every: time.Millisecond, Timeout: time.Minute}
 				})
 				s.Routing.Routes = append([]routing.RouteConfig{
-					{Name: "events", Match: routing.MatchConfig{Method: "GET", Path: "/gradio/**"}, Pass: true, Backend: "slow"},
-					{Name: "join", Match: routing.MatchConfig{Path: "/gradio/**"}, Class: "heavy", Backend: "slow"},
+					{Name: "events", Match: routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/gradio/**"}}, Pass: true, Backend: "slow"},
+					{Name: "join", Match: routing.MatchConfig{Path: routing.Texts{"/gradio/**"}}, Class: "heavy", Backend: "slow"},
 				}, s.Routing.Routes...)
 			})
 			if _, got := b.do("POST", "/gradio"+c.join, "{}"); got != `{"event_id": "event-1"}` {
@@ -526,8 +527,8 @@ func TestGradiosOwnEventsEndAJob(t *testing.T) {
 		g := &gradio{sessions: map[string]chan string{}, joined: make(chan string, 10)}
 		b := open(t, g, func(s *proxy.Setup) {
 			s.Routing.Routes = append([]routing.RouteConfig{
-				{Name: "events", Match: routing.MatchConfig{Method: "GET", Path: "/queue/data"}, Pass: true, Backend: "slow"},
-				{Name: "join", Match: routing.MatchConfig{Path: "/queue/join"}, Class: "heavy", Backend: "slow", Completion: routing.CompletionConfig{
+				{Name: "events", Match: routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/queue/data"}}, Pass: true, Backend: "slow"},
+				{Name: "join", Match: routing.MatchConfig{Path: routing.Texts{"/queue/join"}}, Class: "heavy", Backend: "slow", Completion: backend.CompletionConfig{
 					Preset: "gradio", Every: time.Millisecond, Timeout: time.Minute}},
 			}, s.Routing.Routes...)
 		})

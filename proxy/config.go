@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
@@ -66,6 +67,10 @@ func (c Config) Check(report func(path, problem string)) {
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		report("tls", "only one of cert and key is set: want both, or neither")
+	} else if c.TLS.Cert != "" {
+		if _, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key); err != nil {
+			report("tls", fmt.Sprintf("%v: want the files of a certificate and its key, in PEM", err))
+		}
 	}
 	if c.Admin.Listen != "" {
 		if problem := checkAddress(c.Admin.Listen); problem != "" {

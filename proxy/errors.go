@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
@@ -91,6 +92,7 @@ const statusClientLeft = 499
 // gRPC's status codes, as far as they are needed.
 const (
 	grpcCancelled     = 1
+	grpcUnknown       = 2
 	grpcDeadline      = 4
 	grpcDenied        = 7
 	grpcExhausted     = 8
@@ -142,17 +144,17 @@ func explain(err error) *refusal {
 		return refuse(codeAmbiguousBody, "the request could be for different backends: %s", reasonOf(err, routing.ErrAmbiguous))
 	case errors.Is(err, routing.ErrBody):
 		return refuse(codeBadBody, "the route needs a body that it can read: want one complete, uncompressed JSON object: %s", reasonOf(err, routing.ErrBody))
-	case errors.Is(err, routing.ErrBreakerOpen):
+	case errors.Is(err, backend.ErrBreakerOpen):
 		return refuse(admission.CodeBackendUnavailable, "the backend's breaker is open")
 	case errors.Is(err, errExecutionTimeout):
 		return refuse(codeExecutionTimeout, "the backend did not finish in time")
 	case errors.Is(err, context.Canceled):
 		return refuse(admission.CodeClientCancelled, "the client left")
-	case errors.Is(err, routing.ErrUpload):
+	case errors.Is(err, backend.ErrUpload):
 		return refuse(codeBadBody, "the body broke off before its end")
-	case errors.Is(err, routing.ErrShort):
+	case errors.Is(err, backend.ErrShort):
 		return refuse(codeInternal, "the proxy is short of descriptors, ports or memory")
-	case errors.Is(err, routing.ErrUnreachable):
+	case errors.Is(err, backend.ErrUnreachable):
 		return refuse(codeBackendUnreachable, "the backend does not accept connections")
 	}
 	return refuse(codeBackendProtocol, "the connection to the backend broke, or its answer was not HTTP")

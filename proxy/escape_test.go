@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -67,7 +68,7 @@ func TestNoHeaderEscapesAdmission(t *testing.T) {
 		<-let
 	}), func(s *proxy.Setup) {
 		s.Routing.Routes = append([]routing.RouteConfig{
-			{Name: "large", Match: routing.MatchConfig{Path: "/light/x", When: "num(body.n, 1) > 4"}, Class: "light", Backend: "quick", VRAM: "8GiB"},
+			{Name: "large", Match: routing.MatchConfig{Path: routing.Texts{"/light/x"}, When: "num(body.n, 1) > 4"}, Class: "light", Backend: "quick", VRAM: "8GiB"},
 		}, s.Routing.Routes...)
 	})
 	once := func(header string) (s seen) {
@@ -168,7 +169,7 @@ func TestOneJobAtATimeWhateverTheClientOffers(t *testing.T) {
 			io.WriteString(w, `{"state":"running"}`)
 		}
 	}), func(s *proxy.Setup) {
-		s.Routing.Routes[0].Completion = routing.CompletionConfig{Poll: "GET /jobs/{{.json.id}}", Until: `body.state == "done"`, Every: 5 * time.Millisecond, Timeout: time.Minute}
+		s.Routing.Routes[0].Completion = backend.CompletionConfig{Poll: "GET /jobs/{{.json.id}}", Until: `body.state == "done"`, Every: 5 * time.Millisecond, Timeout: time.Minute}
 	})
 	for _, header := range []string{"Connection: Upgrade\r\nUpgrade: h2c\r\n", "Content-Type: application/grpc\r\n"} {
 		conn := dial(t, b)

@@ -75,7 +75,7 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 		x.askPlain(out.Header)
 	}
 	x.now = time.Now()
-	x.trace.Execute(x.now, backend.Config.URL, out.Header)
+	x.trace.Execute(x.now, backend.Config.URL, out.URL.EscapedPath(), out.Header)
 }
 
 // rawPath is the path as the client wrote it.

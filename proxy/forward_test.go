@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -106,7 +107,7 @@ func TestHeadersThatAClientMayNotSay(t *testing.T) {
 		if _, got := b.do("GET", "/light/x", ""); strings.Contains(got, "Host: "+b.url[7:]+"\n") && !strings.Contains(got, "X-Forwarded-Host: "+b.url[7:]) {
 			t.Errorf("the client's host reached the backend:\n%s", got)
 		}
-		b = open(t, echo, func(s *proxy.Setup) { backend(s, "quick", func(c *routing.BackendConfig) { c.PreserveHost = true }) })
+		b = open(t, echo, func(s *proxy.Setup) { setBackend(s, "quick", func(c *backend.Config) { c.PreserveHost = true }) })
 		if _, got := b.do("GET", "/light/x", ""); !strings.Contains(got, "\nHost: "+b.url[7:]+"\n") {
 			t.Errorf("the client's host did not reach the backend:\n%s", got)
 		}
@@ -214,9 +215,9 @@ func TestAnUpgradedConnectionIsTheirs(t *testing.T) {
 	for path, want := range map[string]int{"/light/ws": 0, "/slow/ws": 0, "/pass/ws": 0, "/light/named": 0, "/light/held": 1} {
 		b := open(t, echo, func(s *proxy.Setup) {
 			named := s.Routing.Routes[len(s.Routing.Routes)-1]
-			named.Name, named.Match = "named", routing.MatchConfig{Method: "GET", Path: "/light/named"}
+			named.Name, named.Match = "named", routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/light/named"}}
 			held := named
-			held.Name, held.HoldSlot, held.Match = "held", true, routing.MatchConfig{Path: "/light/held"}
+			held.Name, held.HoldSlot, held.Match = "held", true, routing.MatchConfig{Path: routing.Texts{"/light/held"}}
 			s.Routing.Routes = append([]routing.RouteConfig{named, held}, s.Routing.Routes...)
 		})
 		c, r := b.raw("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")

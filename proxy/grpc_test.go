@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -26,7 +27,7 @@ func h2c(t testing.TB) *http.Client {
 // overH2C makes both backends speak HTTP/2.
 func overH2C(s *proxy.Setup) {
 	for name := range s.Routing.Backends {
-		backend(s, name, func(c *routing.BackendConfig) { c.Protocol = "h2c" })
+		setBackend(s, name, func(c *backend.Config) { c.Protocol = "h2c" })
 	}
 }
 

@@ -66,6 +66,7 @@ type exchange struct {
 	// switched says that the connection has become a tunnel.
 	switched bool
 	try      *attempt        // the present one; never nil
+	tenant   string          // who asks
 	own      admission.Bytes // its demand before anything learned
 	first    *firstTry       // nil: this is the first
 	trace    *telemetry.Request
@@ -115,7 +116,11 @@ func (x *exchange) serve() error {
 		}
 	}
 	if !x.isStream() {
-		if x.body, err = x.readBody(x.out.ResponseWriter, x.in, x.rules.limits); err != nil {
+		x.body, err = x.readBody(x.out.ResponseWriter, x.in, x.rules.limits)
+		if x.in.ContentLength != 0 {
+			x.trace.Received(time.Now())
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -152,9 +157,11 @@ func (x *exchange) find() (routing.Candidates, error) {
 		x.trace = x.telemetry.Begin(x.in, "")
 		return candidates, err
 	}
+	x.tenant = x.rules.tenant(x.in)
 	x.route = candidates.First()
 	x.trace = x.telemetry.Begin(x.in, x.route.Pattern)
 	x.trace.Classify(x.route.Name, x.route.ClassName, x.route.Backend, 0)
+	x.trace.Identify(x.tenant, "")
 	return candidates, nil
 }
 
@@ -234,12 +241,13 @@ func (x *exchange) seen() routing.Body {
 func (x *exchange) classify(d routing.Decision) {
 	x.route, x.own, x.free = d.Route, d.VRAM, d.Pass
 	x.trace.Classify(d.Route.Name, d.Route.ClassName, d.Route.Backend, d.VRAM)
+	x.identify()
 }
 
 // ask is the request as the desk sees it.
 func (x *exchange) ask(d routing.Decision) admission.Request {
 	ask := admission.Request{
-		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM,
+		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM, Tenant: x.tenant, Origin: x.trace.Origin(),
 		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
 		History:  x.rules.histories[d.Route],
 	}
@@ -331,7 +339,8 @@ func (x *exchange) describe(header http.Header) {
 func (x *exchange) end() {
 	panicked := recover()
 	if panicked != nil && panicked != http.ErrAbortHandler {
-		x.log.Error("a handler panicked", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		x.log.Error("a handler panicked", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()),
+			"trace_id", x.trace.SpanContext().TraceID().String())
 		panicked = http.ErrAbortHandler
 		if x.out.status == 0 && x.trace != nil {
 			x.code, panicked = codeInternal, nil
@@ -346,18 +355,7 @@ func (x *exchange) end() {
 		x.body.Close()
 	}
 	if x.trace != nil {
-		status, code := x.out.status, x.code
-		if status == 0 && x.switched {
-			status = http.StatusSwitchingProtocols // which httputil writes past output
-		}
-		if code == "" && context.Cause(x.ctx) == errExecutionTimeout {
-			code = codeExecutionTimeout // in the middle of an answer
-		}
-		// The end of a connection that was switched is no leaving.
-		if status == 0 || left && code == "" && status != http.StatusSwitchingProtocols {
-			status, code = statusClientLeft, admission.CodeClientCancelled
-		}
-		x.trace.End(time.Now(), status, string(code), x.bytesIn(), x.out.bytes)
+		x.trace.End(time.Now(), x.ending(left, panicked != nil))
 	}
 	x.remindOfGET()
 	x.noteReset()
@@ -415,7 +413,8 @@ type output struct {
 	until  time.Time
 	status int // the final status; 0: none was sent
 	bytes  int64
-	flush  bool // what is written goes out at once
+	first  time.Time // when the first byte of the body went out; zero: none did
+	flush  bool      // what is written goes out at once
 }
 
 // Unwrap is for http.ResponseController.
@@ -431,7 +430,9 @@ func (o *output) WriteHeader(status int) {
 // Write writes under a deadline of limits.write_stall, or a quarter more: the
 // timer is not moved for every small event.
 func (o *output) Write(p []byte) (int, error) {
-	if now := time.Now(); o.until.Sub(now) < o.stall {
+	now := time.Now()
+	o.firstByte(now)
+	if o.until.Sub(now) < o.stall {
 		o.until = now.Add(o.stall + o.stall/4)
 		http.NewResponseController(o.ResponseWriter).SetWriteDeadline(o.until)
 	}

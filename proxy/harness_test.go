@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
@@ -28,6 +29,7 @@ type box struct {
 	url     string
 	client  *http.Client
 	logs    *lines
+	told    *telemetry.Telemetry
 }
 
 // aBox is a card of 48 GiB with a heavy class that one request fills and a
@@ -38,12 +40,12 @@ func aBox(url string) proxy.Setup {
 		Queue: routing.QueueConfig{Limit: 1000, Timeout: time.Minute}}
 	heavy := routing.ClassConfig{Slots: 1, VRAM: routing.VRAM{Amount: 34 * admission.GiB}, Estimate: 18 * time.Second, StrictAfter: 5 * time.Second,
 		Queue: routing.QueueConfig{Limit: 100, Timeout: time.Minute}}
-	backend := func(cancel string) routing.BackendConfig {
-		return routing.BackendConfig{URL: url, GPU: "gpu0", Protocol: "http", Cancel: cancel, Errors: "auto", ReturnsMemory: true,
-			Breaker: routing.BreakerConfig{Failures: 5, Open: 30 * time.Second, WhenOpen: "reject"}}
+	server := func(cancel string) backend.Config {
+		return backend.Config{URL: url, GPU: "gpu0", Protocol: "http", Cancel: cancel, Errors: "auto", ReturnsMemory: true,
+			Breaker: backend.BreakerConfig{Failures: 5, Open: 30 * time.Second, WhenOpen: "reject"}}
 	}
 	route := func(name, path, class, backend string) routing.RouteConfig {
-		return routing.RouteConfig{Name: name, Match: routing.MatchConfig{Path: path}, Class: class, Backend: backend, Errors: "problem"}
+		return routing.RouteConfig{Name: name, Match: routing.MatchConfig{Path: routing.Texts{path}}, Class: class, Backend: backend, Errors: "problem"}
 	}
 	pass := route("pass", "/pass/**", "", "quick")
 	pass.Pass = true
@@ -57,7 +59,7 @@ func aBox(url string) proxy.Setup {
 		},
 		Routing: routing.Config{
 			Classes:  map[string]routing.ClassConfig{"light": light, "heavy": heavy},
-			Backends: map[string]routing.BackendConfig{"quick": backend("aborts"), "slow": backend("ignored")},
+			Backends: map[string]backend.Config{"quick": server("aborts"), "slow": server("ignored")},
 			Routes: []routing.RouteConfig{
 				route("heavy", "/heavy", "heavy", "slow"), pass, route("slow", "/slow/**", "light", "slow"), route("light", "/light/**", "light", "quick"),
 			},
@@ -91,8 +93,8 @@ func class(s *proxy.Setup, name string, change func(*routing.ClassConfig)) {
 	s.Routing.Classes[name] = c
 }
 
-// backend changes one backend of a setup.
-func backend(s *proxy.Setup, name string, change func(*routing.BackendConfig)) {
+// setBackend changes one backend of a setup.
+func setBackend(s *proxy.Setup, name string, change func(*backend.Config)) {
 	b := s.Routing.Backends[name]
 	change(&b)
 	s.Routing.Backends = maps.Clone(s.Routing.Backends)
@@ -128,6 +130,7 @@ func openTraced(t testing.TB, url string, traces telemetry.TracesConfig, change 
 	b := &box{t: t, setup: setup, logs: new(lines)}
 	tel, err := telemetry.Start(context.Background(), telemetry.Config{ServiceName: "test", Traces: traces,
 		Metrics: telemetry.MetricsConfig{Prometheus: true}, Log: telemetry.LogConfig{Format: "json", Level: "info"}}, "test", b.logs)
+	b.told = tel
 	if err == nil {
 		b.desk, err = admission.NewController(setup.Desk)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -64,41 +64,73 @@ func (l *ladder) close() {
 func (l *ladder) attend(o admission.Order) {
 	l.steps.Go(func() {
 		began := time.Now()
-		var b *routing.Backend
+		var b *backend.Server
 		if r := l.replica(o); r != nil {
-			b = r.Backend
+			b = r.Server
 			r.link.ordered(1)
 			defer r.link.ordered(-1)
 		}
 		var e admission.Ended
 		var freed admission.Bytes
 		name := telemetry.SpanUnload
+		if o.Kind != admission.Unload {
+			name = telemetry.SpanWake
+		}
+		origin := telemetry.RequestOf(o.Origin)
+		told := l.telemetry.Ordered(name, began, o.Backend, o.For, origin)
+		ended := func() {
+			told.End(time.Now(), telemetry.Done{Asked: o.Bytes, Freed: freed, GPUs: gpusOf(b), Failed: e.Failed, Note: e.Note})
+		}
+		// The end is told before the desk hears of it: the request that waits for it
+		// links to it.
 		switch o.Kind {
 		case admission.Unload:
 			e, freed = l.unload(b, o)
+			ended()
 			l.desk.Unloaded(o.ID, e)
 		case admission.Wake:
-			name = telemetry.SpanWake
 			e = l.wake(b, o)
+			ended()
 			l.desk.Loaded(o.ID, e)
 		case admission.Return:
-			name = telemetry.SpanWake
 			e = l.awaitReturn(b, o)
+			ended()
 			l.desk.Loaded(o.ID, e)
 		}
-		l.telemetry.Ordered(name, began, time.Now(), telemetry.Order{Backend: o.Backend, Bytes: o.Bytes, Freed: freed, For: o.For, Failed: e.Failed, Note: e.Note})
-		log := l.log.Info
-		if e.Failed {
-			log = l.log.Warn
-		}
-		log(name, "backend", o.Backend, "replica", o.Replica, "for", o.For, "bytes", int64(o.Bytes), "freed", int64(freed),
-			"took_ms", time.Since(began).Milliseconds(), "note", e.Note)
+		l.logOrder(name, o, e, freed, time.Since(began), origin)
 	})
+}
+
+// logOrder writes the line of an order that has ended.
+func (l *ladder) logOrder(name string, o admission.Order, e admission.Ended, freed admission.Bytes, took time.Duration, origin *telemetry.Request) {
+	log := l.log.Info
+	if e.Failed {
+		log = l.log.Warn
+	}
+	about := []any{"backend", o.Backend, "replica", o.Replica, "bytes", int64(o.Bytes), "freed", int64(freed), "took_ms", took.Milliseconds(), "note", e.Note}
+	if o.For != 0 {
+		about = append(about, "grant", o.For)
+	}
+	if id := origin.SpanContext(); id.IsValid() {
+		about = append(about, "trace_id", id.TraceID().String())
+	}
+	log(name, about...)
+}
+
+// gpusOf are the GPUs that a server takes memory on.
+func gpusOf(b *backend.Server) (gpus []string) {
+	if b == nil {
+		return nil
+	}
+	for _, p := range b.Config.Places() {
+		gpus = append(gpus, p.GPU)
+	}
+	return gpus
 }
 
 // replica is the server that an order is for; nil: it has been taken out of the
 // configuration. Its number may have changed since, its name has not.
-func (l *ladder) replica(o admission.Order) *backend {
+func (l *ladder) replica(o admission.Order) *replica {
 	l.reloading.RLock()
 	defer l.reloading.RUnlock()
 	return l.rules.Load().backends[o.Backend].at(o.Name)
@@ -107,7 +139,7 @@ func (l *ladder) replica(o admission.Order) *backend {
 var errGone = errors.New("the backend was taken out of the configuration")
 
 // unload climbs the ladder until the card shows that enough memory is free.
-func (l *ladder) unload(b *routing.Backend, o admission.Order) (admission.Ended, admission.Bytes) {
+func (l *ladder) unload(b *backend.Server, o admission.Order) (admission.Ended, admission.Bytes) {
 	if b == nil {
 		return admission.Ended{Failed: true, Note: errGone.Error()}, 0
 	}
@@ -117,7 +149,7 @@ func (l *ladder) unload(b *routing.Backend, o admission.Order) (admission.Ended,
 	var c climb
 	if b.HasHook() {
 		for range 2 {
-			done := c.step(l, b, o, "the call", b.LetGo)
+			done := c.step(l, b, o, "the call", b.Unload)
 			if b.MustWake() && b.Died(l.life, c.err) {
 				c.died = true
 				c.said = append(c.said, "it died of it, or has not slept")
@@ -157,7 +189,7 @@ type climb struct {
 }
 
 // step tries one rung and says whether enough has come back.
-func (c *climb) step(l *ladder, b *routing.Backend, o admission.Order, what string, do func(context.Context) error) bool {
+func (c *climb) step(l *ladder, b *backend.Server, o admission.Order, what string, do func(context.Context) error) bool {
 	err := do(l.life)
 	c.err = err
 	c.obeyed = c.obeyed || err == nil
@@ -165,7 +197,7 @@ func (c *climb) step(l *ladder, b *routing.Backend, o admission.Order, what stri
 	defer cancel()
 	if err != nil {
 		c.said = append(c.said, fmt.Sprintf("%s failed: %v", what, err))
-		if errors.Is(err, routing.ErrRefused) {
+		if errors.Is(err, backend.ErrRefused) {
 			c.obeyed = false // nobody is there who could sleep
 		}
 		// It may have died, and then its memory comes back all the same.
@@ -180,7 +212,7 @@ func (c *climb) step(l *ladder, b *routing.Backend, o admission.Order, what stri
 		return true
 	case enough:
 		// One that did not come to its end may have been a yes.
-		c.obeyed = c.obeyed || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, routing.ErrProtocol)
+		c.obeyed = c.obeyed || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, backend.ErrProtocol)
 		c.said = append(c.said, fmt.Sprintf("%v of %v were freed", freed, o.Bytes))
 		return true
 	case err == nil:
@@ -194,7 +226,7 @@ func (c *climb) ended(mustWake bool) admission.Ended {
 }
 
 // wake brings a backend back and returns when it can serve.
-func (l *ladder) wake(b *routing.Backend, o admission.Order) admission.Ended {
+func (l *ladder) wake(b *backend.Server, o admission.Order) admission.Ended {
 	if b == nil {
 		return admission.Ended{Failed: true, Dead: true, Note: errGone.Error()}
 	}
@@ -205,7 +237,7 @@ func (l *ladder) wake(b *routing.Backend, o admission.Order) admission.Ended {
 	stopped := l.stopped[at]
 	l.mu.Unlock()
 	if err := b.Wake(ctx, stopped); err != nil {
-		return admission.Ended{Failed: true, Dead: errors.Is(err, routing.ErrRefused) && !stopped, Note: err.Error()}
+		return admission.Ended{Failed: true, Dead: errors.Is(err, backend.ErrRefused) && !stopped, Note: err.Error()}
 	}
 	l.setStopped(at, false)
 	return admission.Ended{Note: "it answers again"}
@@ -213,7 +245,7 @@ func (l *ladder) wake(b *routing.Backend, o admission.Order) admission.Ended {
 
 // awaitReturn waits for a backend that died of an unload. Its supervisor may
 // start it again, and then it loads.
-func (l *ladder) awaitReturn(b *routing.Backend, o admission.Order) admission.Ended {
+func (l *ladder) awaitReturn(b *backend.Server, o admission.Order) admission.Ended {
 	if b == nil {
 		return admission.Ended{Failed: true, Dead: true, Note: errGone.Error()}
 	}
@@ -278,7 +310,7 @@ const (
 // more is sent there then, and the desk has it woken when what runs has ended. It
 // returns when the backend has answered, so that whoever reads the error and sends
 // the next request finds it awake.
-func (l *ladder) suspect(b *backend) {
+func (l *ladder) suspect(b *replica) {
 	if !b.MustWake() || !b.Tells() || l.life.Err() != nil || b.asking.Swap(true) {
 		return
 	}
@@ -308,7 +340,7 @@ func (l *ladder) suspect(b *backend) {
 }
 
 // sleeps says that a backend says so.
-func (l *ladder) sleeps(b *backend) bool {
+func (l *ladder) sleeps(b *replica) bool {
 	ctx, cancel := context.WithTimeout(l.life, sleepSoon)
 	defer cancel()
 	loaded, known := b.Loaded(ctx)
@@ -317,7 +349,7 @@ func (l *ladder) sleeps(b *backend) bool {
 
 // numberOf is a backend's number among its replicas; -1: it has been taken out of
 // the configuration.
-func (l *ladder) numberOf(b *backend) int {
+func (l *ladder) numberOf(b *replica) int {
 	l.reloading.RLock()
 	defer l.reloading.RUnlock()
 	return slices.Index(l.rules.Load().backends[b.Name], b)

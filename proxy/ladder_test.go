@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -82,16 +83,16 @@ func (e *engine) called() string {
 
 // twoEngines is a card with two engines that do not fit beside each other, read
 // as often as the desk can.
-func twoEngines(t *testing.T, change func(*routing.BackendConfig)) (b *box, large, other *engine) {
+func twoEngines(t *testing.T, change func(*backend.Config)) (b *box, large, other *engine) {
 	large, other = &engine{weights: 30 * admission.GiB}, &engine{weights: 28 * admission.GiB}
 	servers := []*httptest.Server{httptest.NewServer(large), httptest.NewServer(other)}
 	large.server, other.server = servers[0], servers[1]
 	b = openAt(t, servers[0].URL, func(s *proxy.Setup) {
 		for i, name := range []string{"slow", "quick"} {
-			backend(s, name, func(c *routing.BackendConfig) {
+			setBackend(s, name, func(c *backend.Config) {
 				c.URL = servers[i].URL
 				c.Resident.Amount = []admission.Bytes{30 * admission.GiB, 28 * admission.GiB}[i]
-				c.Reclaim = routing.ReclaimConfig{Call: "POST /sleep", Wake: "POST /wake_up", Probe: "GET /health", Timeout: time.Minute, Settle: 2 * time.Second}
+				c.Reclaim = backend.ReclaimConfig{Call: "POST /sleep", Wake: "POST /wake_up", Probe: "GET /health", Timeout: time.Minute, Settle: 2 * time.Second}
 				if change != nil {
 					change(c)
 				}
@@ -155,7 +156,7 @@ func TestEnginesTakeTurnsOnACard(t *testing.T) {
 var lied = regexp.MustCompile(`"the call succeeded, and 0B of 3[01]GiB were freed within 20ms.*"high_bytes":3(2212254720|3285996544),`)
 
 func TestAHookThatLiesIsSeenThrough(t *testing.T) {
-	b, large, other := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim.Wake, c.Reclaim.Settle = "", 20*time.Millisecond })
+	b, large, other := twoEngines(t, func(c *backend.Config) { c.Reclaim.Wake, c.Reclaim.Settle = "", 20*time.Millisecond })
 	b.want("POST", "/heavy")
 	large.lies.Store(true)
 	waits := make(chan struct{})
@@ -215,7 +216,7 @@ func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
 }
 
 func TestASleepThatIsAnsweredTooLateIsASleep(t *testing.T) {
-	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Reclaim.Timeout = 100 * time.Millisecond })
+	b, large, _ := twoEngines(t, func(c *backend.Config) { c.Reclaim.Timeout = 100 * time.Millisecond })
 	b.want("POST", "/heavy")
 	large.slow.Store(true)
 	b.want("POST", "/light/x")
@@ -226,8 +227,8 @@ func TestASleepThatIsAnsweredTooLateIsASleep(t *testing.T) {
 }
 
 func TestAnEngineThatSleepsAtTheStartIsWokenFirst(t *testing.T) {
-	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) {
-		c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
+	b, large, _ := twoEngines(t, func(c *backend.Config) {
+		c.Reclaim = backend.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
 	})
 	large.asleep.Store(true)
 	b.handler.Inspect()
@@ -239,8 +240,8 @@ func TestAnEngineThatSleepsAtTheStartIsWokenFirst(t *testing.T) {
 
 // TestAnEngineThatAnotherHandPutsToSleepIsWoken when an answer makes one ask.
 func TestAnEngineThatAnotherHandPutsToSleepIsWoken(t *testing.T) {
-	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) {
-		c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
+	b, large, _ := twoEngines(t, func(c *backend.Config) {
+		c.Reclaim = backend.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
 	})
 	b.want("POST", "/heavy")
 	large.asleep.Store(true)
@@ -262,8 +263,8 @@ func TestABackendThatAReloadBringsIsAskedWhetherItSleeps(t *testing.T) {
 	b, large, _ := twoEngines(t, nil)
 	large.asleep.Store(true)
 	next := b.setup
-	backend(&next, "slow", func(c *routing.BackendConfig) {
-		c.Reclaim = routing.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
+	setBackend(&next, "slow", func(c *backend.Config) {
+		c.Reclaim = backend.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
 	})
 	next.Desk = desk(next)
 	if err := b.handler.Reload(next); err != nil {
@@ -273,7 +274,7 @@ func TestABackendThatAReloadBringsIsAskedWhetherItSleeps(t *testing.T) {
 }
 
 func TestReclaimAndWakeByHand(t *testing.T) {
-	b, large, _ := twoEngines(t, func(c *routing.BackendConfig) { c.Pinned = true })
+	b, large, _ := twoEngines(t, func(c *backend.Config) { c.Pinned = true })
 	b.want("POST", "/heavy")
 	b.ask("POST", "/api/backends/slow/reclaim", nil)
 	eventually(t, "the state tells", func() bool { return strings.Contains(b.backendState("slow"), `"residency":"asleep"`) })
@@ -324,7 +325,7 @@ func TestAPortThatRefusesHoldsNoMemory(t *testing.T) {
 }
 
 func TestAWaitingRequestShowsWhatBlocksIt(t *testing.T) {
-	b, _, _ := twoEngines(t, func(c *routing.BackendConfig) { c.MinResidency = time.Hour })
+	b, _, _ := twoEngines(t, func(c *backend.Config) { c.MinResidency = time.Hour })
 	b.want("POST", "/heavy")
 	answer := b.later("/light/x")
 	var queue struct {

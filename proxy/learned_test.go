@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
@@ -209,9 +210,9 @@ func TestWhatAnOlderStateSaysIsKeptIsIgnored(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := open(t, newModel(t), func(s *proxy.Setup) {
-		backend(s, "learns", func(c *routing.BackendConfig) {
+		setBackend(s, "learns", func(c *backend.Config) {
 			*c = s.Routing.Backends["slow"]
-			c.Resident = routing.Resident{Learn: true}
+			c.Resident = backend.Resident{Learn: true}
 		})
 	})
 	b.handler.Recall(memory, time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC))

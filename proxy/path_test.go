@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -17,11 +18,11 @@ import (
 func TestAPathIsForwardedAsItWasSent(t *testing.T) {
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) })
 	rest := func(s *proxy.Setup) {
-		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: "/**"}, Class: "light", Backend: "quick"})
+		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}}, Class: "light", Backend: "quick"})
 	}
 	for _, protocol := range []string{"http", "h2c"} {
 		b := open(t, echo, rest, func(s *proxy.Setup) {
-			backend(s, "quick", func(c *routing.BackendConfig) { c.Protocol = protocol })
+			setBackend(s, "quick", func(c *backend.Config) { c.Protocol = protocol })
 		})
 		for _, target := range []string{
 			"/api/userdata/workflows%2Fa.json", "/api/userdata/workflows%2fa.json?overwrite=true", "/file=https://host/a.png", "//a", "/a//b", "/a/./b", "/a/../b",
@@ -45,7 +46,7 @@ func TestAPathIsForwardedAsItWasSent(t *testing.T) {
 func TestAnAbsoluteTargetIsForwardedAsItsPath(t *testing.T) {
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "%s %s", r.RequestURI, r.Host) }),
 		func(s *proxy.Setup) {
-			backend(s, "quick", func(c *routing.BackendConfig) { c.PreserveHost = true })
+			setBackend(s, "quick", func(c *backend.Config) { c.PreserveHost = true })
 		})
 	for target, want := range map[string]string{"http://box/light/a%2Fb?c=d": "/light/a%2Fb?c=d box", "https://box:8443/light/x": "/light/x box:8443"} {
 		_, r := b.raw("POST " + target + " HTTP/1.1\r\nHost: box\r\nContent-Length: 0\r\n\r\n")
@@ -62,12 +63,12 @@ func TestAnAbsoluteTargetIsForwardedAsItsPath(t *testing.T) {
 // TestRefusalsAtTheDoorSayWhy has one request for each code.
 func TestRefusalsAtTheDoorSayWhy(t *testing.T) {
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s reached the backend", r.Method, r.URL) }), func(s *proxy.Setup) {
-		backend(s, "quick", func(c *routing.BackendConfig) { c.Reclaim.Preset = "comfyui" })
+		setBackend(s, "quick", func(c *backend.Config) { c.Reclaim.Preset = "comfyui" })
 		s.Routing.Routes = append(s.Routing.Routes,
-			routing.RouteConfig{Name: "a", Match: routing.MatchConfig{Path: "/chat", When: `body.model == "a"`}, Class: "light", Backend: "quick"},
-			routing.RouteConfig{Name: "b", Match: routing.MatchConfig{Path: "/chat", When: `body.model == "b"`}, Class: "heavy", Backend: "slow"},
-			routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: "/**"}, Class: "light", Backend: "quick"},
-			routing.RouteConfig{Name: "other", Match: routing.MatchConfig{Path: "/free/**", When: `header["x-a"] == "b"`}, Class: "heavy", Backend: "slow"})
+			routing.RouteConfig{Name: "a", Match: routing.MatchConfig{Path: routing.Texts{"/chat"}, When: `body.model == "a"`}, Class: "light", Backend: "quick"},
+			routing.RouteConfig{Name: "b", Match: routing.MatchConfig{Path: routing.Texts{"/chat"}, When: `body.model == "b"`}, Class: "heavy", Backend: "slow"},
+			routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}}, Class: "light", Backend: "quick"},
+			routing.RouteConfig{Name: "other", Match: routing.MatchConfig{Path: routing.Texts{"/free/**"}, When: `header["x-a"] == "b"`}, Class: "heavy", Backend: "slow"})
 	})
 	for _, c := range []struct {
 		path, body, code, says string

@@ -9,12 +9,12 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/backend"
 )
 
-// backend is a model server and its line to the controller.
-type backend struct {
-	*routing.Backend
+// replica is a model server and its line to the controller.
+type replica struct {
+	*backend.Server
 	cancel context.CancelFunc // ends its health check
 	link   *link
 	asking atomic.Bool // whether it sleeps
@@ -22,18 +22,18 @@ type backend struct {
 
 // replicas are the servers behind one backend's name, in the order of the file,
 // which is the desk's too. There is one or more.
-type replicas []*backend
+type replicas []*replica
 
-func newBackend(name string, config routing.BackendConfig) (*backend, error) {
+func newReplica(name string, config backend.Config) (*replica, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &link{backend: name, slots: -1}
-	b, err := routing.NewBackend(ctx, name, config, l.available)
+	b, err := backend.New(ctx, name, config, l.available)
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("proxy: backend %s: %w", name, err)
 	}
 	b.Presence(l.present)
-	return &backend{Backend: b, cancel: cancel, link: l}, nil
+	return &replica{Server: b, cancel: cancel, link: l}, nil
 }
 
 // link carries what may be used of a server, and whether its port refuses, to
@@ -57,7 +57,7 @@ func (l *link) available(slots int) {
 	l.tell()
 }
 
-// hold keeps the server from being used, whatever it says, until it is let go.
+// hold keeps the server from being used, whatever it says, until it is no longer held.
 func (l *link) hold(held bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,7 +111,7 @@ func (l *link) connect(desk *admission.Controller, number int) {
 
 // same is a backend's server that is configured in that way already; nil: none,
 // as where there are no rules.
-func (s *rules) same(name string, server routing.BackendConfig) *backend {
+func (s *rules) same(name string, server backend.Config) *replica {
 	if s == nil {
 		return nil
 	}
@@ -124,7 +124,7 @@ func (s *rules) same(name string, server routing.BackendConfig) *backend {
 }
 
 // at is the server with a URL; nil: there is none.
-func (r replicas) at(url string) *backend {
+func (r replicas) at(url string) *replica {
 	for _, b := range r {
 		if b.Config.URL == url {
 			return b
@@ -135,7 +135,7 @@ func (r replicas) at(url string) *backend {
 
 // first is where what needs no grant goes: the first server that is healthy and
 // has a closed breaker, else the first.
-func (r replicas) first() *backend {
+func (r replicas) first() *replica {
 	for _, b := range r {
 		if b.Healthy() && b.State() == "closed" {
 			return b
@@ -162,7 +162,7 @@ func (r replicas) down(desk *admission.Controller) (remaining time.Duration, dow
 // server picks where the request goes: to the replica that it was granted, or
 // without a grant to the first that works. Nil: the one that it was granted has
 // been taken out of the configuration since.
-func (x *exchange) server(grant *admission.Grant) *backend {
+func (x *exchange) server(grant *admission.Grant) *replica {
 	servers := x.rules.backends[x.route.Backend]
 	if grant == nil {
 		return servers.first()

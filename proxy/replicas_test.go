@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -23,12 +24,12 @@ func at(servers ...string) func(*proxy.Setup) {
 		s.Routing.Room = map[string]admission.Bytes{"gpu0": 47 * admission.GiB, "gpu1": 47 * admission.GiB}
 		class(s, "heavy", func(c *routing.ClassConfig) { c.Slots = 2 })
 		for _, name := range []string{"quick", "slow"} {
-			backend(s, name, func(c *routing.BackendConfig) {
+			setBackend(s, name, func(c *backend.Config) {
 				c.URL, c.GPU, c.Replicas = "", "", nil
 				c.Breaker.Failures, c.Breaker.Open = 1, time.Hour
 				for _, text := range servers {
 					url, gpu, _ := strings.Cut(text, "@")
-					c.Replicas = append(c.Replicas, routing.ReplicaConfig{URL: url, GPU: gpu})
+					c.Replicas = append(c.Replicas, backend.ReplicaConfig{URL: url, GPU: gpu})
 				}
 			})
 		}
@@ -105,7 +106,7 @@ func (b *box) stateOf(name string) backendState {
 func TestWorkGoesToTheReplicaWithRoom(t *testing.T) {
 	first, second := newModel(t), newModel(t)
 	b := openAt(t, "", at(serve(t, first)+"@gpu0", serve(t, second)+"@gpu1"), func(s *proxy.Setup) {
-		backend(s, "slow", func(c *routing.BackendConfig) { c.Resident.Amount = 8 * admission.GiB })
+		setBackend(s, "slow", func(c *backend.Config) { c.Resident.Amount = 8 * admission.GiB })
 	})
 	one := b.later("/heavy")
 	<-first.arrived
@@ -134,7 +135,7 @@ func TestWorkGoesToTheReplicaThatHoldsItsModel(t *testing.T) {
 	close(second.let)
 	b := openAt(t, "", at(serve(t, first)+"@gpu0", serve(t, second)+"@gpu1"), func(s *proxy.Setup) {
 		s.Routing.Room["gpu1"] = 60 * admission.GiB
-		backend(s, "quick", func(c *routing.BackendConfig) { c.Resident.Amount = 30 * admission.GiB })
+		setBackend(s, "quick", func(c *backend.Config) { c.Resident.Amount = 30 * admission.GiB })
 	})
 	for range 5 {
 		b.do("POST", "/light/x", "{}")
@@ -217,7 +218,7 @@ func TestASecondTryMayGoToAnotherReplica(t *testing.T) {
 	firstURL, secondURL := serve(t, first), serve(t, second)
 	b := openAt(t, "", at(firstURL+"@gpu0", secondURL+"@gpu1"), func(s *proxy.Setup) {
 		for _, name := range []string{"slow", "quick"} {
-			backend(s, name, func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+			setBackend(s, name, func(c *backend.Config) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
 		}
 	})
 	// Once it has been read, gpu0 shows that somebody else is there.
@@ -320,7 +321,7 @@ func TestAReloadOfReplicas(t *testing.T) {
 		single := func(way func(*proxy.Setup)) func(*proxy.Setup) {
 			return func(s *proxy.Setup) {
 				way(s)
-				backend(s, "quick", func(c *routing.BackendConfig) { c.Slots = 1 })
+				setBackend(s, "quick", func(c *backend.Config) { c.Slots = 1 })
 			}
 		}
 		b := openAt(t, "", single(ways[0]))
@@ -353,7 +354,7 @@ func TestABackendAcrossTwoCardsBooksOnBoth(t *testing.T) {
 	b := openAt(t, "", at(smallURL+"@gpu1"), func(s *proxy.Setup) {
 		class(s, "heavy", func(c *routing.ClassConfig) { c.VRAM.Amount = 10 * admission.GiB })
 		class(s, "light", func(c *routing.ClassConfig) { c.VRAM.Amount = 25 * admission.GiB })
-		backend(s, "slow", func(c *routing.BackendConfig) {
+		setBackend(s, "slow", func(c *backend.Config) {
 			c.URL, c.Replicas = wideURL, nil
 			c.Resident.PerGPU = map[string]admission.Bytes{"gpu0": 20 * admission.GiB, "gpu1": 15 * admission.GiB}
 		})

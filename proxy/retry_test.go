@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -46,7 +47,7 @@ func openScarce(t *testing.T, times int32, change ...func(*proxy.Setup)) (*box, 
 	m.left.Store(times)
 	return open(t, m, append([]func(*proxy.Setup){func(s *proxy.Setup) {
 		for _, name := range []string{"slow", "quick"} {
-			backend(s, name, func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+			setBackend(s, name, func(c *backend.Config) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
 		}
 	}}, change...)...), m
 }
@@ -87,7 +88,7 @@ func TestASecondOutOfMemoryIsTheClients(t *testing.T) {
 }
 
 func TestWithoutRetryTheFirstOutOfMemoryIsTheClients(t *testing.T) {
-	b, m := openScarce(t, 1, func(s *proxy.Setup) { backend(s, "quick", func(c *routing.BackendConfig) { c.RetryOOM = false }) })
+	b, m := openScarce(t, 1, func(s *proxy.Setup) { setBackend(s, "quick", func(c *backend.Config) { c.RetryOOM = false }) })
 	if res, _ := b.do("POST", "/light/x", "{}"); res.StatusCode != 500 || m.calls.Load() != 1 {
 		t.Errorf("it is answered with %s after %d calls", res.Status, m.calls.Load())
 	}
@@ -101,7 +102,7 @@ func TestOtherErrorsAreNotTriedAgain(t *testing.T) {
 		w.WriteHeader(http.StatusInternalServerError)
 		w.Write(large)
 	}), func(s *proxy.Setup) {
-		backend(s, "quick", func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+		setBackend(s, "quick", func(c *backend.Config) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
 	})
 	if res, body := b.do("POST", "/light/x", "{}"); res.StatusCode != 500 || body != string(large) || calls.Load() != 1 {
 		t.Errorf("it is answered with %s and %d bytes after %d calls", res.Status, len(body), calls.Load())
@@ -119,7 +120,7 @@ func TestTheSecondTryWaitsForItsRaisedFigure(t *testing.T) {
 		}
 		s.ServeHTTP(w, r)
 	}), func(s *proxy.Setup) {
-		backend(s, "quick", func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+		setBackend(s, "quick", func(c *backend.Config) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
 		// It fits beside the heavy one's 34 GiB of 47, and with a quarter more it does not.
 		class(s, "light", func(c *routing.ClassConfig) { c.VRAM.Amount = 11 * admission.GiB })
 	})
@@ -150,7 +151,7 @@ func failing(t *testing.T, fail func(w http.ResponseWriter), change ...func(*pro
 		}
 		m.ServeHTTP(w, r)
 	}), append([]func(*proxy.Setup){func(s *proxy.Setup) {
-		backend(s, "slow", func(c *routing.BackendConfig) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
+		setBackend(s, "slow", func(c *backend.Config) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
 		// Two fit beside each other in 47 GiB, and with a quarter more for one they do not.
 		class(s, "light", func(c *routing.ClassConfig) { c.VRAM.Amount = 21 * admission.GiB })
 	}}, change...)...)
@@ -245,7 +246,7 @@ func TestAFullQueueLeavesTheFirstOutOfMemoryToTheClient(t *testing.T) {
 func TestWorkThatNeverEndsIsAbandonedWhereThatIsWanted(t *testing.T) {
 	m := newModel(t)
 	b := open(t, m, func(s *proxy.Setup) {
-		backend(s, "slow", func(c *routing.BackendConfig) { c.AbandonAfter = 50 * time.Millisecond })
+		setBackend(s, "slow", func(c *backend.Config) { c.AbandonAfter = 50 * time.Millisecond })
 		class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = 50 * time.Millisecond })
 	})
 	if res, _ := b.do("POST", "/slow/x", "{}"); res.StatusCode != http.StatusGatewayTimeout {

@@ -116,7 +116,7 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 		for _, server := range config.Servers() {
 			b := old.same(name, server)
 			if b == nil {
-				if b, err = newBackend(name, server); err != nil {
+				if b, err = newReplica(name, server); err != nil {
 					next.retire(old)
 					return nil, err
 				}
@@ -131,13 +131,14 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 func (h *Handler) install(next, old *rules) {
 	h.spool.limit.Store(int64(next.limits.Spool))
 	// First those that go are silenced: their places may be taken by others.
-	next.leavesOut(old, func(b *backend) { b.link.connect(nil, 0) })
+	next.leavesOut(old, func(b *replica) { b.link.connect(nil, 0) })
 	for _, servers := range next.backends {
 		for i, b := range servers {
 			b.link.connect(h.desk, i)
 		}
 	}
 	h.rules.Store(next)
+	h.telemetry.Bound(next.bounds())
 	if old != nil {
 		h.recalled.keep(old, next)
 		old.retire(next)
@@ -147,7 +148,7 @@ func (h *Handler) install(next, old *rules) {
 // retire ends the servers that the other rules do not share. What is in flight
 // goes on.
 func (s *rules) retire(other *rules) {
-	other.leavesOut(s, func(b *backend) {
+	other.leavesOut(s, func(b *replica) {
 		b.link.connect(nil, 0)
 		b.cancel()
 		b.Close()
@@ -156,7 +157,7 @@ func (s *rules) retire(other *rules) {
 
 // leavesOut calls do for each server of other rules that these do not have. No
 // rules have none.
-func (s *rules) leavesOut(other *rules, do func(*backend)) {
+func (s *rules) leavesOut(other *rules, do func(*replica)) {
 	if other == nil {
 		return
 	}
@@ -207,7 +208,7 @@ func (h *Handler) Breakers() map[string][]string {
 func (h *Handler) CloseBreaker(name string) bool {
 	servers := h.rules.Load().backends[name]
 	for _, b := range servers {
-		b.Backend.CloseBreaker()
+		b.Server.CloseBreaker()
 	}
 	return len(servers) > 0
 }

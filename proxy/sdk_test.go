@@ -47,7 +47,7 @@ func TestAClientsTimeoutOfAStreamEndsAtItsFirstByte(t *testing.T) {
 	}), func(s *proxy.Setup) {
 		s.Proxy.Trusted = []string{"127.0.0.1/32"}
 		rest := s.Routing.Routes[3]
-		rest.Name, rest.Match.Path = "rest", "/**"
+		rest.Name, rest.Match.Path = "rest", routing.Texts{"/**"}
 		s.Routing.Routes = append(s.Routing.Routes, rest)
 		class(s, "light", func(c *routing.ClassConfig) { c.Estimate = time.Second })
 	})

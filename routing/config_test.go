@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
@@ -27,15 +28,15 @@ func TestAGoodConfigurationHasNoMistakes(t *testing.T) {
 			t.Errorf("with %s: got %q", url, got)
 		}
 	}
-	for _, choice := range []func(*routing.BackendConfig){
-		func(b *routing.BackendConfig) {
+	for _, choice := range []func(*backend.Config){
+		func(b *backend.Config) {
 			b.Protocol, b.Cancel, b.Errors, b.Breaker.WhenOpen = "http", "ignored", "auto", "reject"
 		},
-		func(b *routing.BackendConfig) {
+		func(b *backend.Config) {
 			b.Protocol, b.Cancel, b.Errors, b.Breaker.WhenOpen = "h2c", "aborts", "grpc", "hold"
 		},
-		func(b *routing.BackendConfig) {
-			b.Health = routing.HealthConfig{Path: "/health?deep=1", Every: time.Second}
+		func(b *backend.Config) {
+			b.Health = backend.HealthConfig{Path: "/health?deep=1", Every: time.Second}
 		},
 	} {
 		b := c.Backends["flux"]
@@ -55,7 +56,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 			c.Classes["light"] = k
 		}
 	}
-	backend := func(change func(*routing.BackendConfig)) func(*routing.Config) {
+	to := func(change func(*backend.Config)) func(*routing.Config) {
 		return func(c *routing.Config) {
 			b := c.Backends["vqa"]
 			change(&b)
@@ -63,7 +64,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		}
 	}
 	url := func(text string) func(*routing.Config) {
-		return backend(func(b *routing.BackendConfig) { b.URL = text })
+		return to(func(b *backend.Config) { b.URL = text })
 	}
 	route := func(change func(*routing.RouteConfig)) func(*routing.Config) {
 		return func(c *routing.Config) { change(&c.Routes[1]) }
@@ -75,7 +76,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		return match(func(m *routing.MatchConfig) { m.Headers = map[string]string{name: "x"} })
 	}
 	pattern := func(text string) func(*routing.Config) {
-		return match(func(m *routing.MatchConfig) { m.Path = text })
+		return match(func(m *routing.MatchConfig) { m.Path = routing.Texts{text} })
 	}
 	host := func(text string) func(*routing.Config) {
 		return match(func(m *routing.MatchConfig) { m.Host = text })
@@ -104,7 +105,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"classes.light.vram", "want 40GiB or less", class(func(k *routing.ClassConfig) { k.VRAM.Amount = 41 * admission.GiB })},
 
 		{"backends.vqa.url", "missing: want http://host:port", url("")},
-		{"backends.vqa.url", "want http://host:port, https://host or unix:/path", url("localhost:8001")},
+		{"backends.vqa.url", "has no scheme: want http://localhost:8001", url("localhost:8001")},
 		{"backends.vqa.url", "want http://host:port, https://host or unix:/path", url("file:///etc/passwd")},
 		{"backends.vqa.url", "want http://host:port, https://host or unix:/path", url("/v1")},
 		{"backends.vqa.url", "want http://host:port, https://host or unix:/path", url("http://[::1")},
@@ -122,26 +123,26 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"backends.vqa.url", "want the server's own", url("http://[::ffff:169.254.169.254]")},
 		{"backends.vqa.url", "want unix:/path", url("unix:relative")},
 		{"backends.vqa.url", "want unix:/path", url("unix:///run/x.sock")},
-		{"backends.vqa.protocol", "want http or h2c", backend(func(b *routing.BackendConfig) { b.Protocol = "grpc" })},
-		{"backends.vqa.protocol", "want http, which takes HTTP/2", backend(func(b *routing.BackendConfig) { b.URL, b.Protocol = "https://localhost", "h2c" })},
-		{"backends.vqa.cancel", "want ignored or aborts", backend(func(b *routing.BackendConfig) { b.Cancel = "no" })},
-		{"backends.vqa.errors", "openai or ollama", backend(func(b *routing.BackendConfig) { b.Errors = "html" })},
-		{"backends.vqa.resident", "want 0B or more", backend(func(b *routing.BackendConfig) { b.Resident.Amount = -1 })},
-		{"backends.vqa.slots", "want 0 or more", backend(func(b *routing.BackendConfig) { b.Slots = -1 })},
-		{"backends.vqa.breaker.when_open", "reject or hold", backend(func(b *routing.BackendConfig) { b.Breaker.WhenOpen = "wait" })},
-		{"backends.vqa.breaker.failures", "want 1 or more", backend(func(b *routing.BackendConfig) { b.Breaker.Failures = 0 })},
-		{"backends.vqa.breaker.open", "want a time such as 30s", backend(func(b *routing.BackendConfig) { b.Breaker.Open = 0 })},
-		{"backends.vqa.health.path", "want one such as /health", backend(func(b *routing.BackendConfig) { b.Health = routing.HealthConfig{Path: "health", Every: 1} })},
-		{"backends.vqa.health.path", "want one such as /health", backend(func(b *routing.BackendConfig) { b.Health = routing.HealthConfig{Path: "http://other/health", Every: 1} })},
-		{"backends.vqa.health.path", "want one such as /health", backend(func(b *routing.BackendConfig) { b.Health = routing.HealthConfig{Path: "/%zz", Every: 1} })},
-		{"backends.vqa.health.every", "want a time such as 5s", backend(func(b *routing.BackendConfig) { b.Health.Path = "/health" })},
+		{"backends.vqa.protocol", "want http or h2c", to(func(b *backend.Config) { b.Protocol = "grpc" })},
+		{"backends.vqa.protocol", "want http, which takes HTTP/2", to(func(b *backend.Config) { b.URL, b.Protocol = "https://localhost", "h2c" })},
+		{"backends.vqa.cancel", "want ignored or aborts", to(func(b *backend.Config) { b.Cancel = "no" })},
+		{"backends.vqa.errors", "openai or ollama", to(func(b *backend.Config) { b.Errors = "html" })},
+		{"backends.vqa.resident", "want 0B or more", to(func(b *backend.Config) { b.Resident.Amount = -1 })},
+		{"backends.vqa.slots", "want 0 or more", to(func(b *backend.Config) { b.Slots = -1 })},
+		{"backends.vqa.breaker.when_open", "reject or hold", to(func(b *backend.Config) { b.Breaker.WhenOpen = "wait" })},
+		{"backends.vqa.breaker.failures", "want 1 or more", to(func(b *backend.Config) { b.Breaker.Failures = 0 })},
+		{"backends.vqa.breaker.open", "want a time such as 30s", to(func(b *backend.Config) { b.Breaker.Open = 0 })},
+		{"backends.vqa.health.path", "want one such as /health", to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "health", Every: 1} })},
+		{"backends.vqa.health.path", "want one such as /health", to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "http://other/health", Every: 1} })},
+		{"backends.vqa.health.path", "want one such as /health", to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "/%zz", Every: 1} })},
+		{"backends.vqa.health.every", "want a time such as 5s", to(func(b *backend.Config) { b.Health.Path = "/health" })},
 
 		{"routes[1].name", "routes[0] has it too: want a name of its own", route(func(r *routing.RouteConfig) { r.Name = "images" })},
 		{"routes[1].class", "want a class, or pass: true", route(func(r *routing.RouteConfig) { r.Class = "" })},
 		{"routes[1].class", "not in classes: want heavy or light", route(func(r *routing.RouteConfig) { r.Class = "lihgt" })},
 		{"routes[1].class", "want class or pass, not both", route(func(r *routing.RouteConfig) { r.Pass = true })},
 		{"routes[1].vram", "want it left out", route(func(r *routing.RouteConfig) { r.Pass, r.Class, r.VRAM = true, "", "1GiB" })},
-		{"routes[1].backend", "not in backends: want flux or vqa", route(func(r *routing.RouteConfig) { r.Backend = "" })},
+		{"routes[1].backend", "missing: want flux or vqa", route(func(r *routing.RouteConfig) { r.Backend = "" })},
 		{"routes[1].errors", "openai or ollama", route(func(r *routing.RouteConfig) { r.Errors = "html" })},
 		{"routes[1].vram", "want an amount such as 20GiB", amount("-1GiB")},
 		{"routes[1].vram", "want an amount such as 20GiB", amount("twenty")},
@@ -149,9 +150,9 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"routes[1].vram", "or an expression in bytes", amount(`gib("20")`)},
 		{"routes[1].vram", "or an expression in bytes", amount("gib(bodi.n)")},
 		{"routes[1].vram", "want 40GiB or less", amount("41GiB")},
-		{"routes[1].match.method", "want one in capitals, such as POST", match(func(m *routing.MatchConfig) { m.Method = "post" })},
-		{"routes[1].match.method", "want one in capitals, such as POST", match(func(m *routing.MatchConfig) { m.Method = "GET,POST" })},
-		{"routes[1].match.method", "never forwarded: want another", match(func(m *routing.MatchConfig) { m.Method = "CONNECT" })},
+		{"routes[1].match.method", "want one in capitals, such as POST", match(func(m *routing.MatchConfig) { m.Method = routing.Texts{"post"} })},
+		{"routes[1].match.method", "want one in capitals, such as POST", match(func(m *routing.MatchConfig) { m.Method = routing.Texts{"GET,POST"} })},
+		{"routes[1].match.method", "never forwarded: want another", match(func(m *routing.MatchConfig) { m.Method = routing.Texts{"CONNECT"} })},
 		{"routes[1].match.path", "want a pattern such as", pattern("v1/x")},
 		{"routes[1].match.path", "want it there, or a segment with a name", pattern("/**/x")},
 		{"routes[1].match.path", "want it there, or a segment with a name", pattern("/a//b")},
@@ -203,7 +204,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 	c := aConfig(heavy("a", path("a")), light("b", when("1")), pass("", path("/**")), light("", path("/x")))
 	c.Classes["light"] = routing.ClassConfig{}
-	c.Backends["flux"] = routing.BackendConfig{}
+	c.Backends["flux"] = backend.Config{}
 	got := mistakes(c)
 	for i := range got {
 		got[i], _, _ = strings.Cut(got[i], ": ")
@@ -220,7 +221,7 @@ func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 
 func TestARuleThatIsNeverReachedIsNamed(t *testing.T) {
 	match := func(method, path, host, when string, headers ...string) routing.MatchConfig {
-		m := routing.MatchConfig{Method: method, Path: path, Host: host, When: when, Headers: make(map[string]string)}
+		m := routing.MatchConfig{Method: routing.Texts{method}, Path: routing.Texts{path}, Host: host, When: when, Headers: make(map[string]string)}
 		for _, h := range headers {
 			name, value, _ := strings.Cut(h, "=")
 			m.Headers[name] = value

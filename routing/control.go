@@ -3,12 +3,12 @@ package routing
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
-	"strings"
+
+	"github.com/anteroom-gpu/anteroom/backend"
 )
 
-// control is a path of a backend that is no client's business: it frees or
+// control is a path of a backend that is not for clients: it frees or
 // loads models under requests that run. A rule reaches it only where its own
 // path names it.
 type control struct {
@@ -16,46 +16,17 @@ type control struct {
 	pattern pattern
 }
 
-// controls are those of the calls that are configured, and of the engine.
-func (b BackendConfig) controls() []control {
-	c := b.Reclaim
+// controls are those of a backend.
+func controls(b backend.Config) []control {
 	var all []control
-	for _, engine := range slices.Compact(slices.Sorted(slices.Values([]string{b.Preset, c.Preset, b.Completion.Preset}))) {
-		for _, text := range presets[engine].controls {
-			p, err := parsePattern(text)
-			if err != nil {
-				panic("routing: preset " + engine + ": " + err.Error())
-			}
-			// By any method: some engines take GET for it too.
-			all = append(all, control{pattern: p})
+	for _, c := range b.Controls() {
+		p, err := parsePattern(c.Path)
+		if err != nil {
+			panic("routing: a control of backend's: " + err.Error())
 		}
-	}
-	for _, line := range [...]string{c.Call, c.Wake} {
-		if method, target, ok := splitCall(line); ok {
-			all = append(all, control{method: method, pattern: callPattern(target)})
-		}
+		all = append(all, control{c.Method, p})
 	}
 	return all
-}
-
-// callPattern is the pattern of a call's path. A segment with a model in it may
-// be any.
-func callPattern(target string) pattern {
-	path, _, _ := strings.Cut(target, "?")
-	p := pattern{text: path}
-	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		s := segment{literal: part}
-		if decoded, err := url.PathUnescape(part); err == nil {
-			s.literal = decoded
-		}
-		if strings.Contains(part, eachModel) {
-			s = segment{name: "model"}
-		}
-		if part != "" {
-			p.segments = append(p.segments, s)
-		}
-	}
-	return p
 }
 
 // applies says whether a request asks for the control.

@@ -5,11 +5,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
 // reclaiming is a configuration in which vqa has a reclaim.
-func reclaiming(reclaim routing.ReclaimConfig, routes ...routing.RouteConfig) routing.Config {
+func reclaiming(reclaim backend.ReclaimConfig, routes ...routing.RouteConfig) routing.Config {
 	c := aConfig(routes...)
 	b := c.Backends["vqa"]
 	b.Reclaim = reclaim
@@ -19,63 +20,63 @@ func reclaiming(reclaim routing.ReclaimConfig, routes ...routing.RouteConfig) ro
 
 func TestAWildcardDoesNotReachWhatControlsTheEngine(t *testing.T) {
 	for _, c := range []struct {
-		reclaim routing.ReclaimConfig
+		reclaim backend.ReclaimConfig
 		closed  []string
 		open    []string
 	}{
 		{
-			routing.ReclaimConfig{Preset: "vllm"},
+			backend.ReclaimConfig{Preset: "vllm"},
 			[]string{"POST /sleep", "POST /sleep?level=2", "POST /sleep/", "GET /sleep", "POST /%73leep", "POST /sle%65p?x", "POST /wake_up", "GET /is_sleeping", "POST /collective_rpc", "POST /pause"},
 			[]string{"POST /v1/chat/completions", "POST /sleeper", "POST /v1/sleep", "GET /health"},
 		},
 		{
-			routing.ReclaimConfig{Preset: "comfyui"},
+			backend.ReclaimConfig{Preset: "comfyui"},
 			[]string{"POST /free", "POST /api/free"},
 			[]string{"POST /api/prompt", "GET /", "GET /freedom", "POST /sleep"},
 		},
 		{
-			routing.ReclaimConfig{Preset: "a1111"},
+			backend.ReclaimConfig{Preset: "a1111"},
 			[]string{"POST /sdapi/v1/unload-checkpoint", "POST /sdapi/v1/reload-checkpoint", "POST /sdapi/v1/server-kill"},
 			[]string{"POST /sdapi/v1/txt2img"},
 		},
 		{
-			routing.ReclaimConfig{Preset: "sglang"},
+			backend.ReclaimConfig{Preset: "sglang"},
 			[]string{"POST /release_memory_occupation", "GET /release_memory_occupation", "PUT /resume_memory_occupation"},
 			[]string{"POST /generate"},
 		},
 		{
-			routing.ReclaimConfig{Preset: "triton"},
+			backend.ReclaimConfig{Preset: "triton"},
 			[]string{"POST /v2/repository/models/flux/unload", "POST /v2/repository/models/a%20b/load", "POST /inference.GRPCInferenceService/RepositoryModelUnload"},
 			[]string{"POST /v2/models/flux/infer", "POST /v2/repository/index", "POST /inference.GRPCInferenceService/ModelInfer", "POST /v2/repository/models/flux/load/x"},
 		},
 		{
-			routing.ReclaimConfig{Preset: "llama-server"},
+			backend.ReclaimConfig{Preset: "llama-server"},
 			[]string{"POST /models/unload", "POST /models/load"},
 			[]string{"GET /models", "GET /v1/models"},
 		},
 		{
-			routing.ReclaimConfig{Preset: "llama-swap"},
+			backend.ReclaimConfig{Preset: "llama-swap"},
 			[]string{"POST /api/models/unload", "POST /api/models/unload/qwen", "POST /api/models/unload/", "GET /unload"},
 			[]string{"GET /running", "GET /api/models"},
 		},
 		{
 			// Clients generate by the very path that unloads.
-			routing.ReclaimConfig{Preset: "ollama"},
+			backend.ReclaimConfig{Preset: "ollama"},
 			nil,
 			[]string{"POST /api/generate", "POST /api/chat"},
 		},
 		{
-			routing.ReclaimConfig{Call: "POST /weights/{{model}}/dr%6Fp?now", Models: []string{"a"}, Wake: "GET /"},
+			backend.ReclaimConfig{Call: "POST /weights/{{model}}/dr%6Fp?now", Models: []string{"a"}, Wake: "GET /"},
 			[]string{"POST /weights/a/drop", "POST /weights/b/drop?x=1", "GET /", "HEAD /"},
 			[]string{"GET /weights/a/drop", "POST /weights/drop", "POST /", "GET /x"},
 		},
 		{
-			routing.ReclaimConfig{Preset: "vllm", Call: "PUT /nap"},
+			backend.ReclaimConfig{Preset: "vllm", Call: "PUT /nap"},
 			[]string{"PUT /nap", "POST /sleep"},
 			[]string{"POST /nap"},
 		},
 		{
-			routing.ReclaimConfig{Stop: routing.Command{"docker", "stop", "it"}},
+			backend.ReclaimConfig{Stop: backend.Command{"docker", "stop", "it"}},
 			nil,
 			[]string{"POST /sleep", "POST /free"},
 		},
@@ -96,7 +97,7 @@ func TestAWildcardDoesNotReachWhatControlsTheEngine(t *testing.T) {
 }
 
 func TestAPathWithTwoMeaningsDoesNotReachItEither(t *testing.T) {
-	table := compiled(t, reclaiming(routing.ReclaimConfig{Preset: "vllm"}, pass("rest", path("/**"))))
+	table := compiled(t, reclaiming(backend.ReclaimConfig{Preset: "vllm"}, pass("rest", path("/**"))))
 	for _, target := range []string{"//sleep", "/./sleep", "/x/../sleep", "/%2e/sleep", "/%2Fsleep", "/sleep;x", "/sleep//", "/%2573leep", `/\sleep`, "/sleep%00"} {
 		if _, err := table.Find(asServed(t, "POST "+target)); !errors.Is(err, routing.ErrPath) && !errors.Is(err, routing.ErrControl) {
 			t.Errorf("%s: got %v, want ErrPath or ErrControl", target, err)
@@ -125,7 +126,7 @@ func TestARuleThatNamesAControlOpensIt(t *testing.T) {
 		{"llama-swap", "/api/models/unload/{m}", "POST /api/models/unload/a", "it"},
 		{"llama-swap", "/api/models/**", "POST /api/models/unload/a", closed},
 	} {
-		table := compiled(t, reclaiming(routing.ReclaimConfig{Preset: c.preset}, light("it", path(c.pattern))))
+		table := compiled(t, reclaiming(backend.ReclaimConfig{Preset: c.preset}, light("it", path(c.pattern))))
 		got := chosen(t, table, asServed(t, c.line), routing.Body{})
 		if got, _, _ = strings.Cut(got, ": /"); got != c.want {
 			t.Errorf("%s with %s: %s: got %s, want %s", c.preset, c.pattern, c.line, got, c.want)
@@ -136,37 +137,37 @@ func TestARuleThatNamesAControlOpensIt(t *testing.T) {
 // TestACallForOneEngineDoesNotGoToAnother has a wildcard behind the one that
 // leaves an engine's own calls out.
 func TestACallForOneEngineDoesNotGoToAnother(t *testing.T) {
-	table := compiled(t, reclaiming(routing.ReclaimConfig{Preset: "comfyui"},
-		light("one", routing.MatchConfig{Method: "POST", Path: "/**"}),
-		heavy("other", routing.MatchConfig{Path: "/**"}),
+	table := compiled(t, reclaiming(backend.ReclaimConfig{Preset: "comfyui"},
+		light("one", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/**"}}),
+		heavy("other", routing.MatchConfig{Path: routing.Texts{"/**"}}),
 	))
 	wantRule(t, table, asServed(t, "POST /x"), routing.Body{}, "one")
 	if _, err := table.Find(asServed(t, "POST /free")); !errors.Is(err, routing.ErrControl) {
 		t.Errorf("got %v, want ErrControl", err)
 	}
 	wantRule(t, table, asServed(t, "GET /free"), routing.Body{}, "other") // which the first rule is not for
-	open := heavy("open", routing.MatchConfig{Path: "/free"})
-	table = compiled(t, reclaiming(routing.ReclaimConfig{Preset: "comfyui"}, light("one", routing.MatchConfig{Method: "POST", Path: "/**"}), open, heavy("other", path("/**"))))
+	open := heavy("open", routing.MatchConfig{Path: routing.Texts{"/free"}})
+	table = compiled(t, reclaiming(backend.ReclaimConfig{Preset: "comfyui"}, light("one", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/**"}}), open, heavy("other", path("/**"))))
 	wantRule(t, table, asServed(t, "POST /free"), routing.Body{}, "open")
 }
 
 func TestARuleForAControlIsReachedAfterTheWildcardThatLeavesIt(t *testing.T) {
-	c := reclaiming(routing.ReclaimConfig{Preset: "vllm"}, light("wild", path("/**")), pass("sleep", path("/sleep")))
+	c := reclaiming(backend.ReclaimConfig{Preset: "vllm"}, light("wild", path("/**")), pass("sleep", path("/sleep")))
 	wantRule(t, compiled(t, c), asServed(t, "POST /sleep"), routing.Body{}, "sleep")
 	// What the wildcard takes is still never reached.
-	c.Routes[1].Match.Path = "/health"
+	c.Routes[1].Match.Path = routing.Texts{"/health"}
 	if got := mistakes(c); len(got) != 1 || !strings.HasPrefix(got[0], "routes[1].match: never reached") {
 		t.Errorf("got %q", got)
 	}
-	c.Routes[1].Match.Path = "/**"
+	c.Routes[1].Match.Path = routing.Texts{"/**"}
 	if got := mistakes(c); len(got) != 1 || !strings.HasPrefix(got[0], "routes[1].match: never reached") {
 		t.Errorf("got %q", got)
 	}
 }
 
 func TestADoubtfulBodyDoesNotOpenAControl(t *testing.T) {
-	table := compiled(t, reclaiming(routing.ReclaimConfig{Preset: "vllm"},
-		light("a", routing.MatchConfig{Path: "/**", When: "body.n == 1"}), heavy("b", routing.MatchConfig{Path: "/x", When: "body.n == 2"})))
+	table := compiled(t, reclaiming(backend.ReclaimConfig{Preset: "vllm"},
+		light("a", routing.MatchConfig{Path: routing.Texts{"/**"}, When: "body.n == 1"}), heavy("b", routing.MatchConfig{Path: routing.Texts{"/x"}, When: "body.n == 2"})))
 	r, b := posted(t, "/sleep", "{")
 	if got := chosen(t, table, r, b); !strings.HasPrefix(got, closed) {
 		t.Errorf("got %s", got)

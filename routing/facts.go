@@ -7,6 +7,9 @@ import (
 	"net/url"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/anteroom-gpu/anteroom/routing/body"
+	"github.com/anteroom-gpu/anteroom/routing/expression"
 )
 
 // answer is what can be said of a condition.
@@ -30,27 +33,27 @@ type facts struct {
 	r     *http.Request
 	at    spelling
 	body  Body
-	names *names
-	env   environment
+	names *body.Names
+	env   expression.Environment
 
 	query         fields
 	queryRead     bool
 	bodyRead      bool
-	reading       reading
+	reading       body.Reading
 	headersFilled bool // with all headers, not some
 }
 
 // prepare fills the environment for an expression of a rule. An error says why
 // the expression cannot be judged.
-func (f *facts) prepare(rule *rule, e *expression) error {
+func (f *facts) prepare(rule *rule, e *expression.Expression) error {
 	f.env.Method, f.env.Path = f.at.method, shown(f.at.path)
-	if e.params {
+	if e.Params {
 		f.env.Params = rule.pattern.params(f.at.path)
 	}
-	if e.header.any() && !f.header(&e.header) || e.query.any() && !f.parameters(&e.query) {
+	if e.Header.Any() && !f.header(&e.Header) || e.Query.Any() && !f.parameters(&e.Query) {
 		return errAmbiguous
 	}
-	if e.size {
+	if e.Size {
 		size := f.body.Size
 		if size <= 0 {
 			size = f.r.ContentLength
@@ -60,25 +63,25 @@ func (f *facts) prepare(rule *rule, e *expression) error {
 		}
 		f.env.Size = int(size)
 	}
-	if e.body {
-		return f.readBody().doubtful(e)
+	if e.Body {
+		return f.readBody().Doubtful(e.LooksAt)
 	}
 	return nil
 }
 
 // readBody reads the body once.
-func (f *facts) readBody() *reading {
+func (f *facts) readBody() *body.Reading {
 	if !f.bodyRead {
-		f.reading, f.bodyRead = readBody(f.r, &f.body, f.names), true
-		f.env.Body = f.reading.body
+		f.reading, f.bodyRead = body.Read(f.r, &f.body, f.names), true
+		f.env.Body = f.reading.Body
 	}
 	return &f.reading
 }
 
 // header fills in the headers that an expression looks at, and says whether
 // each of them has one meaning.
-func (f *facts) header(m *mentioned) bool {
-	if m.all {
+func (f *facts) header(m *expression.Mentioned) bool {
+	if m.All {
 		if !f.headersFilled {
 			f.headersFilled = true
 			f.env.Header = make(map[string]string, len(f.r.Header)+1)
@@ -90,49 +93,26 @@ func (f *facts) header(m *mentioned) bool {
 			f.env.Header["host"] = f.r.Host
 		}
 		for name := range f.r.Header {
-			if !isSingle(f.r, name) {
+			if !body.SingleHeader(f.r, name) {
 				return false
 			}
 		}
 		return true
 	}
 	if f.env.Header == nil {
-		f.env.Header = make(map[string]string, len(m.keys))
+		f.env.Header = make(map[string]string, len(m.Keys))
 	}
-	for _, key := range m.keys {
+	for _, key := range m.Keys {
 		if key == "host" {
 			f.env.Header[key] = f.r.Host
 			continue
 		}
 		name := textproto.CanonicalMIMEHeaderKey(key)
-		if !isSingle(f.r, name) {
+		if !body.SingleHeader(f.r, name) {
 			return false
 		}
 		if values := f.r.Header[name]; len(values) > 0 {
 			f.env.Header[key] = values[0]
-		}
-	}
-	return true
-}
-
-// isSingle says whether a header, by its canonical name, reaches the backend
-// with the one value that the rules see: it does not come twice with different
-// values, and Connection does not have it taken off on the way.
-func isSingle(r *http.Request, name string) bool {
-	values := r.Header[name]
-	for i := 1; i < len(values); i++ {
-		if values[i] != values[0] {
-			return false
-		}
-	}
-	if len(values) == 0 {
-		return true
-	}
-	for _, connection := range r.Header["Connection"] {
-		for token := range strings.SplitSeq(connection, ",") {
-			if strings.EqualFold(strings.TrimSpace(token), name) {
-				return false
-			}
 		}
 	}
 	return true
@@ -158,7 +138,7 @@ func readFields(s string) fields {
 		if pair == "" {
 			continue
 		}
-		if count++; count > maxFields {
+		if count++; count > body.MaxFields {
 			f.err = errQuery
 			return f
 		}
@@ -183,15 +163,15 @@ func readFields(s string) fields {
 
 // parameters fills in the query and says whether what an expression looks at
 // of it has one meaning.
-func (f *facts) parameters(m *mentioned) bool {
+func (f *facts) parameters(m *expression.Mentioned) bool {
 	if !f.queryRead {
 		f.query, f.queryRead = readFields(f.r.URL.RawQuery), true
 		f.env.Query = f.query.values
 	}
-	if f.query.err != nil || m.all && len(f.query.doubtful) > 0 {
+	if f.query.err != nil || m.All && len(f.query.doubtful) > 0 {
 		return false
 	}
-	for _, key := range m.keys {
+	for _, key := range m.Keys {
 		if f.query.doubtful[key] {
 			return false
 		}
@@ -206,10 +186,10 @@ func (f *facts) when(rule *rule) (answer, error) {
 	if err := f.prepare(rule, rule.when); err != nil {
 		return maybe, err
 	}
-	switch ok, err := rule.when.true(&f.env); {
+	switch ok, err := rule.when.True(&f.env); {
 	case ok:
 		return yes, nil
-	case err != nil && !errors.Is(err, errAbsent):
+	case err != nil && !errors.Is(err, expression.ErrAbsent):
 		return maybe, err
 	}
 	return no, nil

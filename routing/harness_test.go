@@ -8,21 +8,22 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
 // aConfig is a card of 47 GiB with a heavy and a light class and two backends,
 // one of which holds 7 GiB while it is idle. Check accepts it.
 func aConfig(routes ...routing.RouteConfig) routing.Config {
-	breaker := routing.BreakerConfig{Failures: 5, Open: 30 * time.Second}
+	breaker := backend.BreakerConfig{Failures: 5, Open: 30 * time.Second}
 	return routing.Config{
 		Classes: map[string]routing.ClassConfig{
 			"heavy": {Slots: 1, VRAM: routing.VRAM{Amount: 34 * admission.GiB}, Estimate: 18 * time.Second},
 			"light": {Slots: 8, VRAM: routing.VRAM{Amount: 512 * admission.MiB}, Estimate: time.Second},
 		},
-		Backends: map[string]routing.BackendConfig{
+		Backends: map[string]backend.Config{
 			"flux": {URL: "http://127.0.0.1:8001", GPU: "gpu0", Breaker: breaker},
-			"vqa":  {URL: "http://127.0.0.1:8002", GPU: "gpu0", Resident: routing.Resident{Amount: 7 * admission.GiB}, Breaker: breaker},
+			"vqa":  {URL: "http://127.0.0.1:8002", GPU: "gpu0", Resident: backend.Resident{Amount: 7 * admission.GiB}, Breaker: breaker},
 		},
 		Routes: routes,
 		Room:   map[string]admission.Bytes{"gpu0": 47 * admission.GiB},
@@ -46,7 +47,7 @@ func pass(name string, match routing.MatchConfig) routing.RouteConfig {
 	return routing.RouteConfig{Name: name, Match: match, Pass: true, Backend: "vqa"}
 }
 
-func path(p string) routing.MatchConfig { return routing.MatchConfig{Path: p} }
+func path(p string) routing.MatchConfig { return routing.MatchConfig{Path: routing.Texts{p}} }
 
 func when(expression string) routing.MatchConfig { return routing.MatchConfig{When: expression} }
 

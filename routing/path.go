@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/anteroom-gpu/anteroom/routing/body"
 )
 
 // spelling is a request's method and path as a server may read them.
@@ -137,22 +139,21 @@ func (u *rule) free(r *http.Request) bool {
 	if u.route.Pass {
 		return true
 	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete:
+	default:
+		return false
+	}
 	if method, _ := override(r); method != "" {
 		return false
 	}
 	if preflight(r) != "" && u.method != r.Method {
 		return true // it asks for a page whether the method of the rule may be used
 	}
-	if u.method != "" || u.route.Completion != nil && u.route.Completion.on != nil && u.route.Completion.Applies(r) {
+	if u.method != "" || u.route.Completion.Names(r) {
 		return false
 	}
-	switch r.Method {
-	case http.MethodGet:
-		return !u.route.HoldSlot || !IsWebSocket(r)
-	case http.MethodHead, http.MethodOptions, http.MethodDelete:
-		return true
-	}
-	return false
+	return r.Method != http.MethodGet || !u.route.HoldSlot || !IsWebSocket(r)
 }
 
 // readings adds to the decoded path whatever else servers make of it.
@@ -258,10 +259,7 @@ func decodeAgain(path string) string {
 		}
 		return s
 	}
-	return cut(lenient.ReplaceAllStringFunc(cut(path), func(escape string) string {
-		c, _ := url.PathUnescape(escape)
-		return c
-	}))
+	return cut(body.Unescape(cut(path)))
 }
 
 // shorten reads what is too long an encoding for UTF-8 as the letter of ASCII

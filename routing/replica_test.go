@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
 // spread holds so much on each GPU, written gpu0:20 gpu1:20, in GiB.
-func spread(text string) routing.Resident {
-	r := routing.Resident{PerGPU: map[string]admission.Bytes{}}
+func spread(text string) backend.Resident {
+	r := backend.Resident{PerGPU: map[string]admission.Bytes{}}
 	for _, part := range strings.Fields(text) {
 		gpu, amount, _ := strings.Cut(part, ":")
 		n, err := admission.ParseBytes(amount + "GiB")
@@ -26,7 +27,7 @@ func spread(text string) routing.Resident {
 
 // onServers is a configuration with two cards, of 47 and 23 GiB, whose backend
 // flux is where change says.
-func onServers(change func(*routing.BackendConfig)) routing.Config {
+func onServers(change func(*backend.Config)) routing.Config {
 	c := aConfig(heavy("images", path("/v1/images")), light("vqa", path("/v1/vqa")))
 	c.Room["gpu1"] = 23 * gib
 	b := c.Backends["flux"]
@@ -37,59 +38,59 @@ func onServers(change func(*routing.BackendConfig)) routing.Config {
 }
 
 func TestMistakesInReplicasAreNamedWithTheirCure(t *testing.T) {
-	one := routing.ReplicaConfig{URL: "http://a:1", GPU: "gpu0"}
+	one := backend.ReplicaConfig{URL: "http://a:1", GPU: "gpu0"}
 	for _, c := range []struct {
 		path, says string
-		spoil      func(*routing.BackendConfig)
+		spoil      func(*backend.Config)
 	}{
-		{"url", "missing: want http://host:port", func(b *routing.BackendConfig) {}},
-		{"urls", "beside url: want one of url, urls and replicas", func(b *routing.BackendConfig) { b.URL, b.URLs = "http://a:1", []string{"http://a:2"} }},
-		{"replicas", "beside url: want one of", func(b *routing.BackendConfig) { b.URL, b.Replicas = "http://a:2", []routing.ReplicaConfig{one} }},
-		{"replicas", "beside urls: want one of", func(b *routing.BackendConfig) {
-			b.URLs, b.Replicas = []string{"http://a:2"}, []routing.ReplicaConfig{one}
+		{"url", "missing: want http://host:port", func(b *backend.Config) {}},
+		{"urls", "beside url: want one of url, urls and replicas", func(b *backend.Config) { b.URL, b.URLs = "http://a:1", []string{"http://a:2"} }},
+		{"replicas", "beside url: want one of", func(b *backend.Config) { b.URL, b.Replicas = "http://a:2", []backend.ReplicaConfig{one} }},
+		{"replicas", "beside urls: want one of", func(b *backend.Config) {
+			b.URLs, b.Replicas = []string{"http://a:2"}, []backend.ReplicaConfig{one}
 		}},
-		{"urls[1]", "missing", func(b *routing.BackendConfig) { b.URLs = []string{"http://a:1", ""} }},
-		{"urls[1]", "is the server of urls[0] too: want each once", func(b *routing.BackendConfig) { b.URLs = []string{"http://a:1", "http://a:1/"} }},
-		{"replicas[1].url", "is the server of replicas[0].url too", func(b *routing.BackendConfig) {
-			b.Replicas = []routing.ReplicaConfig{one, {URL: "http://a:1", GPU: "gpu1"}}
+		{"urls[1]", "missing", func(b *backend.Config) { b.URLs = []string{"http://a:1", ""} }},
+		{"urls[1]", "is the server of urls[0] too: want each once", func(b *backend.Config) { b.URLs = []string{"http://a:1", "http://a:1/"} }},
+		{"replicas[1].url", "is the server of replicas[0].url too", func(b *backend.Config) {
+			b.Replicas = []backend.ReplicaConfig{one, {URL: "http://a:1", GPU: "gpu1"}}
 		}},
-		{"urls", "101 servers: want 100 or fewer", func(b *routing.BackendConfig) {
+		{"urls", "101 servers: want 100 or fewer", func(b *backend.Config) {
 			for i := range 101 {
 				b.URLs = append(b.URLs, fmt.Sprintf("http://a:%d", i))
 			}
 		}},
-		{"resident", "names no GPU: want an amount", func(b *routing.BackendConfig) { b.URL, b.Resident = "http://a:1", spread("") }},
-		{"gpu", "not among the GPUs of resident: want it left out, or gpu0 or gpu7", func(b *routing.BackendConfig) {
+		{"resident", "names no GPU: want an amount", func(b *backend.Config) { b.URL, b.Resident = "http://a:1", spread("") }},
+		{"gpu", "not among the GPUs of resident: want it left out, or gpu0 or gpu7", func(b *backend.Config) {
 			b.URL, b.GPU, b.Resident = "http://a:1", "gpu2", spread("gpu0:1 gpu7:1")
 		}},
-		{"replicas[0].gpu", "not among the GPUs of resident: want it left out, or gpu7", func(b *routing.BackendConfig) {
+		{"replicas[0].gpu", "not among the GPUs of resident: want it left out, or gpu7", func(b *backend.Config) {
 			r := one
 			r.Resident = spread("gpu7:1")
-			b.Replicas = []routing.ReplicaConfig{r}
+			b.Replicas = []backend.ReplicaConfig{r}
 		}},
-		{"replicas[0].gpu", "want a resident here too", func(b *routing.BackendConfig) {
-			b.Resident, b.Replicas = spread("gpu0:1 gpu7:1"), []routing.ReplicaConfig{one}
+		{"replicas[0].gpu", "want a resident here too", func(b *backend.Config) {
+			b.Resident, b.Replicas = spread("gpu0:1 gpu7:1"), []backend.ReplicaConfig{one}
 		}},
-		{"replicas[0].resident", "on no GPU: want gpu", func(b *routing.BackendConfig) {
-			b.Replicas = []routing.ReplicaConfig{{URL: "http://a:1", Resident: routing.Resident{Amount: gib}}}
+		{"replicas[0].resident", "on no GPU: want gpu", func(b *backend.Config) {
+			b.Replicas = []backend.ReplicaConfig{{URL: "http://a:1", Resident: backend.Resident{Amount: gib}}}
 		}},
-		{"replicas[0].resident", "learn is for all replicas or none", func(b *routing.BackendConfig) {
+		{"replicas[0].resident", "learn is for all replicas or none", func(b *backend.Config) {
 			r := one
 			r.Resident.Learn = true
-			b.Replicas = []routing.ReplicaConfig{r, {URL: "http://a:2", GPU: "gpu1"}}
+			b.Replicas = []backend.ReplicaConfig{r, {URL: "http://a:2", GPU: "gpu1"}}
 		}},
-		{"replicas[0].resident", "learn is for all replicas or none", func(b *routing.BackendConfig) {
+		{"replicas[0].resident", "learn is for all replicas or none", func(b *backend.Config) {
 			r := one
 			r.Resident.Amount, b.Resident.Learn = gib, true
-			b.Replicas = []routing.ReplicaConfig{r, {URL: "http://a:2", GPU: "gpu1"}}
+			b.Replicas = []backend.ReplicaConfig{r, {URL: "http://a:2", GPU: "gpu1"}}
 		}},
-		{"process.pid", "one for 2 servers: want it left out", func(b *routing.BackendConfig) {
+		{"process.pid", "one for 2 servers: want it left out", func(b *backend.Config) {
 			b.GPU, b.URLs, b.Process.PID = "gpu0", []string{"http://a:1", "http://a:2"}, 7
 		}},
-		{"reclaim.stop", "one for 2 servers: want it left out", func(b *routing.BackendConfig) {
-			b.GPU, b.URLs, b.Reclaim.Stop = "gpu0", []string{"http://a:1", "http://a:2"}, routing.Command{"true"}
+		{"reclaim.stop", "one for 2 servers: want it left out", func(b *backend.Config) {
+			b.GPU, b.URLs, b.Reclaim.Stop = "gpu0", []string{"http://a:1", "http://a:2"}, backend.Command{"true"}
 		}},
-		{"protocol", "want http, which takes HTTP/2", func(b *routing.BackendConfig) {
+		{"protocol", "want http, which takes HTTP/2", func(b *backend.Config) {
 			b.Protocol, b.URLs = "h2c", []string{"http://a:1", "https://a:2"}
 		}},
 	} {
@@ -101,10 +102,10 @@ func TestMistakesInReplicasAreNamedWithTheirCure(t *testing.T) {
 }
 
 func TestAReplicaTakesFromItsBackendWhatItDoesNotSay(t *testing.T) {
-	b := routing.BackendConfig{GPU: "gpu0", Resident: routing.Resident{Amount: 3}, Slots: 2, Cancel: "aborts", Replicas: []routing.ReplicaConfig{
+	b := backend.Config{GPU: "gpu0", Resident: backend.Resident{Amount: 3}, Slots: 2, Cancel: "aborts", Replicas: []backend.ReplicaConfig{
 		{URL: "http://a:1"},
 		{URL: "http://a:2", GPU: "gpu1"},
-		{URL: "http://a:3", Resident: routing.Resident{Amount: 4}},
+		{URL: "http://a:3", Resident: backend.Resident{Amount: 4}},
 		{URL: "http://a:4", Resident: spread("gpu1:5 gpu0:6")},
 	}}
 	var got []string
@@ -137,22 +138,22 @@ func TestAReplicaTakesFromItsBackendWhatItDoesNotSay(t *testing.T) {
 func TestWhatARequestMayTakeIsWhatItsRoomiestReplicaHas(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		where  func(*routing.BackendConfig)
+		where  func(*backend.Config)
 		says   string          // the mistake of 34 GiB; empty: none
 		bucket admission.Bytes // what 21 GiB and a byte are rounded up to
 	}{
-		{"one large, one small", func(b *routing.BackendConfig) {
-			b.Replicas = []routing.ReplicaConfig{{URL: "http://a:1", GPU: "gpu1"}, {URL: "http://a:2", GPU: "gpu0"}}
+		{"one large, one small", func(b *backend.Config) {
+			b.Replicas = []backend.ReplicaConfig{{URL: "http://a:1", GPU: "gpu1"}, {URL: "http://a:2", GPU: "gpu0"}}
 		}, "", 0},
-		{"both small", func(b *routing.BackendConfig) { b.GPU, b.URLs = "gpu1", []string{"http://a:1", "http://a:2"} },
-			"34GiB: more than gpu1 can ever give beside the 0B that backend flux holds: want 23GiB or less", 0},
-		{"across both", func(b *routing.BackendConfig) { b.URL, b.Resident = "http://a:1", spread("gpu0:10 gpu1:1") },
+		{"both small", func(b *backend.Config) { b.GPU, b.URLs = "gpu1", []string{"http://a:1", "http://a:2"} },
+			"34GiB: more than gpu1 can ever give: want 23GiB or less", 0},
+		{"across both", func(b *backend.Config) { b.URL, b.Resident = "http://a:1", spread("gpu0:10 gpu1:1") },
 			"34GiB: more than gpu1 can ever give beside the 1GiB that backend flux holds: want 22GiB or less", 22 * gib},
-		{"one on a card of unknown size", func(b *routing.BackendConfig) {
-			b.Replicas = []routing.ReplicaConfig{{URL: "http://a:1", GPU: "gpu1"}, {URL: "http://a:2", GPU: "gpu7"}}
+		{"one on a card of unknown size", func(b *backend.Config) {
+			b.Replicas = []backend.ReplicaConfig{{URL: "http://a:1", GPU: "gpu1"}, {URL: "http://a:2", GPU: "gpu7"}}
 		}, "", 0},
-		{"one on no card", func(b *routing.BackendConfig) {
-			b.Replicas = []routing.ReplicaConfig{{URL: "http://a:1", GPU: "gpu1"}, {URL: "http://a:2"}}
+		{"one on no card", func(b *backend.Config) {
+			b.Replicas = []backend.ReplicaConfig{{URL: "http://a:1", GPU: "gpu1"}, {URL: "http://a:2"}}
 		}, "", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

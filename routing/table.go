@@ -10,6 +10,9 @@ import (
 	"strings"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
+	"github.com/anteroom-gpu/anteroom/routing/body"
+	"github.com/anteroom-gpu/anteroom/routing/expression"
 )
 
 var (
@@ -31,10 +34,13 @@ var (
 	ErrBody = errors.New("routing: the body cannot be judged")
 )
 
+// Body is a request body as the rules see it.
+type Body = body.Body
+
 // Table is the rules, compiled. It is immutable and safe for concurrent use.
 type Table struct {
 	rules []rule
-	names names // of all rules
+	names body.Names // of all rules
 }
 
 // Routes are the rules in order. They must not be changed.
@@ -53,13 +59,13 @@ type rule struct {
 	pattern pattern
 	host    string // lower case; empty: any; from a dot on: any below
 	headers []headerRule
-	when    *expression // nil: always
-	closed  []control   // what the pattern matches and the rule does not open
+	when    *expression.Expression // nil: always
+	closed  []control              // what the pattern matches and the rule does not open
 
-	vram   admission.Bytes // unless amount works
-	amount *expression     // nil: vram
-	room   admission.Bytes // what a demand is not rounded past; -1: no bound
-	why    string          // the sentence for the common case
+	vram   admission.Bytes        // unless amount works
+	amount *expression.Expression // nil: vram
+	room   admission.Bytes        // what a demand is not rounded past; -1: no bound
+	why    string                 // the sentence for the common case
 }
 
 // headerRule is a header that must have a value, or any value.
@@ -80,8 +86,10 @@ type Route struct {
 	Learn       bool   // its demand is to be learned; what a Decision says is the least until then
 	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
 	RequireBody bool
-	HoldSlot    bool        // a WebSocket holds a slot and has the execution clock
-	Completion  *Completion // nil: an answer is the end of its work
+	HoldSlot    bool                // a WebSocket holds a slot and has the execution clock
+	Completion  *backend.Completion // nil: an answer is the end of its work
+
+	modelAt int // the segment of the path that names a model, from 1; 0: none does
 }
 
 // matches judges everything but the expression. The error says why the answer
@@ -104,7 +112,7 @@ func (u *rule) matches(r *http.Request, at *spelling) (answer, error) {
 		switch {
 		case !fits:
 			return no, nil
-		case !isSingle(r, h.name):
+		case !body.SingleHeader(r, h.name):
 			result, why = maybe, fmt.Errorf("the header %s has two values, or does not reach the backend", h.name)
 		}
 	}
@@ -127,7 +135,7 @@ func matchHost(want, host string) bool {
 
 // needsBody says whether the body decides on the rule or its demand.
 func (u *rule) needsBody(r *http.Request) bool {
-	needs := func(e *expression) bool { return e != nil && (e.body || e.size && r.ContentLength < 0) }
+	needs := func(e *expression.Expression) bool { return e != nil && (e.Body || e.Size && r.ContentLength < 0) }
 	return needs(u.when) || !u.free(r) && (u.route.RequireBody || needs(u.amount))
 }
 
@@ -222,7 +230,7 @@ func (t *Table) find(r *http.Request, at spelling) (Candidates, error) {
 		rule := &t.rules[i]
 		match, _ := rule.matches(r, &c.at)
 		if match != no && rule.when != nil {
-			if rule.when.body || rule.when.size && r.ContentLength < 0 {
+			if rule.when.Body || rule.when.Size && r.ContentLength < 0 {
 				match = maybe
 			} else {
 				if f == nil {
@@ -333,7 +341,7 @@ func (c Candidates) Decide(r *http.Request, b Body) (Decision, error) {
 			d, rule, err = also, its, nil
 		case !sameKind(r, rule, its):
 			return Decision{}, differ(r)
-		case dearer(also, d):
+		case costlier(also, d):
 			d, rule = also, its
 		}
 	}
@@ -361,12 +369,12 @@ func (c Candidates) settle(r *http.Request, b Body) (Decision, *rule, error) {
 // decide judges the rules that the body decides on. It gives the rule too.
 //
 // Several rules are possible where what they look at has no single meaning.
-// Those of one backend are priced as the dearest of them. Doubt never takes a
+// Those of one backend are priced at the most expensive of them. Doubt never takes a
 // request to another backend, and never past admission.
 func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 	f := &facts{r: r, at: c.at, body: b, names: &c.table.names}
 	var best *rule
-	var dearest Decision
+	var costliest Decision
 	var reason error // why more than one is possible
 	certain := false
 	for i := c.from; i < c.to && !certain; i++ {
@@ -389,11 +397,11 @@ func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 		d := rule.decide(f)
 		switch {
 		case best == nil:
-			best, dearest = rule, d
+			best, costliest = rule, d
 		case best.route.Backend != rule.route.Backend || best.free(r) != rule.free(r):
 			return Decision{}, nil, &ambiguousError{reason}
-		case rule.free(r) || dearer(d, dearest): // of passes the last, which is the one that may be certain
-			best, dearest = rule, d
+		case rule.free(r) || costlier(d, costliest): // of passes the last, which is the one that may be certain
+			best, costliest = rule, d
 		}
 	}
 	switch {
@@ -403,12 +411,12 @@ func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 		return Decision{}, nil, &ambiguousError{reason}
 	}
 	if best.free(r) {
-		return dearest.because(reason).passing(r, best), best, nil
+		return costliest.because(reason).passing(r, best), best, nil
 	}
 	if err := f.require(best); err != nil {
 		return Decision{}, nil, err
 	}
-	return dearest.because(reason), best, nil
+	return costliest.because(reason), best, nil
 }
 
 // ambiguousError is ErrAmbiguous with the reason.
@@ -417,9 +425,9 @@ type ambiguousError struct{ reason error }
 func (e *ambiguousError) Error() string   { return ErrAmbiguous.Error() + ": " + e.reason.Error() }
 func (e *ambiguousError) Unwrap() []error { return []error{ErrAmbiguous, e.reason} }
 
-// dearer compares by demand, then by how few of its class may run at once,
+// costlier compares by demand, then by how few of its class may run at once,
 // then by how long they run. A demand that is to be learned is not compared.
-func dearer(a, b Decision) bool {
+func costlier(a, b Decision) bool {
 	if a.VRAM != b.VRAM && !a.Route.Learn && !b.Route.Learn {
 		return a.VRAM > b.VRAM
 	}
@@ -436,16 +444,16 @@ func (f *facts) require(rule *rule) error {
 		return nil
 	}
 	read := f.readBody()
-	err := read.err
-	for _, e := range [...]*expression{rule.when, rule.amount} {
-		if err == nil && e != nil && e.body {
-			err = read.doubtful(e)
+	err := read.Err
+	for _, e := range [...]*expression.Expression{rule.when, rule.amount} {
+		if err == nil && e != nil && e.Body {
+			err = read.Doubtful(e.LooksAt)
 		}
 	}
 	if err == nil && rule.when == nil && rule.amount == nil {
-		err = read.doubtful(nil)
+		err = read.Doubtful(nil)
 	}
-	if err == nil && read.body == nil && f.body.Whole == nil && len(f.body.Prefix) == 0 {
+	if err == nil && read.Body == nil && f.body.Whole == nil && len(f.body.Prefix) == 0 {
 		err = errors.New("there is none")
 	}
 	if err != nil {
@@ -494,7 +502,7 @@ func (u *rule) decide(f *facts) Decision {
 	err := f.prepare(u, u.amount)
 	if err == nil {
 		var n int64
-		if n, err = u.amount.amount(&f.env); err == nil {
+		if n, err = u.amount.Bytes(&f.env); err == nil {
 			d.VRAM = bucket(admission.Bytes(n), u.room)
 			return d
 		}

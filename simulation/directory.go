@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -73,7 +72,7 @@ func (d *directory) open(capacity admission.Bytes) (err error) {
 		if d.holder, err = os.CreateTemp(d.file("holders"), strconv.Itoa(os.Getpid())+"-"); err != nil {
 			return err
 		}
-		return flock(d.holder, syscall.LOCK_EX|syscall.LOCK_NB)
+		return tryLock(d.holder)
 	})
 	if err != nil {
 		d.release()
@@ -90,20 +89,11 @@ func (d *directory) file(name string) string { return filepath.Join(d.path, name
 
 // locked runs do while no other process touches the directory.
 func (d *directory) locked(do func() error) error {
-	if err := flock(d.lock, syscall.LOCK_EX); err != nil {
+	if err := lock(d.lock); err != nil {
 		return err
 	}
-	defer flock(d.lock, syscall.LOCK_UN)
+	defer unlock(d.lock)
 	return do()
-}
-
-func flock(f *os.File, how int) error {
-	for {
-		err := syscall.Flock(int(f.Fd()), how)
-		if err != syscall.EINTR {
-			return os.NewSyscallError("flock", err)
-		}
-	}
 }
 
 // read brings m up to date and removes dead holders. It returns what the files
@@ -140,7 +130,7 @@ func (d *directory) holding(path string) (admission.Bytes, error) {
 		return 0, err
 	}
 	defer f.Close()
-	if flock(f, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+	if tryLock(f) == nil {
 		return 0, os.Remove(path)
 	}
 	text, err := os.ReadFile(path)

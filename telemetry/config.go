@@ -13,6 +13,8 @@ type Config struct {
 	Traces      TracesConfig  `koanf:"traces"`
 	Metrics     MetricsConfig `koanf:"metrics"`
 	Log         LogConfig     `koanf:"log"`
+	Client      bool          `koanf:"client"` // spans and log lines have the client's address
+	Models      []string      `koanf:"models"` // that metrics tell apart
 }
 
 // TracesConfig says where spans go. Exporter is empty (where OTEL_* asks for

@@ -131,10 +131,10 @@ func run(telemetry *Telemetry, r *http.Request) (*Request, http.Header) {
 	q.Wait(at)
 	at = at.Add(2 * time.Second)
 	q.Admitted(at, 7, 3, 2*time.Second, stayed)
-	q.Execute(at, flux, header)
+	q.Execute(at, flux, pattern, header)
 	at = at.Add(18 * time.Second)
-	q.Executed(at, http.StatusOK, nil)
-	q.End(at, http.StatusOK, "", 17, 4096)
+	q.Executed(at, Execution{Status: http.StatusOK, RPC: -1})
+	q.End(at, Ending{Status: http.StatusOK, RPC: -1, In: 17, Out: 4096})
 	return q, header
 }
 
@@ -146,6 +146,6 @@ func refuse(telemetry *Telemetry, r *http.Request, status int, rejection *admiss
 	q.Wait(at)
 	at = at.Add(rejection.Waited)
 	q.Refused(at, rejection)
-	q.End(at, status, string(rejection.Code), 17, 0)
+	q.End(at, Ending{Status: status, RPC: -1, Code: string(rejection.Code), In: 17})
 	return q
 }

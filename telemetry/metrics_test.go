@@ -100,16 +100,17 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 	telemetry := busy(t)
 	telemetry.spansLost.Add(12)
 	_, families := scrape(t, telemetry)
-	post := "http_request_method=POST http_response_status_code=%d http_route=" + pattern
+	post := "http_request_method=POST http_response_status_code=%d http_route=" + pattern + " url_scheme=http"
 	for name, want := range map[string]map[string]float64{
-		"http_server_request_duration_seconds": {fmt.Sprintf(post, 200): 1, fmt.Sprintf(post, 429): 1, fmt.Sprintf(post, 503): 1, fmt.Sprintf(post, 499): 1},
+		"http_server_request_duration_seconds": {fmt.Sprintf(post, 200): 1, fmt.Sprintf(post, 429): 1, "error_type=queue_timeout " + fmt.Sprintf(post, 503): 1, fmt.Sprintf(post, 499): 1},
 		"anteroom_request_wait_seconds": {"anteroom_class=heavy anteroom_result=ok": 1, "anteroom_class=heavy anteroom_result=refused": 2,
 			"anteroom_class=heavy anteroom_result=cancelled": 1},
 		"anteroom_request_execution_seconds": {"anteroom_backend=flux anteroom_class=heavy anteroom_result=ok": 1},
-		"anteroom_requests_total": {"anteroom_class=heavy anteroom_result=ok anteroom_route=images": 1,
-			"anteroom_class=heavy anteroom_result=refused anteroom_route=images": 2, "anteroom_class=heavy anteroom_result=cancelled anteroom_route=images": 1},
-		"anteroom_refusals_total": {"anteroom_class=heavy anteroom_code=queue_full": 1, "anteroom_class=heavy anteroom_code=queue_timeout": 1,
-			"anteroom_class=heavy anteroom_code=client_cancelled": 1},
+		"anteroom_requests_total": {"anteroom_class=heavy anteroom_result=ok anteroom_route=images anteroom_tenant= gen_ai_request_model=": 1,
+			"anteroom_class=heavy anteroom_result=refused anteroom_route=images anteroom_tenant= gen_ai_request_model=":   2,
+			"anteroom_class=heavy anteroom_result=cancelled anteroom_route=images anteroom_tenant= gen_ai_request_model=": 1},
+		"anteroom_refusals_total":            {"anteroom_class=heavy anteroom_code=queue_full": 1, "anteroom_class=heavy anteroom_code=queue_timeout": 1},
+		"anteroom_cancellations_total":       {"anteroom_class=heavy anteroom_phase=wait": 1},
 		"anteroom_queue_length":              {"anteroom_class=heavy": 5, "anteroom_class=light": 0},
 		"anteroom_queue_limit":               {"anteroom_class=heavy": 10, "anteroom_class=light": 64},
 		"anteroom_queue_bytes":               {"anteroom_class=heavy": 4096, "anteroom_class=light": 0},
@@ -204,7 +205,7 @@ func TestNoClientCanMakeSeries(t *testing.T) {
 	telemetry, _, _ := recorded(t, usual())
 	telemetry.Observe(box())
 	run(telemetry, generate())
-	telemetry.Begin(httptest.NewRequest("BREW", "http://box/", nil), "").End(time.Now(), 404, "no_route", 0, 0)
+	telemetry.Begin(httptest.NewRequest("BREW", "http://box/", nil), "").End(time.Now(), Ending{Status: 404, RPC: -1, Code: "no_route"})
 	before, _ := scrape(t, telemetry)
 	for i := range 5000 {
 		r := httptest.NewRequest("POST", fmt.Sprintf("http://host-%d/v1/images/%d?q=%d", i, i, i), nil)
@@ -213,7 +214,7 @@ func TestNoClientCanMakeSeries(t *testing.T) {
 		r.Header.Set("Baggage", fmt.Sprint("user=", i))
 		run(telemetry, r)
 		r = httptest.NewRequest(fmt.Sprint("BREW", i), fmt.Sprintf("http://box/%d", i), nil)
-		telemetry.Begin(r, "").End(time.Now(), 404, "no_route", 0, 0)
+		telemetry.Begin(r, "").End(time.Now(), Ending{Status: 404, RPC: -1, Code: "no_route"})
 	}
 	after, _ := scrape(t, telemetry)
 	if a, b := anteroomLines(before), anteroomLines(after); len(a) != len(b) {
@@ -273,13 +274,14 @@ func TestTheNamesAreTheContract(t *testing.T) {
 	run(telemetry, generate())
 	refuse(telemetry, generate(), 503, &admission.Rejection{Code: admission.CodeQueueTimeout, Reason: admission.ReasonResources, Waited: time.Minute})
 	q := telemetry.Begin(generate(), pattern)
-	q.Execute(time.Now(), flux, http.Header{})
-	q.Executed(time.Now(), 500, nil)
-	q.End(time.Now(), 500, "", 0, 0)
+	q.Execute(time.Now(), flux, pattern, http.Header{})
+	q.Executed(time.Now(), Execution{Status: 500, RPC: -1})
+	q.End(time.Now(), Ending{Status: 500, RPC: -1})
 	telemetry.Reloaded(true)
 	telemetry.OutOfMemory("flux", OOMRetried)
-	telemetry.Ordered(SpanUnload, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB, Failed: true, Note: "200, and nothing came back"})
-	telemetry.Ordered(SpanWake, time.Now(), time.Now(), Order{Backend: "flux", Bytes: admission.GiB})
+	telemetry.Ordered(SpanUnload, time.Now(), "flux", 7, nil).End(time.Now(), Done{Asked: admission.GiB, GPUs: []string{"gpu0"}, Failed: true, Note: "200, and nothing came back"})
+	telemetry.Ordered(SpanWake, time.Now(), "flux", 0, nil).End(time.Now(), Done{Asked: admission.GiB})
+	telemetry.Malformed(431, "10.0.0.1:99")
 
 	var got bytes.Buffer
 	_, families := scrape(t, telemetry)
@@ -328,5 +330,85 @@ func TestTheNamesAreTheContract(t *testing.T) {
 	}
 	if !bytes.Equal(got.Bytes(), want) {
 		t.Errorf("the names are\n%s\nwant\n%s\n(-update writes them, and breaks every dashboard that used the old ones)", &got, want)
+	}
+}
+
+// A median is read off the bounds around it: the first image model of the README runs
+// for 17 to 20 s, its caption model for 1 to 2 s.
+func TestAMedianIsCloseToTheTruth(t *testing.T) {
+	for name, c := range map[string]struct{ from, to time.Duration }{
+		"an image":   {17 * time.Second, 20 * time.Second},
+		"a caption":  {time.Second, 2 * time.Second},
+		"an answer":  {3 * time.Second, 8 * time.Second},
+		"a long one": {24 * time.Second, 28 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			telemetry, _, _ := recorded(t, usual())
+			const n = 200
+			for i := range n {
+				q := telemetry.Begin(generate(), pattern)
+				at := time.Now()
+				q.Execute(at, flux, pattern, http.Header{})
+				q.Executed(at.Add(c.from+(c.to-c.from)*time.Duration(i)/(n-1)), Execution{Status: 200, RPC: -1})
+			}
+			_, families := scrape(t, telemetry)
+			got := quantile(families["anteroom_request_execution_seconds"].GetMetric()[0].GetHistogram(), 0.5)
+			if want := (c.from + c.to).Seconds() / 2; got < want*0.9 || got > want*1.1 {
+				t.Errorf("the median reads %.2f s, want %.2f within a tenth", got, want)
+			}
+		})
+	}
+}
+
+// quantile is what Prometheus makes of a histogram: a straight line between the bounds.
+func quantile(h *dto.Histogram, q float64) float64 {
+	rank, below, from := q*float64(h.GetSampleCount()), 0.0, 0.0
+	for _, b := range h.GetBucket() {
+		if n := float64(b.GetCumulativeCount()); n >= rank {
+			return from + (b.GetUpperBound()-from)*(rank-below)/(n-below)
+		} else {
+			below, from = n, b.GetUpperBound()
+		}
+	}
+	return from
+}
+
+// What comes from outside stays within 2,000 series, however much of it is different.
+func TestSeriesStayFew(t *testing.T) {
+	telemetry, _, _ := recorded(t, usual())
+	telemetry.Observe(box())
+	telemetry.Bound(Bounds{Tenants: map[string]bool{"acme": true}, Models: map[string]bool{"flux-1": true}})
+	for i := range 10_000 {
+		r := httptest.NewRequest("POST", fmt.Sprintf("http://host-%d/v1/images/%d?q=%d", i, i, i), nil)
+		status := 200 + i%400
+		q := telemetry.Begin(r, pattern)
+		q.Classify("images", "heavy", "flux", admission.GiB)
+		q.Identify(fmt.Sprint("tenant-", i), fmt.Sprint("model-", i))
+		at := time.Now()
+		q.Wait(at)
+		q.Admitted(at, uint64(i), 0, 0, nil)
+		q.Execute(at, flux, r.URL.Path, http.Header{})
+		rpc := -1
+		if status == 200 {
+			rpc = i / 400
+		}
+		q.Executed(at, Execution{Status: status, RPC: rpc, GPUs: 1})
+		q.End(at, Ending{Status: status, RPC: -1})
+	}
+	text, _ := scrape(t, telemetry)
+	n := 0
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "#") {
+			n++
+		}
+	}
+	t.Logf("%d series", n)
+	if n > 2000 {
+		t.Errorf("%d series, want 2,000 at the most", n)
+	}
+	for _, want := range []string{`anteroom_tenant="other"`, `gen_ai_request_model="other"`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("/metrics has no %s", want)
+		}
 	}
 }

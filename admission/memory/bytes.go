@@ -8,7 +8,7 @@ import (
 )
 
 // Bytes is an amount of memory. Its text form takes binary (KiB, MiB, GiB,
-// TiB) and decimal (kB, KB, MB, GB, TB) units, or a bare number of bytes.
+// TiB) and decimal (kB, KB, MB, GB, TB) units, or B.
 type Bytes int64
 
 const (
@@ -25,13 +25,19 @@ var units = []struct {
 }{
 	{"KiB", KiB}, {"MiB", MiB}, {"GiB", GiB}, {"TiB", TiB},
 	{"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
-	{"B", 1}, {"", 1},
+	{"B", 1},
 }
 
-// ParseBytes reads an amount such as "34GiB", "0.5 GiB" or "1048576". It
-// refuses negative amounts and those that do not fit an int64.
+// ParseBytes reads an amount such as "34GiB", "0.5 GiB" or "1048576B". It
+// refuses negative amounts, those that do not fit an int64, and those without a
+// unit but for 0: who writes 34 means 34GiB.
 func ParseBytes(s string) (Bytes, error) {
 	text := strings.TrimSpace(s)
+	if n, err := strconv.ParseFloat(text, 64); err == nil && n == 0 {
+		return 0, nil
+	} else if err == nil && n > 0 {
+		return 0, fmt.Errorf("%s has no unit: want %s", text, withUnit(text, n))
+	}
 	for _, u := range units {
 		number, ok := strings.CutSuffix(text, u.suffix)
 		if !ok {
@@ -46,6 +52,14 @@ func ParseBytes(s string) (Bytes, error) {
 		return Bytes(n), nil
 	}
 	return 0, fmt.Errorf("%q is not an amount of memory: want a number with a unit, such as 34GiB, 512MiB or 34GB", s)
+}
+
+// withUnit is what a number without a unit may have meant.
+func withUnit(text string, n float64) string {
+	if n < float64(MiB) {
+		return text + "GiB, or another unit of KiB, MiB or TiB"
+	}
+	return Bytes(min(n, math.MaxInt64/2)).String() + ", or " + text + "B"
 }
 
 // UnmarshalText reads what ParseBytes reads.

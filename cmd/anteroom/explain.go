@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -204,7 +205,7 @@ func (e explanation) print(w io.Writer, config *configs.Config) {
 }
 
 // where says what the request takes on one server, and beside what.
-func (e explanation) where(server routing.BackendConfig) string {
+func (e explanation) where(server backend.Config) string {
 	var parts []string
 	for _, place := range server.Places() {
 		part := fmt.Sprintf("%v on %s", admission.Bytes(e.Demand.VRAM[place.GPU]), place.GPU)

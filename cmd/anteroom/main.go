@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/anteroom-gpu/anteroom/internal/signals"
 )
 
 // A command's exit code is 0 where it did what was asked, 1 where it could
@@ -29,7 +31,12 @@ var commands = []command{
 	{"version", "print the version", runVersion},
 }
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	if len(os.Args) < 2 || os.Args[1] != "serve" {
+		signals.Release()
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {

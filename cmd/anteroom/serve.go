@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/configs"
+	"github.com/anteroom-gpu/anteroom/internal/signals"
+	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
 // runServe is `anteroom serve`. It returns 0 after a drain that lost nothing,
@@ -24,15 +24,11 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 	tuneGC()
 	// Signals and changes are taken before anything is read or open, so that
 	// none of them falls between or ends a half start.
-	ends, hangups, changes := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{}, 1)
-	signal.Notify(ends, syscall.SIGTERM, os.Interrupt)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(ends)
-	defer signal.Stop(hangups)
+	ends, hangups, changes := signals.Ends(), signals.Hangups(), make(chan struct{}, 1)
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
 	if from.File != "" {
-		configs.Watch(watching, from.File, func() { changes <- struct{}{} })
+		configs.Watch(watching, from, func() { changes <- struct{}{} })
 	}
 
 	cfg, err := configs.Load(from)
@@ -40,7 +36,9 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return 1
 	}
-	s, err := startServer(context.Background(), cfg, stderr, nil, 1)
+	logs := telemetry.NewLogWriter(stderr)
+	defer logs.Close(500 * time.Millisecond)
+	s, err := startServer(context.Background(), cfg, logs, nil, 1)
 	if err != nil {
 		fmt.Fprintln(stderr, "anteroom:", err)
 		return 1
@@ -62,16 +60,19 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	unwatch()
-	ctx, cancel := context.WithTimeout(context.Background(), s.grace())
-	defer cancel()
+	// A second signal ends the drain, and the flush after it.
+	atOnce, end := context.WithCancel(context.Background())
+	defer end()
 	go func() {
 		select {
 		case <-ends:
-			cancel()
-		case <-ctx.Done():
+			end()
+		case <-atOnce.Done():
 		}
 	}()
-	if s.Stop(ctx) != nil {
+	ctx, cancel := context.WithTimeout(atOnce, s.grace())
+	defer cancel()
+	if s.stopWithin(ctx, atOnce) != nil {
 		return 1
 	}
 	return 0

@@ -239,6 +239,9 @@ func (r *reader) row() {
 	row.Deadline = r.seconds(columnDeadline, 1, false)
 	row.Leave = r.seconds(columnLeave, 1, false)
 	if text := r.text(columnVRAM); text != "" {
+		if _, err := strconv.ParseUint(text, 10, 63); err == nil {
+			text += "B" // a bare number is bytes here, as programs write them
+		}
 		v, err := admission.ParseBytes(text)
 		if err != nil {
 			r.wrong(r.at[columnVRAM], "vram", "%s: not an amount: want bytes, such as 536870912 or 512MiB", quote(text))

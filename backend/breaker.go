@@ -1,0 +1,346 @@
+package backend
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// ErrBreakerOpen says that the backend was not asked, because it failed a moment
+// ago.
+var ErrBreakerOpen = errors.New("backend: the backend's breaker is open")
+
+// errOverload is an answer that says "later": it is no fault of the backend.
+var errOverload = errors.New("backend: the backend is overloaded")
+
+const (
+	// probeEvery is how often an open breaker's backend is probed.
+	probeEvery = time.Second
+	// buckets is how many parts a window has. Outcomes leave it a part at a time.
+	buckets = 30
+	// mostMinimum is the largest number of requests that a share may need.
+	mostMinimum = 4096
+)
+
+// breaker is a backend's circuit breaker, which tells when it changes.
+//
+//   - A connection that is refused says that no server is there, and opens it. Of
+//     others that are not made (too late, no name, no route) `failures` in a row do,
+//     and one does if a probe fails too.
+//   - An error of 5xx and an answer that does not come in time may be one client's
+//     doing. They open it where they are `ratio` of `minimum` or more in a
+//     `window`, come from more than one client, and a probe fails too. A broken
+//     connection counts among them, and has the backend probed at once.
+//   - A caller that leaves, an overload, an error for want of memory, and what the
+//     proxy itself lacks say nothing of the backend.
+//   - While it is open the backend is probed each second, and the first answer
+//     closes it. After `open` it is half-open: one request at a time is let through,
+//     for a probe may be wrong.
+//
+// The states and the counts are gobreaker's. The probes, who the clients are, the
+// timer that makes an open breaker half-open when it is time, and changes from
+// outside are added here, for gobreaker has none of them. It is called with mu held,
+// and so are the functions that it calls back.
+type breaker struct {
+	BreakerConfig
+	probe   func(ctx context.Context) error
+	changed func() // called with no lock held; not after close
+
+	mu sync.Mutex
+	// circuit holds the state, and counts connections in a row that are not made.
+	circuit *gobreaker.TwoStepCircuitBreaker[struct{}] // guarded by mu
+	// share counts the outcomes of the present window, and stays closed.
+	share    *gobreaker.CircuitBreaker[struct{}] // guarded by mu
+	state    gobreaker.State                     // as last told by circuit; guarded by mu
+	until    time.Time                           // when it stops being open; guarded by mu
+	turn     int                                 // counts changes of the state; guarded by mu
+	refused  bool                                // the failure that is reported opens it; guarded by mu
+	failing  string                              // the client of the last failure in share; guarded by mu
+	failedAt time.Time                           // when that was; guarded by mu
+	othersAt time.Time                           // when another client's last failure was; guarded by mu
+	asking   bool                                // a probe decides whether it opens; guarded by mu
+	running  int                                 // requests under way; guarded by mu
+	timer    *time.Timer                         // of the change to half-open; guarded by mu
+	life     context.Context
+	end      context.CancelFunc
+	watching bool // guarded by mu
+}
+
+func newBreaker(c BreakerConfig, probe func(context.Context) error, changed func()) *breaker {
+	c.Ratio, c.Minimum, c.Window = cmp.Or(c.Ratio, 0.5), cmp.Or(c.Minimum, 20), cmp.Or(c.Window, 30*time.Second)
+	// gobreaker's timeout is 1 ns less, for it must have passed when the timer asks.
+	// It takes 0 for a minute.
+	c.Open = max(c.Open, 2)
+	b := &breaker{BreakerConfig: c, probe: probe, changed: changed}
+	b.life, b.end = context.WithCancel(context.Background())
+	b.renew()
+	return b
+}
+
+// renew closes the breaker. gobreaker cannot be closed from outside, so a fresh one
+// takes its place. The caller holds mu, or is alone.
+func (b *breaker) renew() {
+	b.circuit = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		MaxRequests: 1,
+		Timeout:     b.Open - 1,
+		IsExcluded:  saysNothing,
+		IsSuccessful: func(err error) bool {
+			return err == nil || b.state == gobreaker.StateClosed && !errors.Is(err, ErrUnreachable)
+		},
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			return b.refused || n.ConsecutiveFailures >= uint32(b.Failures)
+		},
+		OnStateChange: func(_ string, _, to gobreaker.State) { b.set(to) },
+	})
+	b.set(gobreaker.StateClosed)
+}
+
+// newShare is a gobreaker that asks for a probe where it would open: the probe has
+// the last word.
+func (b *breaker) newShare() *gobreaker.CircuitBreaker[struct{}] {
+	return gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
+		Interval:     b.Window,
+		BucketPeriod: max(1, b.Window/buckets),
+		ReadyToTrip: func(n gobreaker.Counts) bool {
+			total := n.TotalFailures + n.TotalSuccesses
+			several := time.Since(b.othersAt) <= b.Window
+			if several && total >= uint32(b.Minimum) && float64(n.TotalFailures) >= b.Ratio*float64(total) {
+				b.askWhether()
+			}
+			return false
+		},
+	})
+}
+
+// update does something with mu held, and tells of it if it changed the state.
+func (b *breaker) update(do func()) (changed bool) {
+	b.mu.Lock()
+	turn := b.turn
+	do()
+	changed = turn != b.turn
+	b.mu.Unlock()
+	if changed {
+		b.tell()
+	}
+	return changed
+}
+
+// allow asks for the right to one request of a client. done must be called
+// exactly once.
+func (b *breaker) allow(client string) (done func(error), err error) {
+	b.update(func() {
+		finish, refusal := b.circuit.Allow()
+		if refusal != nil {
+			err = ErrBreakerOpen
+			return
+		}
+		b.running++
+		turn := b.turn
+		done = func(err error) {
+			b.update(func() {
+				b.running--
+				// What began before the last change says nothing of what is now.
+				if turn == b.turn {
+					b.count(client, finish, err)
+				}
+			})
+		}
+	})
+	return done, err
+}
+
+// count takes note of how a request ended. The caller holds mu.
+func (b *breaker) count(client string, finish func(error), err error) {
+	turn := b.turn
+	b.report(finish, err)
+	if turn != b.turn || b.state != gobreaker.StateClosed || saysNothing(err) {
+		return
+	}
+	if errors.Is(err, ErrUnreachable) {
+		b.askWhether()
+		return
+	}
+	if err != nil {
+		if client != b.failing {
+			b.failing, b.othersAt = client, b.failedAt
+		}
+		b.failedAt = time.Now()
+	}
+	// gobreaker counts a request in the part of the window in which it began, and
+	// one that lasts for longer nowhere. Here it counts when it ends.
+	b.share.Execute(func() (struct{}, error) { return struct{}{}, err })
+	// A connection that broke may be the end of the process.
+	if errors.Is(err, ErrProtocol) {
+		b.askWhether()
+	}
+}
+
+// report tells gobreaker how a request ended. The caller holds mu.
+func (b *breaker) report(finish func(error), err error) {
+	b.refused = errors.Is(err, ErrRefused)
+	finish(err)
+}
+
+// saysNothing says that how a request ended is neither failure nor success.
+func saysNothing(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, errOverload) || errors.Is(err, ErrMemory) || errors.Is(err, ErrUpload) || errors.Is(err, ErrShort) || ownFault(err)
+}
+
+// ownFault says that the proxy lacks what a connection takes.
+func ownFault(err error) bool {
+	for _, lack := range [...]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
+		if errors.Is(err, lack) {
+			return true
+		}
+	}
+	return false
+}
+
+// askWhether opens the breaker if a probe fails. The caller holds mu.
+func (b *breaker) askWhether() {
+	if b.asking {
+		return
+	}
+	b.asking = true
+	turn := b.turn
+	go func() {
+		err := b.ask()
+		b.update(func() {
+			b.asking = false
+			if turn == b.turn && err != nil && !saysNothing(err) {
+				b.openNow()
+			}
+		})
+	}()
+}
+
+func (b *breaker) ask() error {
+	ctx, cancel := context.WithTimeout(b.life, 5*time.Second)
+	defer cancel()
+	return b.probe(ctx)
+}
+
+// openNow opens the breaker, as a refused connection does. It is a fresh gobreaker
+// that opens: a half-open one has no place for one more report. The caller holds mu.
+func (b *breaker) openNow() {
+	b.renew()
+	if finish, err := b.circuit.Allow(); err == nil {
+		b.report(finish, ErrRefused)
+	}
+}
+
+// set takes note of a change of the state. The caller holds mu.
+func (b *breaker) set(state gobreaker.State) {
+	b.turn++
+	b.state, b.share = state, b.newShare()
+	b.failing, b.failedAt, b.othersAt = "", time.Time{}, time.Time{}
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+	if state != gobreaker.StateOpen || b.life.Err() != nil {
+		return
+	}
+	b.until = time.Now().Add(b.Open)
+	// gobreaker becomes half-open when it is asked. Those who wait must be woken.
+	b.timer = time.AfterFunc(b.Open, func() {
+		b.update(func() { b.circuit.State() })
+	})
+	if !b.watching {
+		b.watching = true
+		go b.watch()
+	}
+}
+
+// watch probes the backend until the breaker is closed.
+func (b *breaker) watch() {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.life.Done():
+		case <-tick.C:
+			if b.ask() == nil {
+				b.shut()
+			}
+		}
+		b.mu.Lock()
+		over := b.state == gobreaker.StateClosed || b.life.Err() != nil
+		if over {
+			b.watching = false
+		}
+		b.mu.Unlock()
+		if over {
+			return
+		}
+	}
+}
+
+// trip opens it, and shut closes it, by a surer word than what it counts. They
+// report whether that was a change.
+func (b *breaker) trip() bool { return b.force(gobreaker.StateOpen, b.openNow) }
+func (b *breaker) shut() bool { return b.force(gobreaker.StateClosed, b.renew) }
+
+func (b *breaker) force(state gobreaker.State, change func()) bool {
+	return b.update(func() {
+		if b.state != state && b.life.Err() == nil {
+			change()
+		}
+	})
+}
+
+func (b *breaker) tell() {
+	if b.life.Err() == nil {
+		b.changed()
+	}
+}
+
+// look gives the state and how long it stays open at the most.
+func (b *breaker) look() (state gobreaker.State, remaining time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.state != gobreaker.StateOpen {
+		return b.state, 0
+	}
+	return b.state, max(0, time.Until(b.until))
+}
+
+// counts gives what failed and what is counted in the present window.
+func (b *breaker) counts() (failed, total int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.share.State() // it leaves out what is too old when it is asked for this
+	n := b.share.Counts()
+	return int(n.TotalFailures), int(n.TotalFailures + n.TotalSuccesses)
+}
+
+// busy says that requests are under way.
+func (b *breaker) busy() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.running > 0
+}
+
+// close ends what the breaker does by itself. Nothing is told any more.
+func (b *breaker) close() {
+	b.end()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+}
+
+// clientOf is who a request comes from, as far as the breaker tells clients
+// apart.
+func clientOf(address string) string {
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
+	}
+	return address
+}

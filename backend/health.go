@@ -1,0 +1,91 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+)
+
+// unhealthyAfter is how many checks in a row must fail: one may be lost to a
+// busy moment.
+const unhealthyAfter = 2
+
+// checkHealth asks the backend's health path until ctx ends, first at once. A
+// single good answer makes it healthy again.
+func (b *Server) checkHealth(ctx context.Context) {
+	tick := time.NewTicker(b.Config.Health.Every)
+	defer tick.Stop()
+	failed := 0
+	for {
+		if err := b.probe(ctx); ctx.Err() != nil {
+			return
+		} else if err == nil {
+			failed = 0
+			b.setHealthy(true)
+		} else if errors.Is(err, context.DeadlineExceeded) && b.breaker.busy() {
+			// An engine that works in the thread that would answer.
+		} else if errors.Is(err, ErrShort) {
+			// It was not asked.
+		} else if failed++; failed >= unhealthyAfter {
+			b.setHealthy(false)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// probe asks the health path once.
+func (b *Server) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, min(b.Config.Health.Every, mostProbe))
+	defer cancel()
+	answer, _, err := b.send(ctx, Call{Method: http.MethodGet, Target: b.Config.Health.Path, repeat: true}, "", nil, mostAnswer)
+	switch {
+	case answer == nil:
+		return err
+	case answer.StatusCode >= 400:
+		return fmt.Errorf("backend: health check of %s: %s", b.Name, answer.Status)
+	}
+	return nil
+}
+
+// setHealthy opens the breaker with a check that failed and closes it with one
+// that did not.
+func (b *Server) setHealthy(healthy bool) {
+	if !b.unhealthy.CompareAndSwap(healthy, !healthy) {
+		return
+	}
+	change := b.breaker.trip
+	if healthy {
+		change = b.breaker.shut
+	}
+	if !change() {
+		b.announce()
+	}
+}
+
+// alive asks whether the backend is there: by its health path where it has one,
+// else by a connection.
+func (b *Server) alive(ctx context.Context) error {
+	if b.Config.Health.Path != "" {
+		err := b.probe(ctx)
+		if err == nil {
+			b.setHealthy(true)
+		}
+		return err
+	}
+	port := b.base.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[b.base.Scheme]
+	}
+	c, err := b.transport.Load().DialContext(ctx, "tcp", net.JoinHostPort(b.base.Hostname(), port))
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}

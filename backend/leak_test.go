@@ -1,0 +1,68 @@
+package backend
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"testing"
+	"time"
+)
+
+func TestACloseLeavesNoGoroutine(t *testing.T) {
+	for name, protocol := range map[string]string{"HTTP/1": "http", "HTTP/2": "h2c"} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewUnstartedServer(http.HandlerFunc(answering))
+			server.Config.Protocols = new(http.Protocols)
+			server.Config.Protocols.SetHTTP1(true)
+			server.Config.Protocols.SetUnencryptedHTTP2(true)
+			server.Start()
+			defer server.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			b, err := New(ctx, "it", Config{
+				URL: server.URL, Protocol: protocol,
+				Health: HealthConfig{Path: "/", Every: time.Hour}, Breaker: BreakerConfig{Failures: 1, Open: time.Hour},
+			}, func(int) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.Base().String()+"/500", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := b.RoundTrip(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			b.TripBreaker() // its timer runs, and its probes
+			cancel()
+			b.Close()
+			// What ends is told to end, and needs its turn of the processor. If
+			// it does not, the test hangs, and go test shows what is left.
+			for left := 1; left > 0; runtime.Gosched() {
+				if left = ours(); protocol == "h2c" {
+					b.Close() // a stream is gone a moment after its last byte
+				}
+			}
+		})
+	}
+}
+
+// ours counts the goroutines that a backend has begun: its own, and those of
+// its connections.
+func ours() (n int) {
+	stacks := make([]byte, 1<<20)
+	for stack := range bytes.SplitSeq(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
+		for _, name := range []string{"backend.(*Server).checkHealth", "backend.(*breaker).", "http.(*persistConn).", "http.(*http2ClientConn)."} {
+			if bytes.Contains(stack, []byte(name)) {
+				n++
+				break
+			}
+		}
+	}
+	return n
+}

@@ -1,0 +1,254 @@
+package backend
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// preset is what is known of an engine: how its memory is freed, what brings it
+// back, how it says what it holds, and how the end of its work is told.
+type preset struct {
+	call, body     string // as in ReclaimConfig
+	each           string // the call where models are given; empty: call
+	wake, wakeBody string
+	probe          string
+
+	inspect, inspectBody string // empty: the engine does not say
+	read                 func(answer []byte) (holdings, error)
+
+	// What the engine does and wants as a backend; empty: as any.
+	cancel       string // when its caller leaves
+	errors       string // the dialect of its clients
+	health       string
+	preserveHost bool
+	early        *early // how the end of its work is told; nil: by its answer
+	// abandon is when work whose caller left is taken to have hung.
+	abandon time.Duration
+
+	needs    string   // what the engine must be started with to take these calls
+	controls []string // patterns of paths that are not for clients
+	serves   bool     // the call's own path is one that clients use
+}
+
+// holdings are what an engine says of itself.
+type holdings struct {
+	any      bool     // something is loaded
+	loaded   []string // the models that are, where they have names
+	unloaded []string // those that it could load again
+}
+
+var presets = map[string]preset{
+	// Memory returns a moment after the answer.
+	"ollama": {
+		cancel: "aborts", errors: "ollama", health: "/api/version",
+		call: "POST /api/generate", body: `{"model":"{{model}}","keep_alive":0}`, serves: true,
+		probe: "GET /api/version", inspect: "GET /api/ps", read: readOllama,
+	},
+	// The default mode aborts what is in flight; a request that comes while it
+	// sleeps may crash it.
+	"vllm": {
+		cancel: "aborts", health: "/health",
+		call: "POST /sleep?level=1&mode=wait", wake: "POST /wake_up", probe: "GET /health",
+		inspect: "GET /is_sleeping", read: readVLLM,
+		needs: "--enable-sleep-mode, and VLLM_SERVER_DEV_MODE=1 in its environment",
+		controls: []string{"/sleep", "/wake_up", "/is_sleeping", "/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache",
+			"/collective_rpc", "/pause", "/resume"},
+	},
+	// It only notes the wish, and acts on it after the prompt that runs. Every
+	// path is there twice.
+	"comfyui": {
+		// A prompt is answered at once, whatever is being drawn.
+		preserveHost: true, health: "/system_stats", abandon: 5 * time.Minute,
+		call: "POST /free", body: `{"unload_models":true,"free_memory":true}`, probe: "GET /system_stats",
+		controls: []string{"/free", "/api/free"},
+		// In one step it moves work from its own queue to the history, so that what is
+		// in neither was taken out by hand or lost in a restart.
+		early: &early{
+			submits:  func(path string) bool { return path == "/prompt" || path == "/api/prompt" },
+			poll:     "GET /history/{{.json.prompt_id}}",
+			until:    `has(body, json.prompt_id)`,
+			without:  []string{"prompt", "outputs", "current_inputs", "current_outputs", "inputs", "extra_pnginfo"},
+			failed:   `body[json.prompt_id].status.status_str == "error"`,
+			gone:     "GET /queue",
+			goneWhen: `has(body, "queue_running") && none(body.queue_running, {#[1] == json.prompt_id}) && none(body.queue_pending, {#[1] == json.prompt_id})`,
+		},
+	},
+	"a1111": {
+		abandon: 30 * time.Minute,
+		call:    "POST /sdapi/v1/unload-checkpoint", wake: "POST /sdapi/v1/reload-checkpoint", probe: "GET /sdapi/v1/memory",
+		needs: "--api",
+		controls: []string{"/sdapi/v1/unload-checkpoint", "/sdapi/v1/reload-checkpoint",
+			"/sdapi/v1/server-kill", "/sdapi/v1/server-restart", "/sdapi/v1/server-stop"},
+	},
+	// An empty body is 400.
+	"sglang": {
+		cancel: "aborts", health: "/health",
+		call: "POST /release_memory_occupation", body: "{}", wake: "POST /resume_memory_occupation", wakeBody: "{}", probe: "GET /health",
+		needs: "--enable-memory-saver",
+		controls: []string{"/release_memory_occupation", "/resume_memory_occupation",
+			"/pause_generation", "/continue_generation"},
+	},
+	"triton": {
+		health: "/v2/health/ready", abandon: 15 * time.Minute,
+		call: "POST /v2/repository/models/{{model}}/unload", wake: "POST /v2/repository/models/{{model}}/load", probe: "GET /v2/health/ready",
+		inspect: "POST /v2/repository/index", inspectBody: "{}", read: readTriton,
+		needs: "--model-control-mode=explicit",
+		controls: []string{"/v2/repository/models/{model}/unload", "/v2/repository/models/{model}/load",
+			"/inference.GRPCInferenceService/RepositoryModelUnload", "/inference.GRPCInferenceService/RepositoryModelLoad"},
+	},
+	// The router that it is when started without a model.
+	"llama-server": {
+		cancel: "aborts", health: "/health",
+		call: "POST /models/unload", body: `{"model":"{{model}}"}`, probe: "GET /health",
+		inspect: "GET /models", read: readLlamaServer,
+		needs:    "no model of its own, so that it is a router",
+		controls: []string{"/models/unload", "/models/load"},
+	},
+	// It tells its progress to the caller's stream alone, and each message once: who
+	// opened a second stream for the session would take messages from the caller. So
+	// nothing is asked; the caller's stream is watched as it passes.
+	"gradio": {
+		preserveHost: true, abandon: 30 * time.Minute,
+		early: &early{
+			submits: func(path string) bool { return strings.HasSuffix(path, "/queue/join") || isGradioCall(path, 1) },
+			watch:   true,
+		},
+	},
+	"llama-swap": {
+		cancel: "aborts", health: "/health",
+		call: "POST /api/models/unload", each: "POST /api/models/unload/{{model}}", probe: "GET /health",
+		inspect: "GET /running", read: readLlamaSwap,
+		controls: []string{"/api/models/unload/**", "/unload"},
+	},
+}
+
+// engines are what a backend may be. Gradio has no call that frees memory.
+func engines() []string { return slices.Sorted(maps.Keys(presets)) }
+
+// presetNames are the engines that can be told to free their memory.
+func presetNames() []string {
+	return slices.DeleteFunc(engines(), func(name string) bool { return presets[name].call == "" })
+}
+
+// earlyEngines are those that answer before their work is done.
+func earlyEngines() []string {
+	return slices.DeleteFunc(engines(), func(name string) bool { return presets[name].early == nil })
+}
+
+// engine is what the backend is known to be; empty: nothing is known.
+func (b Config) engine() string {
+	return cmp.Or(b.Preset, b.Reclaim.Preset, b.Completion.Preset)
+}
+
+// EngineErrors is the dialect of the engine's clients; empty: any.
+func (b Config) EngineErrors() string { return presets[b.engine()].errors }
+
+// Resolve fills in what the backend's engine is known to do, where the file does
+// not say it: `preset` names the engine, and else the presets below do. A preset
+// brings a reclaim only where the engine takes the call however it was started.
+func (b Config) Resolve() Config {
+	p := presets[b.engine()]
+	b.Cancel = cmp.Or(b.Cancel, p.cancel, "ignored")
+	b.PreserveHost = b.PreserveHost || p.preserveHost
+	b.AbandonAfter = cmp.Or(b.AbandonAfter, p.abandon)
+	if b.Completion.Preset == "" && b.Completion.Poll == "" && p.early != nil {
+		b.Completion.Preset = b.engine()
+	}
+	if b.Preset == "" {
+		return b
+	}
+	b.Health.Path = cmp.Or(b.Health.Path, p.health)
+	if !b.Reclaim.Enabled() && p.needs == "" && p.call != "" {
+		b.Reclaim.Preset = b.Preset
+	}
+	return b
+}
+
+// parse reads an engine's answer.
+func parse(answer []byte, into any) error {
+	if err := json.Unmarshal(answer, into); err != nil {
+		return fmt.Errorf("not the answer of this engine (%v): %s", err, excerpt(answer))
+	}
+	return nil
+}
+
+func readOllama(answer []byte) (h holdings, err error) {
+	var list struct {
+		Models []struct{ Name, Model string }
+	}
+	err = parse(answer, &list)
+	for _, m := range list.Models {
+		if m.Model == "" {
+			m.Model = m.Name
+		}
+		h.load(m.Model)
+	}
+	return h, err
+}
+
+func readVLLM(answer []byte) (h holdings, err error) {
+	var state struct {
+		Sleeping *bool `json:"is_sleeping"`
+	}
+	if err = parse(answer, &state); err == nil && state.Sleeping == nil {
+		err = fmt.Errorf("no is_sleeping in the answer: %s", excerpt(answer))
+	}
+	h.any = err == nil && !*state.Sleeping
+	return h, err
+}
+
+func readTriton(answer []byte) (h holdings, err error) {
+	var list []struct{ Name, State, Reason string }
+	err = parse(answer, &list)
+	for _, m := range list {
+		switch {
+		case m.State == "READY":
+			h.load(m.Name)
+		case m.State == "UNAVAILABLE" && m.Reason == "unloaded" && !slices.Contains(h.unloaded, m.Name):
+			h.unloaded = append(h.unloaded, m.Name)
+		}
+	}
+	return h, err
+}
+
+func readLlamaServer(answer []byte) (h holdings, err error) {
+	var list struct {
+		Data []struct {
+			ID     string
+			Status struct{ Value string }
+		}
+	}
+	err = parse(answer, &list)
+	for _, m := range list.Data {
+		if m.Status.Value == "loaded" {
+			h.load(m.ID)
+		}
+	}
+	return h, err
+}
+
+func readLlamaSwap(answer []byte) (h holdings, err error) {
+	var list struct {
+		Running []struct{ Model, State string }
+	}
+	err = parse(answer, &list)
+	for _, m := range list.Running {
+		if m.State != "stopped" && m.State != "shutdown" {
+			h.load(m.Model)
+		}
+	}
+	return h, err
+}
+
+// load notes a model that is loaded, in whatever number of versions.
+func (h *holdings) load(model string) {
+	h.any = true
+	if model != "" && !slices.Contains(h.loaded, model) {
+		h.loaded = append(h.loaded, model)
+	}
+}
