@@ -121,7 +121,11 @@ func (h *History) LearnPeak(at time.Time, vram memory.Bytes, m memory.Measuremen
 		k.flat = remember(k.flat, held, enoughFlat)
 		return
 	}
-	k.measured++
+	if n := len(k.seen); m.Corrects && n > 0 {
+		k.seen = k.seen[:n-1]
+	} else {
+		k.measured++
+	}
 	k.keeps = m.Keeps
 	if k.anew {
 		k.seen, k.anew = nil, false

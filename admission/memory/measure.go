@@ -24,7 +24,7 @@ type meter struct {
 	top     Bytes // the most that it may have held
 	after   bool  // it was read after its end: a backend that keeps memory shows the peak then
 	good    bool
-	told    bool
+	told    Bytes // the peak that was told, if that is not 0
 	weighed bool  // some reading has shown what is left
 	left    Bytes // the least of them
 }
@@ -38,6 +38,8 @@ type Measurement struct {
 	// Grew says that the account was seen to grow in the run. Else it added nothing
 	// to what its backend keeps since another run, and took no more than Seen.
 	Grew bool
+	// Corrects says that it takes the place of what was told of the same run before.
+	Corrects bool
 	// Exact says that process figures tell it. Keeps says that its backend is seen
 	// to keep what its runs take.
 	Exact, Keeps bool
@@ -117,22 +119,28 @@ func (l *Ledger) unfollow(now time.Duration, r *Run, res Result) {
 			}
 		}
 	}
-	if !slices.ContainsFunc(r.Accounts, func(a int) bool { return l.accounts[a].keeps() }) {
-		l.tell(r) // what comes after shows no more
+	// What comes after shows more of a backend that keeps what it takes. What is
+	// above its figure already is told at once.
+	if !slices.ContainsFunc(r.Accounts, func(a int) bool {
+		acc := l.accounts[a]
+		return acc.keeps() && (acc.learn && !acc.split || acc.meter.peak <= acc.weights+r.asked)
+	}) {
+		l.tell(r)
 	}
 }
 
 // tell says what a run took, once it has ended well and was seen on all of its
-// accounts.
+// accounts. It is called when the run has ended, and when no more will be seen of
+// it.
 func (l *Ledger) tell(r *Run) {
 	var most Measurement
 	for i, a := range r.Accounts {
 		acc := l.accounts[a]
 		m := &acc.meter
-		if m.run != r || !m.good || m.told {
+		if m.run != r || !m.good || m.told > 0 && m.told == m.peak && acc.seenKeeps == 0 {
 			return
 		}
-		x := Measurement{Run: r, Weights: acc.weights, Exact: m.exact, Keeps: acc.seenKeeps > 0}
+		x := Measurement{Corrects: m.told > 0, Run: r, Weights: acc.weights, Exact: m.exact, Keeps: acc.seenKeeps > 0}
 		switch {
 		case m.peak > m.before.High, m.exact && m.peak > acc.weights && !acc.keeps():
 			if m.reads == 0 && !m.after || !m.exact && (!m.lone || (m.top-m.peak)*narrow > m.peak) {
@@ -154,7 +162,7 @@ func (l *Ledger) tell(r *Run) {
 	}
 	for _, a := range r.Accounts {
 		acc := l.accounts[a]
-		acc.meter.told, acc.grown = true, acc.grown || most.Grew
+		acc.meter.told, acc.grown = acc.meter.peak, acc.grown || most.Grew
 	}
 	l.measured = append(l.measured, most)
 }
