@@ -263,3 +263,167 @@ func (b *rig) started(t *Ticket) bool {
 	_, ok := t.Granted()
 	return ok
 }
+
+// TestAFirstMeasurementStopsOthersForTrialAfterAtMost: a run of unknown demand that
+// goes on for long has the largest room there is, and the others wait for no longer.
+func TestAFirstMeasurementStopsOthersForTrialAfterAtMost(t *testing.T) {
+	for _, lasts := range []float64{4, 9.8, 30} {
+		b := learning(t, server("flux", 0, true), server("vqa", 0, true))
+		p := &pupil{rig: b, class: "work", backend: "flux", learns: true}
+		b.readsFor(3, 0)
+		x := p.asks()
+		b.runs(x, true)
+		began := b.now
+		if got := x.run.Demand; got != 48*GiB {
+			t.Errorf("its room is %v, want the whole card", got)
+		}
+		y := b.submit("work", "vqa", 2*GiB)
+		b.runs(y, false)
+		b.reason(y, ReasonLoneRun)
+		ended := false
+		for !b.started(y) && b.now < began+time.Minute {
+			if !ended && b.now-began >= time.Duration(lasts*float64(time.Second)) {
+				p.ends(x, Result{})
+				ended = true
+			}
+			b.after(.1)
+			if b.now%(500*time.Millisecond) == 0 {
+				b.sees(false, 0, map[string]Bytes{"flux": map[bool]Bytes{false: 10 * GiB}[ended]})
+			}
+		}
+		if waited := b.now - began; waited > 10*time.Second {
+			t.Errorf("beside a run of %v s another waits for %v, want 10s at most", lasts, waited)
+		}
+	}
+}
+
+// TestWhatACardFullOfOthersTeaches: the driver names the process that fills the
+// card, and the demand was declared too small. The first failure says what is
+// needed, and no other request of the route follows it into the full card.
+func TestWhatACardFullOfOthersTeaches(t *testing.T) {
+	b := learning(t, server("flux", 4*GiB, true))
+	p := &pupil{rig: b, class: "work", backend: "flux", declared: 3 * GiB}
+	idle := map[string]Bytes{"flux": 4 * GiB}
+	for range 4 {
+		b.sees(true, 37*GiB, idle) // 7 GiB are free
+		b.after(.5)
+	}
+	x := p.asks()
+	b.runs(x, true)
+	// In PyTorch's words: 8 GiB in use by its process, 3 GiB free, 9 GiB tried.
+	again := p.ends(x, Result{Outcome: OutOfMemory, Tried: 9 * GiB, Free: 3 * GiB, InUse: 8 * GiB})
+	if again.isOdd || again.figure < 13*GiB || again.figure > 14*GiB {
+		t.Errorf("the second try asks for %+v, want what it says, 13 GiB beside its weights", again)
+	}
+	p.books(13*GiB, 3)
+	retry := p.asks(func(r *Request) { r.Retry = true })
+	next := p.asks()
+	for range 60 {
+		b.after(.5)
+		b.sees(true, 37*GiB, idle)
+		b.runs(retry, false)
+		b.runs(next, false)
+	}
+	b.reason(retry, ReasonUnmanagedMemory)
+	b.reason(next, ReasonUnmanagedMemory)
+	for range 4 {
+		b.after(.5)
+		b.sees(true, 0, idle)
+	}
+	b.runs(retry, true)
+	b.runs(next, true)
+}
+
+// TestARequestThatCanNeverFitIsAnswered at once, and what is like the others of its
+// route goes on.
+func TestARequestThatCanNeverFitIsAnswered(t *testing.T) {
+	for _, well := range []int{1, 3} {
+		b := learning(t, server("vllm", 22*GiB, true), server("flux", 0, true))
+		p := &pupil{rig: b, class: "work", backend: "flux", declared: 20 * GiB}
+		chats := &pupil{rig: b, class: "work", backend: "vllm"}
+		b.readsFor(3, 22*GiB)
+		chats.ends(chats.asks(), Result{})
+		b.readsFor(2, 22*GiB)
+		for range well {
+			x := p.asks()
+			b.readsFor(2, 42*GiB)
+			p.ends(x, Result{})
+			b.readsFor(2, 22*GiB)
+		}
+		x := p.asks()
+		again := p.ends(x, Result{Outcome: OutOfMemory})
+		if !again.isOdd {
+			t.Errorf("after %d good runs in the same room it is not odd: %+v", well, again)
+		}
+		retry := p.asks(func(r *Request) { r.Retry, r.Odd, r.VRAM, r.Raised = true, true, again.figure, again.figure-20*GiB })
+		b.runs(retry, false) // before a reading nobody knows
+		b.after(.1)
+		b.reads(22 * GiB)
+		if retry.Waiting() || retry.Rejection() == nil {
+			t.Errorf("its second try, with %v, waits after a reading", again.figure)
+		}
+		p.books(20*GiB, 0)
+		y := p.asks()
+		b.runs(y, true)
+	}
+}
+
+// TestASecondTryWaitsForWhatIsCertain: for the end of what runs, and not where
+// nothing of ours makes room.
+func TestASecondTryWaitsForWhatIsCertain(t *testing.T) {
+	for _, running := range []bool{true, false} {
+		b := learning(t, server("other", 0, true), server("flux", 0, true))
+		p := &pupil{rig: b, class: "work", backend: "flux", declared: 10 * GiB}
+		b.readsFor(3, 0)
+		other := b.submit("work", "other", 30*GiB)
+		b.readsFor(2, 30*GiB)
+		x := p.asks()
+		again := p.ends(x, Result{Outcome: OutOfMemory})
+		if again.isOdd || again.figure <= 18*GiB {
+			t.Fatalf("it asks for %+v, want more than the room of 18 GiB", again)
+		}
+		if !running {
+			// It is gone, and its memory is not: a neighbour has it.
+			b.end(other)
+			b.readsFor(8, 30*GiB)
+		}
+		retry := p.asks(func(r *Request) { r.Retry = true })
+		b.readsFor(2, 30*GiB)
+		if retry.Waiting() != running {
+			t.Errorf("while another runs: %v; the second try waits: %v", running, retry.Waiting())
+		}
+		if running {
+			b.end(other)
+			b.readsFor(2, 0)
+			b.runs(retry, true)
+		}
+	}
+}
+
+// TestAnEstimateRefusesNobody: not the one of the configuration, and not the one
+// that was learned. Only what even the fastest run could not meet is refused.
+func TestAnEstimateRefusesNobody(t *testing.T) {
+	b := learning(t, server("vqa", 0, true))
+	p := &pupil{rig: b, class: "work", backend: "vqa", declared: GiB}
+	b.readsFor(3, 0)
+	by := func(seconds float64) func(*Request) {
+		return func(r *Request) {
+			r.Deadline, r.Fastest = b.wall().Add(time.Duration(seconds*float64(time.Second))), p.h.Fastest(GiB)
+			r.Estimate = Estimate{P50: time.Minute, P95: time.Minute}
+		}
+	}
+	x := p.asks(by(30))
+	b.runs(x, true)
+	b.readsFor(20, GiB)
+	p.ends(x, Result{})
+	for range 10 {
+		x := p.asks(by(30))
+		b.readsFor(25, GiB)
+		p.ends(x, Result{})
+	}
+	x = p.asks(by(22)) // most took 25 s, and one took 20
+	b.runs(x, true)
+	if r := p.asks(by(10)).Rejection(); r == nil || r.Code != CodeDeadlineUnmeetable || r.RetryAfter <= 0 {
+		t.Errorf("what none could meet gets %+v, want deadline_unmeetable and when to come back", r)
+	}
+}

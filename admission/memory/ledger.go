@@ -267,7 +267,7 @@ func (l *Ledger) Next(now time.Duration) (time.Duration, bool) {
 		case d.goodAt == never && d.Reads && !d.asked:
 			take(d.addedAt + firstWait)
 		}
-		if r := d.lone; r != nil && r.state == running {
+		if r := d.lone; r != nil {
 			take(r.Started + d.trialAfter())
 		}
 		for _, a := range d.accounts {
@@ -354,10 +354,11 @@ func (r *Run) Room() (least, most, weights Bytes) { return r.least, r.room, r.we
 // Asked is the demand that a run was started with.
 func (r *Run) Asked() Bytes { return r.asked }
 
-// Bars says that a lone run keeps whatever adds memory from starting on a GPU.
+// Bars says that a lone run keeps whatever adds memory from starting on a GPU: for
+// TrialAfter at the most, and no longer than until a reading a second after its end.
 func (l *Ledger) Bars(g int, now time.Duration) bool {
 	r := l.devices[g].lone
-	return r != nil && (r.state != running || now-r.Started < l.devices[g].trialAfter())
+	return r != nil && now-r.Started < l.devices[g].trialAfter()
 }
 
 // LoneRun is the lone run that is under way on a GPU, or has not been read to the

@@ -73,7 +73,7 @@ func (c *Case) evidence(used, taken Bytes, exact bool) {
 	}
 }
 
-// judge takes the end of a lone run into what is known of its route and size.
+// judge takes the end of a run into what is known of its route and size.
 func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	c := r.Case
 	if c == nil {
@@ -88,10 +88,14 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 		if c.TooSmall >= c.Well {
 			c.TooSmall = 0 // that was another request, or another time
 		}
-	case res.Outcome == OutOfMemory && r.Kind != Fitting:
-		c.TooSmall = max(c.TooSmall, r.least)
-		if c.Well > 0 && c.Well <= r.least {
-			c.Well = 0
+	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried > r.least):
+		// Of one that fitted its own words count, until the penalty ends: the card may
+		// have been fuller than was known.
+		if r.Kind != Fitting {
+			c.TooSmall = max(c.TooSmall, r.least)
+			if c.Well > 0 && c.Well <= r.least {
+				c.Well = 0
+			}
 		}
 		after := l.devices[l.accounts[r.Accounts[0]].gpu].trialAfter()
 		c.notBefore = now + min(10*after<<min(c.failures, 10), longestPenalty)
