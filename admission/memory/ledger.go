@@ -88,6 +88,7 @@ type account struct {
 	prompt int
 	chains chain
 	grown  bool // a run was seen to grow since it was loaded
+	bare   bool // it was loaded, and nothing has run since
 
 	loaded    presence
 	proven    bool          // a run has ended well since the last reading
@@ -532,7 +533,7 @@ func (l *Ledger) Loaded(now time.Duration, a int, ok bool) {
 	acc, h := l.accounts[a], &l.Accounts[a]
 	acc.moving, acc.loaded = false, unknown
 	if ok {
-		acc.gone, acc.loaded, acc.proven = false, loaded, true
+		acc.gone, acc.loaded, acc.proven, acc.bare = false, loaded, true, true
 	}
 	h.Loading = 0
 	l.touch(now, a)
@@ -550,7 +551,7 @@ func (l *Ledger) Gone(now time.Duration, a int) {
 	if acc.gone && h.High == 0 && h.Peak == 0 {
 		return
 	}
-	acc.grown, acc.chains = false, chain{}
+	acc.grown, acc.bare, acc.chains = false, false, chain{}
 	acc.gone, acc.loaded, acc.proven = true, absent, false
 	if acc.figure < 0 {
 		l.GPUs[acc.gpu].XHigh += h.High // until a reading shows that it fell

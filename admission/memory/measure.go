@@ -20,7 +20,8 @@ type meter struct {
 	before  Account
 	from    Bytes // in use as it began
 	highest Bytes // the most in use while it ran, less the process figures
-	peak    Bytes // the most that the account was surely seen to hold
+	least   Bytes // the least that the account was seen to hold
+	peak    Bytes // the most that it was surely seen to hold
 	top     Bytes // the most that it may have held
 	after   bool  // it was read after its end: a backend that keeps memory shows the peak then
 	good    bool
@@ -77,6 +78,7 @@ func (l *Ledger) follow(now time.Duration, a int, r *Run) {
 		l.crowd(acc.gpu, a)
 	}
 	acc.weighed()
+	acc.bare = false
 	if m := acc.meter; m.run != nil {
 		l.tell(m.run) // nothing more will be seen of it
 		acc.chained(h.Runs > 0)
@@ -89,7 +91,7 @@ func (l *Ledger) follow(now time.Duration, a int, r *Run) {
 		x := l.accounts[i]
 		lone = lone && (i == a || l.Accounts[i].Runs == 0 && !x.moving && x.touchedAt < d.goodAt)
 	}
-	acc.meter = meter{run: r, lone: lone, exact: acc.figure >= 0, warm: acc.loaded == loaded, before: *h, from: d.rest(l)}
+	acc.meter = meter{run: r, lone: lone, exact: acc.figure >= 0, warm: acc.loaded == loaded, before: *h, least: h.Low, from: d.rest(l)}
 }
 
 // rest is what is in use less the process figures of the accounts.
@@ -174,6 +176,12 @@ func (p *pass) measure() {
 	for _, a := range d.accounts {
 		acc, h := l.accounts[a], &l.Accounts[a]
 		p.promptly(a)
+		if acc.bare && acc.endedAt <= p.begun {
+			// Between a load and the first run a process holds its weights.
+			if acc.bare = false; acc.learn && acc.figure > 0 {
+				acc.weights, acc.split = acc.figure, true
+			}
+		}
 		m := &acc.meter
 		for _, r := range acc.runs {
 			r.room = max(r.room, l.room(a)) // what others have left since is its room too
@@ -194,6 +202,7 @@ func (p *pass) measure() {
 			m.highest = max(m.highest, rest)
 			if running {
 				m.reads++
+				m.least = min(m.least, h.Low)
 				p.bound(a, m)
 				continue
 			}
@@ -305,7 +314,7 @@ const chainedRuns = 3
 // chained takes the end of a run after which the next begins at once.
 func (a *account) chained(beside bool) {
 	m := &a.meter
-	base := m.before.Low
+	base := m.least
 	if !m.warm {
 		base = max(base, a.weights) // its load is no sign of what it keeps
 	}
