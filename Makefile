@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo bench soak worlds fieldcases packages check
+.PHONY: build test demo demo-real bench soak worlds fieldcases packages check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -13,6 +13,10 @@ test:
 
 demo:
 	go run ./cmd/anteroom demo
+
+# The same over real sockets, in 40 s.
+demo-real:
+	go run ./cmd/anteroom demo --real --speed 20
 
 # For benchstat: make bench > old.txt; change; make bench > new.txt; go tool benchstat old.txt new.txt
 COUNT ?= 6

@@ -18,6 +18,9 @@ type Config struct {
 	// simulated box that does; zero: once. Its durations are in that time.
 	// Reconfigure leaves it alone.
 	Speed float64
+	// Clock is the time that a Controller goes by; nil: WallClock. Reconfigure
+	// leaves it alone.
+	Clock Clock
 }
 
 // Tenants says how those who ask share the classes. One account counts across
@@ -211,6 +214,7 @@ const (
 	ReasonCapacityReduced    Reason = "capacity_reduced"    // the GPU is smaller than configured, or cannot be read
 	ReasonUnmanagedMemory    Reason = "unmanaged_memory"    // processes that are not ours hold the memory
 	ReasonLoneRun            Reason = "lone_run"            // a run that may take more than is known is alone on the GPU
+	ReasonTurn               Reason = "turn"                // another backend has the GPU, until its turn ends
 	ReasonRest               Reason = "rest"                // nothing starts until the GPU is at rest
 	ReasonTrial              Reason = "trial"               // it waits for its trial, alone
 	ReasonNotByItself        Reason = "not_by_itself"       // nothing that is under way will make room

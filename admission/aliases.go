@@ -1,6 +1,8 @@
 package admission
 
 import (
+	"time"
+
 	"github.com/anteroom-gpu/anteroom/admission/history"
 	"github.com/anteroom-gpu/anteroom/admission/memory"
 	"github.com/anteroom-gpu/anteroom/admission/residency"
@@ -31,6 +33,9 @@ const (
 	UnloadTime = residency.UnloadTime
 	LoadRate   = residency.LoadRate
 )
+
+// LoadTime is how long so many weights are taken to load; see residency.LoadTime.
+func LoadTime(n Bytes) time.Duration { return residency.LoadTime(n) }
 
 // ErrNoBackend says that a backend is not configured.
 var ErrNoBackend = residency.ErrNoBackend

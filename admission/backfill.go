@@ -54,7 +54,8 @@ func (s *Scheduler) pass(now time.Duration) {
 // heads is 3 to 5 of pass. It reports whether they are to be done again.
 func (s *Scheduler) heads(now time.Duration) (again bool) {
 	s.profile.reset()
-	s.passes++
+	s.profile.passes++
+	s.turns.settle(s, now)
 	s.strict.choose(s, now) // 3
 	s.shapes.rank(s.strict.head)
 	started, beside, elsewhere := false, false, false
@@ -76,7 +77,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 			if sh.head == nil {
 				sh.head, sh.blockedSince = t, now
 			}
-			sh.block, sh.reserved, sh.reservedFor = k, at, s.profile.inTheWay
+			sh.block, sh.reserved, sh.reservedFor, sh.turn = k, at, s.profile.inTheWay, waitsTurn{}
 			switch {
 			case k.reason == ReasonWaking:
 				s.wake(now, sh)
@@ -230,7 +231,14 @@ func (s *Scheduler) pickNow(sh *shape, now time.Duration) (*replica, block) {
 
 // startable says whether a shape fits on a replica now and no rest bars it.
 func (s *Scheduler) startable(sh *shape, r *replica, now time.Duration) (block, bool) {
-	if k, ok := s.box.fits(&s.box.live, sh, r, now); !ok {
+	k, ok := s.box.fits(&s.box.live, sh, r, now)
+	if !ok && k.reason != ReasonWaking {
+		return k, false
+	}
+	if k, ok := s.turns.bar(s, now, sh, r); !ok {
+		return k, false
+	}
+	if !ok {
 		return k, false
 	}
 	return s.rests.bar(s.box, sh, r)

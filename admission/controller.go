@@ -11,12 +11,13 @@ import (
 // one timer and a channel for each waiter. All methods may be called at once
 // from any goroutine; none but Admit and Drain blocks.
 type Controller struct {
+	clock Clock
 	epoch time.Time
 	speed float64 // how many times faster its time runs
 
 	mu    sync.Mutex
 	rules *Scheduler    // guarded by mu
-	timer *time.Timer   // guarded by mu
+	timer Timer         // guarded by mu; nil: none was ever needed
 	armed time.Duration // when the timer fires; guarded by mu
 	empty chan struct{} // closed when a drain has nothing left; guarded by mu
 
@@ -29,7 +30,11 @@ type Controller struct {
 // NewController opens a desk for the box that cfg describes. It refuses a
 // configuration whose names do not resolve.
 func NewController(cfg Config) (*Controller, error) {
-	epoch := time.Now()
+	clock := cfg.Clock
+	if clock == nil {
+		clock = WallClock{}
+	}
+	epoch := clock.Now()
 	rules, err := NewScheduler(cfg, epoch)
 	if err != nil {
 		return nil, err
@@ -38,12 +43,12 @@ func NewController(cfg Config) (*Controller, error) {
 	if speed == 0 {
 		speed = 1
 	}
-	return &Controller{epoch: epoch, speed: speed, rules: rules, armed: forever}, nil
+	return &Controller{clock: clock, epoch: epoch, speed: speed, rules: rules, armed: forever}, nil
 }
 
 // age is the time the scheduler knows. It is monotonic: a step of the wall
 // clock moves no wait and no deadline.
-func (c *Controller) age() time.Duration { return c.since(time.Now()) }
+func (c *Controller) age() time.Duration { return c.since(c.clock.Now()) }
 
 // since is the age at a moment of the clock.
 func (c *Controller) since(t time.Time) time.Duration {
@@ -99,8 +104,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	}
 	c.mu.Unlock()
 
-	select {
-	case <-t.caller.ready:
+	if c.clock.Wait(ctx, t.caller.ready) == nil {
 		// state and rejection do not change any more but by our own Release or
 		// an operator's, and closing ready orders their writes before this.
 		if t.rejection != nil {
@@ -109,7 +113,6 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 		if ctx.Err() == nil {
 			return g, nil
 		}
-	case <-ctx.Done():
 	}
 	// The caller is gone. Whether it is still waiting is settled under the
 	// lock: either it leaves the queue, or it was granted a moment before and
@@ -153,7 +156,7 @@ func (c *Controller) settle() {
 		c.armed = next
 		in := time.Duration(float64(next-c.age()) / c.speed)
 		if c.timer == nil {
-			c.timer = time.AfterFunc(in, c.tick)
+			c.timer = c.clock.AfterFunc(in, c.tick)
 		} else {
 			c.timer.Reset(in)
 		}
@@ -325,7 +328,7 @@ func (c *Controller) Explain(id uint64) (Waiter, bool) {
 func (c *Controller) Drain(ctx context.Context, serve bool) error {
 	refusal := Rejection{Code: CodeDraining, Position: -1, Detail: "the proxy is shutting down"}
 	if deadline, ok := ctx.Deadline(); ok {
-		refusal.RetryAfter = time.Until(deadline)
+		refusal.RetryAfter = deadline.Sub(c.clock.Now())
 	}
 	c.mu.Lock()
 	c.rules.RefuseNew(c.age(), refusal, !serve)
@@ -335,12 +338,7 @@ func (c *Controller) Drain(ctx context.Context, serve bool) error {
 	empty := c.empty
 	c.settle()
 	c.mu.Unlock()
-	select {
-	case <-empty:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return c.clock.Wait(ctx, empty)
 }
 
 // ID is unique in the process; it is the request's id in Queue, too.

@@ -37,7 +37,8 @@
 //  15. Explaining changes nothing, and the reason is the one that decided.
 //  16. With random estimates all of these but 11 still hold.
 //  17. A head that truly fits starts within TrialAfter, the rest of the running
-//     work and three readings, whatever the ledger believes (rest.go).
+//     work and three readings, whatever the ledger believes (trial.go).
+//  18. What was freed for a head is the head's until it starts or leaves (turns.go).
 //
 // The package and all below it but gpu need the standard library alone.
 package admission

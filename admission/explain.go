@@ -148,7 +148,7 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 	k := s.blockOf(t)
 	w := Waiter{
 		ID: t.ID(), Class: sh.class.cfg.Name, Backend: sh.backend.cfg.Name, Tenant: t.Tenant.Name(),
-		VRAM: sh.vram, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
+		VRAM: sh.vram, Declared: sh.key.own, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
 		Position: position, Reason: k.reason, Resource: k.resource, Need: k.need, Free: k.free,
 		Strict: s.strict.is(t), InFlow: t.InFlow(maxScan), Origin: t.origin(),
 	}
@@ -169,7 +169,7 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		w.Holders = s.running.holding(s.box, k)
 	}
 	if k.memory() {
-		w.Keepers = s.box.keepers(s.epoch, now, sh, k)
+		s.memoryReason(now, sh, k, &w)
 	}
 	return w
 }
@@ -184,7 +184,7 @@ func (b *box) keepers(epoch time.Time, now time.Duration, sh *shape, k block) []
 			if b.ledger.GPUOf(a) != k.gpu || r.backend == sh.backend || b.live.replicas[r.index] > 0 || h.High == 0 {
 				continue
 			}
-			keeper := Keeper{Backend: r.backend.cfg.Name, Replica: r.number, Low: h.Low, High: h.High, Reclaims: r.home.Reclaims && !r.home.Pinned}
+			keeper := Keeper{Backend: r.backend.cfg.Name, Replica: r.number, Low: h.Low, High: h.High, Reclaims: r.home.Reclaims && !r.home.Pinned, Pinned: r.home.Reclaims && r.home.Pinned}
 			if until := b.residency.LeaveUntil(now, r.home); keeper.Reclaims && until > now {
 				keeper.Until = epoch.Add(until)
 			}

@@ -19,6 +19,7 @@ type profile struct {
 	barsAlone    bool          // a reservation or the strict head kept a head from starting alone
 	nowUntil     time.Duration // how long the last walk would give now, if nothing but time passes
 	scratch      usage
+	passes       uint64 // that have begun
 }
 
 // mark is a moment in the profile at which a run is predicted to end, or a

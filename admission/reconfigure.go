@@ -19,7 +19,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	n.decided, n.stuck, n.starts, n.passes, n.refuseAll = s.decided, s.stuck, s.starts, s.passes, s.refuseAll
+	n.decided, n.stuck, n.starts, n.profile.passes, n.refuseAll = s.decided, s.stuck, s.starts, s.profile.passes, s.refuseAll
 	n.box.inheritClasses(s.box)
 	homes := n.box.inherit(s.box)
 	for _, t := range s.running {
@@ -48,6 +48,12 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	if h := s.strict.head; h != nil && h.state == stateWaiting {
 		// What was started since must go on making way for it.
 		n.strict.head, n.strict.after = h, s.strict.after
+	}
+	for _, c := range s.turns {
+		if to := homes[c.to]; to != nil && c.head.state == stateWaiting && c.head.shape.head == c.head {
+			c.to = to
+			n.turns = append(n.turns, c)
+		}
 	}
 	*s = *n
 	s.pass(now)

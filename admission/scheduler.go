@@ -26,7 +26,7 @@ type Scheduler struct {
 	profile profile
 	strict  strict
 	rests   rests
-	passes  uint64
+	turns   turns
 	recheck time.Duration // when the passing of time may change what a pass decides
 
 	refuseAll *Rejection // set while draining
@@ -251,6 +251,7 @@ func (s *Scheduler) End(now time.Duration, t *Ticket, res Result) bool {
 	t.state = stateOver
 	s.running.remove(t)
 	s.box.live.count(t.shape, t.replica, -1)
+	s.box.residency.Ended(now, t.replica.home)
 	s.box.ledger.End(now, &t.run, res.ledger())
 	s.queue.Correct(&t.Entry, now-t.run.Started)
 	s.pass(now)

@@ -52,6 +52,9 @@ type shape struct {
 	first        *Ticket       // its eldest, as of this pass
 	rests        pastRests     // of its head, if they are of it
 	unfit        uint64        // the pass that found it not to fit even with everything ended
+	asked        uint64        // the pass that looked for what could be unloaded for it, before its turn
+	claims       bool          // memory was freed for its head
+	turn         waitsTurn     // of another backend, that its head waits for
 }
 
 // shapes are the distinct demands: those with waiting tickets, by rank, and
@@ -138,7 +141,8 @@ func (s *shapes) left(sh *shape, t *Ticket) {
 	}
 }
 
-// rank orders the shapes that wait: the strict head's first, then by the arrival
+// rank orders the shapes that wait: those for whose heads memory was freed, the strict
+// head's, then by the arrival
 // of the shape's eldest less its class's boost, then by order of arrival. It goes
 // by the eldest and not by the fair head, or a younger head of another class would
 // reserve first.
@@ -155,6 +159,9 @@ func (s *shapes) rank(strict *Ticket) {
 }
 
 func (sh *shape) before(other *shape, strict *Ticket) bool {
+	if sh.claims != other.claims {
+		return sh.claims
+	}
 	if strict != nil && sh != other {
 		if sh == strict.shape || other == strict.shape {
 			return sh == strict.shape
@@ -188,4 +195,19 @@ func (s *shapes) wanted(v *residency.Replica, sh *shape) bool {
 		}
 	}
 	return false
+}
+
+// waitsFor gives the first request that may run and waits for a replica's backend, of
+// the shapes but sh; nil: there is none.
+func (s *shapes) waitsFor(v *residency.Replica, sh *shape) *Ticket {
+	for _, x := range s.active {
+		if _, barred := x.barred(); x == sh || barred || x.backend.cfg.Name != v.Backend {
+			continue
+		}
+		if x.head != nil {
+			return x.head
+		}
+		return x.Next()
+	}
+	return nil
 }

@@ -73,6 +73,7 @@ type Waiter struct {
 	Backend  string
 	Tenant   string
 	VRAM     Bytes
+	Declared Bytes // VRAM before learning changed it
 	Arrived  time.Time
 	Waited   time.Duration
 	Position int // in its class, 0 is next
@@ -88,10 +89,30 @@ type Waiter struct {
 	ReservedFor uint64
 	// Keepers are the idle backends that may hold memory of the GPU that blocks it.
 	Keepers []Keeper
+	// Turn is that of another backend, for ReasonTurn; else nil. LoneRun is the grant
+	// of ReasonLoneRun, and where there is one of ReasonRest; 0 where it is no request's.
+	Turn    *Turn
+	LoneRun uint64
+	// Processes are those of no backend that hold memory of the GPU, largest first, for
+	// ReasonUnmanagedMemory and ReasonNotByItself.
+	Processes []Process
+	// Doubt says what is uncertain: "held", what its backend holds already, or "demand",
+	// what it needs. It is tried alone at TrialAt at the earliest. Empty: nothing is.
+	Doubt   string
+	TrialAt time.Time
+	// Detail is a sentence on what is in the way; empty: the reason says it all.
+	Detail string
 	// EstimatedStart is zero where nothing can be said.
 	EstimatedStart time.Time
 	Strict         bool
 	Origin         *Origin // of its Request
+}
+
+// Turn is the time for which a backend keeps a GPU while others wait.
+type Turn struct {
+	Backend string
+	Replica int
+	Ends    time.Time
 }
 
 // Keeper is a replica that runs nothing and may hold memory of a GPU.
@@ -101,6 +122,8 @@ type Keeper struct {
 	Low, High Bytes // the bounds of what it holds on the GPU in question
 	// Reclaims says that it can be told to unload without an operator.
 	Reclaims bool
+	// Pinned says that it could be, and is unloaded by hand alone.
+	Pinned bool
 	// Until is when it may be told to unload: after MinResidency, or longer where
 	// that freed nothing. Zero: now, or never where it cannot be told.
 	Until time.Time

@@ -30,7 +30,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 			if sh.head == nil || sh.key.retry || now-sh.blockedSince < sh.class.cfg.StrictAfter || sh.class.cfg.StrictAfter < 0 {
 				continue
 			}
-			if _, barred := sh.barred(); barred || sh.unfit == s.passes {
+			if _, barred := sh.barred(); barred || sh.unfit == s.profile.passes {
 				continue
 			}
 			if longest == nil || sh.blockedSince < longest.blockedSince ||
@@ -50,23 +50,31 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 			ended = true
 		}
 		for _, r := range longest.backend.replicas {
-			if _, ok := s.box.fits(u, longest, r, now); ok {
+			if _, ok := s.box.fits(u, longest, r, now); !ok {
+				continue
+			}
+			if _, ok := s.turns.bar(s, now, longest, r); ok {
 				x.head, x.after, x.valid = longest.head, s.starts, false
 				return
 			}
 		}
-		// It would not fit even with everything ended: unmanaged memory, or what
-		// another backend retains, is in its way, and barring others is no help.
-		longest.unfit = s.passes
+		// It would not fit even with everything ended: unmanaged memory, what another
+		// backend retains, or what was freed for another head is in its way, and
+		// barring others is no help.
+		longest.unfit = s.profile.passes
 	}
 }
 
 // fits says whether the strict head still fits once all that ran when it
-// became strict has ended, beside what has been started since.
+// became strict has ended, beside what has been started since, and what was freed for
+// another head.
 func (x *strict) fits(s *Scheduler, now time.Duration) bool {
 	x.prepare(s, now)
 	for _, r := range x.head.shape.backend.replicas {
-		if _, ok := s.box.fits(&x.beside, x.head.shape, r, now); ok {
+		if _, ok := s.box.fits(&x.beside, x.head.shape, r, now); !ok {
+			continue
+		}
+		if _, ok := s.turns.bar(s, now, x.head.shape, r); ok {
 			return true
 		}
 	}

@@ -34,6 +34,7 @@ func (s *Scheduler) resolve(now time.Duration, sh *shape) *replica {
 		return nil
 	}
 	patience := now - sh.blockedSince
+	s.turns.before(s, now, sh)
 	for _, most := range [...]bool{false, true} {
 		if s.unload(now, sh, residency.Want{Most: most}) { // 2, 4
 			return nil
@@ -45,7 +46,7 @@ func (s *Scheduler) resolve(now time.Duration, sh *shape) *replica {
 			return r
 		}
 	}
-	if patience >= max(0, sh.class.cfg.StrictAfter) && s.unload(now, sh, residency.Want{Most: true, Busy: true}) {
+	if patience >= max(0, sh.class.cfg.StrictAfter) && !s.box.takesTurns(sh) && s.unload(now, sh, residency.Want{Most: true, Busy: true}) {
 		return nil
 	}
 	onTrial := func(now time.Duration, sh *shape, r *replica) bool {
@@ -70,7 +71,7 @@ func (s *Scheduler) startsOn(now time.Duration, sh *shape, kind memory.Kind, may
 		if _, ok := s.box.slotsFree(&s.box.live, sh, r); !ok {
 			continue
 		}
-		if _, ok := s.rests.bar(s.box, sh, r); !ok || !may(now, sh, r) {
+		if _, ok := s.rests.bar(s.box, sh, r); !ok || !s.rests.holds(s.box, sh.head, r) && s.turns.other(s.box, sh.head, r) != nil || !may(now, sh, r) {
 			continue
 		}
 		if r.home.State.Sleeps() {
@@ -136,15 +137,21 @@ func (s *Scheduler) unload(now time.Duration, sh *shape, w residency.Want) bool 
 	}
 	w.Spared = func(v *residency.Replica) bool { return s.shapes.wanted(v, sh) }
 	for _, r := range sh.backend.replicas {
-		if h := r.home; h.State != residency.Loaded && !h.State.Sleeps() || r.probes == 0 && !h.State.Sleeps() {
+		if h := r.home; h.State != residency.Loaded && !h.State.Sleeps() || r.probes == 0 && !h.State.Sleeps() || s.turns.other(s.box, sh.head, r) != nil {
 			continue
 		}
-		if victims := s.box.residency.Victims(now, r.home, w); len(victims) > 0 {
-			for _, v := range victims {
-				s.box.residency.Drain(now, v, sh.head)
-			}
+		if turn := s.box.turnOf(r); turn > 0 {
+			w.Until = func(v *residency.Replica) time.Duration { return s.turns.until(s, now, sh, v, turn) }
+		}
+		victims := s.box.residency.Victims(now, r.home, w)
+		for _, v := range victims {
+			s.box.residency.Drain(now, v, sh.head)
+		}
+		if len(victims) > 0 {
+			s.turns.claim(s, now, sh.head, r)
 			return true
 		}
+		s.turns.waits(s, now, sh, r, w)
 	}
 	return false
 }
@@ -156,7 +163,7 @@ func (s *Scheduler) unloadIdle(now time.Duration, sh *shape) {
 	var own *residency.Replica
 	for _, r := range sh.backend.replicas {
 		for _, v := range m.Replicas {
-			if !m.MayUnload(v) || m.Runs(v) || now < m.LeaveUntil(now, v) || m.Holds(v) == 0 || s.shapes.wanted(v, sh) {
+			if !m.MayUnload(v) || m.Runs(v) || m.Holds(v) == 0 || !s.turns.gives(s, now, sh, r, v) {
 				continue
 			}
 			near := slices.ContainsFunc(v.Accounts, func(a int) bool {
@@ -166,6 +173,7 @@ func (s *Scheduler) unloadIdle(now time.Duration, sh *shape) {
 				own = v
 			} else if near {
 				m.Drain(now, v, sh.head)
+				s.turns.claim(s, now, sh.head, r)
 				return
 			}
 		}
@@ -321,25 +329,4 @@ func (x rests) may(s *Scheduler, now time.Duration, sh *shape) (*replica, Bytes)
 		}
 	}
 	return nil, 0
-}
-
-// name says what a head waits for, beyond what bars it.
-func (s *Scheduler) name(now time.Duration, sh *shape, k block) block {
-	l := s.box.ledger
-	switch {
-	case !k.memory():
-	case s.box.residency.UnloadsFor(sh.head):
-		k.reason = ReasonReclaiming
-	case k.gpu < len(s.rests) && s.rests[k.gpu] == sh.head:
-		k.reason = ReasonRest
-	case k.reason == ReasonLoneRun || k.reason == ReasonUnmanagedMemory || k.reason == ReasonCapacityReduced || !l.Quiet(k.gpu):
-	case now-sh.blockedSince < l.TrialAfter(k.gpu) || !l.AtRest(k.gpu, now):
-		if r := sh.backend.replicas[0]; k.reason == ReasonResources && len(r.accounts) > 0 &&
-			l.InDoubt(s.box.live.memory, r.accounts[0], s.box.demand(sh, r, 0), sh.key.own, sh.measured, sh.known, now) != memory.NoDoubt {
-			k.reason = ReasonTrial
-		}
-	default:
-		k.reason = ReasonNotByItself
-	}
-	return k
 }

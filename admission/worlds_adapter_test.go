@@ -70,7 +70,8 @@ type schedulerAdapter struct {
 func configOf(w *hiddenWorld, trialAfter time.Duration) Config {
 	var cfg Config
 	for _, c := range w.cards {
-		cfg.GPUs = append(cfg.GPUs, GPU{Name: c.name, Reserve: c.reserve, Hold: true, Reads: true, TrialAfter: trialAfter})
+		cfg.GPUs = append(cfg.GPUs, GPU{Name: c.name, Reserve: c.reserve, Hold: true, Reads: true, TrialAfter: trialAfter,
+			Turn: time.Duration(w.seed%2) * 10 * time.Second})
 	}
 	for _, name := range []string{"heavy", "light"} {
 		cfg.Classes = append(cfg.Classes, Class{Name: name, Slots: w.classes[name].slots, QueueLimit: 1000, StrictAfter: worldStrictAfter})

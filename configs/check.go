@@ -306,5 +306,6 @@ func (c *Config) warn(f *findings) {
 	c.warnOfDemands(warn)
 	c.warnOfIdlers(warn)
 	c.warnOfStalls(warn)
+	c.warnOfSets(warn)
 	c.warnOfReclaims(warn)
 }

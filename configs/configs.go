@@ -215,7 +215,7 @@ func (c *Config) Desk() admission.Config {
 	for _, name := range slices.Sorted(maps.Keys(c.GPUs)) {
 		g := c.GPUs[name]
 		desk.GPUs = append(desk.GPUs, admission.GPU{Name: name, Device: g.Device, Memory: g.Memory, Reserve: g.Reserve,
-			Reads: g.Reads(), Hold: g.Unknown == "hold", TrialAfter: g.TrialAfter})
+			Reads: g.Reads(), Hold: g.Unknown == "hold", TrialAfter: g.TrialAfter, Turn: g.Turn})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Classes)) {
 		k := c.Routing.Classes[name]

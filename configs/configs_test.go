@@ -46,7 +46,7 @@ func TestReadsTheSmallestFile(t *testing.T) {
 		t.Errorf("the rest did not begin with the defaults: %+v", c)
 	}
 	want := admission.Config{
-		GPUs: []admission.GPU{{Name: "gpu0", Device: "0", Memory: 48 * admission.GiB, Reserve: admission.GiB, Reads: true, TrialAfter: 10 * time.Second}},
+		GPUs: []admission.GPU{{Name: "gpu0", Device: "0", Memory: 48 * admission.GiB, Reserve: admission.GiB, Reads: true, TrialAfter: 10 * time.Second, Turn: 30 * time.Second}},
 		Classes: []admission.Class{
 			{Name: "heavy", Slots: 1, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
 			{Name: "light", Slots: 8, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},

@@ -145,8 +145,8 @@ func (c *Config) warnOfStalls(warn func(path, problem string)) {
 				if c.Routing.Backends[holder].Reclaim.Enabled() {
 					cure = "pinned: false"
 				}
-				warn("backends."+holder, fmt.Sprintf("retains up to %v of %s once it has worked, and %s needs %v of the %v there: %s waits for as long as %s retains it: "+
-					"want returns_memory: true where the engine gives memory back, %s, or smaller demands", s.retained, s.gpu, waiter, s.need, s.room, waiter, holder, cure))
+				warn("backends."+holder, fmt.Sprintf("retains up to %v of %s once it has worked, and %s needs %v of the %v there: %s then waits %s: "+
+					"want returns_memory: true where the engine gives memory back, %s, or smaller demands", s.retained, s.gpu, waiter, s.need, s.room, waiter, c.timeouts(waiter), cure))
 			}
 		}
 	}

@@ -168,6 +168,12 @@ type waiterJSON struct {
 	Free           int64            `json:"free"`
 	BlockedBy      blockedByJSON    `json:"blocked_by"`
 	ReservedFor    uint64           `json:"reserved_for,omitempty"`
+	Declared       int64            `json:"declared_bytes"` // vram_bytes before learning changed it
+	Turn           *turnJSON        `json:"turn,omitempty"`
+	LoneRun        uint64           `json:"lone_run,omitempty"` // a grant
+	Doubt          string           `json:"doubt,omitempty"`    // held or demand: what is uncertain
+	TrialAt        *time.Time       `json:"trial_at,omitempty"` // when that is tried, at the earliest
+	Detail         string           `json:"detail,omitempty"`
 	EstimatedStart *time.Time       `json:"estimated_start"`
 	Strict         bool             `json:"strict"`
 }
@@ -176,6 +182,15 @@ type waiterJSON struct {
 type blockedByJSON struct {
 	Running []uint64   `json:"running"` // grants
 	Idle    []idleJSON `json:"idle"`    // backends without work
+	// Processes are those of no backend, the largest first.
+	Processes []processJSON `json:"processes,omitempty"`
+}
+
+// turnJSON is the turn of another backend that a waiter waits for.
+type turnJSON struct {
+	Backend string    `json:"backend"`
+	Replica int       `json:"replica"`
+	Ends    time.Time `json:"ends"`
 }
 
 // idleJSON is a backend that runs nothing and may hold memory of the GPU that
@@ -236,7 +251,7 @@ func describeGPU(g admission.GPUState, backends []admission.BackendState) gpuJSO
 		out.Observed = &observed
 	}
 	for _, p := range g.Processes {
-		out.Processes = append(out.Processes, processJSON{PID: p.PID, Name: p.Name, Used: int64(p.Used), Backend: p.Backend, Replica: p.Replica})
+		out.Processes = append(out.Processes, describeProcess(p))
 	}
 	return out
 }
@@ -307,6 +322,10 @@ func (a *admin) queue(c echo.Context) error {
 	return c.JSON(http.StatusOK, map[string]any{"waiting": waiting})
 }
 
+func describeProcess(p admission.Process) processJSON {
+	return processJSON{PID: p.PID, Name: p.Name, Used: int64(p.Used), Backend: p.Backend, Replica: p.Replica}
+}
+
 func (a *admin) waiter(c echo.Context) error {
 	id, err := strconv.ParseUint(c.Param("id"), 10, 64)
 	if err == nil {
@@ -325,7 +344,14 @@ func describeWaiter(w admission.Waiter) waiterJSON {
 	for _, k := range w.Keepers {
 		by.Idle = append(by.Idle, idleJSON{k.Backend, k.Replica, int64(k.Low), int64(k.High), k.Reclaims, known(k.Until)})
 	}
-	return waiterJSON{BlockedBy: by, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
+	for _, p := range w.Processes {
+		by.Processes = append(by.Processes, describeProcess(p))
+	}
+	var turn *turnJSON
+	if w.Turn != nil {
+		turn = &turnJSON{w.Turn.Backend, w.Turn.Replica, w.Turn.Ends}
+	}
+	return waiterJSON{Declared: int64(w.Declared), Turn: turn, LoneRun: w.LoneRun, Doubt: w.Doubt, TrialAt: known(w.TrialAt), Detail: w.Detail, BlockedBy: by, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
 		Waited: w.Waited.Seconds(), Position: w.Position, InFlow: w.InFlow, Reason: w.Reason, Resource: w.Resource,
 		Need: w.Need, Free: w.Free, ReservedFor: w.ReservedFor, EstimatedStart: known(w.EstimatedStart), Strict: w.Strict}
 }

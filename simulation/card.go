@@ -14,6 +14,7 @@ import (
 // with others through a directory (OpenCard). All methods may be called at once
 // from any goroutine.
 type Card struct {
+	clock  Clock
 	shared *directory // nil: this process's own
 
 	mu      sync.Mutex
@@ -52,8 +53,11 @@ func (e *OutOfMemory) Error() string {
 func gib(b admission.Bytes) float64 { return float64(b) / float64(admission.GiB) }
 
 // NewCard makes an empty card that lives in this process.
-func NewCard(capacity admission.Bytes) *Card {
-	return &Card{seen: Memory{Capacity: capacity}}
+func NewCard(capacity admission.Bytes) *Card { return NewCardAt(WallClock{}, capacity) }
+
+// NewCardAt makes an empty card whose samples and readings go by that clock.
+func NewCardAt(clock Clock, capacity admission.Bytes) *Card {
+	return &Card{clock: clock, seen: Memory{Capacity: capacity}}
 }
 
 // Alloc takes n bytes, or nothing and returns an *OutOfMemory. Other errors are
@@ -126,7 +130,7 @@ func (c *Card) sample() {
 	if len(c.samples) == maxSamples {
 		c.samples = append(c.samples[:0], c.samples[maxSamples/2:]...)
 	}
-	c.samples = append(c.samples, Sample{time.Now(), c.seen.Used})
+	c.samples = append(c.samples, Sample{c.clock.Now(), c.seen.Used})
 }
 
 // refresh reads a shared card again and gives back what the dead held.
@@ -158,7 +162,7 @@ func (c *Card) Samples() []Sample {
 // Reading is the card as a sensor would report it of the GPU of that name.
 func (c *Card) Reading(gpu string) admission.Reading {
 	m, err := c.Memory()
-	return admission.Reading{GPU: gpu, At: time.Now(), Total: m.Capacity, Used: m.Used, Source: "simulated", Err: err}
+	return admission.Reading{GPU: gpu, At: c.clock.Now(), Total: m.Capacity, Used: m.Used, Source: "simulated", Err: err}
 }
 
 // Watch reports a Reading at once, then at every interval and whenever now asks for

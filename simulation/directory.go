@@ -40,7 +40,7 @@ const sweepEvery = 200 * time.Millisecond
 // a Card is open it watches for others that died.
 func OpenCard(path string, capacity admission.Bytes) (*Card, error) {
 	d := &directory{path: path, swept: make(chan struct{}), stop: make(chan struct{})}
-	c := &Card{shared: d}
+	c := &Card{clock: WallClock{}, shared: d}
 	if err := d.open(capacity); err != nil {
 		return nil, fmt.Errorf("simulation: open the card in %s: %w", path, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -20,6 +21,7 @@ type Engine struct {
 	kind    Kind
 	card    *Card
 	options Options
+	clock   Clock // of options
 	traps   map[string]bool
 	models  []*model
 	routes  http.ServeMux
@@ -46,9 +48,8 @@ type Options struct {
 	// Exit ends the process when a trap says that it dies. Nil: connections are
 	// cut and the memory goes back, as if it had ended.
 	Exit func()
-	// Sleep waits for a real time or until ctx ends, and then returns its error.
-	// Nil: a timer.
-	Sleep func(ctx context.Context, d time.Duration) error
+	// Clock is what its runs take time by. Nil: the wall clock.
+	Clock Clock
 }
 
 // NewEngine makes an engine on a card. It loads its weights with Load, or else
@@ -61,11 +62,11 @@ func NewEngine(kind Kind, card *Card, o Options) *Engine {
 	if o.Speed == 0 {
 		o.Speed = 1
 	}
-	if o.Sleep == nil {
-		o.Sleep = sleep
+	if o.Clock == nil {
+		o.Clock = WallClock{}
 	}
 	e := &Engine{
-		kind: kind, card: card, options: o, traps: make(map[string]bool),
+		kind: kind, card: card, options: o, clock: o.Clock, traps: make(map[string]bool),
 		swap: make(chan struct{}, 1), random: rand.New(rand.NewPCG(o.Seed, 0)),
 	}
 	for _, t := range o.Traps {
@@ -88,17 +89,6 @@ func NewEngine(kind Kind, card *Card, o Options) *Engine {
 	e.up.Store(kind.Weights == 0 || kind.Lazy)
 	kind.Routes(e, &e.routes)
 	return e
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // ServeHTTP answers the kind's routes.
@@ -197,7 +187,7 @@ func (e *Engine) length(r *http.Request) (time.Duration, error) {
 	if err != nil || !(seconds >= 0 && seconds <= maxRun.Seconds()) {
 		return 0, fmt.Errorf("%s %q: want seconds from 0 to %.0f", executeHeader, text, maxRun.Seconds())
 	}
-	return time.Duration(seconds * float64(time.Second)), nil
+	return time.Duration(math.Round(seconds * float64(time.Second))), nil
 }
 
 // after does work that goes on when its request has been answered. It ends with
@@ -206,10 +196,10 @@ func (e *Engine) after(do func()) error {
 	if err := e.begin(); err != nil {
 		return err
 	}
-	go func() {
+	e.clock.Go(func() {
 		defer e.runs.Done()
 		do()
-	}()
+	})
 	return nil
 }
 
@@ -243,12 +233,10 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 		return 0, err
 	}
 	if m.places != nil {
-		select {
-		case m.places <- struct{}{}:
-			defer func() { <-m.places }()
-		case <-ctx.Done():
+		if e.clock.Take(ctx, m.places) != nil {
 			return 0, context.Cause(ctx)
 		}
+		defer func() { <-m.places }()
 	}
 	life, err := e.enter(ctx, m)
 	if err != nil {
@@ -256,14 +244,14 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 	}
 	defer func() { err = errors.Join(err, e.leave(m)) }()
 	defer context.AfterFunc(life, func() { cancel(context.Cause(life)) })()
-	start := time.Now()
+	start := e.clock.Now()
 	if err := e.take(m); err != nil {
 		return 0, err
 	}
 	for i := range steps {
 		// Towards a fixed end, so that late timers do not add up.
 		due := start.Add(e.real(length) * time.Duration(i+1) / time.Duration(steps))
-		if err = e.options.Sleep(ctx, time.Until(due)); err != nil {
+		if err = e.clock.Sleep(ctx, due.Sub(e.clock.Now())); err != nil {
 			err = context.Cause(ctx)
 			break
 		}
@@ -274,7 +262,7 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 			break
 		}
 	}
-	took = time.Duration(float64(time.Since(start)) * e.options.Speed)
+	took = time.Duration(float64(e.clock.Now().Sub(start)) * e.options.Speed)
 	return took, errors.Join(err, e.give(m))
 }
 

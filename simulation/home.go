@@ -95,7 +95,7 @@ func imageRoutes(e *Engine, routes *http.ServeMux) {
 			for i := range images {
 				images[i] = map[string]string{"b64_json": base64.StdEncoding.EncodeToString(picture(a.Prompt, i))}
 			}
-			return map[string]any{"created": time.Now().Unix(), "data": images}
+			return map[string]any{"created": e.clock.Now().Unix(), "data": images}
 		})
 	})
 }

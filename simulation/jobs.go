@@ -67,15 +67,12 @@ func (q *jobs) add(r *http.Request, m *model, id string, length time.Duration, a
 		// One that is given up before its turn ends at once, but the next one's turn
 		// comes no sooner for that.
 		defer func() {
-			<-before
+			_ = q.clock.Wait(context.Background(), before)
 			close(over)
 		}()
 		defer close(j.ended)
 		defer cancel(nil)
-		select {
-		case <-before:
-		case <-ctx.Done():
-		}
+		_ = q.clock.Wait(ctx, before)
 		if j.err = context.Cause(ctx); j.err == nil {
 			close(j.begun)
 			j.took, j.err = q.run(ctx, m, length, 1, nil)

@@ -136,7 +136,7 @@ func (o ollama) work(w http.ResponseWriter, r *http.Request, carry func(string) 
 		keep = *a.KeepAlive
 	}
 	frame := func(text string, more map[string]any) map[string]any {
-		f := map[string]any{"model": m.Name, "created_at": time.Now().UTC(), "done": more != nil}
+		f := map[string]any{"model": m.Name, "created_at": o.clock.Now().UTC(), "done": more != nil}
 		key, value := carry(text)
 		f[key] = value
 		for k, v := range more {
@@ -205,16 +205,16 @@ func (o ollama) keep(m *model, k keepAlive) error {
 		m.forget()
 	}
 	begun := m.begun
-	m.forget, m.until = forget, time.Now().Add(o.real(d))
+	m.forget, m.until = forget, o.clock.Now().Add(o.real(d))
 	if d < 0 {
-		m.until = time.Now().AddDate(100, 0, 0)
+		m.until = o.clock.Now().AddDate(100, 0, 0)
 	}
 	o.mu.Unlock()
 	if d < 0 {
 		return nil
 	}
 	return o.after(func() {
-		if d > 0 && o.options.Sleep(ctx, o.real(d)) != nil {
+		if d > 0 && o.clock.Sleep(ctx, o.real(d)) != nil {
 			return
 		}
 		o.mu.Lock()

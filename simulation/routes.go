@@ -137,7 +137,7 @@ func (e *Engine) named(w http.ResponseWriter, name string) (*model, bool) {
 }
 
 func setTook(h http.Header, key string, took time.Duration) {
-	h.Set(key, strconv.FormatFloat(took.Seconds(), 'f', 6, 64))
+	h.Set(key, strconv.FormatFloat(took.Seconds(), 'f', -1, 64))
 }
 
 // whole runs a request and answers when all is done.

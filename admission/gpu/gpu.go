@@ -40,6 +40,9 @@ type Config struct {
 	// TrialAfter is how long memory in doubt may block a request before it is put
 	// to a trial.
 	TrialAfter time.Duration `koanf:"trial_after"`
+	// Turn is the longest that a backend keeps the card while a request for another
+	// waits that does not fit beside it. Zero: as long as it has work.
+	Turn time.Duration `koanf:"turn"`
 	// Shared says that another Anteroom may use the card too.
 	Shared bool `koanf:"shared"`
 }
@@ -82,6 +85,9 @@ func (c Config) Check(report func(path, problem string)) {
 	}
 	if c.TrialAfter <= 0 {
 		report("trial_after", fmt.Sprintf("%v: too small: want a time such as 10s", c.TrialAfter))
+	}
+	if c.Turn < 0 {
+		report("turn", fmt.Sprintf("%v: too small: want a time such as 30s, or 0s for no turns", c.Turn))
 	}
 	switch {
 	case c.Unknown != "ledger" && c.Unknown != "hold":

@@ -229,6 +229,7 @@ func TestCheckNamesWhatIsWantedInstead(t *testing.T) {
 		"reserve":          {func(c *Config) { c.Reserve = -1 }, "reserve: -1"},
 		"unknown":          {func(c *Config) { c.Unknown = "fail" }, "unknown: \"fail\""},
 		"trial after":      {func(c *Config) { c.TrialAfter = 0 }, "trial_after: 0s"},
+		"turn":             {func(c *Config) { c.Turn = -1 }, "turn: -1ns"},
 		"hold for ever":    {func(c *Config) { c.Source, c.Unknown = "declared", "hold" }, "would hold its work for ever"},
 	} {
 		bad := good

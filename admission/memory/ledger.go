@@ -199,6 +199,9 @@ func (l *Ledger) SetWeights(a int, n Bytes) bool {
 // GPUOf is the GPU of account a.
 func (l *Ledger) GPUOf(a int) int { return l.accounts[a].gpu }
 
+// Turn is the longest that a backend keeps a GPU while others wait; 0: no time is set.
+func (l *Ledger) Turn(g int) time.Duration { return l.devices[g].Turn }
+
 // Name is the name of a GPU in the configuration.
 func (l *Ledger) Name(g int) string { return l.devices[g].Name }
 

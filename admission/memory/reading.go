@@ -53,6 +53,9 @@ type GPU struct {
 	// TrialAfter is for how long memory in doubt may block a request before it
 	// is put to a trial. Zero: DefaultTrialAfter.
 	TrialAfter time.Duration
+	// Turn is the longest that a backend keeps the GPU while a request for another
+	// waits that does not fit beside it. Zero: as long as it has work.
+	Turn time.Duration
 }
 
 // DefaultTrialAfter is the TrialAfter of a GPU that has none.

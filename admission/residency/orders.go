@@ -146,6 +146,9 @@ func (m *Manager) UnloadedFor(head Head) string {
 	return ""
 }
 
+// Moves says that an order for a replica is under way.
+func (m *Manager) Moves(r *Replica) bool { return r.order != nil }
+
 // OrdersFor says that an order for a waiting request is under way.
 func (m *Manager) OrdersFor(head Head) bool {
 	return slices.ContainsFunc(m.orders, func(o *order) bool { return o.head == head })
@@ -222,7 +225,7 @@ func (m *Manager) Unloaded(now time.Duration, id uint64, e Ended) bool {
 		}
 	}
 	m.close(o)
-	r.State, r.empty = Loaded, true
+	r.State, r.empty, r.turn = Loaded, true, 0
 	if e.MustWake || o.was.Sleeps() && !e.Dead {
 		r.State = Asleep
 	}

@@ -103,6 +103,8 @@ type Replica struct {
 	held      []memory.Bytes
 	starts    float64 // recent ones; see wanted
 	startsAt  time.Duration
+	turn      time.Duration // when memory was last freed for it, since it last unloaded; 0: none was
+	endedAt   time.Duration // when a run of it last ended
 	reload    time.Duration // as last seen; 0: never
 	wakes     int           // that failed, in a row
 	wakeAfter time.Duration
@@ -156,6 +158,41 @@ func (m *Manager) Started(now time.Duration, r *Replica) {
 	if empty || r.empty {
 		r.empty, r.loaded = false, now
 	}
+}
+
+// Ended takes note that a run has ended on a replica.
+func (m *Manager) Ended(now time.Duration, r *Replica) { r.endedAt = now }
+
+// BeginTurn says that memory is being freed for a request of a replica.
+func (r *Replica) BeginTurn(now time.Duration) { r.turn = now }
+
+// TurnBegan is when memory was last freed for a replica, or where none was since it
+// last unloaded, when it came to hold its weights; 0: it was found so.
+func (r *Replica) TurnBegan() time.Duration {
+	if r.turn > 0 {
+		return r.turn
+	}
+	return r.loaded
+}
+
+// Served says that something has started on a replica since it was loaded.
+func (r *Replica) Served() bool { return r.starts > 0 && r.startsAt >= r.loaded }
+
+// IdleUntil is until when a replica that runs nothing keeps its memory, while
+// requests for others wait and none for it: for as long as it takes to unload and to
+// load it again, or twice the mean time between its recent starts if that is less;
+// no time at all where its next start is not expected within that. This is the
+// break-even rule of ski rental, which costs at most twice as much as to know the
+// future.
+func (m *Manager) IdleUntil(r *Replica) time.Duration {
+	cost := UnloadTime + m.reloadTime(r)
+	if r.starts == 0 {
+		return r.endedAt
+	}
+	if between := time.Duration(float64(halfLife) / math.Ln2 / r.starts); between <= cost {
+		return r.endedAt + min(cost, 2*between)
+	}
+	return r.endedAt
 }
 
 // wanted is the count of a replica's starts, in which each counts half a minute

@@ -21,6 +21,10 @@ type Want struct {
 	// Spared says that a replica is about to be used by a request that ranks
 	// before this one.
 	Spared func(*Replica) bool
+	// Until is when a replica gives its GPUs up to this request, where backends take
+	// turns: then a replica that works may drain, and neither MinResidency nor Spared
+	// counts. Nil: they take none.
+	Until func(*Replica) time.Duration
 }
 
 // Victims are the replicas whose unload lets a request fit on target, the
@@ -36,14 +40,18 @@ func (m *Manager) Victims(now time.Duration, target *Replica, w Want) []*Replica
 	}
 	var may []*Replica
 	for _, v := range m.Replicas {
-		if v == target || !m.MayUnload(v) || !m.helps(v, target, w.Most) || w.Spared != nil && w.Spared(v) {
+		if v == target || !m.MayUnload(v) || !m.helps(v, target, w.Most) || w.Until == nil && w.Spared != nil && w.Spared(v) {
 			continue
 		}
 		// What runs there ends before it can be unloaded, which may be enough.
-		if m.Runs(v) && (!w.Busy || m.draining() || w.ReadyAt > 0) {
+		if m.Runs(v) && (w.Until == nil && (!w.Busy || m.draining()) || w.ReadyAt > 0) {
 			continue
 		}
-		if due := m.LeaveUntil(now, v); now < due {
+		due := m.LeaveUntil(now, v)
+		if w.Until != nil {
+			due = max(v.NotBefore, w.Until(v))
+		}
+		if now < due {
 			m.Recheck = min(m.Recheck, due)
 			continue
 		}

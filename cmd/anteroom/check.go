@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/routing"
@@ -55,6 +56,7 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 			}
 			fmt.Fprintf(stdout, "past admission: %s of %s to %s\n", methods, cmp.Or(strings.Join(r.Match.Path, ", "), "/**"), r.Backend)
 		}
+		printTurns(stdout, config.Turns(), config.Longest)
 	}
 	return code
 }
@@ -65,6 +67,21 @@ func counted(n int, one, more string) string {
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, more)
+}
+
+// printTurns says how long the backends that do not fit together wait for each other.
+func printTurns(w io.Writer, turns []configs.Turn, longest func(backend string) time.Duration) {
+	for _, t := range turns {
+		fmt.Fprintf(w, "turns on %s: %s waits for %s for up to %v: turn %v + the longest run", t.GPU, t.Backend, strings.Join(t.Others, " and "),
+			t.Bound(longest).Round(100*time.Millisecond), t.Turn)
+		for _, other := range t.Others {
+			fmt.Fprintf(w, " (%s: %v)", other, longest(other).Round(100*time.Millisecond))
+		}
+		if len(t.Others) > 1 {
+			fmt.Fprint(w, ", for each of them,")
+		}
+		fmt.Fprintf(w, " + %v to unload and load\n", t.Moving.Round(100*time.Millisecond))
+	}
 }
 
 // loadConfig loads a configuration that serve can start with: its rules

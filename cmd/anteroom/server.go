@@ -143,7 +143,7 @@ func (s *server) readNow(gpu string) {
 // once, however long the log takes.
 func (s *server) warn(w admission.Waiter) {
 	go s.log.Warn("a request waits for memory that nothing of Anteroom's will free", "id", w.ID, "class", w.Class, "backend", w.Backend,
-		"waits_for", w.Resource, "needs", admission.Bytes(w.Need).String(), "free", admission.Bytes(w.Free).String())
+		"waits_for", w.Resource, "needs", admission.Bytes(w.Need).String(), "free", admission.Bytes(w.Free).String(), "because", w.Detail)
 }
 
 // endReading ends the reading of the cards. A driver call that hangs is not waited

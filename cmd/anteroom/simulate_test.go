@@ -127,14 +127,14 @@ func TestSimulatesBackendsThatMakeRoom(t *testing.T) {
 			t.Errorf("%s: %+v, want all to be done", class, c)
 		}
 	}
-	// The chat's model stays for 30 s and lets go in 3. The image runs for 18 s
-	// and its 34 GiB stay; the second chat waits until they go, and for 11 s while
-	// its model is loaded.
-	if wait := got.Classes["images"].Wait["max"]; wait != 23 {
-		t.Errorf("the image waits for %v s, want 30 of residency less 10, and 3", wait)
+	// The chat's model is idle and no chat waits, so that it is unloaded in 3 s. The
+	// image runs for 18 s and its 34 GiB stay; the second chat waits until they are
+	// gone, and for 11 s while its model is loaded.
+	if wait := got.Classes["images"].Wait["max"]; wait != 3 {
+		t.Errorf("the image waits for %v s, want 3 to unload", wait)
 	}
-	if wait := got.Classes["chat"].Wait["max"]; wait != 17 {
-		t.Errorf("the second chat waits for %v s, want 3 more of residency, 3 for letting go and 11 for loading 22 GiB", wait)
+	if wait := got.Classes["chat"].Wait["max"]; wait != 14 {
+		t.Errorf("the second chat waits for %v s, want 3 to unload and 11 to load 22 GiB", wait)
 	}
 	if got.Swaps != 2 || *got.OverBudget != 0 || got.Peak["gpu0"] > 47<<30 {
 		t.Errorf("%d swaps, %d times over budget, a peak of %d; want 2, none and 47 GiB at the most", got.Swaps, *got.OverBudget, got.Peak["gpu0"])
