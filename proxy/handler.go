@@ -270,7 +270,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	if !ask.Deadline.IsZero() && ask.History != nil && routing.AsksForStream(x.in, x.seen()) {
 		// Its client's clock stops at the first byte: what comes after may take as
 		// long as it takes.
-		ask.Deadline = ask.Deadline.Add(ask.History.Estimate(ask.VRAM, ask.Estimate).P50)
+		ask.Deadline = ask.Deadline.Add(ask.History.Fastest(ask.VRAM - ask.Raised))
 	}
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)
@@ -282,6 +282,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 // not served: a backend would work for nobody.
 func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
+	x.trace.Asked(3-int(ask.Boost/Urgency), ask.Deadline)
 	x.trace.Wait(x.now)
 	grant, err := x.desk.Admit(x.ctx, ask)
 	if err != nil {
@@ -290,7 +291,7 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 		return nil, err
 	}
 	x.now = x.now.Add(grant.Waited())
-	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Stay())
+	x.trace.Admitted(x.now, grant.ID(), grant.Replica(), grant.Position(), grant.Waited(), grant.Stay())
 	if err := x.ctx.Err(); err != nil {
 		grant.Release(admission.Result{Outcome: admission.Aborted})
 		return nil, err
