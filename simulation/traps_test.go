@@ -242,7 +242,7 @@ var out = map[string]string{
 	"ollama": "cudaMalloc failed: out of memory", "llama-server": "cudaMalloc failed: out of memory", "llama-swap": "cudaMalloc failed: out of memory",
 	"a1111": `"error":"OutOfMemoryError"`, "comfyui": `"exception_type":"torch.OutOfMemoryError"`,
 	"tgi": `CUDA out of memory.","error_type":"generation"`, "tei": "CUDA_ERROR_OUT_OF_MEMORY", "rerank": "CUDA_ERROR_OUT_OF_MEMORY",
-	"lm-studio": "cudaMalloc failed: out of memory", "whisper-cpp": `{"error":"failed to process audio"}`, "whisper": "CUDA failed with error out of memory",
+	"lmstudio": "cudaMalloc failed: out of memory", "whisper-cpp": `{"error":"failed to process audio"}`, "whisper": "CUDA failed with error out of memory",
 }
 
 func TestAFullCardIsToldAsTheEngineTellsIt(t *testing.T) {
