@@ -51,6 +51,7 @@ func New(setup Setup, desk *admission.Controller, t *telemetry.Telemetry) (*Hand
 	}
 	h.install(next, nil)
 	h.ladder = newLadder(h)
+	h.ladder.steps.Go(func() { h.sample(h.ladder.life) })
 	return h, nil
 }
 
@@ -138,6 +139,7 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 					next.retire(old)
 					return nil, err
 				}
+				b.Transitions(func(from, to, why string) { h.breakerMoved(b, from, to, why) })
 			}
 			next.backends[name] = append(next.backends[name], b)
 		}

@@ -22,7 +22,7 @@ func Whisper() Kind {
 		Others: []Model{{Name: "Systran/faster-whisper-small", Weights: 512 * admission.MiB, Load: time.Second, PerRun: 512 * admission.MiB}},
 		Lazy:   true, Concurrency: 1,
 		Shortest: time.Second, Longest: 4 * time.Second,
-		Full:   "CUDA failed with error out of memory",
+		Full:   says("CUDA failed with error out of memory"),
 		Traps:  []string{keepsMemory, residue, freesLate, slowWake},
 		Always: []string{ignoresCallers, perModel, refusesBusy},
 		Fail: func(w http.ResponseWriter, status int, kind, message string) {
@@ -207,7 +207,7 @@ func WhisperCPP() Kind {
 		Weights: 3 * admission.GiB, Load: 2 * time.Second, PerRun: 512 * admission.MiB, Concurrency: 1,
 		Shortest: time.Second, Longest: 4 * time.Second,
 		// Why it failed is in its log alone.
-		Full:   "failed to process audio",
+		Full:   says("failed to process audio"),
 		Aborts: true,
 		Traps:  []string{ignoresCallers},
 		Fail: func(w http.ResponseWriter, status int, _, message string) {

@@ -33,7 +33,7 @@ func tei(model string, kind map[string]any) Kind {
 		Concurrency: 512,
 		Shortest:    50 * time.Millisecond, Longest: 200 * time.Millisecond,
 		Aborts: true,
-		Full:   `Inference error: DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")`,
+		Full:   says(`Inference error: DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")`),
 		Traps:  []string{ignoresCallers},
 		Fail: func(w http.ResponseWriter, status int, kind, message string) {
 			switch {

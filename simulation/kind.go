@@ -59,9 +59,9 @@ type Kind struct {
 	Cut string
 	// Owner is who owns the models, in OpenAI's list of them. Empty: the simulation.
 	Owner string
-	// Full is what it says of a card that is full. Empty: what PyTorch says, which
-	// is how OutOfMemory reads.
-	Full string
+	// Full is what it says of a card that is full. Nil: what PyTorch says, which is
+	// how OutOfMemory reads.
+	Full func(*OutOfMemory) string
 	// Traps are the names that Options may switch on; Always are the traps that
 	// the kind has of itself, which may be named too and change nothing.
 	Traps, Always []string
@@ -99,3 +99,6 @@ func Kinds() []Kind {
 		TGI(), LMStudio(), TEI(), Rerank(), Infinity(), Whisper(), WhisperCPP(), TTS(), Diffusers(),
 	}
 }
+
+// says is a Full that always reads alike.
+func says(text string) func(*OutOfMemory) string { return func(*OutOfMemory) string { return text } }

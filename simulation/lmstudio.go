@@ -18,7 +18,7 @@ func LMStudio() Kind {
 		Others: []Model{{Name: "text-embedding-nomic-embed-text-v1.5", Weights: 512 * admission.MiB, Load: time.Second}},
 		Lazy:   true, Single: true, Concurrency: 4,
 		Shortest: time.Second, Longest: 4 * time.Second,
-		Aborts: true, Full: "Failed to load model: " + llamaFull,
+		Aborts: true, Full: func(full *OutOfMemory) string { return "Failed to load model: " + llamaFull(full) },
 		Traps:  []string{keepsMemory, freesLate, slowWake, ignoresCallers},
 		Always: []string{perModel, oneAtATime},
 		Fail: func(w http.ResponseWriter, status int, kind, message string) {

@@ -56,7 +56,7 @@ func SGLang() Kind {
 				routes.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
 					answer(w, http.StatusOK, map[string]any{
 						"model_path": m.Name, "served_model_name": m.Name, "enable_memory_saver": true, "mem_fraction_static": 0.85, "tp_size": 1,
-						"internal_states": []any{map[string]any{"memory_usage": map[string]float64{"weight": gib(m.Weights)}}}, "version": "0.5.6",
+						"internal_states": []any{map[string]any{"memory_usage": map[string]float64{"weight": float64(m.Weights) / float64(admission.GiB)}}}, "version": "0.5.6",
 					})
 				})
 			}

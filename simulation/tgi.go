@@ -16,7 +16,7 @@ func TGI() Kind {
 		Concurrency: 128,
 		Shortest:    time.Second, Longest: 4 * time.Second,
 		Aborts: true,
-		Full:   "Request failed during generation: Server error: CUDA out of memory.",
+		Full:   says("Request failed during generation: Server error: CUDA out of memory."),
 		Traps:  []string{ignoresCallers},
 		Fail: func(w http.ResponseWriter, status int, kind, message string) {
 			switch {

@@ -1,8 +1,8 @@
 package simulation
 
 import (
-	"cmp"
 	"context"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 )
 
 const testCard = 48 * admission.GiB
@@ -241,9 +242,18 @@ func TestAFreeWaitsForWhatRuns(t *testing.T) {
 var out = map[string]string{
 	"ollama": "cudaMalloc failed: out of memory", "llama-server": "cudaMalloc failed: out of memory", "llama-swap": "cudaMalloc failed: out of memory",
 	"a1111": `"error":"OutOfMemoryError"`, "comfyui": `"exception_type":"torch.OutOfMemoryError"`,
-	"tgi": `CUDA out of memory.","error_type":"generation"`, "tei": "CUDA_ERROR_OUT_OF_MEMORY", "rerank": "CUDA_ERROR_OUT_OF_MEMORY",
-	"lmstudio": "cudaMalloc failed: out of memory", "whisper-cpp": `{"error":"failed to process audio"}`, "whisper": "CUDA failed with error out of memory",
+	"triton": "Failed to allocate memory for requested buffer of size",
+	"tgi":    `CUDA out of memory.","error_type":"generation"`, "tei": "CUDA_ERROR_OUT_OF_MEMORY", "rerank": "CUDA_ERROR_OUT_OF_MEMORY",
+	"lmstudio":    "cudaMalloc failed: out of memory",
+	"whisper-cpp": `{"error":"failed to process audio"}`, "whisper": "CUDA failed with error out of memory",
 }
+
+// bare are the engines whose errors have no figure, silent those that do not say what
+// was wrong.
+var (
+	bare   = map[string]bool{"tgi": true, "tei": true, "rerank": true, "whisper": true}
+	silent = map[string]bool{"whisper-cpp": true}
+)
 
 func TestAFullCardIsToldAsTheEngineTellsIt(t *testing.T) {
 	for _, kind := range Kinds() {
@@ -259,6 +269,11 @@ func TestAFullCardIsToldAsTheEngineTellsIt(t *testing.T) {
 				}
 				if words == "" {
 					words = "CUDA out of memory. Tried to allocate"
+				}
+				found := outofmemory.Scan(http.StatusInternalServerError, nil, nil)
+				io.WriteString(found, r.body)
+				if report, ok := found.Report(nil); ok == silent[kind.Name] || ok && (report.Tried == 0) != bare[kind.Name] {
+					t.Errorf("it is not known by what it says, or without its figure: %v %+v in %s", ok, report, r.body)
 				}
 				if r.status != status || !strings.Contains(r.body, words) {
 					t.Errorf("got %+v, want %d and %q", r, status, words)
@@ -332,7 +347,11 @@ func TestWeightsThatCannotComeBackAreTriedAgain(t *testing.T) {
 				if err := b.card.Alloc(testCard - kind.Weights + 1); err != nil {
 					b.Fatal(err)
 				}
-				if r := b.do(b.back); r.status != http.StatusInternalServerError || !strings.Contains(r.body, cmp.Or(out[kind.Name], "CUDA out of memory")) {
+				words := "CUDA out of memory"
+				if own, ok := out[kind.Name]; ok {
+					words = own
+				}
+				if r := b.do(b.back); r.status != http.StatusInternalServerError || !strings.Contains(r.body, words) {
 					b.Errorf("beside somebody else: %+v", r)
 				}
 				if n := b.engine.OutOfMemory(); n != 1 {
