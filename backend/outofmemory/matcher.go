@@ -8,7 +8,7 @@ const (
 	// to the next piece, which has lead bytes before them.
 	maxLine = 8 << 10
 	overlap = 1 << 10
-	lead = 256
+	lead    = 256
 	// maxFound is how many places are kept of an error: more than one, because the
 	// first may be what the client sent.
 	maxFound = 4
