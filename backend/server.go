@@ -76,8 +76,8 @@ type Server struct {
 //
 // available is told how many requests may run on the backend whenever that
 // changes: -1 as many as the limits allow, which holds until the first call; 0
-// none, for its breaker is open or its health check fails; more, that many, to
-// see whether it works again. Calls do not overlap.
+// none, for its breaker is open, its health check fails, or a probe is to say
+// whether it is still there; more, that many, to see whether it works again. Calls do not overlap.
 func New(ctx context.Context, name string, c Config, available func(slots int)) (*Server, error) {
 	base, err := parseURL(c.URL)
 	if err != nil {
@@ -399,7 +399,11 @@ func (b *Server) State() string {
 }
 
 // CloseBreaker closes the breaker, whatever it has counted.
-func (b *Server) CloseBreaker() { b.breaker.shut() }
+func (b *Server) CloseBreaker() { b.breaker.shut("it was closed by hand") }
+
+// Transitions says what to call when the breaker's state changes, with why it did.
+// It must return at once. Calls may overlap.
+func (b *Server) Transitions(tell func(from, to, why string)) { b.breaker.moved.Store(&tell) }
 
 // Failures gives how many requests failed of those that the breaker has counted
 // in its window.
@@ -422,7 +426,7 @@ func (b *Server) announce() {
 	defer b.telling.Unlock()
 	slots := -1
 	switch state, _ := b.breaker.look(); {
-	case state == gobreaker.StateOpen || b.unhealthy.Load():
+	case state == gobreaker.StateOpen || b.unhealthy.Load() || b.breaker.holds():
 		slots = 0
 	case state == gobreaker.StateHalfOpen:
 		slots = 1

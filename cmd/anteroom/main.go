@@ -28,7 +28,18 @@ var commands = []command{
 	{"simulate", "play a trace against the rules in virtual time: -c FILE --trace FILE.csv", runSimulate},
 	{"demo", "play the same traffic through one queue, static slots and Anteroom", runDemo},
 	{"engine", "run one simulated model server", runEngine},
+	{"health", "say whether a running proxy is ready, by the exit code", runHealth},
+	{"record", "write what a running proxy served as a trace for simulate", runRecord},
 	{"version", "print the version", runVersion},
+}
+
+func init() {
+	for _, v := range views {
+		commands = append(commands, v.command())
+	}
+	for _, a := range actions {
+		commands = append(commands, a.command())
+	}
 }
 
 func main() {
