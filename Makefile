@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo demo-real bench soak worlds fieldcases packages check
+.PHONY: build test demo demo-real bench soak worlds fieldcases load reloads conformance packages check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -43,6 +43,25 @@ worlds:
 # before the binary. The configurations are in cmd/anteroom/testdata/fieldcases.
 fieldcases: build
 	ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -run TestFieldCases -v ./cmd/anteroom
+
+# 300,000 requests of which one in a hundred is aborted: each is executed once, none
+# twice, and gets its own answer. Backends that answer at once, and one that is killed.
+load:
+	go test -count 1 -v -timeout 1h -run 'TestEveryRequestIsExecutedOnce|TestAnswersGivenAtOnceArriveWhole|TestABackendThatIsKilled|TestWhatWaits' ./proxy -full
+
+# A process under load whose file changes again and again: no request fails.
+RELOADS ?= 1000
+reloads:
+	go test -count 1 -v -timeout 1h -run TestNoRequestFailsUnderReloads ./cmd/anteroom -reloads $(RELOADS)
+
+# The test suites of protocols and other servers' readings, before the binary: grpc-go's
+# interoperability cases, h2spec, WebSockets, and nginx, uvicorn and Go behind mutated
+# requests. nginx and uvicorn are Debian's nginx-light, python3-uvicorn and
+# python3-httptools. The folder is a module of its own. RUN picks tests by name.
+MUTATIONS ?= 200000
+RUN ?= .
+conformance: build
+	cd conformance && ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -v -timeout 2h -run '$(RUN)' . -mutations $(MUTATIONS)
 
 # What a release consists of, in dist, and each part as the programs that read it
 # take it: the package by dpkg and systemd, the version by go install, the files of

@@ -38,7 +38,8 @@ const (
 //   - An error of 5xx and an answer that does not come in time may be one client's
 //     doing. They open it where they are `ratio` of `minimum` or more in a
 //     `window`, come from more than one client, and a probe fails too. A broken
-//     connection counts among them, and has the backend probed at once.
+//     connection counts among them, and has the backend probed at once; until it has
+//     answered, what waits is not sent to it.
 //   - A caller that leaves, an overload, an error for want of memory, and what the
 //     proxy itself lacks say nothing of the backend.
 //   - While it is open the backend is probed each second, and the first answer
@@ -71,6 +72,7 @@ type breaker struct {
 	failedAt time.Time                           // when that was; guarded by mu
 	othersAt time.Time                           // when another client's last failure was; guarded by mu
 	asking   bool                                // a probe decides whether it opens; guarded by mu
+	held     bool                                // and nothing new is sent until then; guarded by mu
 	running  int                                 // requests under way; guarded by mu
 	timer    *time.Timer                         // of the change to half-open; guarded by mu
 	life     context.Context
@@ -117,19 +119,19 @@ func (b *breaker) newShare() *gobreaker.CircuitBreaker[struct{}] {
 			total := n.TotalFailures + n.TotalSuccesses
 			several := time.Since(b.othersAt) <= b.Window
 			if several && total >= uint32(b.Minimum) && float64(n.TotalFailures) >= b.Ratio*float64(total) {
-				b.askWhether()
+				b.askWhether(false)
 			}
 			return false
 		},
 	})
 }
 
-// update does something with mu held, and tells of it if it changed the state.
+// update does something with mu held, and tells of it if it changed what may be sent.
 func (b *breaker) update(do func()) (changed bool) {
 	b.mu.Lock()
-	turn := b.turn
+	turn, held := b.turn, b.held
 	do()
-	changed = turn != b.turn
+	changed = turn != b.turn || held != b.held
 	from, to, why := b.told, b.state, b.why
 	b.told = to
 	b.mu.Unlock()
@@ -174,7 +176,7 @@ func (b *breaker) count(client string, finish func(error), err error) {
 		return
 	}
 	if errors.Is(err, ErrUnreachable) {
-		b.askWhether()
+		b.askWhether(true)
 		return
 	}
 	if err != nil {
@@ -188,7 +190,7 @@ func (b *breaker) count(client string, finish func(error), err error) {
 	b.share.Execute(func() (struct{}, error) { return struct{}{}, err })
 	// A connection that broke may be the end of the process.
 	if errors.Is(err, ErrProtocol) {
-		b.askWhether()
+		b.askWhether(true)
 	}
 }
 
@@ -224,8 +226,10 @@ func ownFault(err error) bool {
 	return false
 }
 
-// askWhether opens the breaker if a probe fails. The caller holds mu.
-func (b *breaker) askWhether() {
+// askWhether opens the breaker if a probe fails. Where the server may be gone, what
+// waits is held back until the probe has said that it is there. The caller holds mu.
+func (b *breaker) askWhether(hold bool) {
+	b.held = b.held || hold
 	if b.asking {
 		return
 	}
@@ -234,7 +238,7 @@ func (b *breaker) askWhether() {
 	go func() {
 		err := b.ask()
 		b.update(func() {
-			b.asking = false
+			b.asking, b.held = false, false
 			if turn == b.turn && err != nil && !saysNothing(err) {
 				b.openNow()
 				b.because(err)
@@ -335,6 +339,13 @@ func (b *breaker) look() (state gobreaker.State, remaining time.Duration) {
 		return b.state, 0
 	}
 	return b.state, max(0, time.Until(b.until))
+}
+
+// holds says that nothing new is to be sent, whatever the state.
+func (b *breaker) holds() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.held
 }
 
 // counts gives what failed and what is counted in the present window.

@@ -76,8 +76,8 @@ type Server struct {
 //
 // available is told how many requests may run on the backend whenever that
 // changes: -1 as many as the limits allow, which holds until the first call; 0
-// none, for its breaker is open or its health check fails; more, that many, to
-// see whether it works again. Calls do not overlap.
+// none, for its breaker is open, its health check fails, or a probe is to say
+// whether it is still there; more, that many, to see whether it works again. Calls do not overlap.
 func New(ctx context.Context, name string, c Config, available func(slots int)) (*Server, error) {
 	base, err := parseURL(c.URL)
 	if err != nil {
@@ -426,7 +426,7 @@ func (b *Server) announce() {
 	defer b.telling.Unlock()
 	slots := -1
 	switch state, _ := b.breaker.look(); {
-	case state == gobreaker.StateOpen || b.unhealthy.Load():
+	case state == gobreaker.StateOpen || b.unhealthy.Load() || b.breaker.holds():
 		slots = 0
 	case state == gobreaker.StateHalfOpen:
 		slots = 1

@@ -57,12 +57,15 @@ type Handler struct {
 // exchange is one request and its answer, with what lasts for all of its attempts.
 type exchange struct {
 	*Handler
-	rules *rules
-	in    *http.Request
-	out   output
-	body  *body // nil: none, or streamed
-	route *routing.Route
-	free  bool // it goes past admission
+	rules    *rules
+	listener string // empty: the main one
+	in       *http.Request
+	out      output
+	body     *body // nil: none, or streamed
+	// upload is the body where it passes through in full duplex; nil: it does not.
+	upload *upload
+	route  *routing.Route
+	free   bool // it goes past admission
 	// switched says that the connection has become a tunnel.
 	switched bool
 	try      *attempt        // the present one; never nil
@@ -79,12 +82,20 @@ type exchange struct {
 	code   admission.Code
 }
 
-// ServeHTTP carries one request through its life.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP carries one request of the main listener through its life.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.serve("", w, r) }
+
+// On is the handler of another listener, by its name in `listeners`.
+func (h *Handler) On(listener string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.serve(listener, w, r) })
+}
+
+func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
-	x := &exchange{Handler: h, rules: h.rules.Load(), try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
+	x := &exchange{Handler: h, rules: h.rules.Load(), listener: listener, try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
 	defer h.open.request()()
+	defer x.readRest()
 	defer x.end()
 	if err := x.serve(); err != nil {
 		x.refuse(explain(err))
@@ -108,6 +119,9 @@ func (x *exchange) serve() error {
 		return err
 	}
 	if x.free = candidates.Free(x.in); x.free && !candidates.NeedBody() {
+		if len(x.route.Merge) > 0 && (x.in.Method == http.MethodGet || x.in.Method == http.MethodHead) {
+			return x.mergeModels()
+		}
 		return x.forward(nil)
 	}
 	if !x.free {
@@ -151,7 +165,7 @@ func (x *exchange) find() (routing.Candidates, error) {
 	var candidates routing.Candidates
 	err := checkTarget(x.in)
 	if err == nil {
-		candidates, err = x.rules.table.Find(x.in)
+		candidates, err = x.rules.tables[x.listener].Find(x.in)
 	}
 	if err != nil {
 		x.trace = x.telemetry.Begin(x.in, "")
@@ -364,6 +378,7 @@ func (x *exchange) end() {
 		x.cancel()
 	}
 	if panicked != nil {
+		x.upload = nil // the connection ends, whatever is left
 		panic(panicked)
 	}
 }

@@ -63,7 +63,7 @@ type LearnedResident struct {
 func (h *Handler) Learned() Learned {
 	current := h.rules.Load()
 	out := Learned{Routes: []LearnedRoute{}, Residents: []LearnedResident{}}
-	for _, route := range current.table.Routes() {
+	for _, route := range current.routes {
 		if history := current.histories[route]; history != nil {
 			out.Routes = append(out.Routes, DescribeHistory(route, history)...)
 		}

@@ -133,8 +133,8 @@ func (x *exchange) again(out *http.Request, second *attempt) (*http.Response, er
 }
 
 // maxError is the longest error that is kept until the request has been sent
-// again.
-const maxError = 64 << 10
+// again. A traceback with its variables takes hundreds of KiB.
+const maxError = 512 << 10
 
 // holdsBack says that an error is read to its end before its client gets it,
 // because the request may be sent again. An error of the client's own (4xx) is

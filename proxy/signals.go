@@ -54,7 +54,7 @@ func (e *attempt) execution(err error) telemetry.Execution {
 	if err != nil {
 		t.Cause = err.Error()
 	} else if e.full != nil {
-		t.Code = codeOutOfMemory
+		t.Code, t.Cause = codeOutOfMemory, e.full.String()
 	} else if e.rpc != nil {
 		t.RPC = rpcStatus(e.rpc)
 	}

@@ -196,7 +196,7 @@ func readings(all []spelling, raw string) []spelling {
 	}
 	// And afterwards.
 	for _, change := range [...]change{
-		{lastSlash, false}, {upToZero, true}, {decodeAgain, true}, {shorten, true}, {straighten, true}, {withoutParameters, true}, {mergeSlashes, false}, {resolveDots, true},
+		{lastSlash, false}, {lastNewline, true}, {upToZero, true}, {decodeAgain, true}, {shorten, true}, {straighten, true}, {withoutParameters, true}, {mergeSlashes, false}, {resolveDots, true},
 	} {
 		for _, s := range slices.Clone(all) {
 			if path := change.make(s.path); path != s.path {
@@ -243,6 +243,10 @@ func lastSlash(path string) string {
 	}
 	return path
 }
+
+// lastNewline takes a newline off the end: the $ of Python's and Perl's regular
+// expressions, by which Starlette, Django and nginx compare, matches before it.
+func lastNewline(path string) string { return strings.TrimSuffix(path, "\n") }
 
 // upToZero is what is left of a path where a zero byte ends a text.
 func upToZero(path string) string {

@@ -3,6 +3,7 @@ package simulation
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -20,6 +21,15 @@ func ComfyUI() Kind {
 		Shortest: 8 * time.Second, Longest: 12 * time.Second,
 		Traps:  []string{keepsMemory, residue, freesLate, afterCurrent, diesOnFree, slowWake},
 		Always: []string{answersEarly, ignoresCallers},
+		// It allocates by cudaMallocAsync, which has words of its own, and adds a tip
+		// (execution.py).
+		Full: func(full *OutOfMemory) string {
+			return fmt.Sprintf("Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : %s\nRequested               : %s\n"+
+				"Device limit            : %s\nFree (according to CUDA): %s\nPyTorch limit (set by user-supplied memory fraction)\n"+
+				"                        : 17179869184.00 GiB\nThis error means you ran out of memory on your GPU.\n\n"+
+				"TIPS: If the workflow worked before you might have accidentally set the batch_size to a large number.",
+				torchSize(full.Held), torchSize(full.Asked), torchSize(full.Capacity), torchSize(full.Free))
+		},
 		Fail: func(w http.ResponseWriter, status int, kind, message string) {
 			answer(w, status, map[string]any{
 				"error":       map[string]any{"type": kind, "message": message, "details": message, "extra_info": map[string]any{}},
@@ -145,12 +155,13 @@ func (c *comfy) outcome(j *job) any {
 	default:
 		status = "error"
 		kind := "RuntimeError"
+		_, message := c.fault(j.err)
 		if errors.As(j.err, &full) {
 			kind = "torch.OutOfMemoryError"
 		}
-		_, message := c.fault(j.err)
 		messages = append(messages, []any{"execution_error", map[string]any{
-			"prompt_id": j.id, "node_id": "3", "node_type": "KSampler", "exception_type": kind, "exception_message": message,
+			"prompt_id": j.id, "node_id": "3", "node_type": "KSampler", "executed": []string{}, "exception_type": kind, "exception_message": message,
+			"traceback": []string{"  File \"/app/execution.py\", line 510, in execute\n"}, "current_inputs": j.ask, "current_outputs": []string{},
 		}})
 	}
 	return map[string]any{

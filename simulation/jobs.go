@@ -117,7 +117,7 @@ func (q *jobs) tell(j *job) {
 	}
 }
 
-func closed(c chan struct{}) bool {
+func closed(c <-chan struct{}) bool {
 	select {
 	case <-c:
 		return true

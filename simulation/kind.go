@@ -57,9 +57,9 @@ type Kind struct {
 	// Cut is the finish reason of an answer whose run was aborted by a sleep.
 	// Empty: that is an error.
 	Cut string
-	// Full is what it says of a card that is full. Empty: what PyTorch says, which
-	// is how OutOfMemory reads.
-	Full string
+	// Full is what it says of a card that is full. Nil: what PyTorch says, which is
+	// how OutOfMemory reads.
+	Full func(*OutOfMemory) string
 	// Traps are the names that Options may switch on; Always are the traps that
 	// the kind has of itself, which may be named too and change nothing.
 	Traps, Always []string

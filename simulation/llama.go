@@ -8,8 +8,11 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// llamaFull is what ggml says of a card that is full.
-const llamaFull = "ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory"
+// llamaFull is what ggml says of a card that is full (ggml-cuda.cu, ggml-alloc.c).
+func llamaFull(full *OutOfMemory) string {
+	return fmt.Sprintf("ggml_backend_cuda_buffer_type_alloc_buffer: allocating %.2f MiB on device 0: cudaMalloc failed: out of memory\n"+
+		"ggml_gallocr_reserve_n: failed to allocate CUDA0 buffer of size %d", float64(full.Asked)/float64(admission.MiB), int64(full.Asked))
+}
 
 // llama is what llama-server and llama-swap have in common: two models, loaded
 // by their first request, each with its key-value cache.

@@ -23,7 +23,10 @@ func Ollama() Kind {
 		Lazy:   true, Concurrency: 1,
 		Shortest: time.Second, Longest: 3 * time.Second,
 		Aborts: true,
-		Full:   "llama runner process has terminated: cudaMalloc failed: out of memory",
+		Full: func(full *OutOfMemory) string {
+			return fmt.Sprintf("llama runner process has terminated: cudaMalloc failed: out of memory\n"+
+				"ggml_gallocr_reserve_n: failed to allocate CUDA0 buffer of size %d", int64(full.Asked))
+		},
 		Traps:  []string{keepsMemory, residue, freesLate, slowWake, ignoresCallers},
 		Always: []string{perModel},
 		Fail: func(w http.ResponseWriter, status int, _, message string) {

@@ -80,8 +80,8 @@ func (e *Engine) fault(err error) (status int, message string) {
 	switch {
 	case !errors.As(err, &full):
 		return http.StatusServiceUnavailable, err.Error()
-	case e.kind.Full != "":
-		return http.StatusInternalServerError, e.kind.Full
+	case e.kind.Full != nil:
+		return http.StatusInternalServerError, e.kind.Full(full)
 	default:
 		return http.StatusInternalServerError, full.Error()
 	}

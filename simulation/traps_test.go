@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"context"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 )
 
 const testCard = 48 * admission.GiB
@@ -233,6 +235,7 @@ func TestAFreeWaitsForWhatRuns(t *testing.T) {
 var out = map[string]string{
 	"ollama": "cudaMalloc failed: out of memory", "llama-server": "cudaMalloc failed: out of memory", "llama-swap": "cudaMalloc failed: out of memory",
 	"a1111": `"error":"OutOfMemoryError"`, "comfyui": `"exception_type":"torch.OutOfMemoryError"`,
+	"triton": "Failed to allocate memory for requested buffer of size",
 }
 
 func TestAFullCardIsToldAsTheEngineTellsIt(t *testing.T) {
@@ -246,6 +249,11 @@ func TestAFullCardIsToldAsTheEngineTellsIt(t *testing.T) {
 				}
 				if words == "" {
 					words = "CUDA out of memory. Tried to allocate"
+				}
+				found := outofmemory.Scan(http.StatusInternalServerError, nil, nil)
+				io.WriteString(found, r.body)
+				if report, ok := found.Report(nil); !ok || report.Tried == 0 {
+					t.Errorf("it is not known by what it says, or without its figure: %v %+v in %s", ok, report, r.body)
 				}
 				if r.status != status || !strings.Contains(r.body, words) {
 					t.Errorf("got %+v, want %d and %q", r, status, words)
@@ -316,7 +324,11 @@ func TestWeightsThatCannotComeBackAreTriedAgain(t *testing.T) {
 				if err := b.card.Alloc(testCard - kind.Weights + 1); err != nil {
 					b.Fatal(err)
 				}
-				if r := b.do(b.back); r.status != http.StatusInternalServerError || !strings.Contains(r.body, "CUDA out of memory") {
+				words := "CUDA out of memory"
+				if own, ok := out[kind.Name]; ok {
+					words = own
+				}
+				if r := b.do(b.back); r.status != http.StatusInternalServerError || !strings.Contains(r.body, words) {
 					b.Errorf("beside somebody else: %+v", r)
 				}
 				if n := b.engine.OutOfMemory(); n != 1 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -21,7 +22,13 @@ func Triton() Kind {
 		Others:      []Model{{Name: "bert", Weights: 3 * admission.GiB, Load: 5 * time.Second, PerRun: 256 * admission.MiB}},
 		Explicit:    true,
 		Concurrency: 1,
-		Shortest:    100 * time.Millisecond, Longest: 200 * time.Millisecond,
+		// What ONNX Runtime says, through Triton's onnxruntime_backend.
+		Full: func(full *OutOfMemory) string {
+			return fmt.Sprintf("onnx runtime error 6: Non-zero status code returned while running Conv node. Name:'Conv_3' Status Message: "+
+				"/workspace/onnxruntime/onnxruntime/core/framework/bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, "+
+				"onnxruntime::Stream*, bool, onnxruntime::WaitNotificationFn) Failed to allocate memory for requested buffer of size %d", int64(full.Asked))
+		},
+		Shortest: 100 * time.Millisecond, Longest: 200 * time.Millisecond,
 		Traps:  []string{keepsMemory, residue, freesLate, notExplicit, slowWake},
 		Always: []string{ignoresCallers, perModel},
 		Fail: func(w http.ResponseWriter, status int, _, message string) {
