@@ -77,6 +77,7 @@ packages:
 # running proxy. It needs prometheus and promtool (Debian: apt-get install prometheus).
 e2e-telemetry: build
 	ANTEROOM=$(CURDIR)/bin/anteroom go test -tags e2e -count 1 -v ./examples/monitoring/generate
+	go test -tags e2e -count 1 -v -run TestADeadCollector ./cmd/anteroom
 
 check:
 	.ci/run
