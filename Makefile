@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo demo-real bench soak worlds fieldcases load reloads conformance packages check e2e-telemetry
+.PHONY: build test demo demo-real bench soak worlds fieldcases clients load reloads conformance packages e2e-telemetry check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -62,6 +62,12 @@ MUTATIONS ?= 200000
 RUN ?= .
 conformance: build
 	cd conformance && ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -v -timeout 2h -run '$(RUN)' . -mutations $(MUTATIONS)
+
+# The engines' own clients, at the versions of clients/package-lock.json, against every
+# simulated engine, directly and through the proxy. It needs Node 18 or later with npm.
+clients:
+	go build -o bin/anteroom ./cmd/anteroom
+	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm test --silent
 
 # What a release consists of, in dist, and each part as the programs that read it
 # take it: the package by dpkg and systemd, the version by go install, the files of

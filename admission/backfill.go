@@ -90,6 +90,11 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 				}
 			}
 		}
+		if !starts && sh.givesUp(s.box, at, now, k) {
+			s.evict(now, t, giveUp(k), t.positionInClass())
+			s.decided = append(s.decided, t)
+			continue
+		}
 		if starts {
 			wasStrict, held := s.strict.is(t), s.box.retained(to)
 			s.countStart(t, s.shapes.active[:i])

@@ -31,6 +31,7 @@ func (a *admin) controls(g *echo.Group) {
 	for _, word := range [...]string{"close", "reset"} {
 		add("close breaker", "/api/backends/:name/breaker/"+word, named("backend", h.CloseBreaker))
 	}
+	add("forget", "/api/learned/:name/forget", named("route", h.Forget))
 	add("cancel", "/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
 	add("release", "/api/grants/:id/release", numbered("grant", h.releaseGrant))
 	add("reload", "/api/reload", a.reload)
@@ -57,6 +58,11 @@ func (a *admin) noted(action string, do echo.HandlerFunc) echo.HandlerFunc {
 		case strings.HasPrefix(path, "/api/backends/"):
 			d.Backend = word(c.Param("name"))
 			line = append(line, "backend", d.Backend)
+		case strings.HasPrefix(path, "/api/learned/"):
+			line = append(line, "route", word(c.Param("name")))
+		case strings.HasPrefix(path, "/api/learned/"):
+			d.Resource = word(c.Param("name"))
+			line = append(line, "route", d.Resource)
 		case c.Param("id") != "":
 			d.Grant, _ = strconv.ParseUint(c.Param("id"), 10, 64)
 			line = append(line, "grant", d.Grant)

@@ -270,7 +270,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	if !ask.Deadline.IsZero() && ask.History != nil && routing.AsksForStream(x.in, x.seen()) {
 		// Its client's clock stops at the first byte: what comes after may take as
 		// long as it takes.
-		ask.Deadline = ask.Deadline.Add(ask.History.Estimate(ask.VRAM, ask.Estimate).P50)
+		ask.Deadline = ask.Deadline.Add(ask.History.Fastest(ask.VRAM - ask.Raised))
 	}
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)

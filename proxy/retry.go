@@ -94,12 +94,7 @@ func (x *exchange) admitAgain() (*attempt, error) {
 	}
 	first := x.try
 	ask := x.ask(routing.Decision{Route: x.route, VRAM: x.own}) // what the first run taught is in it
-	ask.Retry = true
-	if booked := first.grant.Booked(); ask.VRAM <= booked && !ask.Unknown {
-		// It taught nothing of its route: it is odd, and only its own figure rises.
-		more := routing.RoundUp(booked + booked/4)
-		ask.VRAM, ask.Raised = more, ask.Raised+more-ask.VRAM
-	}
+	ask = first.grant.Retry(ask)
 	x.ctx = x.in.Context()
 	grant, err := x.admit(ask)
 	if err != nil {

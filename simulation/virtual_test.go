@@ -169,6 +169,7 @@ func TestEnginesOfAllKindsWorkInVirtualTime(t *testing.T) {
 				begun := clock.Now()
 				client := http.Client{Transport: InProcess(engine)}
 				r, _ := http.NewRequest(calls.run.method, "http://engine.invalid"+calls.run.path, strings.NewReader(calls.run.body))
+				mark(r, calls.run.body)
 				res, err := client.Do(r)
 				if err != nil || res.StatusCode != http.StatusOK {
 					t.Errorf("got %v, %v", res, err)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -19,15 +21,24 @@ func runLearned(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("learned", "", "Show what has been learned of each route's work: how long it takes, and how much memory.", stderr)
 	reach := clientFlags(fs)
 	state := fs.String("state", "", "read the state `FILE`, and ask nobody")
+	forget := fs.String("forget", "", "have the proxy forget what it has learned of the `ROUTE`, and show the rest")
 	asJSON := fs.Bool("json", false, "print JSON")
 	if code, done := parse(fs, args, 0); done {
 		return code
 	}
 	var l proxy.Learned
 	var err error
-	if *state != "" {
+	switch {
+	case *state != "" && *forget != "":
+		err = errors.New("--forget asks a running proxy: want it without --state")
+	case *state != "":
 		l, err = learnedFromFile(*state)
-	} else {
+	case *forget != "":
+		if err = reach().post("/api/learned/"+url.PathEscape(*forget)+"/forget", ""); err != nil {
+			break
+		}
+		fallthrough
+	default:
 		err = reach().get("/api/learned", &l)
 	}
 	if err != nil {
@@ -79,10 +90,17 @@ func printLearned(w io.Writer, l proxy.Learned) {
 	seconds := func(s float64) string { return strconv.FormatFloat(s, 'g', 3, 64) + "s" }
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(l.Routes) > 0 {
-		fmt.Fprintln(t, "ROUTE\tBACKEND\tDECLARED\tBOOKED\tSEEN P95\tSEEN MAX\tMEASURED\tRUNS\tESTIMATE\tP50\tP95")
+		fmt.Fprintln(t, "ROUTE\tBACKEND\tDECLARED\tBOOKED\tEVIDENCE\tSINCE\tRAISED BY\tDOWN AFTER\tMEASURED\tMEASURED RUNS\tRUNS\tESTIMATE\tP50\tP95")
 	}
 	for _, r := range l.Routes {
 		declared, booked, estimate, p50, p95 := amount(r.Declared), amount(r.Booked), "-", "-", "-"
+		since, raised, down := "-", "-", "-"
+		if r.Since != nil {
+			since = r.Since.Local().Format("2006-01-02 15:04:05")
+		}
+		if r.RaisedBy > 0 {
+			raised, down = amount(r.RaisedBy), fmt.Sprintf("%d runs", r.ComesDownAfter)
+		}
 		if r.Learn {
 			declared = "learn"
 		}
@@ -95,8 +113,8 @@ func printLearned(w io.Writer, l proxy.Learned) {
 		if r.P50 != nil && r.P95 != nil {
 			p50, p95 = seconds(*r.P50), seconds(*r.P95)
 		}
-		fmt.Fprintln(t, strings.Join([]string{r.Route, r.Backend, declared, booked, maybe(r.Seen), maybe(r.Most),
-			fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t"))
+		fmt.Fprintln(t, strings.Join([]string{r.Route, r.Backend, declared, booked, string(r.Evidence), since, raised, down,
+			maybe(r.Most), fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t"))
 	}
 	if len(l.Residents) > 0 {
 		fmt.Fprintln(t, "\nBACKEND\tREPLICA\tGPU\tRESIDENT\tAT REST")
