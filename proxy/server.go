@@ -38,7 +38,7 @@ func Listen(c Config, h *Handler, admin http.Handler) (*Server, error) {
 		return nil, fmt.Errorf("proxy: listen: %w", err)
 	}
 	// One connection more than the limit waits in the kernel: Accept sleeps.
-	s.listener = limit(listener, c.Limits.Connections, h.telemetry.Malformed)
+	s.listener = limit(listener, c.Limits.Connections, c.TLS.Cert == "", h.telemetry.Malformed)
 	s.public = newServer(c.Limits, edge(h), h.log)
 	s.public.ConnContext = withConnection
 	s.public.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
