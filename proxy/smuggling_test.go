@@ -2,15 +2,23 @@ package proxy_test
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/proxy"
 )
 
 // wire is a backend that keeps every byte that it gets, and answers each request in
@@ -305,4 +313,48 @@ func exchanged(t *testing.T, b *box, request string) (statuses []int) {
 		io.Copy(io.Discard, res.Body)
 		statuses = append(statuses, res.StatusCode)
 	}
+}
+
+// TestWithinTLSNothingIsServedBehindARequestInChunks, for whether it has a length too
+// cannot be seen there.
+func TestWithinTLSNothingIsServedBehindARequestInChunks(t *testing.T) {
+	w := newWire(t)
+	cert, key := certificate(t)
+	b := openAt(t, w.url, func(s *proxy.Setup) { s.Proxy.TLS = proxy.TLSConfig{Cert: cert, Key: key} })
+	c, err := tls.Dial("tcp", strings.TrimPrefix(b.url, "https://"), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "POST /light/x HTTP/1.1\r\nHost: x\r\nContent-Length: 44\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"+hidden)
+	in := bufio.NewReader(c)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil || res.StatusCode != http.StatusOK || !res.Close {
+		t.Fatalf("got %v, %v, want 200 and the connection's end", res, err)
+	}
+	io.Copy(io.Discard, res.Body)
+	if left, _ := io.ReadAll(in); len(left) > 0 || strings.Contains(w.take(), "hidden") {
+		t.Errorf("the request behind it was served: %q", left)
+	}
+}
+
+// certificate is one of httptest's, in files.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	server := httptest.NewTLSServer(nil)
+	server.Close()
+	own := server.TLS.Certificates[0]
+	private, err := x509.MarshalPKCS8PrivateKey(own.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	directory := t.TempDir()
+	write := func(name, kind string, der []byte) string {
+		path := filepath.Join(directory, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return write("cert.pem", "CERTIFICATE", own.Certificate[0]), write("key.pem", "PRIVATE KEY", private)
 }
