@@ -90,8 +90,14 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 				}
 			}
 		}
+		if !starts && sh.givesUp(s.box, at, now, k) {
+			s.evict(now, t, giveUp(k), t.positionInClass())
+			s.decided = append(s.decided, t)
+			continue
+		}
 		if starts {
 			wasStrict, held := s.strict.is(t), s.box.retained(to)
+			s.countStart(t, s.shapes.active[:i])
 			s.leaveQueue(now, t, to)
 			if wasStrict {
 				return true
@@ -137,6 +143,21 @@ func crowded(s *Scheduler, now time.Duration) bool {
 		_, k := s.pickNow(sh, now)
 		return k.memory()
 	})
+}
+
+// countStart notes how a waiting ticket comes to start, with those that rank before its
+// shape.
+func (s *Scheduler) countStart(t *Ticket, before []*shape) {
+	counts := &t.shape.class.counts
+	if slices.ContainsFunc(before, func(sh *shape) bool { return sh.head != nil }) {
+		counts.Backfilled++
+	}
+	if slices.ContainsFunc(s.box.classes, func(c *class) bool {
+		first := c.waiting.First()
+		return first != nil && first.Arrived() < t.Arrived()
+	}) {
+		counts.Overtook++
+	}
 }
 
 // leaveQueue starts a waiting ticket on a replica.

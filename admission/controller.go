@@ -2,10 +2,9 @@ package admission
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 // Controller is the desk in a live process: the Scheduler under one mutex, with
@@ -64,6 +63,7 @@ func (c *Controller) since(t time.Time) time.Duration {
 type Grant struct {
 	ticket     Ticket
 	controller *Controller
+	again      secondTry // set by Release
 }
 
 // Admit asks for the right to run and blocks until it is given or refused, or
@@ -83,6 +83,9 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 			r.Case = r.History.Case(r.VRAM - r.Raised)
 		}
 		r.Estimate = r.History.Estimate(r.VRAM-r.Raised, r.Estimate)
+		if !r.Deadline.IsZero() {
+			r.Fastest = r.History.Fastest(r.VRAM - r.Raised)
+		}
 	}
 	t := &g.ticket
 	c.mu.Lock()
@@ -124,7 +127,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if t.rejection != nil {
 		return nil, t.rejection
 	}
-	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.Waited()}
+	return nil, &Rejection{ID: t.ID(), Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.Waited()}
 }
 
 // settle wakes those whose turn came or went, and arms the timer. It is called
@@ -134,9 +137,7 @@ func (c *Controller) settle() {
 		close(t.caller.ready)
 	}
 	for _, m := range c.rules.Measured() {
-		if h := m.Ticket.history; h != nil {
-			h.LearnPeak(m.Ticket.own(), m.Seen, m.Weights, m.Keeps, m.Exact)
-		}
+		m.Ticket.learnPeak(time.Now(), m.Measurement)
 	}
 	if orders := c.rules.Orders(); c.attend != nil {
 		for _, o := range orders {
@@ -278,6 +279,20 @@ func (c *Controller) ReleaseGrant(id uint64) bool {
 	})
 }
 
+// Forget forgets all that a History has learned. What waits goes by what was
+// declared from then on.
+func (c *Controller) Forget(h *History) {
+	c.change(func(now time.Duration) bool {
+		h.Forget()
+		for _, sh := range slices.Clone(c.rules.shapes.active) {
+			if t := sh.Eldest(); t != nil && t.history == h {
+				t.relearned(now, c.rules)
+			}
+		}
+		return true
+	})
+}
+
 // Snapshot describes the books at one moment.
 func (c *Controller) Snapshot() Snapshot {
 	c.mu.Lock()
@@ -342,6 +357,9 @@ func (g *Grant) Position() int { return int(g.ticket.position) }
 // Waited is how long it stood in the queue.
 func (g *Grant) Waited() time.Duration { return g.ticket.Waited() }
 
+// Estimate is how long its work was expected to take, as of its arrival.
+func (g *Grant) Estimate() time.Duration { return g.ticket.p50 }
+
 // Reason is what it last waited for; empty where it did not wait.
 func (g *Grant) Reason() Reason {
 	if g.ticket.stay == nil {
@@ -352,6 +370,17 @@ func (g *Grant) Reason() Reason {
 
 // Booked is the demand that it was started with.
 func (g *Grant) Booked() Bytes { return g.ticket.run.Asked() }
+
+// Retry makes of a request like the one that was granted, after Release with
+// OutOfMemory, the one for a second try: with the figure that the failure has
+// raised, of its route or, where the request is odd, of itself alone.
+func (g *Grant) Retry(r Request) Request {
+	own := r.VRAM - r.Raised
+	r.Retry, r.Odd = true, g.again.isOdd
+	r.VRAM = max(r.VRAM, g.again.figure)
+	r.Raised, r.Unknown = r.VRAM-own, r.Unknown && g.again.figure == 0
+	return r
+}
 
 // Stay is what it met in the queue; nil where it did not wait.
 func (g *Grant) Stay() *Stay { return g.ticket.stay }
@@ -372,9 +401,8 @@ func (g *Grant) Release(res Result) {
 	}
 	c.mu.Unlock()
 	if ended && t.history != nil {
-		vram, unknown := t.learn(now, res)
-		measured := t.history.Measured(t.own())
-		c.change(func(now time.Duration) bool { c.rules.SetDemand(now, t, vram, unknown, measured); return true })
+		g.again = t.learn(time.Now(), now, res)
+		c.change(func(now time.Duration) bool { t.relearned(now, c.rules); return true })
 	}
 }
 
@@ -388,26 +416,4 @@ func (c *Controller) readAfter(t *Ticket) {
 		l := c.rules.box.ledger
 		c.read(l.Name(l.GPUOf(a)))
 	}
-}
-
-// learn tells a ticket's History how its run ended, and gives what is known of
-// the demand since.
-func (t *Ticket) learn(now time.Duration, res Result) (vram Bytes, unknown bool) {
-	h := t.history
-	least, most, weights := t.run.Room()
-	switch res.Outcome {
-	case Done:
-		h.Learn(t.own(), now-t.run.Started)
-		h.LearnRoom(t.own(), most, weights, t.run.Kind == memory.Trial)
-	case OutOfMemory:
-		if t.shape.key.retry {
-			break // the first one has raised it
-		}
-		said := Bytes(0)
-		if res.InUse > 0 && res.Tried > 0 {
-			said = res.InUse + res.Tried
-		}
-		h.Exhausted(t.own(), t.run.Asked(), least, weights, said)
-	}
-	return h.Demand(t.own(), t.learns)
 }

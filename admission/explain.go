@@ -250,7 +250,7 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 		}
 		state := ClassState{
 			Name: c.cfg.Name, Slots: c.cfg.Slots, Running: s.box.live.classes[i], Queued: c.waiting.Len(),
-			QueueLimit: c.cfg.QueueLimit, QueuedBytes: Bytes(c.waiting.Size()), Paused: c.paused, Granted: c.granted, Refused: c.refused,
+			QueueLimit: c.cfg.QueueLimit, QueuedBytes: Bytes(c.waiting.Size()), Paused: c.paused, Granted: c.granted, Refused: c.refused, Counts: c.counts,
 		}
 		if first := c.waiting.First(); first != nil {
 			state.OldestWait = now - first.Arrived()
@@ -267,6 +267,11 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 			state.Replicas = append(state.Replicas, describeReplica(r.home, s.epoch))
 			for _, a := range r.accounts {
 				state.Accounts = append(state.Accounts, s.box.ledger.DescribeAccount(a))
+			}
+		}
+		for _, sh := range s.shapes.active {
+			if sh.backend == b {
+				state.Queued += sh.Len()
 			}
 		}
 		snap.Backends = append(snap.Backends, state)

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,6 +54,8 @@ type breaker struct {
 	BreakerConfig
 	probe   func(ctx context.Context) error
 	changed func() // called with no lock held; not after close
+	// moved is told of each change of the state, and why; nil: nothing is told.
+	moved atomic.Pointer[func(from, to, why string)]
 
 	mu sync.Mutex
 	// circuit holds the state, and counts connections in a row that are not made.
@@ -61,6 +65,8 @@ type breaker struct {
 	state    gobreaker.State                     // as last told by circuit; guarded by mu
 	until    time.Time                           // when it stops being open; guarded by mu
 	turn     int                                 // counts changes of the state; guarded by mu
+	told     gobreaker.State                     // of which moved knows; guarded by mu
+	why      string                              // of the next change; guarded by mu
 	refused  bool                                // the failure that is reported opens it; guarded by mu
 	failing  string                              // the client of the last failure in share; guarded by mu
 	failedAt time.Time                           // when that was; guarded by mu
@@ -126,7 +132,12 @@ func (b *breaker) update(do func()) (changed bool) {
 	turn, held := b.turn, b.held
 	do()
 	changed = turn != b.turn || held != b.held
+	from, to, why := b.told, b.state, b.why
+	b.told = to
 	b.mu.Unlock()
+	if moved := b.moved.Load(); moved != nil && from != to && b.life.Err() == nil {
+		(*moved)(from.String(), to.String(), why)
+	}
 	if changed {
 		b.tell()
 	}
@@ -186,7 +197,18 @@ func (b *breaker) count(client string, finish func(error), err error) {
 // report tells gobreaker how a request ended. The caller holds mu.
 func (b *breaker) report(finish func(error), err error) {
 	b.refused = errors.Is(err, ErrRefused)
+	b.because(err)
 	finish(err)
+}
+
+// because notes why the state changes, should it change. The caller holds mu.
+func (b *breaker) because(err error) {
+	switch {
+	case err != nil:
+		b.why = strings.TrimPrefix(err.Error(), "backend: ")
+	case b.state == gobreaker.StateHalfOpen:
+		b.why = "a request that was let through was answered"
+	}
 }
 
 // saysNothing says that how a request ended is neither failure nor success.
@@ -219,6 +241,7 @@ func (b *breaker) askWhether(hold bool) {
 			b.asking, b.held = false, false
 			if turn == b.turn && err != nil && !saysNothing(err) {
 				b.openNow()
+				b.because(err)
 			}
 		})
 	}()
@@ -253,7 +276,10 @@ func (b *breaker) set(state gobreaker.State) {
 	b.until = time.Now().Add(b.Open)
 	// gobreaker becomes half-open when it is asked. Those who wait must be woken.
 	b.timer = time.AfterFunc(b.Open, func() {
-		b.update(func() { b.circuit.State() })
+		b.update(func() {
+			b.why = "breaker.open has passed"
+			b.circuit.State()
+		})
 	})
 	if !b.watching {
 		b.watching = true
@@ -270,7 +296,7 @@ func (b *breaker) watch() {
 		case <-b.life.Done():
 		case <-tick.C:
 			if b.ask() == nil {
-				b.shut()
+				b.shut("a probe was answered")
 			}
 		}
 		b.mu.Lock()
@@ -287,13 +313,14 @@ func (b *breaker) watch() {
 
 // trip opens it, and shut closes it, by a surer word than what it counts. They
 // report whether that was a change.
-func (b *breaker) trip() bool { return b.force(gobreaker.StateOpen, b.openNow) }
-func (b *breaker) shut() bool { return b.force(gobreaker.StateClosed, b.renew) }
+func (b *breaker) trip(why string) bool { return b.force(gobreaker.StateOpen, b.openNow, why) }
+func (b *breaker) shut(why string) bool { return b.force(gobreaker.StateClosed, b.renew, why) }
 
-func (b *breaker) force(state gobreaker.State, change func()) bool {
+func (b *breaker) force(state gobreaker.State, change func(), why string) bool {
 	return b.update(func() {
 		if b.state != state && b.life.Err() == nil {
 			change()
+			b.why = why
 		}
 	})
 }

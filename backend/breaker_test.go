@@ -396,7 +396,7 @@ func opened(t *testing.T, server *checked, test func(t *testing.T, b *bench)) {
 	inBubble(t, server.serve, func(t *testing.T, b *bench) {
 		server.status.Store(500)
 		b.probing()
-		b.breaker.trip()
+		b.breaker.trip("the test says so")
 		test(t, b)
 	})
 }
@@ -544,7 +544,7 @@ func TestAnAnswerFromBeforeTheBreakerOpenedDoesNotCloseIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.breaker.trip()
+		b.breaker.trip("the test says so")
 		b.wait(time.Minute)
 		close(proceed)
 		io.Copy(io.Discard, res.Body)
@@ -560,7 +560,7 @@ func TestAFailedCheckOpensAHalfOpenBreakerWhoseOneRequestIsUnderWay(t *testing.T
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.breaker.trip()
+		b.breaker.trip("the test says so")
 		io.Copy(io.Discard, res.Body)
 		res.Body.Close()
 		b.wantState("open")
@@ -576,7 +576,7 @@ func TestAFailureFromBeforeTheBreakerWasClosedDoesNotCount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.breaker.trip()
+		b.breaker.trip("the test says so")
 		b.CloseBreaker()
 		done(ErrRefused)
 		b.wantState("closed")

@@ -61,11 +61,11 @@ func (b *Server) setHealthy(healthy bool) {
 	if !b.unhealthy.CompareAndSwap(healthy, !healthy) {
 		return
 	}
-	change := b.breaker.trip
+	change, why := b.breaker.trip, "health checks failed"
 	if healthy {
-		change = b.breaker.shut
+		change, why = b.breaker.shut, "a health check was answered"
 	}
-	if !change() {
+	if !change(why) {
 		b.announce()
 	}
 }

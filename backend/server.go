@@ -399,7 +399,11 @@ func (b *Server) State() string {
 }
 
 // CloseBreaker closes the breaker, whatever it has counted.
-func (b *Server) CloseBreaker() { b.breaker.shut() }
+func (b *Server) CloseBreaker() { b.breaker.shut("it was closed by hand") }
+
+// Transitions says what to call when the breaker's state changes, with why it did.
+// It must return at once. Calls may overlap.
+func (b *Server) Transitions(tell func(from, to, why string)) { b.breaker.moved.Store(&tell) }
 
 // Failures gives how many requests failed of those that the breaker has counted
 // in its window.

@@ -18,6 +18,7 @@ import (
 type findings struct {
 	file     *document
 	origin   map[string]string // as in overrides
+	filled   filled
 	mistakes Mistakes
 	warnings Mistakes
 }
@@ -25,6 +26,7 @@ type findings struct {
 // place is a mistake of the key at path: where the key was set, or the nearest
 // thing around it.
 func (f *findings) place(path, problem string) Mistake {
+	path = f.filled.source(path)
 	m := Mistake{File: f.file.file, Path: path, Problem: f.file.hide(problem)}
 	if origin := f.origin[path]; origin != "" {
 		m.File = origin
@@ -77,6 +79,9 @@ func (c *Config) check(f *findings) {
 		return
 	}
 	c.Routing.Check(section(""))
+	for _, m := range f.filled.mistakes {
+		f.mistakes = append(f.mistakes, f.place(m.Path, m.Problem))
+	}
 
 	// Where a section has spoken already, one word is enough.
 	across := func(path, problem string) {
@@ -144,6 +149,18 @@ func (c *Config) checkCards(report func(path, problem string)) {
 // own end.
 func (c *Config) checkAddresses(report func(path, problem string)) {
 	own := map[string]string{"listen": c.Proxy.Listen, "admin.listen": c.Proxy.Admin.Listen}
+	for name, l := range c.Proxy.Listeners {
+		own["listeners."+name+".listen"] = l.Listen
+		if _, exists := c.Routing.Backends[l.Backend]; !exists {
+			report("listeners."+name+".backend", fmt.Sprintf("%q: not in backends: want %s", l.Backend,
+				strings.Join(slices.Sorted(maps.Keys(c.Routing.Backends)), " or ")))
+		}
+	}
+	for i, r := range c.Routing.Routes {
+		if l, exists := c.Proxy.Listeners[r.Listener]; r.Listener != "" && (!exists || l.Backend != r.Backend) {
+			report(fmt.Sprintf("routes[%d].listener", i), fmt.Sprintf("%q: not a listener of backend %s: want one of listeners", r.Listener, r.Backend))
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		b := c.Routing.Backends[name]
 		for i, server := range b.Servers() {

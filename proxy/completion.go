@@ -61,7 +61,7 @@ var (
 // jobMemory is the end of a job for want of memory, with what its result says.
 type jobMemory struct{ said *outofmemory.Report }
 
-func (e *jobMemory) Error() string { return "proxy: the job failed: " + backend.ErrMemory.Error() }
+func (e *jobMemory) Error() string { return "proxy: the job failed: " + e.said.String() }
 func (e *jobMemory) Unwrap() error { return backend.ErrMemory }
 
 // begin looks into an answer for the job that it tells of and follows it; the

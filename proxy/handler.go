@@ -57,10 +57,11 @@ type Handler struct {
 // exchange is one request and its answer, with what lasts for all of its attempts.
 type exchange struct {
 	*Handler
-	rules *rules
-	in    *http.Request
-	out   output
-	body  *body // nil: none, or streamed
+	rules    *rules
+	listener string // empty: the main one
+	in       *http.Request
+	out      output
+	body     *body // nil: none, or streamed
 	// upload is the body where it passes through in full duplex; nil: it does not.
 	upload *upload
 	route  *routing.Route
@@ -81,10 +82,17 @@ type exchange struct {
 	code   admission.Code
 }
 
-// ServeHTTP carries one request through its life.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP carries one request of the main listener through its life.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.serve("", w, r) }
+
+// On is the handler of another listener, by its name in `listeners`.
+func (h *Handler) On(listener string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.serve(listener, w, r) })
+}
+
+func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
-	x := &exchange{Handler: h, rules: h.rules.Load(), try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
+	x := &exchange{Handler: h, rules: h.rules.Load(), listener: listener, try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
 	defer h.open.request()()
 	defer x.readRest()
@@ -111,6 +119,9 @@ func (x *exchange) serve() error {
 		return err
 	}
 	if x.free = candidates.Free(x.in); x.free && !candidates.NeedBody() {
+		if len(x.route.Merge) > 0 && (x.in.Method == http.MethodGet || x.in.Method == http.MethodHead) {
+			return x.mergeModels()
+		}
 		return x.forward(nil)
 	}
 	if !x.free {
@@ -157,7 +168,7 @@ func (x *exchange) find() (routing.Candidates, error) {
 		err = checkTarget(x.in)
 	}
 	if err == nil {
-		candidates, err = x.rules.table.Find(x.in)
+		candidates, err = x.rules.tables[x.listener].Find(x.in)
 	}
 	if err != nil {
 		x.trace = x.telemetry.Begin(x.in, "")
@@ -277,7 +288,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	if !ask.Deadline.IsZero() && ask.History != nil && routing.AsksForStream(x.in, x.seen()) {
 		// Its client's clock stops at the first byte: what comes after may take as
 		// long as it takes.
-		ask.Deadline = ask.Deadline.Add(ask.History.Estimate(ask.VRAM, ask.Estimate).P50)
+		ask.Deadline = ask.Deadline.Add(ask.History.Fastest(ask.VRAM - ask.Raised))
 	}
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)
@@ -289,6 +300,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 // not served: a backend would work for nobody.
 func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
+	x.trace.Asked(3-int(ask.Boost/Urgency), ask.Deadline)
 	x.trace.Wait(x.now)
 	grant, err := x.desk.Admit(x.ctx, ask)
 	if err != nil {
@@ -297,7 +309,7 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 		return nil, err
 	}
 	x.now = x.now.Add(grant.Waited())
-	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Stay())
+	x.trace.Admitted(x.now, grant.ID(), grant.Replica(), grant.Position(), grant.Waited(), grant.Stay())
 	if err := x.ctx.Err(); err != nil {
 		grant.Release(admission.Result{Outcome: admission.Aborted})
 		return nil, err

@@ -129,7 +129,8 @@ func openTraced(t testing.TB, url string, traces telemetry.TracesConfig, change 
 	setup.Desk = desk(setup)
 	b := &box{t: t, setup: setup, logs: new(lines)}
 	tel, err := telemetry.Start(context.Background(), telemetry.Config{ServiceName: "test", Traces: traces,
-		Metrics: telemetry.MetricsConfig{Prometheus: true}, Log: telemetry.LogConfig{Format: "json", Level: "info"}}, "test", b.logs)
+		Metrics: telemetry.MetricsConfig{Prometheus: true}, Log: telemetry.LogConfig{Format: "json", Level: "info"},
+		History: telemetry.HistoryConfig{For: 15 * time.Minute, Memory: 32 * admission.MiB}}, "test", b.logs)
 	b.told = tel
 	if err == nil {
 		b.desk, err = admission.NewController(setup.Desk)

@@ -97,24 +97,8 @@ func (l *ladder) attend(o admission.Order) {
 			ended()
 			l.desk.Loaded(o.ID, e)
 		}
-		l.logOrder(name, o, e, freed, time.Since(began), origin)
+		l.orderEnded(name, o, e, freed, time.Since(began), origin)
 	})
-}
-
-// logOrder writes the line of an order that has ended.
-func (l *ladder) logOrder(name string, o admission.Order, e admission.Ended, freed admission.Bytes, took time.Duration, origin *telemetry.Request) {
-	log := l.log.Info
-	if e.Failed {
-		log = l.log.Warn
-	}
-	about := []any{"backend", o.Backend, "replica", o.Replica, "bytes", int64(o.Bytes), "freed", int64(freed), "took_ms", took.Milliseconds(), "note", e.Note}
-	if o.For != 0 {
-		about = append(about, "grant", o.For)
-	}
-	if id := origin.SpanContext(); id.IsValid() {
-		about = append(about, "trace_id", id.TraceID().String())
-	}
-	log(name, about...)
 }
 
 // gpusOf are the GPUs that a server takes memory on.

@@ -94,12 +94,7 @@ func (x *exchange) admitAgain() (*attempt, error) {
 	}
 	first := x.try
 	ask := x.ask(routing.Decision{Route: x.route, VRAM: x.own}) // what the first run taught is in it
-	ask.Retry = true
-	if booked := first.grant.Booked(); ask.VRAM <= booked && !ask.Unknown {
-		// It taught nothing of its route: it is odd, and only its own figure rises.
-		more := routing.RoundUp(booked + booked/4)
-		ask.VRAM, ask.Raised = more, ask.Raised+more-ask.VRAM
-	}
+	ask = first.grant.Retry(ask)
 	x.ctx = x.in.Context()
 	grant, err := x.admit(ask)
 	if err != nil {
@@ -133,8 +128,8 @@ func (x *exchange) again(out *http.Request, second *attempt) (*http.Response, er
 }
 
 // maxError is the longest error that is kept until the request has been sent
-// again.
-const maxError = 64 << 10
+// again. A traceback with its variables takes hundreds of KiB.
+const maxError = 512 << 10
 
 // holdsBack says that an error is read to its end before its client gets it,
 // because the request may be sent again. An error of the client's own (4xx) is

@@ -11,6 +11,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/telemetry"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // What spans, metrics and log lines are told of a request and of each attempt.
@@ -53,7 +54,7 @@ func (e *attempt) execution(err error) telemetry.Execution {
 	if err != nil {
 		t.Cause = err.Error()
 	} else if e.full != nil {
-		t.Code = codeOutOfMemory
+		t.Code, t.Cause = codeOutOfMemory, e.full.String()
 	} else if e.rpc != nil {
 		t.RPC = rpcStatus(e.rpc)
 	}
@@ -61,7 +62,7 @@ func (e *attempt) execution(err error) telemetry.Execution {
 		t.Code = ""
 	}
 	if e.grant != nil && e.to != nil {
-		t.GPUs = len(e.to.Config.Places())
+		t.GPUs, t.Estimate = len(e.to.Config.Places()), e.grant.Estimate()
 	}
 	return t
 }
@@ -143,4 +144,39 @@ func (o *output) firstByte(now time.Time) {
 	if o.first.IsZero() {
 		o.first = now
 	}
+}
+
+// breakerMoved tells of a breaker's change.
+func (h *Handler) breakerMoved(b *replica, from, to, why string) {
+	log := h.log.Info
+	if to == "open" {
+		log = h.log.Warn
+	}
+	number := max(0, b.link.place())
+	log("a breaker moved", "backend", b.Name, "replica", number, "from", from, "to", to, "reason", why)
+	h.telemetry.History.AddDecision(timeline.Decision{At: time.Now(), Kind: timeline.Breaker, Action: to, Backend: b.Name, Replica: number,
+		Position: -1, Reason: "was " + from, Note: why})
+}
+
+// orderEnded tells of an unload or a wake that has ended.
+func (h *Handler) orderEnded(name string, o admission.Order, e admission.Ended, freed admission.Bytes, took time.Duration, origin *telemetry.Request) {
+	log := h.log.Info
+	if e.Failed {
+		log = h.log.Warn
+	}
+	about := []any{"backend", o.Backend, "replica", o.Replica, "bytes", int64(o.Bytes), "freed", int64(freed), "took_ms", took.Milliseconds(), "note", e.Note}
+	if o.For != 0 {
+		about = append(about, "grant", o.For)
+	}
+	id := origin.SpanContext()
+	if id.IsValid() {
+		about = append(about, "trace_id", id.TraceID().String())
+	}
+	log(name, about...)
+	kind, bytes := timeline.Wake, o.Bytes
+	if o.Kind == admission.Unload {
+		kind, bytes = timeline.Unload, freed
+	}
+	h.telemetry.History.AddDecision(timeline.Decision{At: time.Now(), Kind: kind, Backend: o.Backend, Replica: o.Replica, Grant: o.For, Position: -1,
+		Took: took.Seconds(), Bytes: int64(bytes), Failed: e.Failed, Note: e.Note, Trace: timeline.TraceID(id.TraceID())})
 }

@@ -30,6 +30,9 @@ type RouteConfig struct {
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
 	HoldSlot    bool        `koanf:"hold_slot"` // a WebSocket counts as work
+	Listener    string      `koanf:"listener"`  // that it belongs to; empty: the main one, and its backend's
+	Merge       []string    `koanf:"merge"`     // backends whose lists of models are added to its backend's
+	Derived     bool        `koanf:"-"`         // it follows from a preset: another may take all of it first
 	// Completion is the backend's, but for what it says itself.
 	Completion backend.CompletionConfig `koanf:"completion"`
 }
@@ -90,7 +93,9 @@ func (c Config) Check(report func(path, problem string)) {
 		if !ok {
 			continue
 		}
-		if by := shadow(rules, compiled); by >= 0 {
+		// What the same listener serves; a route of the main one may be its backend's own
+		// listener's too, where others are not in its way.
+		if by := shadow(rules, compiled, func(j int) bool { return c.Routes[from[j]].serves(r.Listener, r.Backend) }); by >= 0 && !r.Derived {
 			here("match", fmt.Sprintf("never reached: %s matches all of it first: want this one before it, or a narrower one there", c.routeName(from[by])))
 		}
 		for _, u := range compiled {
@@ -101,15 +106,41 @@ func (c Config) Check(report func(path, problem string)) {
 }
 
 // shadow is the first rule that takes what the last of a route's rules would match,
-// where others take what the rest would; -1: the route is reached.
-func shadow(rules, route []rule) int {
+// where others take what the rest would; -1: the route is reached. counts says which
+// rules are beside it.
+func shadow(rules, route []rule, counts func(i int) bool) int {
 	by := -1
 	for i := range route {
-		if by = slices.IndexFunc(rules, func(u rule) bool { return u.covers(&route[i]) }); by < 0 {
+		by = -1
+		for j := range rules {
+			if by < 0 && counts(j) && rules[j].covers(&route[i]) {
+				by = j
+			}
+		}
+		if by < 0 {
 			return -1
 		}
 	}
 	return by
+}
+
+// On is the configuration of a listener, which is a backend's own: with the routes that
+// it serves. The empty names stand for the main listener.
+func (c Config) On(listener, backend string) Config {
+	var routes []RouteConfig
+	for i, r := range c.Routes {
+		r.Name = cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i))
+		if r.serves(listener, backend) {
+			routes = append(routes, r)
+		}
+	}
+	c.Routes = routes
+	return c
+}
+
+// serves says that a route is one of a listener's.
+func (r *RouteConfig) serves(listener, backend string) bool {
+	return r.Listener == listener || r.Listener == "" && r.Backend == backend
 }
 
 func (c Config) routeName(i int) string {
@@ -172,7 +203,7 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 	u := rule{vram: class.VRAM.Amount, room: -1, why: "the first rule that matches; the class's vram"}
 	u.route = Route{
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
-		Backend: r.Backend, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot,
+		Backend: r.Backend, Merge: r.Merge, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot,
 	}
 	if most, ok := c.roomiest(to); ok {
 		u.room = most.left
@@ -203,6 +234,14 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 		report("backend", "missing: want "+choices(c.Backends))
 	} else if _, ok := c.Backends[r.Backend]; !ok {
 		report("backend", fmt.Sprintf("%q: not in backends: want %s", r.Backend, choices(c.Backends)))
+	}
+	for j, name := range r.Merge {
+		if _, ok := c.Backends[name]; !ok {
+			report(fmt.Sprintf("merge[%d]", j), fmt.Sprintf("%q: not in backends: want %s", name, choices(c.Backends)))
+		}
+	}
+	if len(r.Merge) > 0 && !r.Pass {
+		report("merge", "lists of models need no card: want pass: true")
 	}
 	if r.Pass {
 		u.route.Class, u.vram, u.why = ClassConfig{}, 0, "the first rule that matches; passed through"

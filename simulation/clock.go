@@ -14,6 +14,8 @@ type Clock interface {
 	admission.Clock
 	// Sleep waits for d, or until ctx ends, and then returns its error.
 	Sleep(ctx context.Context, d time.Duration) error
+	// SleepUnless is Sleep which also ends, without an error, when done is closed.
+	SleepUnless(ctx context.Context, d time.Duration, done <-chan struct{}) error
 	// Take puts one element into places as soon as there is room for it, in the
 	// order of the calls, or returns the error of ctx when that ends.
 	Take(ctx context.Context, places chan<- struct{}) error
@@ -24,11 +26,17 @@ type Clock interface {
 // WallClock is the time of the machine.
 type WallClock struct{ admission.WallClock }
 
-func (WallClock) Sleep(ctx context.Context, d time.Duration) error {
+func (c WallClock) Sleep(ctx context.Context, d time.Duration) error {
+	return c.SleepUnless(ctx, d, nil)
+}
+
+func (WallClock) SleepUnless(ctx context.Context, d time.Duration, done <-chan struct{}) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return nil
+	case <-done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

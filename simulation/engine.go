@@ -24,7 +24,7 @@ type Engine struct {
 	clock   Clock // of options
 	traps   map[string]bool
 	models  []*model
-	routes  http.ServeMux
+	routes  Routes
 	life    context.Context // ends with Close
 	end     context.CancelCauseFunc
 	swap    chan struct{} // held while one model makes way for another
@@ -94,7 +94,7 @@ func NewEngine(kind Kind, card *Card, o Options) *Engine {
 // ServeHTTP answers the kind's routes.
 func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !e.dead.Load() {
-		e.routes.ServeHTTP(w, r)
+		e.routes.mux.ServeHTTP(w, r)
 	}
 	if e.dead.Load() {
 		panic(http.ErrAbortHandler)

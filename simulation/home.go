@@ -26,7 +26,7 @@ func Flux() Kind {
 		Shortest: 17 * time.Second, Longest: 20 * time.Second,
 		Traps:  []string{keepsMemory, residue, freesLate, diesOnFree, slowWake},
 		Always: []string{ignoresCallers},
-		Routes: func(e *Engine, routes *http.ServeMux) {
+		Routes: func(e *Engine, routes *Routes) {
 			commonRoutes(e, routes)
 			ownerRoutes(e, routes)
 			imageRoutes(e, routes)
@@ -44,7 +44,7 @@ func VQA() Kind {
 		Shortest: time.Second, Longest: 2 * time.Second,
 		Aborts: true,
 		Traps:  []string{keepsMemory, residue, freesLate, diesOnFree, slowWake, ignoresCallers},
-		Routes: func(e *Engine, routes *http.ServeMux) {
+		Routes: func(e *Engine, routes *Routes) {
 			commonRoutes(e, routes)
 			ownerRoutes(e, routes)
 			chatRoutes(e, routes)
@@ -62,7 +62,7 @@ func VQA() Kind {
 
 // ownerRoutes let go of the weights and bring them back. A request brings them
 // back too.
-func ownerRoutes(e *Engine, routes *http.ServeMux) {
+func ownerRoutes(e *Engine, routes *Routes) {
 	routes.HandleFunc("POST /unload", func(w http.ResponseWriter, r *http.Request) {
 		if err := e.free(r.Context(), e.models[0], true); err != nil {
 			e.failed(w, err)
@@ -79,7 +79,7 @@ func ownerRoutes(e *Engine, routes *http.ServeMux) {
 	})
 }
 
-func imageRoutes(e *Engine, routes *http.ServeMux) {
+func imageRoutes(e *Engine, routes *Routes) {
 	routes.HandleFunc("POST /v1/images/generations", func(w http.ResponseWriter, r *http.Request) {
 		var a struct {
 			Prompt string `json:"prompt"`

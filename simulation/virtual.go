@@ -133,16 +133,14 @@ func (v *VirtualClock) Sleep(ctx context.Context, d time.Duration) error {
 	return v.wait(&waiter{ctx: ctx, due: v.now.Add(max(0, d))})
 }
 
+// SleepUnless gives way for d or until done is closed.
+func (v *VirtualClock) SleepUnless(ctx context.Context, d time.Duration, done <-chan struct{}) error {
+	return v.wait(&waiter{ctx: ctx, due: v.now.Add(max(0, d)), ready: func() bool { return closed(done) }})
+}
+
 // Wait gives way until done is closed.
 func (v *VirtualClock) Wait(ctx context.Context, done <-chan struct{}) error {
-	return v.wait(&waiter{ctx: ctx, ready: func() bool {
-		select {
-		case <-done:
-			return true
-		default:
-			return false
-		}
-	}})
+	return v.wait(&waiter{ctx: ctx, ready: func() bool { return closed(done) }})
 }
 
 // Take gives way until there is room. Who comes later does not overtake.

@@ -77,13 +77,15 @@ func TestAVirtualWaitEndsWithWhatItWaitsForOrItsContext(t *testing.T) {
 		done := make(chan struct{})
 		d.clock.Go(func() { d.note(fmt.Sprint("done ", d.clock.Wait(ctx, done))) })
 		d.clock.Go(func() { d.note(fmt.Sprint("never ", d.clock.Wait(ctx, nil))) })
+		d.clock.Go(func() { d.note(fmt.Sprint("no more ", d.clock.SleepUnless(ctx, time.Hour, done))) })
+		d.clock.Go(func() { d.note(fmt.Sprint("half ", d.clock.SleepUnless(ctx, time.Second/2, done))) })
 		d.clock.Go(func() { d.note(fmt.Sprint("slept ", d.clock.Sleep(ctx, time.Hour))) })
 		d.clock.Sleep(t.Context(), time.Second)
 		close(done)
 		d.clock.Sleep(t.Context(), time.Second)
 		cancel()
 	})
-	d.want(t, err, "1 done <nil>", "2 never context canceled", "2 slept context canceled")
+	d.want(t, err, "0.5 half <nil>", "1 done <nil>", "1 no more <nil>", "2 never context canceled", "2 slept context canceled")
 }
 
 func TestAVirtualTimerIsResetAndStopped(t *testing.T) {
@@ -167,6 +169,7 @@ func TestEnginesOfAllKindsWorkInVirtualTime(t *testing.T) {
 				begun := clock.Now()
 				client := http.Client{Transport: InProcess(engine)}
 				r, _ := http.NewRequest(calls.run.method, "http://engine.invalid"+calls.run.path, strings.NewReader(calls.run.body))
+				mark(r, calls.run.body)
 				res, err := client.Do(r)
 				if err != nil || res.StatusCode != http.StatusOK {
 					t.Errorf("got %v, %v", res, err)

@@ -52,6 +52,7 @@ func usual() Config {
 	return Config{
 		ServiceName: "anteroom", Traces: TracesConfig{Sample: 1},
 		Metrics: MetricsConfig{Prometheus: true}, Log: LogConfig{Format: "json", Level: "info"},
+		History: HistoryConfig{For: 15 * time.Minute, Memory: 32 * admission.MiB},
 	}
 }
 
@@ -130,7 +131,7 @@ func run(telemetry *Telemetry, r *http.Request) (*Request, http.Header) {
 	q.Classify("images", "heavy", "flux", 34*admission.GiB)
 	q.Wait(at)
 	at = at.Add(2 * time.Second)
-	q.Admitted(at, 7, 3, 2*time.Second, stayed)
+	q.Admitted(at, 7, 0, 3, 2*time.Second, stayed)
 	q.Execute(at, flux, pattern, header)
 	at = at.Add(18 * time.Second)
 	q.Executed(at, Execution{Status: http.StatusOK, RPC: -1})

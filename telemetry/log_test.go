@@ -211,7 +211,7 @@ func TestWorkThatEndsLaterIsOneMoreLine(t *testing.T) {
 			q.Classify("images", "heavy", "flux", 34*admission.GiB)
 			q.Identify("acme", "flux-1")
 			q.Wait(at)
-			q.Admitted(at, 7, 0, 0, nil)
+			q.Admitted(at, 7, 0, 0, 0, nil)
 			q.Execute(at, flux, pattern, http.Header{})
 			q.End(at.Add(time.Millisecond), Ending{Status: c.status, RPC: -1, Code: c.code})
 			q.Executed(at.Add(18*time.Second), c.ended)

@@ -50,6 +50,8 @@ const (
 	AttrQuantile = "anteroom.quantile"
 	AttrTenant   = "anteroom.tenant" // in metrics: a configured one, or other
 	AttrPhase    = "anteroom.phase"  // receive, wait, execute
+	AttrBeside   = "anteroom.beside" // a class that ran at the same time; empty: none did
+	AttrOf       = "anteroom.of"     // execution, wait
 	// These two are gen_ai's, on requests that name a model.
 	AttrModel     = "gen_ai.request.model" // in metrics: a configured one, or other
 	AttrOperation = "gen_ai.operation.name"
@@ -89,8 +91,11 @@ const (
 	MetricCancellations = "anteroom.cancellations"      // {class, phase}
 	MetricFailures      = "anteroom.failures"           // {class, backend, code}
 	MetricMalformed     = "anteroom.malformed"          // {http.response.status_code}: 400, 431, 501 of the HTTP parser
+	MetricBesideTime    = "anteroom.execution.beside"   // s {class, beside}; ÷ runs: the mean execution beside a class
+	MetricBesideRuns    = "anteroom.execution.runs"     // {class, beside}
+	MetricEstimates     = "anteroom.estimate.ratio"     // {class, of}: seen ÷ estimated
 	MetricGPUSeconds    = "anteroom.gpu.time"           // s {class, route, tenant}: execution × GPUs
-	MetricGiBSeconds    = "anteroom.gpu.memory_time"    // GiB·s {class, route, tenant}: execution × booked memory
+	MetricByteSeconds   = "anteroom.gpu.byte_seconds"   // {class, route, tenant}: execution × booked memory
 
 	MetricQueueLength = "anteroom.queue.length" // {class}
 	MetricQueueLimit  = "anteroom.queue.limit"  // {class}
@@ -99,6 +104,9 @@ const (
 	MetricSlots       = "anteroom.slots"        // {class}
 	MetricRunning     = "anteroom.running"      // {class}
 	MetricPaused      = "anteroom.paused"       // 1 or 0 {class}
+	MetricBackfills   = "anteroom.backfills"    // {class}
+	MetricOvertakings = "anteroom.overtakings"  // {class}
+	MetricStrictHeads = "anteroom.strict_heads" // {class}
 
 	MetricVRAMCapacity     = "anteroom.vram.capacity"     // By {gpu}
 	MetricVRAMReserve      = "anteroom.vram.reserve"      // By {gpu}
@@ -107,6 +115,7 @@ const (
 	MetricVRAMUnattributed = "anteroom.vram.unattributed" // By {gpu}
 	MetricVRAMAvailable    = "anteroom.vram.available"    // By {gpu}
 	MetricVRAMObserved     = "anteroom.vram.observed"     // By {gpu}; absent while the card was never read
+	MetricReadingAge       = "anteroom.gpu.reading.age"   // s {gpu}
 	MetricGPUState         = "anteroom.gpu.state"         // 1 or 0 {gpu, state: readable, stale, lost}
 
 	MetricOOM           = "anteroom.oom"                 // out-of-memory answers {backend, result: retried, passed}
@@ -121,6 +130,18 @@ const (
 	MetricRouteDeclared = "anteroom.route.vram.declared" // By {route}; of the demand that was measured most often
 	MetricRouteSeen     = "anteroom.route.vram.seen"     // By {route, quantile: 0.95, 1}; of its last runs that could be measured
 
+	MetricLoads = "anteroom.loads" // {backend}: wakes that succeeded
+
+	MetricBackendRunning = "anteroom.backend.running" // {backend}
+	MetricBackendQueued  = "anteroom.backend.queued"  // {backend}
+	MetricBackendSlots   = "anteroom.backend.slots"   // {backend}; of each replica, 0: as its classes
+	MetricBackendBooked  = "anteroom.backend.booked"  // By {backend, gpu}
+
+	// OpenTelemetry's for hardware {hw.id, hw.name, hw.type}.
+	MetricHardwareLimit       = "hw.gpu.memory.limit"
+	MetricHardwareUsage       = "hw.gpu.memory.usage"
+	MetricHardwareUtilization = "hw.gpu.memory.utilization"
+
 	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
 	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, replica, state: closed, half-open, open}
 
@@ -129,6 +150,9 @@ const (
 	MetricSpansLost  = "anteroom.spans.dropped"      // spans that found the export queue full or failed to leave
 	MetricLinesLost  = "anteroom.log.lines.dropped"  // log lines for which a slow reader of the log left no room
 )
+
+// ratios are the bounds of how far estimates are off.
+var ratios = []float64{.1, .25, .5, .67, .8, .9, 1, 1.1, 1.25, 1.5, 2, 4, 10}
 
 // buckets are the bounds of every duration histogram, in seconds. Those of the
 // HTTP conventions end at ten, and an image takes twenty: the bounds are close to

@@ -83,6 +83,9 @@ func (o *Order) End(at time.Time, d Done) {
 	ctx, m := context.Background(), &o.t.metrics
 	by := metric.WithAttributes(attribute.String(AttrOrder, o.name), attribute.String(AttrBackend, o.backend), attribute.String(AttrResult, result))
 	m.orders.Record(ctx, max(0, at.Sub(o.began)).Seconds(), by)
+	if o.name == SpanWake && !d.Failed {
+		m.loads.Add(ctx, 1, metric.WithAttributes(attribute.String(AttrBackend, o.backend)))
+	}
 	if o.name == SpanUnload {
 		backend := metric.WithAttributes(attribute.String(AttrBackend, o.backend))
 		m.asked.Add(ctx, int64(d.Asked), backend)

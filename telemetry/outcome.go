@@ -27,6 +27,8 @@ type Execution struct {
 	Left bool
 	// GPUs is how many GPUs it held while it ran.
 	GPUs int
+	// Estimate is how long it was expected to take; 0: that was not said.
+	Estimate time.Duration
 }
 
 // Ending says how a request ended for its client.
@@ -129,13 +131,20 @@ func (q *Request) Executed(at time.Time, e Execution) {
 	if e.GPUs > 0 && q.grant != 0 {
 		by := m.labelled(labels{kind: setBill, class: q.class, route: q.route, tenant: q.t.knownTenant(q.tenant)}).add
 		m.gpuSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs), by...)
-		m.gibSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs)*float64(q.vram)/(1<<30), by...)
+		m.byteSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs)*float64(q.vram), by...)
 	}
+	if result == ResultOK && e.Estimate > 0 {
+		m.estimates.Record(ctx, q.executed.Seconds()/e.Estimate.Seconds(), m.labelled(labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
+	}
+	q.contended(q.executed.Seconds(), result == ResultOK)
 	if q.execution != nil {
 		q.endExecution(at, e)
 	}
 	if q.over {
 		q.workLine()
+	}
+	if q.record != nil {
+		q.finish(*q.record, at)
 	}
 }
 
@@ -235,6 +244,9 @@ func (q *Request) End(at time.Time, e Ending) {
 	executed, sent, began := q.executed, q.sends > 0, q.executeBegan
 	v := verdictOf(e, sent, q.outcome)
 	q.over = true
+	if q.t.History != nil {
+		q.keep(q.recordOf(at, e, v, total), at, sent && executed < 0)
+	}
 	q.mu.Unlock()
 
 	m, ctx := &q.t.metrics, q.context()
@@ -357,8 +369,10 @@ func (q *Request) logLine(e Ending, v verdict, total, executed, firstByte time.D
 		attributes = append(attributes, milliseconds("receive_ms", q.received))
 	}
 	if q.queued {
-		attributes = append(attributes, slog.Uint64("grant", q.grant), slog.Int("position", q.position),
-			milliseconds("wait_ms", q.waited), slog.Int64("vram", int64(q.vram)))
+		if q.grant != 0 {
+			attributes = append(attributes, slog.Uint64("grant", q.grant))
+		}
+		attributes = append(attributes, slog.Int("position", q.position), milliseconds("wait_ms", q.waited), slog.Int64("vram", int64(q.vram)))
 		attributes = appendTold(attributes, "reason", string(q.reason))
 	}
 	if firstByte >= 0 {

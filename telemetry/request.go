@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // Request is what is told of one request: a SERVER span with its phases under it
@@ -50,6 +51,9 @@ type Request struct {
 	grant        uint64
 	position     int // on arrival; -1: it never queued
 	reason       admission.Reason
+	priority     int       // RFC 9218\'s
+	deadline     time.Time // of its client; zero: none
+	replica      int
 
 	origin admission.Origin // leads back here
 
@@ -60,8 +64,10 @@ type Request struct {
 	executeBegan time.Time         // guarded by mu
 	executed     time.Duration     // guarded by mu; -1: not ended
 	sends        int               // guarded by mu; how often it was sent
+	beside       beside            // guarded by mu; of the last execution
 	outcome      outcome           // guarded by mu; of the last execution
 	over         bool              // guarded by mu; End was called
+	record       *timeline.Request // guarded by mu; for the history, when its work has ended; nil: it has, or End was not called
 }
 
 // knownMethods bounds the label: clients may send any word.
@@ -74,7 +80,7 @@ var knownMethods = map[string]bool{
 // the rule's path pattern and becomes http.route and, with the method, the
 // span's name, so it must come from a small closed set; empty: none matched.
 func (t *Telemetry) Begin(r *http.Request, route string) *Request {
-	q := &Request{t: t, method: r.Method, url: r.URL, pattern: route, scheme: scheme(r), began: time.Now(), received: -1, position: -1, executed: -1}
+	q := &Request{t: t, method: r.Method, url: r.URL, pattern: route, scheme: scheme(r), began: time.Now(), received: -1, position: -1, executed: -1, priority: 3}
 	q.outcome.rpc, q.origin.Value = noRPC, q
 	if !knownMethods[q.method] {
 		q.method = otherMethod
@@ -221,6 +227,15 @@ func (q *Request) Received(at time.Time) {
 	}
 }
 
+// Asked says how urgent its client says it is (RFC 9218: 0 to 7, 3 where it says
+// nothing), and by when it wants its answer; zero: it does not say.
+func (q *Request) Asked(priority int, deadline time.Time) {
+	if q == nil {
+		return
+	}
+	q.priority, q.deadline = priority, deadline
+}
+
 // Wait opens the admission.wait span.
 func (q *Request) Wait(at time.Time) {
 	if q == nil {
@@ -249,16 +264,21 @@ func (q *Request) endWait(at time.Time) {
 }
 
 // Admitted closes the admission.wait span with a grant.
-func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Duration, stay *admission.Stay) {
+func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waited time.Duration, stay *admission.Stay) {
 	if q == nil {
 		return
 	}
 	q.waited += waited
-	q.grant, q.position = id, position
+	q.grant, q.replica, q.position = id, replica, position
 	if stay != nil {
 		q.reason = stay.Last.Reason
 	}
+	q.decided(timeline.Granted, at, waited, string(q.reason), stay)
 	q.t.metrics.wait.Record(q.context(), waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: ResultOK}).record...)
+	if stay != nil && stay.Expected > 0 && waited > 0 {
+		q.t.metrics.estimates.Record(q.context(), waited.Seconds()/stay.Expected.Seconds(),
+			q.t.metrics.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
+	}
 	if q.wait == nil {
 		return
 	}
@@ -316,7 +336,8 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 		return
 	}
 	q.waited += rejection.Waited
-	q.position, q.reason = rejection.Position, rejection.Reason
+	q.grant, q.position, q.reason = rejection.ID, rejection.Position, rejection.Reason
+	q.decided(timeline.Refused, at, rejection.Waited, string(rejection.Code), rejection.Stay)
 	result := ResultRefused
 	if rejection.Code == admission.CodeClientCancelled {
 		result = ResultCancelled
@@ -354,6 +375,10 @@ func (q *Request) Execute(at time.Time, address, path string, header http.Header
 	defer q.mu.Unlock()
 	q.executeBegan, q.executed, q.outcome = at, -1, outcome{rpc: noRPC}
 	q.sends++
+	q.beside.class = -1
+	if q.grant != 0 {
+		q.beside = q.t.contention.begin(q.class)
+	}
 	if q.ctx == nil {
 		return
 	}

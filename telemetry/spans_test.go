@@ -101,7 +101,7 @@ func TestARequestThatRunsAtOnceWasNotQueued(t *testing.T) {
 	q := telemetry.Begin(generate(), pattern)
 	now := time.Now()
 	q.Wait(now)
-	q.Admitted(now, 1, 0, 0, nil)
+	q.Admitted(now, 1, 0, 0, 0, nil)
 	q.End(now, Ending{Status: http.StatusOK, RPC: -1})
 	wait := spans(t, telemetry, memory)[SpanWait]
 	if len(wait.Events) != 1 || wait.Events[0].Name != EventGranted {
@@ -277,7 +277,7 @@ func TestANilRequestDoesNothing(t *testing.T) {
 	var q *Request
 	q.Classify("", "", "", 0)
 	q.Wait(time.Now())
-	q.Admitted(time.Now(), 0, 0, 0, nil)
+	q.Admitted(time.Now(), 0, 0, 0, 0, nil)
 	q.Refused(time.Now(), &admission.Rejection{})
 	q.Execute(time.Now(), "", "", nil)
 	q.Executed(time.Now(), Execution{Status: 0, RPC: -1})
@@ -298,7 +298,7 @@ func TestAnOrderAndItsRequestLeadToEachOther(t *testing.T) {
 		t.Error("an Origin does not lead to its request")
 	}
 	telemetry.Ordered(SpanUnload, at, "vqa", 7, q).End(at.Add(time.Second), Done{Asked: 2, Freed: 1, GPUs: []string{"gpu0"}})
-	q.Admitted(at.Add(2*time.Second), 7, 0, 2*time.Second, &admission.Stay{Steps: []admission.Step{{Reason: admission.ReasonReclaiming, Resource: "gpu0", Backend: "vqa"}}})
+	q.Admitted(at.Add(2*time.Second), 7, 0, 0, 2*time.Second, &admission.Stay{Steps: []admission.Step{{Reason: admission.ReasonReclaiming, Resource: "gpu0", Backend: "vqa"}}})
 	q.End(at.Add(2*time.Second), Ending{Status: 200, RPC: -1})
 	found := spans(t, telemetry, memory)
 	wait, order := found[SpanWait], found[SpanUnload+" vqa"]

@@ -35,6 +35,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // scope names the instrumentation to OpenTelemetry.
@@ -43,6 +44,9 @@ const scope = "github.com/anteroom-gpu/anteroom"
 // Telemetry is the running set-up. Its methods may be called at once from any
 // goroutine and never wait for a collector.
 type Telemetry struct {
+	// History is what happened in the last minutes; nil: it is not kept.
+	History *timeline.Store
+
 	log        *slog.Logger
 	tracer     trace.Tracer // nil: tracing is off
 	propagator propagation.TextMapPropagator
@@ -51,6 +55,7 @@ type Telemetry struct {
 	meters     *sdkmetric.MeterProvider
 	handler    http.Handler
 	metrics    metrics
+	contention contention
 	clients    bool     // clients' addresses are told
 	models     []string // that metrics tell apart in any case
 	bounds     atomic.Pointer[Bounds]
@@ -82,6 +87,7 @@ type RouteMemory struct {
 func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
 	t := &Telemetry{log: newLog(c.Log, logs), clients: c.Client, models: c.Models}
 	t.bounds.Store(new(Bounds))
+	t.History = timeline.New(timeline.Config{For: c.History.For, Bytes: int64(c.History.Memory)}, time.Now())
 	if w, ok := logs.(*LogWriter); ok {
 		t.logs = w
 		w.whenLost(func(lines int64) {
@@ -198,10 +204,11 @@ func (t *Telemetry) trace(c TracesConfig, about *resource.Resource, exporter sdk
 // measure sets the meters up: for Prometheus to collect, and for OTLP where
 // OTEL_METRICS_EXPORTER asks.
 func (t *Telemetry) measure(ctx context.Context, c Config, about *resource.Resource) error {
-	options := []sdkmetric.Option{sdkmetric.WithResource(about), sdkmetric.WithView(sdkmetric.NewView(
-		sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram},
-		sdkmetric.Stream{Aggregation: sdkmetric.AggregationExplicitBucketHistogram{Boundaries: buckets}},
-	))}
+	options := []sdkmetric.Option{sdkmetric.WithResource(about)}
+	if c.Metrics.NativeHistograms {
+		options = append(options, sdkmetric.WithView(sdkmetric.NewView(sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram},
+			sdkmetric.Stream{Aggregation: sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: 160, MaxScale: 20}})))
+	}
 	if c.Metrics.Prometheus {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -236,6 +243,7 @@ func (t *Telemetry) MetricsHandler() http.Handler { return t.handler }
 func (t *Telemetry) Reloaded(ok bool) {
 	t.reloadGood.Store(ok)
 	t.metrics.reloaded(ok)
+	t.History.AddDecision(timeline.Decision{At: time.Now(), Kind: timeline.Reload, Position: -1, Failed: !ok})
 }
 
 // Shutdown flushes and ends the providers, both at once, because each may wait

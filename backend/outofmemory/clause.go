@@ -11,22 +11,28 @@ import (
 // memory?", "CUDA out of memory errors are caused by …".
 
 // before are the words after which a clause may start.
-var before = []string{"error", "exception", "with", "failed", "failure", "status", "raised", "got", "caught", "in", "reason", "warn", "warning", "fatal"}
+var before = []string{"error", "exception", "with", "failed", "failure", "status", "raised", "got", "caught", "in", "reason", "warn",
+	"warning", "fatal"}
 
 // after are the words that may follow a phrase without a stop between them.
 var after = []string{"at", "when", "while", "on", "for", "during", "trying", "tried", "after", "allocating"}
 
 // clientNames are the keys and words by which an error names what the client
-// sent.
-var clientNames = []string{"prompt", "input", "inputs", "text", "query", "content", "caption", "question", "instruction", "request", "body", "value",
-	"argument", "parameter", "tag", "title", "name", "filename", "file", "path", "word", "token", "string", "message from user", "user"}
+// sent. As a word such a name counts behind one of blames: "invalid prompt: …" has
+// the client's words behind it, "error processing prompt: …" has the engine's.
+var (
+	clientNames = []string{"prompt", "input", "inputs", "text", "query", "content", "caption", "question", "instruction", "request", "body",
+		"value",
+		"argument", "parameter", "tag", "title", "name", "filename", "file", "path", "directory", "folder", "word", "token", "string", "user"}
+	blames = []string{"bad", "invalid", "unsupported", "unknown", "unexpected", "malformed", "illegal", "forbidden", "your", "such", "a", "or"}
+)
 
 // startsClause says that a clause may begin at i. A line that does not begin
 // atStart is the rest of a longer one.
 //
 //  1. At the start of a line, also of one that is escaped.
 //  2. Behind a mark that ends or opens something. Behind a colon or an equals
-//     sign not where the word before it names what the client sent.
+//     sign not where it stands behind the name of what the client sent.
 //  3. Behind a quotation mark that opens right behind such a mark, or the line's
 //     start.
 //  4. Behind one of the words before, and behind what is no word of prose: a
@@ -64,14 +70,29 @@ func startsClause(line string, i int, atStart bool) bool {
 func opens(head string) bool {
 	switch c := head[len(head)-1]; c {
 	case ':', '=':
-		word := strings.TrimRight(head[:len(head)-1], " \t\"'`\\")
-		word = strings.ToLower(word[strings.LastIndexFunc(word, func(r rune) bool { return r >= 0x80 || !isWord(byte(r)) })+1:])
-		word = word[strings.LastIndexByte(word, '_')+1:]
-		return !slices.Contains(clientNames, word)
+		head = strings.TrimRight(head[:len(head)-1], " \t")
+		plain := strings.TrimRight(head, "\"'`\\")
+		isKey := c == '=' || len(plain) < len(head)
+		before, name := lastWord(plain)
+		name = name[strings.LastIndexByte(name, '_')+1:]
+		if !slices.Contains(clientNames, name) {
+			return true
+		}
+		_, blame := lastWord(strings.TrimRight(before, " "))
+		return !isKey && !slices.Contains(blames, blame)
 	case '(', '[', '{', ')', ']', '}', '|', '>', ',', ';', '.', '!', '-', '*', '\\', '/':
 		return true
 	}
 	return false
+}
+
+// lastWord splits the last word off a text, in lower case.
+func lastWord(text string) (before, word string) {
+	i := len(text)
+	for i > 0 && isWord(text[i-1]) {
+		i--
+	}
+	return text[:i], strings.ToLower(text[i:])
 }
 
 // endsClause says that a clause may end at i.
@@ -81,7 +102,9 @@ func endsClause(line string, i int) bool {
 		return true
 	}
 	switch c := rest[0]; c {
-	case '.', ',', ':', ';', ')', ']', '}', '!', '<', '\\', '|', '\r':
+	case '.':
+		return len(rest) == 1 || !isWord(rest[1]) // no file's name
+	case ',', ':', ';', ')', ']', '}', '!', '<', '\\', '|', '\r':
 		return true
 	case '"', '\'', '`':
 		return len(rest) == 1 || strings.IndexByte(`)]},.;:\"'`, rest[1]) >= 0

@@ -2,6 +2,7 @@ package outofmemory
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -45,14 +46,14 @@ func talk(r *rand.Rand) string {
 	)
 }
 
-// case1 is one exchange: what the client sent, and an answer that holds it or
-// talks likewise.
+// exchange is what a client sent, and an answer that holds it or talks likewise.
 type exchange struct {
 	status          int
 	kind, sent, got string
 }
 
-// exchanges are shapes of answers that hold a text as a client's or a model's.
+// exchanges gives an answer of some shape that holds a text as a client's or a
+// model's.
 func exchanges(r *rand.Rand) exchange {
 	text := talk(r)
 	q := func(s string) string { b, _ := json.Marshal(s); return string(b) }
@@ -61,7 +62,9 @@ func exchanges(r *rand.Rand) exchange {
 	words := strings.Fields(text)
 	list := []exchange{
 		// What a model wrote, in one piece and as it comes.
-		{200, "application/json", chat, `{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":` + q(text) + `},"finish_reason":"stop"}]}`},
+		{200, "application/json", chat,
+			`{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":` + q(text) +
+				`},"finish_reason":"stop"}]}`},
 		{200, "application/json", sent, `{"model":"m","response":` + q(text) + `,"done":true}`},
 		{200, "text/plain", sent, text},
 		{200, "text/html", sent, "<html><body><p>" + text + "</p></body></html>"},
@@ -79,24 +82,34 @@ func exchanges(r *rand.Rand) exchange {
 		{200, "text/event-stream", sent, deltas([]string{text}, func(w string) string {
 			return `{"msg":"process_completed","event_id":"e","output":{"data":[` + q(w) + `]},"success":true}`
 		})},
-		{200, "application/x-ndjson", chat, `{"model":"m","message":{"role":"assistant","content":` + q(text) + `},"done":false}` + "\n" + `{"model":"m","response":` + q(text) + `}` + "\n"},
+		{200, "application/x-ndjson", chat, `{"model":"m","message":{"role":"assistant","content":` + q(text) + `},"done":false}` + "\n" +
+			`{"model":"m","response":` + q(text) + `}` + "\n"},
 		{200, "application/x-ndjson", chat, q(text) + "\n"},
 		// Errors that say what the client sent: FastAPI, ComfyUI, OpenAI, text.
-		{422, "application/json", sent, `{"detail":[{"type":"string_too_long","loc":["body","prompt"],"msg":"String should have at most 10 characters","input":` + q(text) + `,"ctx":{"max_length":10}}]}`},
-		{422, "application/json", sent, `{"detail":[{"loc":["body","prompt"],"msg":` + q("Value error, not allowed: "+text) + `,"type":"value_error"}]}`},
-		{400, "application/json", sent, `{"error":{"type":"prompt_outputs_failed_validation","message":"Prompt outputs failed validation","details":"","extra_info":{}},"node_errors":{"6":{"errors":[{"type":"invalid_input_type","message":"Failed to convert","details":` + q("text, "+text+", invalid literal") + `,"extra_info":{"received_value":` + q(text) + `,"exception_message":` + q("could not convert string: '"+text+"'") + `}}],"class_type":"CLIPTextEncode"}}}`},
-		{400, "application/json", chat, `{"error":{"message":` + q("Invalid value for 'messages': "+text) + `,"type":"invalid_request_error","param":"messages"}}`},
+		{422, "application/json", sent,
+			`{"detail":[{"type":"string_too_long","loc":["body","prompt"],"msg":"String should have at most 10 characters","input":` +
+				q(text) + `,"ctx":{"max_length":10}}]}`},
+		{422, "application/json", sent, `{"detail":[{"loc":["body","prompt"],"msg":` + q("Value error, not allowed: "+text) +
+			`,"type":"value_error"}]}`},
+		{400, "application/json", sent,
+			`{"error":{"type":"prompt_outputs_failed_validation","message":"Prompt outputs failed validation","details":"","extra_info":{}},"node_errors":{` +
+				`"6":{"errors":[{"type":"invalid_input_type","message":"Failed to convert","details":` + q("text, "+text+", invalid literal") + `,"extra_info":{` +
+				`"received_value":` + q(text) + `,"exception_message":` + q("could not convert string: '"+text+"'") + `}}],"class_type":"CLIPTextEncode"}}}`},
+		{400, "application/json", chat, `{"error":{"message":` + q("Invalid value for 'messages': "+text) +
+			`,"type":"invalid_request_error","param":"messages"}}`},
 		{400, "text/plain", sent, "bad input: " + sent},
 		{500, "text/plain", sent, "bad input: " + sent},
 		{500, "text/plain", sent, "could not parse prompt " + text},
 		{500, "application/json", sent, `{"detail":` + q("Moderation refused the prompt: "+text) + `}`},
 		{500, "application/json", sent, `{"error":"failed","request":` + sent + `}`},
 		{500, "application/json", sent, `{"error":"failed","body":` + sent + `,"inputs":{"error":` + q(text) + `}}`},
-		{500, "application/json", sent, `{"detail":` + q("1 validation error for Ask\nprompt\n  Input should be shorter [type=string_too_long, input_value='"+text+"', input_type=str]") + `}`},
+		{500, "application/json", sent, `{"detail":` +
+			q("1 validation error for Ask\nprompt\n  Input should be shorter [type=string_too_long, input_value='"+text+"', input_type=str]") + `}`},
 		{500, "text/html", sent, "<html><body><h1>Server Error</h1><pre>prompt = '" + text + "'</pre></body></html>"},
 		{404, "application/json", sent, `{"error":` + q("model '"+text+"' not found") + `}`},
 		{400, "application/json", url.Values{"prompt": {text}}.Encode(), `{"error":` + q("unsupported prompt: "+text) + `}`},
-		{400, "application/json", "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\n" + text + "\r\n--b--", `{"message":` + q(text) + `}`},
+		{400, "application/json", "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\n" + text + "\r\n--b--", `{"message":` +
+			q(text) + `}`},
 		{503, "application/json", sent, `{"error":"queue is full","prompt":` + q(text) + `}`},
 	}
 	return list[r.IntN(len(list))]
@@ -105,22 +118,24 @@ func exchanges(r *rand.Rand) exchange {
 func deltas(words []string, event func(string) string) string {
 	var b strings.Builder
 	for _, w := range words {
-		for i, line := range strings.Split(event(w), "\n") {
-			if i == 0 || true {
-				fmt.Fprintf(&b, "data: %s\n", line)
-			}
+		for line := range strings.SplitSeq(event(w), "\n") {
+			fmt.Fprintf(&b, "data: %s\n", line)
 		}
 		b.WriteString("\n")
 	}
 	return b.String() + "data: [DONE]\n\n"
 }
 
+// exchangesTried is how many there are; go test ./backend/outofmemory -run Talk -talks 100000
+// tries more.
+var exchangesTried = flag.Int("talks", 1000, "prompts and answers that talk about memory")
+
 // 1,000 prompts and answers that talk about memory: none is an out-of-memory
 // error.
 func TestTalkOfMemoryIsNoError(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	wrong, kinds := 0, map[int]int{}
-	for range 1000 {
+	for range *exchangesTried {
 		x := exchanges(r)
 		s := Scan(x.status, http.Header{"Content-Type": {x.kind}}, nil)
 		s.Write([]byte(x.got))
@@ -131,7 +146,7 @@ func TestTalkOfMemoryIsNoError(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d of 1000 are taken for one, by status %v", wrong, kinds)
+	t.Logf("%d of %d are taken for one, by status %v", wrong, *exchangesTried, kinds)
 }
 
 // What an engine says counts although the prompt has the same words.

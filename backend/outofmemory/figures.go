@@ -1,6 +1,7 @@
 package outofmemory
 
 import (
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -19,6 +20,23 @@ type Report struct {
 	Capacity int64 // bytes of the GPU
 	// Others are the processes that it names beside its own, at most maxOthers.
 	Others []Process
+}
+
+// String is one line for people: the words, and the figures that there are.
+func (r *Report) String() string {
+	text := r.Words
+	if r.Engine != "" {
+		text += " (" + r.Engine + ")"
+	}
+	for _, f := range [...]struct {
+		bytes int64
+		what  string
+	}{{r.Tried, "tried"}, {r.Free, "free"}, {r.InUse, "in use by its process"}} {
+		if f.bytes > 0 {
+			text += fmt.Sprintf(", %.2f GiB %s", float64(f.bytes)/(1<<30), f.what)
+		}
+	}
+	return text
 }
 
 // Process is another process on the GPU, by the PID that the engine sees.

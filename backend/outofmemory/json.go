@@ -248,8 +248,6 @@ func (w *walk) named(key []byte) {
 	switch name := string(key); {
 	case strings.HasPrefix(name, "error"):
 		w.isError = true
-	case w.isError:
-		w.role = foreign
 	case name == "object", name == "type":
 		w.keyLength = 0 // its value decides
 	default:
@@ -258,13 +256,16 @@ func (w *walk) named(key []byte) {
 }
 
 // foreignKeys hold what the client sent, or what a model made of it.
-var foreignKeys = []string{"prompt", "prompts", "negativeprompt", "input", "inputs", "query", "body", "param", "params", "parameters", "args", "kwargs",
-	"arguments", "request", "payload", "choices", "delta", "workflow", "currentinputs", "currentoutputs", "extrapnginfo", "extrainfo", "receivedvalue",
+var foreignKeys = []string{"prompt", "prompts", "negativeprompt", "input", "inputs", "query", "body", "param", "params", "parameters",
+	"args", "kwargs",
+	"arguments", "request", "payload", "choices", "delta", "workflow", "currentinputs", "currentoutputs", "extrapnginfo", "extrainfo",
+	"receivedvalue",
 	"inputvalue", "inputconfig", "ctx", "loc", "toolcalls", "functions", "instances", "content", "headers", "url"}
 
 // ownKeys hold what a server says of an error: FastAPI, OpenAI and vLLM, Ollama,
 // Triton, ComfyUI, Gradio, AUTOMATIC1111, TGI, problem details (RFC 9457).
-var ownKeys = []string{"detail", "details", "message", "messages", "msg", "reason", "cause", "description", "traceback", "stack", "stacktrace", "trace", "stderr",
+var ownKeys = []string{"detail", "details", "message", "messages", "msg", "reason", "cause", "description", "traceback", "stack",
+	"stacktrace", "trace", "stderr",
 	"title", "type", "code", "kind", "failure", "fault", "err", "statusmessage"}
 
 // roleOf says what the value of a key is. Case, underscores and dashes do not

@@ -25,7 +25,7 @@ import (
 
 const (
 	// maxScanned is how much of an answer is looked at, unpacked.
-	maxScanned = 16 << 20
+	maxScanned = 4 << 20
 	// maxPacked is how much of a compressed answer is kept until its end. What is
 	// longer is judged by its beginning.
 	maxPacked = 128 << 10

@@ -114,6 +114,11 @@ var said = []struct {
 	{"cuda", "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`", Report{}},
 	{"cuda", "cuFFT error: CUFFT_ALLOC_FAILED", Report{}},
 	{"cuda", "CUDA error: CUSPARSE_STATUS_ALLOC_FAILED when calling `cusparseCreate(&handle)`", Report{}},
+	// triton-lang/triton: third_party/nvidia/backend/driver.c, third_party/amd/backend/driver.c
+	{"cuda", "RuntimeError: Triton Error [CUDA]: out of memory", Report{}},
+	{"hip", "RuntimeError: Triton Error [HIP]:  Code: 2, Messsage: out of memory", Report{}},
+	// apache/tvm (MLC): src/runtime/cuda/cuda_common.h
+	{"tvm", "InternalError: Check failed: (e == cudaSuccess || e == cudaErrorCudartUnloading) is false: CUDA: out of memory", Report{}},
 	// NVIDIA/nccl: src/include/checks.h and alloc.h, as torch.distributed passes them on
 	{"nccl", "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error (run with NCCL_DEBUG=INFO " +
 		"for details), NCCL version 2.27.5\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out " +
@@ -241,6 +246,9 @@ var said = []struct {
 	{"diffusers", "Error: GPU out of memory. Try with shorter text or reduce beam size.", Report{}},
 	{"torch", "Image generation failed: CUDA out of memory. Tried to allocate 4.50 GiB (GPU 0; 23.50 GiB total capacity)", Report{Tried: 4*gib + gib/2, Capacity: 23*gib + gib/2}},
 	{"torch", "RuntimeError('CUDA out of memory. Tried to allocate 1.00 GiB.')", Report{Tried: gib}},
+	{"torch", "Error processing request: CUDA out of memory", Report{}},
+	{"torch", "Error processing prompt: CUDA error: out of memory", Report{}},
+	{"torch", "Failed to generate text: CUDA out of memory. Tried to allocate 1.00 GiB.", Report{Tried: gib}},
 	// xoscar (Xinference), which puts an address before it
 	{"torch", "[address=0.0.0.0:41935, pid=251] CUDA out of memory. Tried to allocate 1.00 GiB.", Report{Tried: gib}},
 	// an error of another server passed on as text
@@ -385,6 +393,6 @@ func ExampleScan() {
 	s := Scan(500, http.Header{"Content-Type": {"application/json"}}, nil)
 	fmt.Fprint(s, `{"detail":"CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has a total capacity of 47.54 GiB of which 3.13 GiB is free."}`)
 	r, ok := s.Report(nil)
-	fmt.Println(ok, r.Engine, r.Tried>>30)
-	// Output: true torch 9
+	fmt.Println(ok, &r)
+	// Output: true CUDA out of memory (torch), 9.00 GiB tried, 3.13 GiB free
 }

@@ -54,7 +54,9 @@ func writePage(name string, d demo, f figures) (path string, err error) {
 	if path, err = filepath.Abs(file.Name()); err != nil {
 		return "", err
 	}
-	return path, pageTemplate.Execute(file, map[string]any{"Arms": pageArms(), "Scenes": pageScenes(d, f), "Real": d.speed > 0, "Speed": d.speed})
+	return path, pageTemplate.Execute(file, map[string]any{
+		"Arms": pageArms(), "Scenes": pageScenes(d, f), "Slowdown": slowdown, "Real": d.speed > 0, "Speed": d.speed,
+	})
 }
 
 func pageArms() (list []pagePanel) {

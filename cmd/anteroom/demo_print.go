@@ -31,8 +31,11 @@ func printBox(w io.Writer) {
 	for _, arm := range arms {
 		fmt.Fprintf(w, "  %-10s%s\n", arm, armSays[arm])
 	}
-	fmt.Fprintln(w)
+	fmt.Fprintf(w, "\n%s\n\n", slowdown)
 }
+
+// slowdown says what the simulated card leaves out.
+const slowdown = "Runs that share this card do not slow each other down. On a real card they do, where it computes for both."
 
 // row is one line of a scene's table.
 type row struct {

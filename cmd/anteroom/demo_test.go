@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -161,10 +162,14 @@ func TestVirtualAndRealTimeAgreeOnWhatIsAnswered(t *testing.T) {
 	}
 }
 
+// scenesPlayed are all scenes in virtual time, once for the tests that only look.
+var scenesPlayed = sync.OnceValues(func() (figures, error) {
+	return demo{scenes: simulation.Scenes(), runs: 1, news: io.Discard}.run(context.Background())
+})
+
 func TestVirtualTimeIsTheSameEachTime(t *testing.T) {
-	once := func() string {
+	once := func(all figures, err error) string {
 		var out bytes.Buffer
-		all, err := demo{scenes: simulation.Scenes(), runs: 1, news: new(bytes.Buffer)}.run(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +180,7 @@ func TestVirtualTimeIsTheSameEachTime(t *testing.T) {
 		}
 		return out.String()
 	}
-	if a, b := once(), once(); a != b {
+	if a, b := once(scenesPlayed()), once(demo{scenes: simulation.Scenes(), runs: 1, news: io.Discard}.run(t.Context())); a != b {
 		t.Error("two plays differ")
 	}
 }
@@ -226,8 +231,8 @@ func TestAMachineThatFallsBehindTheClockIsSaid(t *testing.T) {
 }
 
 func TestTheDemosPageStandsAlone(t *testing.T) {
-	d := demo{scenes: simulation.Scenes(), runs: 1, news: new(bytes.Buffer)}
-	all, err := d.run(t.Context())
+	d := demo{scenes: simulation.Scenes()}
+	all, err := scenesPlayed()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +298,7 @@ func TestTheDemoIsAskedRightly(t *testing.T) {
 
 func TestTheReadmesFiguresAreTheDemos(t *testing.T) {
 	var out strings.Builder
-	all, err := demo{scenes: simulation.Scenes(), runs: 1, news: new(bytes.Buffer)}.run(t.Context())
+	all, err := scenesPlayed()
 	if err != nil {
 		t.Fatal(err)
 	}

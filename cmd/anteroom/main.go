@@ -21,14 +21,26 @@ type command struct {
 }
 
 var commands = []command{
-	{"serve", "the proxy: -c FILE", runServe},
+	{"init", "look at this machine and write a configuration", runInit},
+	{"serve", "the proxy: -c FILE, or --to URL for what is there", runServe},
 	{"check", "say everything that is wrong with a configuration: -c FILE", runCheck},
 	{"explain", "say which rule a request would fall under, and why: -c FILE METHOD PATH", runExplain},
 	{"learned", "show what was declared beside what was seen: --admin URL or --state FILE", runLearned},
 	{"simulate", "play a trace against the rules in virtual time: -c FILE --trace FILE.csv", runSimulate},
 	{"demo", "play the same traffic through one queue, static slots and Anteroom", runDemo},
 	{"engine", "run one simulated model server", runEngine},
+	{"health", "say whether a running proxy is ready, by the exit code", runHealth},
+	{"record", "write what a running proxy served as a trace for simulate", runRecord},
 	{"version", "print the version", runVersion},
+}
+
+func init() {
+	for _, v := range views {
+		commands = append(commands, v.command())
+	}
+	for _, a := range actions {
+		commands = append(commands, a.command())
+	}
 }
 
 func main() {

@@ -226,7 +226,7 @@ func needRestart(old, next *configs.Config) (keys []string) {
 	}
 	a, b := old.Proxy, next.Proxy
 	for _, f := range []fixed{
-		{"listen", a.Listen, b.Listen}, {"tls", a.TLS, b.TLS}, {"admin", a.Admin, b.Admin},
+		{"listen", a.Listen, b.Listen}, {"listeners", a.Listeners, b.Listeners}, {"tls", a.TLS, b.TLS}, {"admin", a.Admin, b.Admin},
 		{"limits.header", a.Limits.Header, b.Limits.Header}, {"limits.read_header", a.Limits.ReadHeader, b.Limits.ReadHeader},
 		{"limits.idle", a.Limits.Idle, b.Limits.Idle}, {"limits.connections", a.Limits.Connections, b.Limits.Connections},
 		{"limits.streams", a.Limits.Streams, b.Limits.Streams}, {"telemetry", old.Telemetry, next.Telemetry}, {"state", a.State, b.State},
