@@ -36,7 +36,7 @@ func init() {
 		ok("POST", "/v1/completions", `{"prompt":"?"}`, `"object":"text_completion"`),
 		ok("GET", "/health", "", ""),
 	}
-	stories["lm-studio"] = []step{
+	stories["lmstudio"] = []step{
 		ok("GET", "/api/v0/models", "", `"state":"not-loaded","type":"llm"`),
 		ok("POST", "/v1/chat/completions", chat+`qwen2.5-7b-instruct"}`, `"model":"qwen2.5-7b-instruct"`),
 		ok("GET", "/api/v0/models/qwen2.5-7b-instruct", "", `"state":"loaded"`),
@@ -196,7 +196,7 @@ var signs = map[string][]step{
 		ok("GET", "/metrics", "", "tgi_queue_size"),
 		ok("GET", "/api-doc/openapi.json", "", `"title":"Text Generation Inference"`),
 	},
-	"lm-studio": {
+	"lmstudio": {
 		ok("GET", "/v1/models", "", `"owned_by":"organization_owner"`),
 		ok("GET", "/props", "", `{"error":"Unexpected endpoint or method. (GET /props)"}`),
 	},

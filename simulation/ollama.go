@@ -34,6 +34,7 @@ func Ollama() Kind {
 		Routes: func(e *Engine, routes *Routes) {
 			o := ollama{e}
 			modelRoutes(e, routes, nil)
+			modelRoute(e, routes, nil)
 			chatRoutes(e, routes)
 			routes.HandleFunc("POST /v1/completions", e.completions)
 			routes.HandleFunc("POST /v1/responses", e.responses)

@@ -28,9 +28,11 @@ func SGLang() Kind {
 		},
 		Routes: func(e *Engine, routes *Routes) {
 			plainHealth(e, routes, "/health", "")
-			modelRoutes(e, routes, func(m *model) map[string]any {
+			more := func(m *model) map[string]any {
 				return map[string]any{"root": m.Name, "parent": nil, "max_model_len": 32768}
-			})
+			}
+			modelRoutes(e, routes, more)
+			modelRoute(e, routes, more)
 			chatRoutes(e, routes)
 			routes.HandleFunc("POST /v1/completions", e.completions)
 			routes.HandleFunc("POST /v1/responses", e.responses)

@@ -21,7 +21,8 @@ type command struct {
 }
 
 var commands = []command{
-	{"serve", "the proxy: -c FILE", runServe},
+	{"init", "look at this machine and write a configuration", runInit},
+	{"serve", "the proxy: -c FILE, or --to URL for what is there", runServe},
 	{"check", "say everything that is wrong with a configuration: -c FILE", runCheck},
 	{"explain", "say which rule a request would fall under, and why: -c FILE METHOD PATH", runExplain},
 	{"learned", "show what was declared beside what was seen: --admin URL or --state FILE", runLearned},
