@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo demo-real bench soak worlds fieldcases clients load reloads conformance packages check
+.PHONY: build test demo demo-real bench soak worlds outofmemory fieldcases clients load reloads conformance packages e2e-telemetry check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -21,7 +21,7 @@ demo-real:
 # For benchstat: make bench > old.txt; change; make bench > new.txt; go tool benchstat old.txt new.txt
 COUNT ?= 6
 bench:
-	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./admission ./routing ./telemetry
+	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./admission ./routing ./telemetry ./backend/outofmemory
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) -benchtime 2s ./proxy
 	go test -run '^$$' -bench . -benchtime 20000x -count $(COUNT) ./cmd/anteroom
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./simulation/replay
@@ -38,6 +38,14 @@ WORLDS ?= 200000
 SEED ?= 1000000
 worlds:
 	go test -v -run 'TestWorlds$$' -timeout 0 ./admission -worlds $(WORLDS) -worldseed $(SEED)
+
+# Prompts and answers that talk about memory, of which none may count as an
+# out-of-memory error, and any bytes at all as an answer.
+TALKS ?= 1000000
+FUZZTIME ?= 5m
+outofmemory:
+	go test -v -run TestTalkOfMemory -timeout 0 ./backend/outofmemory -talks $(TALKS)
+	go test -run '^$$' -fuzz FuzzScan -fuzztime $(FUZZTIME) -fuzzminimizetime 1s ./backend/outofmemory
 
 # What users of such gateways have reported, each as a small set-up of its own
 # before the binary. The configurations are in cmd/anteroom/testdata/fieldcases.
@@ -78,6 +86,12 @@ packages:
 	for deb in dist/*.deb; do packaging/debian/check $$deb || exit; done
 	packaging/goinstall $(VERSION) dist
 	go -C packaging/check test ./...
+
+# The dashboard's queries and the alert rules against a Prometheus that has read a
+# running proxy. It needs prometheus and promtool (Debian: apt-get install prometheus).
+e2e-telemetry: build
+	ANTEROOM=$(CURDIR)/bin/anteroom go test -tags e2e -count 1 -v ./examples/monitoring/generate
+	go test -tags e2e -count 1 -v -run TestADeadCollector ./cmd/anteroom
 
 check:
 	.ci/run

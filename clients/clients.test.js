@@ -36,7 +36,6 @@ async function chats(url, model) {
   for await (const m of client.models.list()) names.push(m.id);
   model ??= names[0];
   assert.ok(names.includes(model), names);
-  assert.equal((await client.models.retrieve(model)).id, model);
   const whole = await client.chat.completions.create({ model, messages });
   assert.match(whole.choices[0].message.content, /^A small bird/);
   assert.ok(whole.usage.total_tokens > 0);
@@ -110,17 +109,21 @@ async function usesOllama(url) {
   await client.generate({ model: "llama3.2", prompt: "", keep_alive: 0 });
   assert.equal((await client.ps()).models.length, 0);
   const other = await chats(url, "llama3.2:latest");
+  assert.equal((await other.models.retrieve("llama3.2:latest")).owned_by, "library");
   await completes(other, "llama3.2");
   await responds(other, "llama3.2");
   await embeds(other, "llama3.2");
 }
 
-async function usesGradio(url) {
+async function usesGradio(url, through) {
   const client = await Gradio.connect(url, { events: ["status", "data"] });
   const api = await client.view_api();
   assert.deepEqual(Object.keys(api.named_endpoints), ["/caption", "/predict"]);
-  // Two at once share one stream.
-  const drawn = await Promise.all([client.predict("/predict", ["a bird"]), client.predict("/predict", { prompt: "a house" })]);
+  // Two at once share one stream. Where one slot lets the second one in at the end of the
+  // first, its answer and the end of the stream can cross, and the client would wait for ever.
+  const first = client.predict("/predict", ["a bird"]);
+  if (through) await first;
+  const drawn = await Promise.all([first, client.predict("/predict", { prompt: "a house" })]);
   for (const { data: [image] } of drawn) {
     assert.ok(image.url.startsWith(url), `${image.url} is not at ${url}`);
     png(await (await fetch(image.url)).arrayBuffer());
@@ -159,7 +162,8 @@ async function usesComfyUI(url, through) {
   await hear((m) => m.type === "feature_flags");
   const nodes = await page("/object_info");
   assert.ok(nodes.KSampler && nodes.SaveImage.output_node);
-  for (const path of ["/system_stats", "/queue", "/history?max_items=64", "/settings", "/users", "/extensions", "/embeddings", "/i18n"]) await page(path);
+  const asked = ["/system_stats", "/queue", "/history?max_items=64", "/settings", "/users", "/extensions", "/embeddings", "/i18n"];
+  for (const path of asked) await page(path);
   const form = new FormData();
   form.append("image", new File(["an image"], "in.png"));
   const upload = await fetch(`${url}/api/upload/image`, { method: "POST", body: form });
@@ -200,14 +204,15 @@ async function usesA1111(url) {
 
 const models = { whisper: "Systran/faster-whisper-small", lm: "qwen2.5-7b-instruct", gguf: "gemma-3-4b" };
 
-// Each kind: its preset, the paths whose POST is work, and its client.
+// Each kind: its preset, which is all that the proxy is told of it, or the paths whose POST
+// is work, and its client.
 const kinds = {
-  ollama: { preset: "ollama", work: ["/api/generate", "/api/chat", "/api/embed", "/v1/**"], use: usesOllama },
-  gradio: { preset: "gradio", work: ["/gradio_api/queue/join", "/gradio_api/call/**"], use: usesGradio },
-  comfyui: { preset: "comfyui", work: ["/prompt", "/api/prompt"], use: usesComfyUI },
-  a1111: { preset: "a1111", work: ["/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/extra-single-image"], use: usesA1111 },
+  ollama: { preset: "ollama", use: usesOllama },
+  gradio: { preset: "gradio", use: usesGradio },
+  comfyui: { preset: "comfyui", use: usesComfyUI },
+  a1111: { preset: "a1111", use: usesA1111 },
   vllm: {
-    preset: "vllm", work: ["/v1/**"],
+    preset: "vllm",
     async use(url) {
       const client = await chats(url);
       await completes(client);
@@ -215,7 +220,7 @@ const kinds = {
     },
   },
   sglang: {
-    preset: "sglang", work: ["/v1/**", "/generate"],
+    preset: "sglang",
     async use(url) {
       await completes(await chats(url));
       assert.match((await json(`${url}/generate`, { text: "?" })).text, /^A small/);
@@ -223,7 +228,7 @@ const kinds = {
     },
   },
   "llama-server": {
-    preset: "llama-server", work: ["/v1/**", "/completion"],
+    preset: "llama-server",
     async use(url) {
       const client = openai(url);
       const [m] = (await client.models.list()).data;
@@ -236,14 +241,14 @@ const kinds = {
     },
   },
   "llama-swap": {
-    preset: "llama-swap", work: ["/v1/**"],
+    preset: "llama-swap",
     async use(url) {
       await embeds(await chats(url, models.gguf), models.gguf);
       assert.equal((await json(`${url}/running`)).running[0].model, models.gguf);
     },
   },
   tgi: {
-    work: ["/v1/**", "/generate", "/generate_stream"],
+    preset: "tgi",
     async use(url) {
       await completes(await chats(url));
       assert.match((await json(`${url}/generate`, { inputs: "?" })).generated_text, /^A small/);
@@ -252,8 +257,8 @@ const kinds = {
       assert.equal((await json(`${url}/info`)).router, "text-generation-router");
     },
   },
-  "lm-studio": {
-    work: ["/v1/**", "/api/v0/**"],
+  lmstudio: {
+    preset: "lmstudio",
     async use(url) {
       const client = await chats(url, models.lm);
       await completes(client, models.lm);
@@ -265,7 +270,7 @@ const kinds = {
     },
   },
   tei: {
-    work: ["/embed", "/v1/**", "/similarity"],
+    preset: "tei",
     async use(url) {
       await embeds(openai(url), "any");
       assert.equal((await json(`${url}/embed`, { inputs: ["a", "b"] })).length, 2);
@@ -273,14 +278,14 @@ const kinds = {
     },
   },
   rerank: {
-    work: ["/rerank", "/predict"],
+    preset: "tei",
     async use(url) {
       assert.equal((await json(`${url}/rerank`, { query: "b", texts: ["a", "b"] }))[0].index, 1);
       assert.ok((await json(`${url}/info`)).model_type.reranker);
     },
   },
   infinity: {
-    work: ["/embeddings", "/rerank"],
+    preset: "tei",
     async use(url) {
       const client = openai(url, "");
       const [embedder, ranker] = (await client.models.list()).data;
@@ -290,14 +295,14 @@ const kinds = {
     },
   },
   whisper: {
-    work: ["/v1/audio/**"],
-    async use(url) {
+    preset: "whisper",
+    async use(url, through) {
       await hears(openai(url), models.whisper);
-      assert.deepEqual((await json(`${url}/api/ps`)).models, [models.whisper]);
+      if (!through) assert.deepEqual((await json(`${url}/api/ps`)).models, [models.whisper]);
     },
   },
   "whisper-cpp": {
-    work: ["/inference"],
+    preset: "whisper",
     async use(url) {
       const form = new FormData();
       form.append("file", new File([new Uint8Array(32000)], "a.wav"));
@@ -318,7 +323,7 @@ const kinds = {
     },
   },
   triton: {
-    preset: "triton", work: ["/v2/models/{model}/infer"],
+    preset: "triton",
     async use(url) {
       assert.equal((await json(`${url}/v2`)).name, "triton");
       const input = { name: "input0", datatype: "FP32", shape: [1, 1], data: [1] };
@@ -326,14 +331,14 @@ const kinds = {
     },
   },
   diffusers: {
-    work: ["/generate"],
+    preset: "diffusers",
     async use(url) {
       assert.equal((await json(`${url}/openapi.json`)).info.title, "FastAPI");
       png(Buffer.from((await json(`${url}/generate`, { prompt: "a bird" })).images[0], "base64"));
     },
   },
   flux: {
-    work: ["/v1/images/generations"],
+    preset: "diffusers",
     async use(url) {
       const { data } = await openai(url).images.generate({ model: "flux", prompt: "a bird", n: 2 });
       assert.equal(data.length, 2);
@@ -357,7 +362,7 @@ for (const [kind, about] of Object.entries(kinds)) {
         await t.test("through Anteroom", async () => {
           await about.use(front.url, true);
           const metrics = await (await fetch(`${front.admin}/metrics`)).text();
-          assert.match(metrics, /^anteroom_requests_total\{anteroom_class="work",anteroom_result="ok",.*\} [1-9]/m, "nothing was admitted");
+          assert.match(metrics, /^anteroom_requests_total\{anteroom_class="\w+",anteroom_result="ok",.*\} [1-9]/m, "nothing was admitted");
         });
       } finally {
         await front.stop();

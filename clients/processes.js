@@ -47,19 +47,22 @@ export async function listed() {
   return kinds.split("\n").slice(1).filter((line) => /^\S/.test(line)).map((line) => line.split(" ")[0]);
 }
 
-// proxy runs Anteroom before an engine. Work is what goes through admission: paths, each
-// with POST.
+// proxy runs Anteroom before an engine. A preset is all that it is told of the engine, or
+// work is: paths, each with POST, that go through admission.
 export async function proxy(url, { preset, work }) {
   const dir = mkdtempSync(join(tmpdir(), "anteroom-clients-"));
   const file = join(dir, "anteroom.yaml");
-  writeFileSync(file, [
-    "gpus: {gpu0: {memory: 48GiB, source: declared}}",
-    "classes: {work: {slots: 4, vram: 1GiB, estimate: 1s}}",
-    `backends: {engine: {${preset ? `preset: ${preset}, ` : ""}url: "${url}", gpu: gpu0}}`,
-    "routes:",
-    ...work.map((path) => `  - {match: {method: POST, path: "${path}"}, class: work, backend: engine}`),
-    "  - {match: {path: /**}, pass: true, backend: engine}",
-  ].join("\n"));
+  writeFileSync(file, preset ? `
+gpus: {gpu0: {memory: 48GiB, source: declared}}
+backends: {engine: {preset: ${preset}, url: "${url}"}}
+` : `
+gpus: {gpu0: {memory: 48GiB, source: declared}}
+classes: {work: {slots: 4, vram: 1GiB, estimate: 1s}}
+backends: {engine: {url: "${url}", gpu: gpu0}}
+routes:
+${work.map((path) => `  - {match: {method: POST, path: "${path}"}, class: work, backend: engine}`).join("\n")}
+  - {match: {path: /**}, pass: true, backend: engine}
+`);
   const p = await start(["serve", "-c", file, "-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"], (line) => {
     try {
       const said = JSON.parse(line);

@@ -49,6 +49,7 @@ type Config struct {
 // Options says where a configuration comes from.
 type Options struct {
 	File  string            // empty: the defaults, the environment and the flags alone
+	Text  []byte            // in place of the file's content; File is then its name in messages
 	Env   []string          // as os.Environ gives it
 	Flags map[string]string // config path → value, from the command line
 }
@@ -57,7 +58,7 @@ type Options struct {
 func Load(o Options) (*Config, error) {
 	file := &document{file: o.File}
 	if o.File != "" {
-		if file = readFile(o.File, o.Env); file.root == nil {
+		if file = readFile(o); file.root == nil {
 			return nil, file.mistakes
 		}
 	}

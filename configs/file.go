@@ -43,10 +43,15 @@ type document struct {
 
 // readFile reads and parses a file and those that it includes. What it cannot accept
 // is a mistake of the document and not among its values.
-func readFile(name string, env []string) *document {
-	d := &document{file: name, env: env}
-	if d.root = d.read(name); d.root != nil {
-		d.include(name, d.root, []string{name})
+func readFile(o Options) *document {
+	d := &document{file: o.File, env: o.Env}
+	if o.Text != nil {
+		d.root = d.parse(o.File, o.Text)
+	} else {
+		d.root = d.read(o.File)
+	}
+	if d.root != nil {
+		d.include(o.File, d.root, []string{o.File})
 		d.values, _ = d.value(d.root, schemaRoot, "", "").(map[string]any)
 	}
 	return d

@@ -167,7 +167,12 @@ func TestAWebSocketIsTheSameBehindTheProxy(t *testing.T) {
 			if len(dialogue) > 100<<10 {
 				piece = max(piece, 4096)
 			}
-			direct, got := talk(t, server.Listener.Addr().String(), dialogue, piece), talk(t, through, dialogue, piece)
+			// A server that closes before it has read all resets the connection, and what
+			// it has sent last may be lost then, with the proxy and without.
+			var direct, got string
+			for try := 0; try == 0 || got != direct && try < 5; try++ {
+				direct, got = talk(t, server.Listener.Addr().String(), dialogue, piece), talk(t, through, dialogue, piece)
+			}
 			if got != direct {
 				t.Errorf("%s, in pieces of %d: got %d bytes, want the server's own %d\ngot  %.200q\nwant %.200q", name, piece, len(got), len(direct), got, direct)
 			}

@@ -360,3 +360,19 @@ func (b *box) wantOutOfMemory(is bool) {
 		b.t.Errorf("%q are counted, want %q", got, count)
 	}
 }
+
+// A request's body is kept until its error is judged, and no longer.
+func TestABodyIsGivenBackWhenItsErrorIsJudged(t *testing.T) {
+	f := &fixed{status: 500, header: text("text/plain"), body: strings.Repeat("  File \"x.py\"\n", 50<<10) + torchSays}
+	b := openFixed(t, f, func(s *proxy.Setup) { s.Proxy.Limits.Spool = 4 * admission.MiB })
+	for range 3 {
+		res, body := b.do("POST", "/light/x", strings.Repeat("x", 3<<20))
+		if res.StatusCode != 500 {
+			t.Fatalf("got %s: %.100s", res.Status, body)
+		}
+		eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+	}
+	if n, _ := b.outOfMemoryRuns(); n != 3 {
+		t.Errorf("%d runs are known to have run out of memory, want 3", n)
+	}
+}

@@ -35,9 +35,11 @@ func Whisper() Kind {
 		},
 		Routes: func(e *Engine, routes *Routes) {
 			plainHealth(e, routes, "/health", "OK")
-			modelRoutes(e, routes, func(*model) map[string]any {
+			more := func(*model) map[string]any {
 				return map[string]any{"language": []string{"en", "de"}, "task": "automatic-speech-recognition"}
-			})
+			}
+			modelRoutes(e, routes, more)
+			modelRoute(e, routes, more)
 			openAPI(e, routes, "/openapi.json", "Speaches", "0.8.3")
 			s := speaches{e}
 			routes.HandleFunc("POST /v1/audio/transcriptions", func(w http.ResponseWriter, r *http.Request) { s.hear(w, r, "transcribe") })
@@ -297,6 +299,7 @@ func TTS() Kind {
 				}
 			})
 			modelRoutes(e, routes, nil)
+			modelRoute(e, routes, nil)
 			openAPI(e, routes, "/openapi.json", "Kokoro TTS API", "0.3.0")
 			routes.HandleFunc("GET /v1/audio/voices", func(w http.ResponseWriter, _ *http.Request) {
 				answer(w, http.StatusOK, map[string]any{"voices": []string{"af_heart", "am_adam", "bf_emma"}})

@@ -65,7 +65,7 @@ var kindCalls = map[string]calls{
 	},
 	"gradio": {run: call{"POST", "/gradio_api/queue/join", `{"data":["?"],"session_hash":"s"}`}},
 	"tgi":    {run: call{"POST", "/generate", `{"inputs":"?"}`}},
-	"lm-studio": {
+	"lmstudio": {
 		run:   call{"POST", "/v1/chat/completions", chat + `qwen2.5-7b-instruct"}`},
 		other: call{"POST", "/v1/embeddings", `{"model":"text-embedding-nomic-embed-text-v1.5","input":"?"}`},
 		free:  call{"POST", "/api/v1/models/unload", `{"instance_id":"qwen2.5-7b-instruct"}`},

@@ -67,6 +67,7 @@ func (q *jobs) add(r *http.Request, m *model, id string, length time.Duration, a
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	j.number = q.number + 1
 	before, over := q.last, make(chan struct{})
 	if before == nil {
 		before = make(chan struct{})
@@ -99,8 +100,7 @@ func (q *jobs) add(r *http.Request, m *model, id string, length time.Duration, a
 		cancel(err)
 		return nil, err
 	}
-	q.number++
-	j.number, q.last = q.number, over
+	q.number, q.last = j.number, over
 	q.all = append(q.all, j)
 	if len(q.all) > maxJobs && closed(q.all[0].ended) {
 		q.all = slices.Delete(q.all, 0, 1)

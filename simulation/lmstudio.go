@@ -13,7 +13,7 @@ import (
 // the one before. It answers 200 to every path, known or not.
 func LMStudio() Kind {
 	return Kind{
-		Name: "lm-studio", Does: "LM Studio's server, loading by request", Model: "qwen2.5-7b-instruct", Owner: "organization_owner",
+		Name: "lmstudio", Does: "LM Studio's server, loading by request", Model: "qwen2.5-7b-instruct", Owner: "organization_owner",
 		Weights: 5 * admission.GiB, Load: 3 * time.Second,
 		Others: []Model{{Name: "text-embedding-nomic-embed-text-v1.5", Weights: 512 * admission.MiB, Load: time.Second}},
 		Lazy:   true, Single: true, Concurrency: 4,

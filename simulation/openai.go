@@ -16,16 +16,9 @@ import (
 	"time"
 )
 
-// modelRoutes are OpenAI's list of models, and one of them. More adds to what is said of
-// each; nil: nothing.
+// modelRoutes are OpenAI's list of models. More adds to what is said of each; nil: nothing.
 func modelRoutes(e *Engine, routes *Routes, more func(*model) map[string]any) {
-	about := func(m *model) map[string]any {
-		body := map[string]any{"id": m.Name, "object": "model", "created": 1764547200, "owned_by": cmp.Or(e.kind.Owner, "simulation")}
-		if more != nil {
-			maps.Copy(body, more(m))
-		}
-		return body
-	}
+	about := openAIModel(e, more)
 	routes.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
 		data := []any{}
 		for _, m := range e.models {
@@ -33,12 +26,27 @@ func modelRoutes(e *Engine, routes *Routes, more func(*model) map[string]any) {
 		}
 		answer(w, http.StatusOK, map[string]any{"object": "list", "data": data})
 	})
+}
+
+// modelRoute is OpenAI's description of one model, which not every engine has.
+func modelRoute(e *Engine, routes *Routes, more func(*model) map[string]any) {
+	about := openAIModel(e, more)
 	// Names of models have slashes.
 	routes.HandleFunc("GET /v1/models/{model...}", func(w http.ResponseWriter, r *http.Request) {
 		if m, ok := e.exact(w, r.PathValue("model")); ok {
 			answer(w, http.StatusOK, about(m))
 		}
 	})
+}
+
+func openAIModel(e *Engine, more func(*model) map[string]any) func(*model) map[string]any {
+	return func(m *model) map[string]any {
+		body := map[string]any{"id": m.Name, "object": "model", "created": 1764547200, "owned_by": cmp.Or(e.kind.Owner, "simulation")}
+		if more != nil {
+			maps.Copy(body, more(m))
+		}
+		return body
+	}
 }
 
 // exact is the model of that very name. After false it has answered.

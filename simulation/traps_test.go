@@ -244,7 +244,8 @@ var out = map[string]string{
 	"a1111": `"error":"OutOfMemoryError"`, "comfyui": `"exception_type":"torch.OutOfMemoryError"`,
 	"triton": "Failed to allocate memory for requested buffer of size",
 	"tgi":    `CUDA out of memory.","error_type":"generation"`, "tei": "CUDA_ERROR_OUT_OF_MEMORY", "rerank": "CUDA_ERROR_OUT_OF_MEMORY",
-	"lm-studio": "cudaMalloc failed: out of memory", "whisper-cpp": `{"error":"failed to process audio"}`, "whisper": "CUDA failed with error out of memory",
+	"lmstudio":    "cudaMalloc failed: out of memory",
+	"whisper-cpp": `{"error":"failed to process audio"}`, "whisper": "CUDA failed with error out of memory",
 }
 
 // bare are the engines whose errors have no figure, silent those that do not say what

@@ -59,12 +59,16 @@ func TestAnErrorIsAClauseOfItsOwn(t *testing.T) {
 }
 
 func TestAPhraseIsFoundWhereALineIsCut(t *testing.T) {
-	for n := maxLine - 100; n < maxLine+100; n++ {
-		text := strings.Repeat("x", n) + ": CUDA out of memory. Tried to allocate 1.00 GiB."
+	const step = maxLine - overlap - lead
+	for n := 1; n < 3*maxLine; n++ {
+		if at := n % step; at > 10 && at < step-70 && (n < maxLine-overlap-70 || n > maxLine-overlap+10) {
+			continue // far from where a piece ends
+		}
+		text := strings.Repeat("x", n) + ": CUDA out of memory. Tried to allocate 1.00 GiB." + strings.Repeat(" ,", maxLine/2)
 		if r, ok := judge(500, "text/plain", text); !ok || r.Tried != gib {
 			t.Fatalf("behind %d bytes: got %v %+v", n, ok, r)
 		}
-		if r, ok := judge(500, "text/plain", strings.Repeat("x", n)+"CUDA out of memory"); ok {
+		if r, ok := judge(500, "text/plain", strings.Repeat("x", n)+"CUDA out of memory."+strings.Repeat(" ,", maxLine/2)); ok {
 			t.Fatalf("within a word behind %d bytes: got %+v", n, r)
 		}
 	}

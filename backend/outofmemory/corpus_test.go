@@ -2,6 +2,7 @@ package outofmemory
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -125,12 +126,16 @@ func deltas(words []string, event func(string) string) string {
 	return b.String() + "data: [DONE]\n\n"
 }
 
+// exchangesTried is how many there are; go test ./backend/outofmemory -run Talk -talks 100000
+// tries more.
+var exchangesTried = flag.Int("talks", 1000, "prompts and answers that talk about memory")
+
 // 1,000 prompts and answers that talk about memory: none is an out-of-memory
 // error.
 func TestTalkOfMemoryIsNoError(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	wrong, kinds := 0, map[int]int{}
-	for range 1000 {
+	for range *exchangesTried {
 		x := exchanges(r)
 		s := Scan(x.status, http.Header{"Content-Type": {x.kind}}, nil)
 		s.Write([]byte(x.got))
@@ -141,7 +146,7 @@ func TestTalkOfMemoryIsNoError(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d of 1000 are taken for one, by status %v", wrong, kinds)
+	t.Logf("%d of %d are taken for one, by status %v", wrong, *exchangesTried, kinds)
 }
 
 // What an engine says counts although the prompt has the same words.

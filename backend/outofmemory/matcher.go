@@ -4,9 +4,11 @@ import "strings"
 
 const (
 	// maxLine is how much of a line is looked at at once. What is longer is looked
-	// at in pieces that overlap by overlap bytes.
+	// at in pieces that overlap: words that begin in the last overlap bytes are left
+	// to the next piece, which has lead bytes before them.
 	maxLine = 8 << 10
 	overlap = 1 << 10
+	lead    = 256
 	// maxFound is how many places are kept of an error: more than one, because the
 	// first may be what the client sent.
 	maxFound = 4
@@ -22,6 +24,7 @@ type matcher struct {
 	patterns []string // beside the table: anywhere in a line
 	line     []byte
 	isCut    bool // the line has begun before what is in line
+	searched int  // how much of line was searched before
 	found    []place
 	wanted   int // how many bytes more the last place takes
 }
@@ -45,14 +48,14 @@ func (m *matcher) writeByte(c byte) {
 	m.line = append(m.line, c)
 	if len(m.line) == maxLine {
 		m.search(maxLine - overlap)
-		m.line = append(m.line[:0], m.line[maxLine-overlap:]...)
-		m.isCut = true
+		m.line = append(m.line[:0], m.line[maxLine-overlap-lead:]...)
+		m.isCut, m.searched = true, lead
 	}
 }
 
 func (m *matcher) endLine() {
 	m.search(len(m.line))
-	m.line, m.isCut = m.line[:0], false
+	m.line, m.isCut, m.searched = m.line[:0], false, 0
 }
 
 // search looks at the line for words that begin before limit.
@@ -61,8 +64,8 @@ func (m *matcher) search(limit int) {
 		return
 	}
 	line := string(m.line)
-	m.follow(line[:limit])
-	for at := 0; len(m.found) < maxFound; {
+	m.follow(line[m.searched:limit])
+	for at := m.searched; len(m.found) < maxFound; {
 		engine, from, to := find(line, at, !m.isCut)
 		if n, pattern := m.own(line[at:]); n >= 0 && (from < 0 || at+n < from) {
 			engine, from, to = "", at+n, at+n+len(pattern)
@@ -71,11 +74,8 @@ func (m *matcher) search(limit int) {
 			return
 		}
 		begin := max(0, from-around)
+		// What of the words is behind limit comes with the next piece.
 		m.found = append(m.found, place{engine: engine, words: line[from:to], text: []byte(line[begin:limit]), at: from - begin})
-		if to > limit { // the words run over the end of this piece
-			last := &m.found[len(m.found)-1]
-			last.text = []byte(line[begin:to])
-		}
 		m.wanted = behind
 		at = to
 	}

@@ -79,6 +79,11 @@ var table = []phrase{
 	{engine: "cuda", says: "CUFFT_ALLOC_FAILED"},
 	// cuSPARSE: cusparseGetErrorName
 	{engine: "cuda", says: "CUSPARSE_STATUS_ALLOC_FAILED"},
+	// triton-lang/triton: third_party/nvidia/backend/driver.c, third_party/amd/backend/driver.c
+	{engine: "cuda", says: "Triton Error [CUDA]: out of memory"},
+	{engine: "hip", says: "Triton Error [HIP]: * out of memory"},
+	// apache/tvm (MLC): src/runtime/cuda/cuda_common.h
+	{engine: "tvm", says: "CUDA: out of memory"},
 	// NVIDIA/nccl: src/include/checks.h
 	{engine: "nccl", says: "Cuda failure # 'out of memory'"},
 	// NVIDIA/nccl before 2.21: src/include/checks.h

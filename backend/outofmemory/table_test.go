@@ -114,6 +114,11 @@ var said = []struct {
 	{"cuda", "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`", Report{}},
 	{"cuda", "cuFFT error: CUFFT_ALLOC_FAILED", Report{}},
 	{"cuda", "CUDA error: CUSPARSE_STATUS_ALLOC_FAILED when calling `cusparseCreate(&handle)`", Report{}},
+	// triton-lang/triton: third_party/nvidia/backend/driver.c, third_party/amd/backend/driver.c
+	{"cuda", "RuntimeError: Triton Error [CUDA]: out of memory", Report{}},
+	{"hip", "RuntimeError: Triton Error [HIP]:  Code: 2, Messsage: out of memory", Report{}},
+	// apache/tvm (MLC): src/runtime/cuda/cuda_common.h
+	{"tvm", "InternalError: Check failed: (e == cudaSuccess || e == cudaErrorCudartUnloading) is false: CUDA: out of memory", Report{}},
 	// NVIDIA/nccl: src/include/checks.h and alloc.h, as torch.distributed passes them on
 	{"nccl", "torch.distributed.DistBackendError: NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled cuda error (run with NCCL_DEBUG=INFO " +
 		"for details), NCCL version 2.27.5\nncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 2 'out " +

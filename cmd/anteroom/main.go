@@ -21,7 +21,8 @@ type command struct {
 }
 
 var commands = []command{
-	{"serve", "the proxy: -c FILE", runServe},
+	{"init", "look at this machine and write a configuration", runInit},
+	{"serve", "the proxy: -c FILE, or --to URL for what is there", runServe},
 	{"check", "say everything that is wrong with a configuration: -c FILE", runCheck},
 	{"explain", "say which rule a request would fall under, and why: -c FILE METHOD PATH", runExplain},
 	{"learned", "show what was declared beside what was seen: --admin URL or --state FILE", runLearned},
@@ -40,6 +41,10 @@ func init() {
 	for _, a := range actions {
 		commands = append(commands, a.command())
 	}
+	commands = append(commands,
+		command{"schema", "print the JSON schema of the configuration, for editors", runSchema},
+		command{"completion", "print what completes commands in a shell: bash, zsh or fish", runCompletion},
+		command{"man", "print the manual page", runMan})
 }
 
 func main() {
@@ -75,7 +80,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return code
 		}
 	}
-	fmt.Fprintf(stderr, "anteroom: unknown command %q\n\n", args[0])
+	fmt.Fprintf(stderr, "anteroom: unknown command %q", args[0])
+	if meant := nearest(args[0]); meant != "" {
+		fmt.Fprintf(stderr, ": want %s?", meant)
+	}
+	fmt.Fprint(stderr, "\n\n")
 	usage(stderr)
 	return 2
 }
@@ -97,7 +106,7 @@ func (r *remembers) Write(p []byte) (int, error) {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "usage: anteroom COMMAND [flags]\n\n")
 	for _, c := range commands {
-		fmt.Fprintf(w, "  %-9s%s\n", c.name, c.does)
+		fmt.Fprintf(w, "  %-11s%s\n", c.name, c.does)
 	}
 	fmt.Fprint(w, "\nanteroom COMMAND -h lists a command's flags.\n")
 }
