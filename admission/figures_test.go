@@ -447,3 +447,23 @@ func TestNoRequestFollowsAFailureBeforeAReading(t *testing.T) {
 	b.reads(GiB)
 	b.runs(y, true)
 }
+
+// TestTheWordsOfAFailure: what a run needs by what its answer says.
+func TestTheWordsOfAFailure(t *testing.T) {
+	const room = 20 * GiB
+	for _, x := range []struct {
+		name string
+		res  Result
+		want Bytes
+	}{
+		{"it says nothing", Result{}, 0},
+		{"what was in use alone", Result{InUse: 8 * GiB}, 0},
+		{"in use and tried", Result{InUse: 8 * GiB, Tried: 9 * GiB}, 17 * GiB},
+		{"free and tried", Result{Free: 3 * GiB, Tried: 9 * GiB}, 26 * GiB},
+		{"more free than it could have", Result{Free: 30 * GiB, Tried: 9 * GiB}, 0},
+	} {
+		if got := x.res.needed(room); got != x.want {
+			t.Errorf("%s: %v, want %v", x.name, got, x.want)
+		}
+	}
+}
