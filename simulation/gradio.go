@@ -36,6 +36,9 @@ func Gradio() Kind {
 			routes.HandleFunc("GET "+gradioPrefix+"/queue/data", g.data)
 			routes.HandleFunc("POST "+gradioPrefix+"/call/{function}", g.call)
 			routes.HandleFunc("GET "+gradioPrefix+"/call/{function}/{event}", g.told)
+			// The newer one, whose body has the parameters by their names.
+			routes.HandleFunc("POST "+gradioPrefix+"/call/v2/{function}", g.call)
+			routes.HandleFunc("GET "+gradioPrefix+"/call/v2/{function}/{event}", g.told)
 			routes.HandleFunc("POST "+gradioPrefix+"/run/{function}", g.direct)
 			routes.HandleFunc("POST "+gradioPrefix+"/cancel", g.cancel)
 			routes.HandleFunc("GET "+gradioPrefix+"/heartbeat/{session}", g.heartbeat)
@@ -152,6 +155,7 @@ func (g *gradio) data(w http.ResponseWriter, r *http.Request) {
 			case <-j.ended:
 			case <-dropped:
 			case <-r.Context().Done():
+				g.leaves(session)
 				return
 			}
 			if happens == j.begun && closed(j.begun) && !send("process_starts", j, map[string]any{"eta": j.length.Seconds()}) {
@@ -164,6 +168,17 @@ func (g *gradio) data(w http.ResponseWriter, r *http.Request) {
 		g.tell(j)
 	}
 	send("close_stream", nil, nil)
+}
+
+// leaves takes those jobs of a session out whose turn has not come, as its stream has gone.
+func (g *gradio) leaves(session string) {
+	pending, _, _ := g.list()
+	for _, j := range pending {
+		if j.ask.(*gradioAsk).session == session {
+			j.cancel(errRemoved)
+			g.tell(j)
+		}
+	}
 }
 
 // outcome is what is told of a job at its end, or when it has been cancelled. An error is
