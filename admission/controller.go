@@ -283,8 +283,9 @@ func (c *Controller) Snapshot() Snapshot {
 // arrival.
 func (c *Controller) Queue(limit int) []Waiter {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rules.Queue(c.age(), limit)
+	all, f := listWaiting(c.rules, c.age(), limit)
+	c.mu.Unlock()
+	return f.expect(all)
 }
 
 // Running describes what runs.
@@ -297,8 +298,9 @@ func (c *Controller) Running() []Running {
 // Explain describes one waiting request; false: nobody of that id waits.
 func (c *Controller) Explain(id uint64) (Waiter, bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rules.Explain(c.age(), id)
+	w, f := oneWaiting(c.rules, c.age(), id)
+	c.mu.Unlock()
+	return f.expect(w)[0], f != nil
 }
 
 // Drain refuses new requests from now on, serves what is queued if serve is
