@@ -46,6 +46,9 @@ type Options struct {
 	// Exit ends the process when a trap says that it dies. Nil: connections are
 	// cut and the memory goes back, as if it had ended.
 	Exit func()
+	// Contention says that the engines on its card share the processor by time slices,
+	// each as one process: see Speed. Run times are then those that a run has alone.
+	Contention bool
 	// Sleep waits for a real time or until ctx ends, and then returns its error.
 	// Nil: a timer.
 	Sleep func(ctx context.Context, d time.Duration) error
@@ -260,10 +263,19 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 	if err := e.take(m); err != nil {
 		return 0, err
 	}
+	if e.options.Contention {
+		e.card.enter(e, 1)
+		defer e.card.enter(e, -1)
+	}
 	for i := range steps {
-		// Towards a fixed end, so that late timers do not add up.
-		due := start.Add(e.real(length) * time.Duration(i+1) / time.Duration(steps))
-		if err = e.options.Sleep(ctx, time.Until(due)); err != nil {
+		if e.options.Contention {
+			err = e.card.work(ctx, e, e.kind.Parallel, e.real(length)/time.Duration(steps))
+		} else {
+			// Towards a fixed end, so that late timers do not add up.
+			due := start.Add(e.real(length) * time.Duration(i+1) / time.Duration(steps))
+			err = e.options.Sleep(ctx, time.Until(due))
+		}
+		if err != nil {
 			err = context.Cause(ctx)
 			break
 		}

@@ -44,7 +44,7 @@ func newBox(ctx context.Context, s simulation.Scene, arm string, speed float64) 
 	var addresses []*url.URL
 	for i, kind := range []simulation.Kind{flux, vqa} {
 		kind.ReturnsMemory = true
-		e := simulation.NewEngine(kind, b.card, simulation.Options{Speed: speed, Seed: uint64(i)})
+		e := simulation.NewEngine(kind, b.card, simulation.Options{Speed: speed, Seed: uint64(i), Contention: s.Contention})
 		b.engines = append(b.engines, e)
 		b.ends = append(b.ends, func() { e.Close() })
 		if err := e.Load(ctx); err != nil {

@@ -19,7 +19,7 @@ func printScene(w io.Writer, s simulation.Scene, by map[string]simulation.Result
 	fmt.Fprintf(w, "\n%s: %s\n", s.Name, s.Says)
 	fmt.Fprintf(w, "  %-24s%12s%12s%12s", "", "fifo", fmt.Sprintf("static 1+%d", s.StaticSlots), "anteroom")
 	// The reference's traffic is that of steady and backlog.
-	compared := s.Name != "wide_lights"
+	compared := s.Name != "wide_lights" && !s.Contention
 	if compared {
 		fmt.Fprintf(w, "   reference")
 	}
@@ -46,6 +46,9 @@ func printScene(w io.Writer, s simulation.Scene, by map[string]simulation.Result
 	row("peak memory", ", GiB", "%.1f", func(r simulation.Result) any { return float64(r.Peak) / float64(admission.GiB) })
 	row("out of memory", "", "%d", func(r simulation.Result) any { return r.OutOfMemory })
 	row("over budget", "", "%d", func(r simulation.Result) any { return r.Over })
+	if s.Contention {
+		fmt.Fprintln(w, "  the same traffic as in backlog: a real card without MPS gives each process its part of the time, whether or not the process can use it up")
+	}
 	if s.Name == "backlog" {
 		fmt.Fprintf(w, "  at best %.2f × a fifo that loses nothing between requests: Σ all work ÷ max(Σ heavy, Σ light ÷ %d)\n", s.Bound(), s.LightSlots)
 	}
