@@ -58,6 +58,7 @@ func (c *Controller) since(t time.Time) time.Duration {
 // has ended.
 type Grant struct {
 	ticket     Ticket
+	ran        ran // the ticket's
 	controller *Controller
 }
 
@@ -72,12 +73,14 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 		r.Deadline = c.epoch.Add(c.since(r.Deadline))
 	}
 	g := &Grant{controller: c}
+	g.ticket.ran = &g.ran
 	g.ticket.history, g.ticket.learns = r.History, r.Learn
 	if r.History != nil {
 		if r.Case == nil {
 			r.Case = r.History.Case(r.VRAM - r.Raised)
 		}
 		r.Estimate = r.History.Estimate(r.VRAM-r.Raised, r.Estimate)
+		r.Beside = r.History.Beside(r.VRAM - r.Raised)
 	}
 	t := &g.ticket
 	c.mu.Lock()
@@ -332,10 +335,10 @@ func (g *Grant) ID() uint64 { return g.ticket.ID() }
 
 // Replica is the place of the replica to use in its backend's list, as of the
 // grant: a Reconfigure since then may have moved it.
-func (g *Grant) Replica() int { return g.ticket.granted.number }
+func (g *Grant) Replica() int { return g.ticket.ran.granted.number }
 
 // ReplicaName is the name of the replica to use.
-func (g *Grant) ReplicaName() string { return g.ticket.granted.name }
+func (g *Grant) ReplicaName() string { return g.ticket.ran.granted.name }
 
 // Position is how many of its class were waiting before it on arrival.
 func (g *Grant) Position() int { return int(g.ticket.position) }
@@ -399,6 +402,9 @@ func (t *Ticket) learn(now time.Duration, res Result) (vram Bytes, unknown bool)
 	switch res.Outcome {
 	case Done:
 		h.Learn(t.own(), now-t.run.Started)
+		if classes, known := t.Company(); known {
+			h.LearnBeside(t.own(), now-t.run.Started, classes)
+		}
 		h.LearnRoom(t.own(), most, weights, t.run.Kind == memory.Trial)
 	case OutOfMemory:
 		if t.shape.key.retry {

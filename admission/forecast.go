@@ -37,13 +37,12 @@ const (
 // pace is when the first and the last request of a class start that were played.
 type pace struct{ first, last time.Duration }
 
-// appointment is the end of a run or of an order in a forecast, or a trial.
+// appointment is the end of an order in a forecast, or a trial.
 type appointment struct {
-	at     time.Duration
-	ticket *Ticket
-	order  Order
-	trial  *shape // whose head is tried then
-	vram   Bytes  // its demand
+	at    time.Duration
+	order Order
+	trial *shape // whose head is tried then
+	vram  Bytes  // its demand
 }
 
 // newForecast copies all that the rules of s know.
@@ -55,9 +54,7 @@ func newForecast(s *Scheduler, now time.Duration) *forecast {
 	c := copier{from: s, to: n, tickets: map[*Ticket]*Ticket{}, runs: map[*memory.Run]*memory.Run{}, shapes: map[*shape]*shape{}}
 	c.box(now)
 	for _, t := range s.running {
-		x := c.ticket(t)
-		n.running = append(n.running, x)
-		f.add(appointment{at: max(now, t.end), ticket: x})
+		n.running = append(n.running, c.ticket(t))
 	}
 	for _, class := range s.box.classes {
 		count := 0
@@ -108,23 +105,36 @@ func (f *forecast) play() {
 	for steps := 0; s.queue.Len() > 0 && f.now-from < farthest && steps < 64*maxForecast; steps++ {
 		f.note()
 		at, what := forever, 0
-		if len(f.coming) > 0 {
+		if len(s.running) > 0 {
+			at, what = s.running[0].end, 3
+		}
+		if len(f.coming) > 0 && f.coming[0].at < at {
 			at, what = f.coming[0].at, 1
 		}
 		if due, ok := s.Next(); ok && due < at {
 			at, what = max(due, f.now+1), 2
 		}
-		if f.now = max(f.now, at); what == 0 {
+		f.now = max(f.now, at)
+		switch what {
+		case 0:
 			return
-		} else if what == 2 {
+		case 2:
 			s.Tick(f.now)
+			continue
+		case 3:
+			// All that end now, before a pass takes one for overdue.
+			i := slices.IndexFunc(s.running, func(t *Ticket) bool { return t.end > at })
+			if i < 0 {
+				i = len(s.running)
+			}
+			for _, t := range slices.Clone(s.running[:i]) {
+				s.End(f.now, t, Result{})
+			}
 			continue
 		}
 		a := f.coming[0]
 		f.coming = f.coming[1:]
 		switch {
-		case a.ticket != nil:
-			s.End(f.now, a.ticket, Result{})
 		case a.trial != nil:
 			a.trial.vram = a.vram
 			s.Tick(f.now)
@@ -148,7 +158,6 @@ func (f *forecast) note() {
 			}
 			p.last = f.now
 			f.paces[t.shape.class.cfg.Name] = p
-			f.add(appointment{at: f.now + t.p50, ticket: t})
 		}
 	}
 	f.orders()
@@ -237,6 +246,7 @@ func (c *copier) box(now time.Duration) {
 	}
 	b.live.copyFrom(&old.live)
 	b.live.memory = &b.ledger.State
+	b.company = old.company.copy()
 	for _, x := range c.tickets {
 		c.settle(x)
 	}
@@ -247,8 +257,11 @@ func (c *copier) ticket(t *Ticket) *Ticket {
 	x := c.tickets[t]
 	if x == nil {
 		x = &Ticket{state: t.state, deadline: t.deadline, stuck: t.stuck, position: t.position, p50: t.p50, p95: t.p95, order: t.order, end: t.end,
-			run: t.run, shape: t.shape, replica: t.replica, granted: t.granted}
+			run: t.run, shape: t.shape, replica: t.replica}
 		x.run.Owner, x.run.Case = x, nil
+		if t.ran != nil {
+			x.ran = &ran{granted: t.ran.granted, table: t.ran.table, pace: t.ran.pace}
+		}
 		x.Stand(&t.Entry, x, c.to.queue.Tenant(t.Tenant.Name()))
 		c.tickets[t] = x
 		if len(c.to.box.replicas) > 0 {
@@ -263,7 +276,7 @@ func (c *copier) settle(x *Ticket) {
 	x.shape = c.shape(x.shape)
 	if x.replica != nil {
 		x.replica = c.to.box.replicas[x.replica.index]
-		x.granted = x.replica
+		x.ran.granted = x.replica
 	}
 }
 
