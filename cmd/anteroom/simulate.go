@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/configs"
@@ -128,6 +129,11 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 		printJSON(stdout, map[string]any{"runs": results})
 	} else if err := replay.WriteTable(stdout, results); err != nil {
 		return fail(err)
+	} else {
+		for _, box := range boxes {
+			longest := replay.Longest(box, trace)
+			printTurns(stdout, box.Turns, func(backend string) time.Duration { return longest[backend] })
+		}
 	}
 	return 0
 }

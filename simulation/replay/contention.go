@@ -112,3 +112,15 @@ func (s *shared) end(now time.Duration, r *sharedRun) appointment {
 	s.pace()
 	return r.appointment
 }
+
+// Longest gives the longest run of each backend in a trace.
+func Longest(box *Box, trace *Trace) map[string]time.Duration {
+	longest := map[string]time.Duration{}
+	if p, err := newPlan(box, trace); err == nil {
+		for i := range trace.Rows {
+			row := &trace.Rows[i]
+			longest[p.route(row).Backend] = max(longest[p.route(row).Backend], row.Execute)
+		}
+	}
+	return longest
+}

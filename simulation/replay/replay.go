@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/configs"
 )
 
 // Box is what a configuration says of the machine and of the requests that
@@ -36,6 +37,8 @@ type Box struct {
 	// Learn says that estimates are learned from what has ended, as serve does;
 	// else each request has its route's.
 	Learn bool
+	// Turns are those that backends take, as the configuration says.
+	Turns []configs.Turn
 	// Slower says how much work slows down other work on its GPU; nil: not at all.
 	Slower Slower
 	// Wakes are the backends that have to be woken after they were made to let go.
