@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo bench soak worlds fieldcases check
+.PHONY: build test demo demo-real bench soak worlds outofmemory fieldcases clients load reloads conformance packages check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -14,10 +14,14 @@ test:
 demo:
 	go run ./cmd/anteroom demo
 
+# The same over real sockets, in 40 s.
+demo-real:
+	go run ./cmd/anteroom demo --real --speed 20
+
 # For benchstat: make bench > old.txt; change; make bench > new.txt; go tool benchstat old.txt new.txt
 COUNT ?= 6
 bench:
-	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./admission ./routing ./telemetry
+	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./admission ./routing ./telemetry ./backend/outofmemory
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) -benchtime 2s ./proxy
 	go test -run '^$$' -bench . -benchtime 20000x -count $(COUNT) ./cmd/anteroom
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./simulation/replay
@@ -35,10 +39,53 @@ SEED ?= 1000000
 worlds:
 	go test -v -run 'TestWorlds$$' -timeout 0 ./admission -worlds $(WORLDS) -worldseed $(SEED)
 
+# Prompts and answers that talk about memory, of which none may count as an
+# out-of-memory error, and any bytes at all as an answer.
+TALKS ?= 1000000
+FUZZTIME ?= 5m
+outofmemory:
+	go test -v -run TestTalkOfMemory -timeout 0 ./backend/outofmemory -talks $(TALKS)
+	go test -run '^$$' -fuzz FuzzScan -fuzztime $(FUZZTIME) -fuzzminimizetime 1s ./backend/outofmemory
+
 # What users of such gateways have reported, each as a small set-up of its own
 # before the binary. The configurations are in cmd/anteroom/testdata/fieldcases.
 fieldcases: build
 	ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -run TestFieldCases -v ./cmd/anteroom
+
+# 300,000 requests of which one in a hundred is aborted: each is executed once, none
+# twice, and gets its own answer. Backends that answer at once, and one that is killed.
+load:
+	go test -count 1 -v -timeout 1h -run 'TestEveryRequestIsExecutedOnce|TestAnswersGivenAtOnceArriveWhole|TestABackendThatIsKilled|TestWhatWaits' ./proxy -full
+
+# A process under load whose file changes again and again: no request fails.
+RELOADS ?= 1000
+reloads:
+	go test -count 1 -v -timeout 1h -run TestNoRequestFailsUnderReloads ./cmd/anteroom -reloads $(RELOADS)
+
+# The test suites of protocols and other servers' readings, before the binary: grpc-go's
+# interoperability cases, h2spec, WebSockets, and nginx, uvicorn and Go behind mutated
+# requests. nginx and uvicorn are Debian's nginx-light, python3-uvicorn and
+# python3-httptools. The folder is a module of its own. RUN picks tests by name.
+MUTATIONS ?= 200000
+RUN ?= .
+conformance: build
+	cd conformance && ANTEROOM=$(CURDIR)/bin/anteroom go test -count 1 -v -timeout 2h -run '$(RUN)' . -mutations $(MUTATIONS)
+
+# The engines' own clients, at the versions of clients/package-lock.json, against every
+# simulated engine, directly and through the proxy. It needs Node 18 or later with npm.
+clients:
+	go build -o bin/anteroom ./cmd/anteroom
+	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm test --silent
+
+# What a release consists of, in dist, and each part as the programs that read it
+# take it: the package by dpkg and systemd, the version by go install, the files of
+# Kubernetes and Compose by their types and schemas.
+VERSION ?= v0.0.0-$(shell git log -1 --format=%cd --date=format-local:%Y%m%d%H%M%S)-$(shell git rev-parse --short=12 HEAD)
+packages:
+	TZ=UTC packaging/release $(VERSION) dist
+	for deb in dist/*.deb; do packaging/debian/check $$deb || exit; done
+	packaging/goinstall $(VERSION) dist
+	go -C packaging/check test ./...
 
 check:
 	.ci/run

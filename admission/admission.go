@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission/memory"
+	"github.com/anteroom-gpu/anteroom/admission/residency"
 )
 
 // Config is everything the controller is told about the machine. Names are unique
@@ -17,6 +18,9 @@ type Config struct {
 	// simulated box that does; zero: once. Its durations are in that time.
 	// Reconfigure leaves it alone.
 	Speed float64
+	// Clock is the time that a Controller goes by; nil: WallClock. Reconfigure
+	// leaves it alone.
+	Clock Clock
 }
 
 // Tenants says how those who ask share the classes. One account counts across
@@ -126,11 +130,23 @@ type Request struct {
 	// Case is what runs of its route and size alone on their GPUs have told. Nil:
 	// a Controller takes the History's; without one its shape has its own.
 	Case *memory.Case
-	// Retry says that it has run out of memory a moment ago: it never asks for a
-	// rest or a trial, protects nothing that it waits for, and its own failure
-	// raises nobody's figure.
+	// Fastest is how long the fastest run seen took: an answer is never sooner. Only
+	// that makes a Deadline unmeetable. A Controller takes the History's.
+	Fastest time.Duration
+	// Retry says that it has run out of memory a moment ago. It waits for a reading
+	// since, and then only for what is certain to make room. It never asks for a rest
+	// or a trial, and its own failure raises no figure.
 	Retry bool
+	// Odd says of a Retry that others of its route do well in the room that it had:
+	// its figure is its own, and it waits for nothing but the reading.
+	Odd bool
+	// Origin is the caller's own, and comes back in the Orders and Waiters of the
+	// request. Nothing else looks at it. Nil: there is none.
+	Origin *Origin
 }
+
+// Origin is what a caller knows a request by.
+type Origin = residency.Origin
 
 // Outcome says how a granted request ended.
 type Outcome uint8
@@ -214,6 +230,8 @@ const (
 // Rejection is a refusal. It is an error whose fields say why, and when to
 // come back.
 type Rejection struct {
+	// ID is the request's in the queue; 0: it was refused before it had one.
+	ID     uint64
 	Code   Code
 	Class  string
 	Reason Reason // what it was waiting for, if it waited

@@ -60,6 +60,9 @@ type (
 	History = history.History
 	// Learned is what a History knows of one demand.
 	Learned = history.Learned
+	// Figure is what a History books for one demand, and Evidence what that rests on.
+	Figure   = history.Figure
+	Evidence = history.Evidence
 	// Peak is what a History knows of the memory of one demand.
 	Peak = history.Peak
 	// Beside is the execution time to expect beside the work of each class.

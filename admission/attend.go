@@ -81,9 +81,7 @@ func (c *Controller) await(ctx context.Context, done func() bool) {
 		}
 		seen := c.seen
 		c.mu.Unlock()
-		select {
-		case <-seen:
-		case <-ctx.Done():
+		if c.clock.Wait(ctx, seen) != nil {
 			return
 		}
 	}

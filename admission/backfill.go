@@ -90,8 +90,14 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 				}
 			}
 		}
+		if !starts && sh.givesUp(s.box, at, now, k) {
+			s.evict(now, t, giveUp(k), t.positionInClass())
+			s.decided = append(s.decided, t)
+			continue
+		}
 		if starts {
 			wasStrict, held := s.strict.is(t), s.box.retained(to)
+			s.countStart(t, s.shapes.active[:i])
 			s.leaveQueue(now, t, to)
 			if wasStrict {
 				return true
@@ -139,6 +145,21 @@ func crowded(s *Scheduler, now time.Duration) bool {
 	})
 }
 
+// countStart notes how a waiting ticket comes to start, with those that rank before its
+// shape.
+func (s *Scheduler) countStart(t *Ticket, before []*shape) {
+	counts := &t.shape.class.counts
+	if slices.ContainsFunc(before, func(sh *shape) bool { return sh.head != nil }) {
+		counts.Backfilled++
+	}
+	if slices.ContainsFunc(s.box.classes, func(c *class) bool {
+		first := c.waiting.First()
+		return first != nil && first.Arrived() < t.Arrived()
+	}) {
+		counts.Overtook++
+	}
+}
+
 // leaveQueue starts a waiting ticket on a replica.
 func (s *Scheduler) leaveQueue(now time.Duration, t *Ticket, to *replica) {
 	if t.stay != nil {
@@ -162,7 +183,9 @@ func (s *Scheduler) refresh(now time.Duration) {
 			k = s.box.reserved(sh, free, now)
 		}
 		sh.block = s.name(now, sh, k)
-		sh.head.step(now, sh.block.reason)
+		if step := sh.head.step(now, sh.block); step != nil && step.Reason == ReasonReclaiming {
+			step.Backend = s.box.residency.UnloadedFor(sh.head)
+		}
 		if sh.block.reason == ReasonNotByItself && !sh.head.stuck {
 			sh.head.stuck = true
 			_, position := s.box.waiting(sh.head.ID())

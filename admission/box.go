@@ -36,6 +36,7 @@ type class struct {
 	waiting queue.Group[Ticket]
 	granted uint64
 	refused uint64
+	counts  Counts
 }
 
 type backend struct {

@@ -2,22 +2,22 @@ package admission
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
 
 // Controller is the desk in a live process: the Scheduler under one mutex, with
 // one timer and a channel for each waiter. All methods may be called at once
 // from any goroutine; none but Admit and Drain blocks.
 type Controller struct {
+	clock Clock
 	epoch time.Time
 	speed float64 // how many times faster its time runs
 
 	mu    sync.Mutex
 	rules *Scheduler    // guarded by mu
-	timer *time.Timer   // guarded by mu
+	timer Timer         // guarded by mu; nil: none was ever needed
 	armed time.Duration // when the timer fires; guarded by mu
 	empty chan struct{} // closed when a drain has nothing left; guarded by mu
 
@@ -30,7 +30,11 @@ type Controller struct {
 // NewController opens a desk for the box that cfg describes. It refuses a
 // configuration whose names do not resolve.
 func NewController(cfg Config) (*Controller, error) {
-	epoch := time.Now()
+	clock := cfg.Clock
+	if clock == nil {
+		clock = WallClock{}
+	}
+	epoch := clock.Now()
 	rules, err := NewScheduler(cfg, epoch)
 	if err != nil {
 		return nil, err
@@ -39,12 +43,12 @@ func NewController(cfg Config) (*Controller, error) {
 	if speed == 0 {
 		speed = 1
 	}
-	return &Controller{epoch: epoch, speed: speed, rules: rules, armed: forever}, nil
+	return &Controller{clock: clock, epoch: epoch, speed: speed, rules: rules, armed: forever}, nil
 }
 
 // age is the time the scheduler knows. It is monotonic: a step of the wall
 // clock moves no wait and no deadline.
-func (c *Controller) age() time.Duration { return c.since(time.Now()) }
+func (c *Controller) age() time.Duration { return c.since(c.clock.Now()) }
 
 // since is the age at a moment of the clock.
 func (c *Controller) since(t time.Time) time.Duration {
@@ -60,6 +64,7 @@ type Grant struct {
 	ticket     Ticket
 	ran        ran // the ticket's
 	controller *Controller
+	again      secondTry // set by Release
 }
 
 // Admit asks for the right to run and blocks until it is given or refused, or
@@ -81,12 +86,15 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 		}
 		r.Estimate = r.History.Estimate(r.VRAM-r.Raised, r.Estimate)
 		r.Beside = r.History.Beside(r.VRAM - r.Raised)
+		if !r.Deadline.IsZero() {
+			r.Fastest = r.History.Fastest(r.VRAM - r.Raised)
+		}
 	}
 	t := &g.ticket
 	c.mu.Lock()
 	c.rules.Submit(c.age(), t, r)
 	if t.state == stateWaiting {
-		t.ready = make(chan struct{})
+		t.caller = &caller{make(chan struct{}), r.Origin}
 	}
 	c.settle()
 	if t.state != stateWaiting {
@@ -99,8 +107,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	}
 	c.mu.Unlock()
 
-	select {
-	case <-t.ready:
+	if c.clock.Wait(ctx, t.caller.ready) == nil {
 		// state and rejection do not change any more but by our own Release or
 		// an operator's, and closing ready orders their writes before this.
 		if t.rejection != nil {
@@ -109,7 +116,6 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 		if ctx.Err() == nil {
 			return g, nil
 		}
-	case <-ctx.Done():
 	}
 	// The caller is gone. Whether it is still waiting is settled under the
 	// lock: either it leaves the queue, or it was granted a moment before and
@@ -124,22 +130,23 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if t.rejection != nil {
 		return nil, t.rejection
 	}
-	return nil, &Rejection{Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.Waited()}
+	return nil, &Rejection{ID: t.ID(), Code: CodeClientCancelled, Class: r.Class, Position: int(t.position), Waited: t.Waited()}
 }
 
 // settle wakes those whose turn came or went, and arms the timer. It is called
 // under mu after everything that may have changed the books.
 func (c *Controller) settle() {
 	for _, t := range c.rules.Decided() {
-		close(t.ready)
+		close(t.caller.ready)
 	}
 	for _, m := range c.rules.Measured() {
-		if h := m.Ticket.history; h != nil {
-			h.LearnPeak(m.Ticket.own(), m.Seen, m.Weights, m.Keeps, m.Exact)
-		}
+		m.Ticket.learnPeak(time.Now(), m.Measurement)
 	}
 	if orders := c.rules.Orders(); c.attend != nil {
 		for _, o := range orders {
+			if t, _ := c.rules.box.waiting(o.For); t != nil {
+				o.Origin = t.origin()
+			}
 			c.attend(o)
 		}
 	}
@@ -152,7 +159,7 @@ func (c *Controller) settle() {
 		c.armed = next
 		in := time.Duration(float64(next-c.age()) / c.speed)
 		if c.timer == nil {
-			c.timer = time.AfterFunc(in, c.tick)
+			c.timer = c.clock.AfterFunc(in, c.tick)
 		} else {
 			c.timer.Reset(in)
 		}
@@ -256,7 +263,7 @@ func (c *Controller) Cancel(id uint64) bool {
 		if t == nil || !c.rules.Leave(now, t, CodeCancelledByOperator) {
 			return false
 		}
-		close(t.ready)
+		close(t.caller.ready)
 		return true
 	})
 }
@@ -272,6 +279,20 @@ func (c *Controller) ReleaseGrant(id uint64) bool {
 			}
 		}
 		return false
+	})
+}
+
+// Forget forgets all that a History has learned. What waits goes by what was
+// declared from then on.
+func (c *Controller) Forget(h *History) {
+	c.change(func(now time.Duration) bool {
+		h.Forget()
+		for _, sh := range slices.Clone(c.rules.shapes.active) {
+			if t := sh.Eldest(); t != nil && t.history == h {
+				t.relearned(now, c.rules)
+			}
+		}
+		return true
 	})
 }
 
@@ -312,7 +333,7 @@ func (c *Controller) Explain(id uint64) (Waiter, bool) {
 func (c *Controller) Drain(ctx context.Context, serve bool) error {
 	refusal := Rejection{Code: CodeDraining, Position: -1, Detail: "the proxy is shutting down"}
 	if deadline, ok := ctx.Deadline(); ok {
-		refusal.RetryAfter = time.Until(deadline)
+		refusal.RetryAfter = deadline.Sub(c.clock.Now())
 	}
 	c.mu.Lock()
 	c.rules.RefuseNew(c.age(), refusal, !serve)
@@ -322,12 +343,7 @@ func (c *Controller) Drain(ctx context.Context, serve bool) error {
 	empty := c.empty
 	c.settle()
 	c.mu.Unlock()
-	select {
-	case <-empty:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return c.clock.Wait(ctx, empty)
 }
 
 // ID is unique in the process; it is the request's id in Queue, too.
@@ -346,6 +362,9 @@ func (g *Grant) Position() int { return int(g.ticket.position) }
 // Waited is how long it stood in the queue.
 func (g *Grant) Waited() time.Duration { return g.ticket.Waited() }
 
+// Estimate is how long its work was expected to take, as of its arrival.
+func (g *Grant) Estimate() time.Duration { return g.ticket.p50 }
+
 // Reason is what it last waited for; empty where it did not wait.
 func (g *Grant) Reason() Reason {
 	if g.ticket.stay == nil {
@@ -356,6 +375,17 @@ func (g *Grant) Reason() Reason {
 
 // Booked is the demand that it was started with.
 func (g *Grant) Booked() Bytes { return g.ticket.run.Asked() }
+
+// Retry makes of a request like the one that was granted, after Release with
+// OutOfMemory, the one for a second try: with the figure that the failure has
+// raised, of its route or, where the request is odd, of itself alone.
+func (g *Grant) Retry(r Request) Request {
+	own := r.VRAM - r.Raised
+	r.Retry, r.Odd = true, g.again.isOdd
+	r.VRAM = max(r.VRAM, g.again.figure)
+	r.Raised, r.Unknown = r.VRAM-own, r.Unknown && g.again.figure == 0
+	return r
+}
 
 // Stay is what it met in the queue; nil where it did not wait.
 func (g *Grant) Stay() *Stay { return g.ticket.stay }
@@ -376,9 +406,8 @@ func (g *Grant) Release(res Result) {
 	}
 	c.mu.Unlock()
 	if ended && t.history != nil {
-		vram, unknown := t.learn(now, res)
-		measured := t.history.Measured(t.own())
-		c.change(func(now time.Duration) bool { c.rules.SetDemand(now, t, vram, unknown, measured); return true })
+		g.again = t.learn(time.Now(), now, res)
+		c.change(func(now time.Duration) bool { t.relearned(now, c.rules); return true })
 	}
 }
 
@@ -392,29 +421,4 @@ func (c *Controller) readAfter(t *Ticket) {
 		l := c.rules.box.ledger
 		c.read(l.Name(l.GPUOf(a)))
 	}
-}
-
-// learn tells a ticket's History how its run ended, and gives what is known of
-// the demand since.
-func (t *Ticket) learn(now time.Duration, res Result) (vram Bytes, unknown bool) {
-	h := t.history
-	least, most, weights := t.run.Room()
-	switch res.Outcome {
-	case Done:
-		h.Learn(t.own(), now-t.run.Started)
-		if classes, known := t.Company(); known {
-			h.LearnBeside(t.own(), now-t.run.Started, classes)
-		}
-		h.LearnRoom(t.own(), most, weights, t.run.Kind == memory.Trial)
-	case OutOfMemory:
-		if t.shape.key.retry {
-			break // the first one has raised it
-		}
-		said := Bytes(0)
-		if res.InUse > 0 && res.Tried > 0 {
-			said = res.InUse + res.Tried
-		}
-		h.Exhausted(t.own(), t.run.Asked(), least, weights, said)
-	}
-	return h.Demand(t.own(), t.learns)
 }

@@ -166,7 +166,7 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		ID: t.ID(), Class: sh.class.cfg.Name, Backend: sh.backend.cfg.Name, Tenant: t.Tenant.Name(),
 		VRAM: sh.vram, Declared: sh.key.own, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
 		Position: position, Reason: k.reason, Resource: k.resource, Need: k.need, Free: k.free,
-		Strict: s.strict.is(t), InFlow: t.InFlow(maxScan),
+		Strict: s.strict.is(t), InFlow: t.InFlow(maxScan), Origin: t.origin(),
 	}
 	switch {
 	case k.reason == ReasonReservedForOther:
@@ -256,7 +256,7 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 		}
 		state := ClassState{
 			Name: c.cfg.Name, Slots: c.cfg.Slots, Running: s.box.live.classes[i], Queued: c.waiting.Len(),
-			QueueLimit: c.cfg.QueueLimit, QueuedBytes: Bytes(c.waiting.Size()), Paused: c.paused, Granted: c.granted, Refused: c.refused,
+			QueueLimit: c.cfg.QueueLimit, QueuedBytes: Bytes(c.waiting.Size()), Paused: c.paused, Granted: c.granted, Refused: c.refused, Counts: c.counts,
 		}
 		if first := c.waiting.First(); first != nil {
 			state.OldestWait = now - first.Arrived()
@@ -273,6 +273,11 @@ func (s *Scheduler) Snapshot(now time.Duration) Snapshot {
 			state.Replicas = append(state.Replicas, describeReplica(r.home, s.epoch))
 			for _, a := range r.accounts {
 				state.Accounts = append(state.Accounts, s.box.ledger.DescribeAccount(a))
+			}
+		}
+		for _, sh := range s.shapes.active {
+			if sh.backend == b {
+				state.Queued += sh.Len()
 			}
 		}
 		snap.Backends = append(snap.Backends, state)

@@ -23,13 +23,15 @@ var mayImport = map[string][]string{
 	"admission/history":   {"admission/memory"},
 	"admission":           {"admission/queue", "admission/memory", "admission/residency", "admission/history"},
 
+	"backend/outofmemory": {},
+
 	"admission/gpu":     {"admission", "admission/memory"},
 	"simulation":        {"admission"},
 	"simulation/replay": {"admission", "simulation", "configs", "proxy"}, // configs and proxy for now
 }
 
 // standardOnly are the packages that import no other module.
-var standardOnly = []string{"admission/queue", "admission/memory", "admission/residency", "admission/history", "admission"}
+var standardOnly = []string{"admission/queue", "admission/memory", "admission/residency", "admission/history", "admission", "backend/outofmemory"}
 
 // layers are the other packages with those below them, from the top. A package
 // may import what is in its own layer or further down, and its subpackages are

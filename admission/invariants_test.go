@@ -181,7 +181,7 @@ func (w *world) queues() {
 		if c.QueueTimeout > 0 && !w.reloaded && w.now >= w.arrived[t]+c.QueueTimeout {
 			w.fail("ticket %d waits since %v although it may wait %v at most", t.ID(), w.arrived[t], c.QueueTimeout)
 		}
-		if !q.Deadline.IsZero() && !w.s.epoch.Add(w.now+q.Estimate.P50).Before(q.Deadline) {
+		if !q.Deadline.IsZero() && !w.s.epoch.Add(w.now+q.Fastest).Before(q.Deadline) {
 			w.fail("ticket %d waits although it cannot meet its deadline", t.ID())
 		}
 	}

@@ -92,7 +92,7 @@ func once(t *testing.T, c *Controller, server http.Handler, e routed, h *History
 	for {
 		vram, unknown := h.Demand(e.declared, e.learn)
 		g, err := c.Admit(t.Context(), Request{Class: "work", Backend: e.Name, VRAM: vram, Raised: vram - e.declared,
-			Unknown: unknown, History: h, Estimate: Estimate{P50: 10 * time.Second, P95: 10 * time.Second}})
+			Learn: e.learn, Unknown: unknown, History: h, Estimate: Estimate{P50: 10 * time.Second, P95: 10 * time.Second}})
 		if err != nil {
 			t.Error(err)
 			return full, true

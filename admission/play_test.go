@@ -105,7 +105,7 @@ func (w *world) request() Request {
 	case 1:
 		q.Boost = 10 * time.Second
 	case 2:
-		q.Deadline = w.s.epoch.Add(w.now + w.seconds())
+		q.Deadline, q.Fastest = w.s.epoch.Add(w.now+w.seconds()), q.Estimate.P50
 	}
 	q.Unknown = w.draw(40) == 0
 	switch w.draw(12) {

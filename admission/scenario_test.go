@@ -313,7 +313,7 @@ func (s *scenario) arrive(name string, w *words) error {
 		case w.is("urgent by"):
 			q.Boost = w.time()
 		case w.is("wanted by"):
-			q.Deadline = s.w.s.epoch.Add(w.time())
+			q.Deadline, q.Fastest = s.w.s.epoch.Add(w.time()), q.Estimate.P50
 		default:
 			return w.end()
 		}

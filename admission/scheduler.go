@@ -99,11 +99,11 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	}
 	if !r.Deadline.IsZero() {
 		// From here on it could not be met, whatever is free.
-		if last := r.Deadline.Sub(s.epoch) - t.p50; last < t.Expires {
+		if last := r.Deadline.Sub(s.epoch) - r.Fastest; last < t.Expires {
 			t.Expires, t.deadline = max(last, now-1), true
 		}
 	}
-	if rejection := s.atTheDoor(now, t, c, b, r.VRAM-r.Raised); rejection != nil {
+	if rejection := s.atTheDoor(now, t, c, b, &r); rejection != nil {
 		c.refused++
 		t.refuse(rejection)
 		return
@@ -145,17 +145,17 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 }
 
 // atTheDoor refuses what need not ask for memory at all.
-func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend, own Bytes) *Rejection {
+func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend, q *Request) *Rejection {
 	if s.refuseAll != nil {
 		r := *s.refuseAll
 		r.Class = c.cfg.Name
 		return &r
 	}
 	if t.deadline && t.Expires < now {
-		return &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1,
-			Detail: fmt.Sprintf("the work alone takes about %v, longer than the deadline allows", t.p50.Round(time.Millisecond))}
+		return &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1, RetryAfter: max(minRemaining, q.Fastest),
+			Detail: fmt.Sprintf("the fastest run seen took %v, longer than the deadline allows", q.Fastest.Round(time.Millisecond))}
 	}
-	if detail, never := s.box.neverFits(b, own); never {
+	if detail, never := s.box.neverFits(b, q.VRAM-q.Raised); never {
 		return &Rejection{Code: CodeNeverFits, Class: c.cfg.Name, Position: -1, Detail: detail}
 	}
 	return nil
@@ -180,6 +180,7 @@ func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend
 }
 
 func (t *Ticket) refuse(r *Rejection) {
+	r.ID = t.ID()
 	t.state = stateOver
 	t.rejection = r
 }
@@ -246,6 +247,9 @@ func (s *Scheduler) setDemand(sh *shape, vram Bytes, unknown bool) {
 // rests on process figures of a backend that is seen to keep its memory.
 func (s *Scheduler) SetDemand(now time.Duration, t *Ticket, vram Bytes, unknown, measured bool) {
 	sh := t.shape
+	if sh.key.odd > 0 {
+		return // its figure is its own
+	}
 	sh.measured = measured
 	if sh.vram != vram || sh.unknown != unknown {
 		if s.setDemand(sh, vram, unknown); sh.Len() > 0 {
@@ -310,11 +314,9 @@ func (s *Scheduler) Tick(now time.Duration) { s.pass(now) }
 
 func (s *Scheduler) expire(now time.Duration) {
 	for t := s.queue.Expired(now); t != nil; t = s.queue.Expired(now) {
-		r := &Rejection{Code: CodeQueueTimeout, Detail: s.blockOf(t).String()}
+		r := &Rejection{Code: CodeQueueTimeout, Detail: s.blockOf(t).String(), RetryAfter: s.estimateWait(now, t.shape, t.p50)}
 		if t.deadline {
 			r.Code = CodeDeadlineUnmeetable
-		} else {
-			r.RetryAfter = s.estimateWait(now, t.shape, t.p50)
 		}
 		s.evict(now, t, r, t.positionInClass())
 		s.decided = append(s.decided, t)

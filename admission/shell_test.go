@@ -63,7 +63,7 @@ func TestADeadlineIsMetOrRefusedOnTime(t *testing.T) {
 		c := open(t, testConfig())
 		first := admit(t, c, benchHeavy)
 		q := benchHeavy
-		q.Deadline = time.Now().Add(30 * time.Second) // its 18 s must begin in 12
+		q.Deadline, q.Fastest = time.Now().Add(30*time.Second), 18*time.Second // it must begin in 12
 		_, err := c.Admit(t.Context(), q)
 		if r := refused(t, err); r.Code != CodeDeadlineUnmeetable || r.Waited != 12*time.Second {
 			t.Errorf("got %s after %v, want deadline_unmeetable after 12s", r.Code, r.Waited)

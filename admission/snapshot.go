@@ -33,6 +33,16 @@ type ClassState struct {
 	OldestWait         time.Duration
 	Paused             bool
 	Granted, Refused   uint64 // since the start
+	Counts
+}
+
+// Counts say how the requests of a class came to start, since the start.
+type Counts struct {
+	// Backfilled started although a head that ranks before them was blocked. Overtook
+	// started while a request that had come earlier waited, of any class.
+	Backfilled, Overtook uint64
+	// Strict became the strict head.
+	Strict uint64
 }
 
 // BackendState is one backend with its accounts.
@@ -40,6 +50,7 @@ type BackendState struct {
 	Name      string
 	Slots     int // 0: the class's limit alone
 	Running   int
+	Queued    int
 	Available bool
 	Draining  bool
 	Pinned    bool
@@ -105,6 +116,7 @@ type Waiter struct {
 	// EstimatedStart is zero where nothing can be said.
 	EstimatedStart time.Time
 	Strict         bool
+	Origin         *Origin // of its Request
 }
 
 // Turn is the time for which a backend keeps a GPU while others wait.

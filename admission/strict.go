@@ -55,6 +55,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 			}
 			if _, ok := s.turns.bar(s, now, longest, r); ok {
 				x.head, x.after, x.valid = longest.head, s.starts, false
+				longest.class.counts.Strict++
 				return
 			}
 		}

@@ -33,27 +33,48 @@ type Ticket struct {
 	ran     *ran          // beside what it runs; nil: it has not started, and that is not known
 
 	rejection *Rejection
-	ready     chan struct{} // the Controller's; closed when the state leaves waiting
-	history   *History      // the Controller's; nil: nothing is learned
+	caller    *caller  // the Controller's; nil: it does not wait
+	history   *History // the Controller's; nil: nothing is learned
+}
+
+// caller is who waits in Admit.
+type caller struct {
+	ready  chan struct{} // closed when the state leaves waiting
+	origin *Origin       // the Request's
+}
+
+// origin is what a waiting ticket's caller knows it by; nil: nothing.
+func (t *Ticket) origin() *Origin {
+	if t.caller == nil {
+		return nil
+	}
+	return t.caller.origin
 }
 
 // Step is a reason to wait, and when it began to be the one.
 type Step struct {
 	At     time.Duration // after the arrival
 	Reason Reason
+	// Resource names what blocks it, as in Waiter. Backend is the one that is being
+	// unloaded for it; empty: none.
+	Resource, Backend string
 }
 
 // maxSteps bounds what is remembered of one wait: the first.
 const maxSteps = 16
 
-// step notes what a head waits for, if that is something else than before.
-func (t *Ticket) step(now time.Duration, why Reason) {
+// step notes what a head waits for. It gives the note, or nil where that is the same
+// as before.
+func (t *Ticket) step(now time.Duration, k block) *Step {
 	if t.stay == nil {
 		t.stay = new(Stay)
 	}
-	if n := len(t.stay.Steps); n < maxSteps && (n == 0 || t.stay.Steps[n-1].Reason != why) {
-		t.stay.Steps = append(t.stay.Steps, Step{now - t.Arrived(), why})
+	n := len(t.stay.Steps)
+	if n >= maxSteps || n > 0 && t.stay.Steps[n-1].Reason == k.reason {
+		return nil
 	}
+	t.stay.Steps = append(t.stay.Steps, Step{At: now - t.Arrived(), Reason: k.reason, Resource: k.resource})
+	return &t.stay.Steps[n]
 }
 
 type ticketState uint8

@@ -211,7 +211,7 @@ func (w *world) starts(t *Ticket) {
 	if n, limited := w.probes[place{q.Backend, number}]; limited && w.s.box.live.replicas[t.replica.index] > n {
 		w.fail("6: ticket %d was granted on a replica that takes %d", t.ID(), n)
 	}
-	if !q.Deadline.IsZero() && w.s.epoch.Add(w.now+q.Estimate.P50).After(q.Deadline) {
+	if !q.Deadline.IsZero() && w.s.epoch.Add(w.now+q.Fastest).After(q.Deadline) {
 		w.fail("ticket %d was granted although it cannot meet its deadline", t.ID())
 	}
 }

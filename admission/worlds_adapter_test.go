@@ -137,8 +137,8 @@ func (d *schedulerAdapter) end(now time.Duration, r *hiddenRun, o Outcome, text 
 	res := Result{o, text.tried, text.free, text.inUse}
 	d.s.End(now, t, res)
 	delete(d.runs, t)
-	vram, unknown := t.learn(now, res)
-	d.s.SetDemand(now, t, vram, unknown, t.history.Measured(t.own()))
+	t.learn(time.Unix(0, int64(now)), now, res)
+	t.relearned(now, d.s)
 }
 
 func (d *schedulerAdapter) observe(now time.Duration, r Reading) { d.s.Observe(now, r) }
@@ -164,7 +164,7 @@ func (d *schedulerAdapter) decided() []hiddenGrant {
 	out := d.granted
 	d.granted = nil
 	for _, m := range d.s.Measured() {
-		m.Ticket.history.LearnPeak(m.Ticket.own(), m.Seen, m.Weights, m.Keeps, m.Exact)
+		m.Ticket.learnPeak(time.Unix(0, int64(d.world.now)), m.Measurement)
 	}
 	return out
 }

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,7 +38,8 @@ const (
 //   - An error of 5xx and an answer that does not come in time may be one client's
 //     doing. They open it where they are `ratio` of `minimum` or more in a
 //     `window`, come from more than one client, and a probe fails too. A broken
-//     connection counts among them, and has the backend probed at once.
+//     connection counts among them, and has the backend probed at once; until it has
+//     answered, what waits is not sent to it.
 //   - A caller that leaves, an overload, an error for want of memory, and what the
 //     proxy itself lacks say nothing of the backend.
 //   - While it is open the backend is probed each second, and the first answer
@@ -51,6 +54,8 @@ type breaker struct {
 	BreakerConfig
 	probe   func(ctx context.Context) error
 	changed func() // called with no lock held; not after close
+	// moved is told of each change of the state, and why; nil: nothing is told.
+	moved atomic.Pointer[func(from, to, why string)]
 
 	mu sync.Mutex
 	// circuit holds the state, and counts connections in a row that are not made.
@@ -60,11 +65,14 @@ type breaker struct {
 	state    gobreaker.State                     // as last told by circuit; guarded by mu
 	until    time.Time                           // when it stops being open; guarded by mu
 	turn     int                                 // counts changes of the state; guarded by mu
+	told     gobreaker.State                     // of which moved knows; guarded by mu
+	why      string                              // of the next change; guarded by mu
 	refused  bool                                // the failure that is reported opens it; guarded by mu
 	failing  string                              // the client of the last failure in share; guarded by mu
 	failedAt time.Time                           // when that was; guarded by mu
 	othersAt time.Time                           // when another client's last failure was; guarded by mu
 	asking   bool                                // a probe decides whether it opens; guarded by mu
+	held     bool                                // and nothing new is sent until then; guarded by mu
 	running  int                                 // requests under way; guarded by mu
 	timer    *time.Timer                         // of the change to half-open; guarded by mu
 	life     context.Context
@@ -111,20 +119,25 @@ func (b *breaker) newShare() *gobreaker.CircuitBreaker[struct{}] {
 			total := n.TotalFailures + n.TotalSuccesses
 			several := time.Since(b.othersAt) <= b.Window
 			if several && total >= uint32(b.Minimum) && float64(n.TotalFailures) >= b.Ratio*float64(total) {
-				b.askWhether()
+				b.askWhether(false)
 			}
 			return false
 		},
 	})
 }
 
-// update does something with mu held, and tells of it if it changed the state.
+// update does something with mu held, and tells of it if it changed what may be sent.
 func (b *breaker) update(do func()) (changed bool) {
 	b.mu.Lock()
-	turn := b.turn
+	turn, held := b.turn, b.held
 	do()
-	changed = turn != b.turn
+	changed = turn != b.turn || held != b.held
+	from, to, why := b.told, b.state, b.why
+	b.told = to
 	b.mu.Unlock()
+	if moved := b.moved.Load(); moved != nil && from != to && b.life.Err() == nil {
+		(*moved)(from.String(), to.String(), why)
+	}
 	if changed {
 		b.tell()
 	}
@@ -163,7 +176,7 @@ func (b *breaker) count(client string, finish func(error), err error) {
 		return
 	}
 	if errors.Is(err, ErrUnreachable) {
-		b.askWhether()
+		b.askWhether(true)
 		return
 	}
 	if err != nil {
@@ -177,14 +190,25 @@ func (b *breaker) count(client string, finish func(error), err error) {
 	b.share.Execute(func() (struct{}, error) { return struct{}{}, err })
 	// A connection that broke may be the end of the process.
 	if errors.Is(err, ErrProtocol) {
-		b.askWhether()
+		b.askWhether(true)
 	}
 }
 
 // report tells gobreaker how a request ended. The caller holds mu.
 func (b *breaker) report(finish func(error), err error) {
 	b.refused = errors.Is(err, ErrRefused)
+	b.because(err)
 	finish(err)
+}
+
+// because notes why the state changes, should it change. The caller holds mu.
+func (b *breaker) because(err error) {
+	switch {
+	case err != nil:
+		b.why = strings.TrimPrefix(err.Error(), "backend: ")
+	case b.state == gobreaker.StateHalfOpen:
+		b.why = "a request that was let through was answered"
+	}
 }
 
 // saysNothing says that how a request ended is neither failure nor success.
@@ -202,8 +226,10 @@ func ownFault(err error) bool {
 	return false
 }
 
-// askWhether opens the breaker if a probe fails. The caller holds mu.
-func (b *breaker) askWhether() {
+// askWhether opens the breaker if a probe fails. Where the server may be gone, what
+// waits is held back until the probe has said that it is there. The caller holds mu.
+func (b *breaker) askWhether(hold bool) {
+	b.held = b.held || hold
 	if b.asking {
 		return
 	}
@@ -212,9 +238,10 @@ func (b *breaker) askWhether() {
 	go func() {
 		err := b.ask()
 		b.update(func() {
-			b.asking = false
+			b.asking, b.held = false, false
 			if turn == b.turn && err != nil && !saysNothing(err) {
 				b.openNow()
+				b.because(err)
 			}
 		})
 	}()
@@ -249,7 +276,10 @@ func (b *breaker) set(state gobreaker.State) {
 	b.until = time.Now().Add(b.Open)
 	// gobreaker becomes half-open when it is asked. Those who wait must be woken.
 	b.timer = time.AfterFunc(b.Open, func() {
-		b.update(func() { b.circuit.State() })
+		b.update(func() {
+			b.why = "breaker.open has passed"
+			b.circuit.State()
+		})
 	})
 	if !b.watching {
 		b.watching = true
@@ -266,7 +296,7 @@ func (b *breaker) watch() {
 		case <-b.life.Done():
 		case <-tick.C:
 			if b.ask() == nil {
-				b.shut()
+				b.shut("a probe was answered")
 			}
 		}
 		b.mu.Lock()
@@ -283,13 +313,14 @@ func (b *breaker) watch() {
 
 // trip opens it, and shut closes it, by a surer word than what it counts. They
 // report whether that was a change.
-func (b *breaker) trip() bool { return b.force(gobreaker.StateOpen, b.openNow) }
-func (b *breaker) shut() bool { return b.force(gobreaker.StateClosed, b.renew) }
+func (b *breaker) trip(why string) bool { return b.force(gobreaker.StateOpen, b.openNow, why) }
+func (b *breaker) shut(why string) bool { return b.force(gobreaker.StateClosed, b.renew, why) }
 
-func (b *breaker) force(state gobreaker.State, change func()) bool {
+func (b *breaker) force(state gobreaker.State, change func(), why string) bool {
 	return b.update(func() {
 		if b.state != state && b.life.Err() == nil {
 			change()
+			b.why = why
 		}
 	})
 }
@@ -308,6 +339,13 @@ func (b *breaker) look() (state gobreaker.State, remaining time.Duration) {
 		return b.state, 0
 	}
 	return b.state, max(0, time.Until(b.until))
+}
+
+// holds says that nothing new is to be sent, whatever the state.
+func (b *breaker) holds() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.held
 }
 
 // counts gives what failed and what is counted in the present window.

@@ -157,7 +157,7 @@ func answering(w http.ResponseWriter, r *http.Request) {
 	case "/429":
 		w.WriteHeader(http.StatusTooManyRequests)
 	case "/500":
-		http.Error(w, "CUDA out of memory", http.StatusInternalServerError)
+		http.Error(w, "it does not work", http.StatusInternalServerError)
 	case "/503":
 		w.WriteHeader(http.StatusServiceUnavailable)
 	case "/404":
@@ -396,7 +396,7 @@ func opened(t *testing.T, server *checked, test func(t *testing.T, b *bench)) {
 	inBubble(t, server.serve, func(t *testing.T, b *bench) {
 		server.status.Store(500)
 		b.probing()
-		b.breaker.trip()
+		b.breaker.trip("the test says so")
 		test(t, b)
 	})
 }
@@ -544,7 +544,7 @@ func TestAnAnswerFromBeforeTheBreakerOpenedDoesNotCloseIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.breaker.trip()
+		b.breaker.trip("the test says so")
 		b.wait(time.Minute)
 		close(proceed)
 		io.Copy(io.Discard, res.Body)
@@ -560,7 +560,7 @@ func TestAFailedCheckOpensAHalfOpenBreakerWhoseOneRequestIsUnderWay(t *testing.T
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.breaker.trip()
+		b.breaker.trip("the test says so")
 		io.Copy(io.Discard, res.Body)
 		res.Body.Close()
 		b.wantState("open")
@@ -576,7 +576,7 @@ func TestAFailureFromBeforeTheBreakerWasClosedDoesNotCount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.breaker.trip()
+		b.breaker.trip("the test says so")
 		b.CloseBreaker()
 		done(ErrRefused)
 		b.wantState("closed")
@@ -635,5 +635,52 @@ func TestAClosedBackendSaysNothingMore(t *testing.T) {
 		res.Body.Close()
 		b.wait(time.Hour)
 		b.wantTold() // what it says of itself is nobody's business any more
+	})
+}
+
+// TestNothingIsSentUntilAProbeHasAnsweredForABrokenConnection: what waits would be
+// sent to a server that may just have ended.
+func TestNothingIsSentUntilAProbeHasAnsweredForABrokenConnection(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		b.probing()
+		b.get("/cut")
+		if got := b.heard(); len(got) == 0 || got[0] != (word{0, 0}) {
+			t.Errorf("when the request has ended it has told %v, want that nothing may be sent", got)
+		}
+		synctest.Wait()
+		b.wantState("closed")
+		b.wantTold(word{0, 0}, word{-1, 0})
+	})
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		b.get("/")
+		b.pipes.Close() // connections that are open stay so
+		b.get("/cut")
+		synctest.Wait()
+		b.wantState("open")
+		for _, w := range b.heard() {
+			if w.slots != 0 {
+				t.Errorf("told %v, want that nothing is to be sent at any time", b.heard())
+				break
+			}
+		}
+	})
+}
+
+// TestAServerThatClosesWhatItTakesIsNotThere, as one that is ending.
+func TestAServerThatClosesWhatItTakesIsNotThere(t *testing.T) {
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		b.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			far.Close()
+			return near, nil
+		}
+		if err := b.alive(t.Context()); !errors.Is(err, ErrUnreachable) {
+			t.Errorf("got %v, want ErrUnreachable", err)
+		}
+	})
+	inBubble(t, answering, func(t *testing.T, b *bench) {
+		if err := b.alive(t.Context()); err != nil {
+			t.Errorf("got %v of a server that is there", err)
+		}
 	})
 }

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 	"unicode"
 )
@@ -75,22 +74,15 @@ func (c Command) check(report func(path, problem string), path string) {
 }
 
 // run runs the command to its end. When ctx ends first the command is killed,
-// and with it all that it started, unless that has made a process group of its
-// own. The error holds the last of what was written to either output.
+// and on Unix with it all that it started, unless that has made a process group
+// of its own. The error holds the last of what was written to either output.
 //
 // Something that the command leaves running may go on writing; what it writes
 // is read and forgotten until it ends, so that it neither blocks nor dies of a
 // closed pipe while this process lives.
 func (c Command) run(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, c[0], c[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error {
-		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		if err == syscall.ESRCH {
-			return os.ErrProcessDone
-		}
-		return err
-	}
+	killGroup(cmd)
 	out, in, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("%v: %w", c, err)

@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -13,7 +14,9 @@ import (
 
 // Config is one entry of `backends`. An empty choice is its first.
 type Config struct {
-	Preset        string          `koanf:"preset"` // the engine; see Resolve
+	Preset        string          `koanf:"preset"` // the engine; see Resolve and Routes
+	Class         string          `koanf:"class"`  // of the preset's work; empty: its own
+	Models        []string        `koanf:"models"` // that it serves, where its paths are another backend's too
 	URL           string          `koanf:"url"`
 	URLs          []string        `koanf:"urls"`     // in place of URL
 	Replicas      []ReplicaConfig `koanf:"replicas"` // in place of URL
@@ -73,7 +76,7 @@ func (b Config) Check(report func(path, problem string)) {
 	b.checkServers(report)
 	check.AtLeast(report, "slots", b.Slots, 0)
 	check.OneOf(report, "protocol", b.Protocol, "http", "h2c")
-	check.OneOf(report, "preset", b.Preset, engines()...)
+	check.OneOf(report, "preset", b.Preset, Engines()...)
 	check.OneOf(report, "cancel", b.Cancel, "ignored", "aborts")
 	check.OneOf(report, "errors", b.Errors, Dialects...)
 	check.OneOf(report, "breaker.when_open", b.Breaker.WhenOpen, "reject", "hold")
@@ -124,6 +127,9 @@ func parseURL(text string) (*url.URL, error) {
 		return &url.URL{Scheme: "unix", Path: path}, nil
 	}
 	u, err := url.Parse(text)
+	if _, port, err := net.SplitHostPort(text); err == nil && strings.Trim(port, "0123456789") == "" {
+		return nil, fmt.Errorf("%q: has no scheme: want http://%s", text, text)
+	}
 	if err != nil {
 		// The parser's own words repeat the address.
 		return nil, errors.New("the url: cannot be read: want http://host:port, https://host or unix:/path")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -60,17 +61,17 @@ func (b *Server) setHealthy(healthy bool) {
 	if !b.unhealthy.CompareAndSwap(healthy, !healthy) {
 		return
 	}
-	change := b.breaker.trip
+	change, why := b.breaker.trip, "health checks failed"
 	if healthy {
-		change = b.breaker.shut
+		change, why = b.breaker.shut, "a health check was answered"
 	}
-	if !change() {
+	if !change(why) {
 		b.announce()
 	}
 }
 
 // alive asks whether the backend is there: by its health path where it has one,
-// else by a connection.
+// else by a connection that stays open.
 func (b *Server) alive(ctx context.Context) error {
 	if b.Config.Health.Path != "" {
 		err := b.probe(ctx)
@@ -87,5 +88,15 @@ func (b *Server) alive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.Close()
+	defer c.Close()
+	// A process that ends may take connections for a moment longer, and closes them.
+	c.SetReadDeadline(time.Now().Add(aliveFor))
+	var one [1]byte
+	if _, err := c.Read(one[:]); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%w: %s: a connection was closed at once: %v", ErrUnreachable, b.Name, err)
+	}
+	return nil
 }
+
+// aliveFor is how long a connection must stay open to show that a server is there.
+const aliveFor = 50 * time.Millisecond

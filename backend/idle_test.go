@@ -95,7 +95,7 @@ func TestAPresetBringsWhatItsEngineDoes(t *testing.T) {
 			t.Errorf("%s: twice is not once: %+v", name, again)
 		}
 	}
-	for _, engine := range engines() {
+	for _, engine := range Engines() {
 		controls := Config{Preset: engine}.Controls()
 		if engine == "comfyui" {
 			controls = Config{Completion: CompletionConfig{Preset: engine}}.Controls()
@@ -104,7 +104,7 @@ func TestAPresetBringsWhatItsEngineDoes(t *testing.T) {
 			t.Errorf("%s: %d controls, want %d", engine, len(controls), len(presets[engine].controls))
 		}
 	}
-	if slices.Contains(presetNames(), "gradio") || !slices.Contains(engines(), "gradio") {
+	if slices.Contains(presetNames(), "gradio") || !slices.Contains(Engines(), "gradio") {
 		t.Error("gradio has no call that frees memory, and is an engine all the same")
 	}
 }

@@ -1,58 +1,78 @@
 package backend
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
-	"slices"
-	"strings"
+
+	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 )
 
 // ErrMemory is work that ended because the card was full. The backend is as well
 // as before.
 var ErrMemory = errors.New("backend: the backend ran out of GPU memory")
 
-// firstBytes is how much of an error is looked at.
-const firstBytes = 64 << 10
+// Client knows what the client of a request sent.
+type Client interface {
+	// Sent says that the words are in the request. It is called at most a few
+	// times, at the end of an error that has the words, by the reader of the
+	// answer.
+	Sent(words string) bool
+}
 
-// full reads the beginning of an error and says whether it is one of an
-// out-of-memory kind. The answer can be read as if nothing had been.
-func (b *Server) full(answer *http.Response) bool {
-	if answer.StatusCode < 500 || len(b.Config.OOMPatterns) == 0 || answer.Body == http.NoBody ||
-		strings.HasPrefix(answer.Header.Get("Content-Type"), "text/event-stream") { // which is not held back
-		return false
+// scan looks for an out-of-memory error in an answer as it is read; nil: there is
+// nothing to look for.
+func (b *Server) scan(answer *http.Response, client Client) *scan {
+	s := outofmemory.Scan(answer.StatusCode, answer.Header, b.Config.OOMPatterns)
+	if s == nil {
+		return nil
 	}
-	head := make([]byte, firstBytes)
-	n, err := io.ReadFull(answer.Body, head)
-	head = head[:n]
-	switch err {
-	case nil, io.EOF, io.ErrUnexpectedEOF:
-		answer.Body = &begun{Reader: io.MultiReader(bytes.NewReader(head), answer.Body), Closer: answer.Body}
-	default:
-		answer.Body = &begun{Reader: io.MultiReader(bytes.NewReader(head), broken{err}), Closer: answer.Body}
+	return &scan{Scanner: s, answer: answer, client: client}
+}
+
+// scan is the search in one answer.
+type scan struct {
+	*outofmemory.Scanner
+	answer *http.Response // for its trailers
+	client Client         // nil: nobody knows what it sent
+}
+
+// end gives what was found once the answer's end has been read; nil: nothing.
+func (s *scan) end() *outofmemory.Report {
+	s.Trailer(s.answer.Trailer)
+	var sent func(string) bool
+	if s.client != nil {
+		sent = s.client.Sent
 	}
-	return b.SaysFull(head)
+	if r, ok := s.Report(sent); ok {
+		return &r
+	}
+	return nil
 }
 
-// SaysFull says that an answer tells of an out-of-memory error.
-func (b *Server) SaysFull(text []byte) bool {
-	return slices.ContainsFunc(b.Config.OOMPatterns, func(pattern string) bool { return bytes.Contains(text, []byte(pattern)) })
+// OutOfMemory gives what the answer with that body, which Send gave, says of an
+// out-of-memory error; nil: it is none, or its end has not been read.
+func OutOfMemory(body io.Reader) *outofmemory.Report {
+	if c, ok := body.(*counted); ok {
+		return c.memory.Load()
+	}
+	return nil
 }
 
-// begun is an answer whose beginning has been read already.
-type begun struct {
-	io.Reader
-	io.Closer
+// Scans says that the answer with that body, which Send gave, may turn out to be
+// an out-of-memory error.
+func Scans(body io.Reader) bool {
+	c, ok := body.(*counted)
+	return ok && c.scan != nil
 }
 
-// broken fails as a connection did.
-type broken struct{ err error }
-
-func (b broken) Read([]byte) (int, error) { return 0, b.err }
-
-// OutOfMemory says of an answer of RoundTrip that it is an out-of-memory error.
-func OutOfMemory(answer *http.Response) bool {
-	c, ok := answer.Body.(*counted)
-	return ok && c.verdict == ErrMemory
+// ResultOutOfMemory reads the result of a job that came to nothing, or an error of
+// its own: what its fields say of an out-of-memory error; nil: it is none.
+func (b *Server) ResultOutOfMemory(result []byte) *outofmemory.Report {
+	s := outofmemory.Scan(http.StatusInternalServerError, nil, b.Config.OOMPatterns)
+	s.Write(result)
+	if r, ok := s.Report(nil); ok {
+		return &r
+	}
+	return nil
 }

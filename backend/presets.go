@@ -33,6 +33,9 @@ type preset struct {
 	needs    string   // what the engine must be started with to take these calls
 	controls []string // patterns of paths that are not for clients
 	serves   bool     // the call's own path is one that clients use
+
+	// Patterns of what clients ask for: work by POST, and what needs no card.
+	heavy, light, free []string
 }
 
 // holdings are what an engine says of itself.
@@ -45,6 +48,9 @@ type holdings struct {
 var presets = map[string]preset{
 	// Memory returns a moment after the answer.
 	"ollama": {
+		light: []string{"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", chatPath, completePath, embeddingsPath, responsesPath, messagesPath},
+		free: []string{"/{$}", "/api/tags", "/api/ps", "/api/show", "/api/version", "/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete",
+			"/api/blobs/**", modelsPath, "/v1/models/{model}"},
 		cancel: "aborts", errors: "ollama", health: "/api/version",
 		call: "POST /api/generate", body: `{"model":"{{model}}","keep_alive":0}`, serves: true,
 		probe: "GET /api/version", inspect: "GET /api/ps", read: readOllama,
@@ -52,6 +58,10 @@ var presets = map[string]preset{
 	// The default mode aborts what is in flight; a request that comes while it
 	// sleeps may crash it.
 	"vllm": {
+		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/v1/audio/transcriptions", "/v1/audio/translations",
+			"/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/invocations", "/inference/v1/generate"},
+		free: []string{modelsPath, "/version", "/health", "/ping", "/load", "/metrics", "/tokenize", "/detokenize", "/docs", "/openapi.json",
+			"/v1/responses/{id}", "/v1/responses/{id}/cancel", "/v1/messages/count_tokens"},
 		cancel: "aborts", health: "/health",
 		call: "POST /sleep?level=1&mode=wait", wake: "POST /wake_up", probe: "GET /health",
 		inspect: "GET /is_sleeping", read: readVLLM,
@@ -62,6 +72,7 @@ var presets = map[string]preset{
 	// It only notes the wish, and acts on it after the prompt that runs. Every
 	// path is there twice.
 	"comfyui": {
+		heavy: []string{"/prompt", "/api/prompt"}, free: []string{"/**"},
 		// A prompt is answered at once, whatever is being drawn.
 		preserveHost: true, health: "/system_stats", abandon: 5 * time.Minute,
 		call: "POST /free", body: `{"unload_models":true,"free_memory":true}`, probe: "GET /system_stats",
@@ -79,6 +90,8 @@ var presets = map[string]preset{
 		},
 	},
 	"a1111": {
+		heavy: []string{"/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/extra-single-image", "/sdapi/v1/extra-batch-images"},
+		light: []string{"/sdapi/v1/interrogate"}, free: []string{"/**"},
 		abandon: 30 * time.Minute,
 		call:    "POST /sdapi/v1/unload-checkpoint", wake: "POST /sdapi/v1/reload-checkpoint", probe: "GET /sdapi/v1/memory",
 		needs: "--api",
@@ -87,6 +100,10 @@ var presets = map[string]preset{
 	},
 	// An empty body is 400.
 	"sglang": {
+		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/generate", "/encode", "/classify", "/v1/score", "/v1/rerank",
+			"/v1/audio/transcriptions", "/invocations"},
+		free: []string{modelsPath, "/health", "/metrics", "/model_info", "/get_model_info", "/server_info", "/get_server_info", "/tokenize", "/v1/tokenize",
+			"/detokenize", "/v1/detokenize", "/v1/models/{model}"},
 		cancel: "aborts", health: "/health",
 		call: "POST /release_memory_occupation", body: "{}", wake: "POST /resume_memory_occupation", wakeBody: "{}", probe: "GET /health",
 		needs: "--enable-memory-saver",
@@ -94,6 +111,11 @@ var presets = map[string]preset{
 			"/pause_generation", "/continue_generation"},
 	},
 	"triton": {
+		light: []string{"/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer", "/v2/models/{model}/generate",
+			"/v2/models/{model}/generate_stream", "/v2/models/{model}/versions/{version}/generate", "/v2/models/{model}/versions/{version}/generate_stream",
+			"/inference.GRPCInferenceService/ModelInfer", "/inference.GRPCInferenceService/ModelStreamInfer"},
+		free: []string{"/v2", "/v2/health/**", "/v2/models/**", "/v2/repository/index", "/metrics", "/inference.GRPCInferenceService/{method}",
+			"/grpc.health.v1.Health/{method}"},
 		health: "/v2/health/ready", abandon: 15 * time.Minute,
 		call: "POST /v2/repository/models/{{model}}/unload", wake: "POST /v2/repository/models/{{model}}/load", probe: "GET /v2/health/ready",
 		inspect: "POST /v2/repository/index", inspectBody: "{}", read: readTriton,
@@ -103,6 +125,9 @@ var presets = map[string]preset{
 	},
 	// The router that it is when started without a model.
 	"llama-server": {
+		light: []string{chatPath, "/chat/completions", completePath, "/completions", "/completion", "/infill", responsesPath, messagesPath, embeddingsPath,
+			"/embeddings", "/embedding", "/v1/rerank", "/rerank", "/v1/reranking", "/reranking"},
+		free:   []string{modelsPath, "/**"},
 		cancel: "aborts", health: "/health",
 		call: "POST /models/unload", body: `{"model":"{{model}}"}`, probe: "GET /health",
 		inspect: "GET /models", read: readLlamaServer,
@@ -113,6 +138,9 @@ var presets = map[string]preset{
 	// opened a second stream for the session would take messages from the caller. So
 	// nothing is asked; the caller's stream is watched as it passes.
 	"gradio": {
+		heavy: []string{"/queue/join", "/gradio_api/queue/join", "/call/{name}", "/gradio_api/call/{name}", "/run/{name}", "/gradio_api/run/{name}",
+			"/api/{name}", "/gradio_api/api/{name}"},
+		free:         []string{"/**"},
 		preserveHost: true, abandon: 30 * time.Minute,
 		early: &early{
 			submits: func(path string) bool { return strings.HasSuffix(path, "/queue/join") || isGradioCall(path, 1) },
@@ -120,24 +148,63 @@ var presets = map[string]preset{
 		},
 	},
 	"llama-swap": {
+		heavy: []string{"/v1/images/generations", "/v1/images/edits"},
+		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/v1/rerank", "/v1/reranking", "/rerank", "/reranking", "/infill",
+			"/completion", "/v1/audio/speech", "/v1/audio/transcriptions"},
+		free:   []string{modelsPath, "/**"},
 		cancel: "aborts", health: "/health",
 		call: "POST /api/models/unload", each: "POST /api/models/unload/{{model}}", probe: "GET /health",
 		inspect: "GET /running", read: readLlamaSwap,
 		controls: []string{"/api/models/unload/**", "/unload"},
 	},
+	"lmstudio": {
+		cancel: "aborts", health: modelsPath,
+		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/api/v0/chat/completions", "/api/v0/completions",
+			"/api/v0/embeddings", "/api/v1/chat"},
+		free:     []string{modelsPath, "/v1/models/{model}", "/api/v0/models/**", "/api/v1/models"},
+		controls: []string{"/api/v1/models/load", "/api/v1/models/unload", "/api/v1/models/download"},
+	},
+	"tgi": {
+		cancel: "aborts", health: "/health",
+		light: []string{"/{$}", "/generate", "/generate_stream", chatPath, completePath, "/invocations", "/vertex"},
+		free:  []string{modelsPath, "/info", "/health", "/ping", "/metrics", "/tokenize", "/chat_tokenize", "/docs"},
+	},
+	// Text Embeddings Inference, and Infinity, whose paths have no version by default.
+	"tei": {
+		cancel: "aborts", health: "/health",
+		light: []string{"/embed", "/embed_all", "/embed_sparse", "/predict", "/rerank", "/similarity", embeddingsPath, "/embeddings", "/classify", "/invocations",
+			"/vertex"},
+		free: []string{modelsPath, "/models", "/info", "/health", "/metrics", "/tokenize", "/decode", "/docs"},
+	},
+	// faster-whisper's servers with OpenAI's API, and the server of whisper.cpp.
+	"whisper": {
+		abandon: 30 * time.Minute,
+		light:   []string{"/v1/audio/transcriptions", "/v1/audio/translations", "/inference", "/asr"},
+		free:    []string{modelsPath, "/v1/models/{model...}", "/health", "/{$}", "/docs"},
+		// A model that is loaded under requests that run ends them.
+		controls: []string{"/load", "/api/ps/**"},
+	},
+	// A server of one's own around a diffusers pipeline, and others with OpenAI's API
+	// for images.
+	"diffusers": {
+		abandon: 30 * time.Minute,
+		heavy: []string{"/v1/images/generations", "/v1/images/edits", "/v1/images/variations", "/generate", "/generate_image", "/txt2img", "/img2img", "/infer",
+			"/predict"},
+		free: []string{modelsPath, "/health", "/docs", "/openapi.json", "/files/**", "/outputs/**", "/{$}"},
+	},
 }
 
-// engines are what a backend may be. Gradio has no call that frees memory.
-func engines() []string { return slices.Sorted(maps.Keys(presets)) }
+// Engines are what a backend may be. Gradio has no call that frees memory.
+func Engines() []string { return slices.Sorted(maps.Keys(presets)) }
 
 // presetNames are the engines that can be told to free their memory.
 func presetNames() []string {
-	return slices.DeleteFunc(engines(), func(name string) bool { return presets[name].call == "" })
+	return slices.DeleteFunc(Engines(), func(name string) bool { return presets[name].call == "" })
 }
 
 // earlyEngines are those that answer before their work is done.
 func earlyEngines() []string {
-	return slices.DeleteFunc(engines(), func(name string) bool { return presets[name].early == nil })
+	return slices.DeleteFunc(Engines(), func(name string) bool { return presets[name].early == nil })
 }
 
 // engine is what the backend is known to be; empty: nothing is known.

@@ -365,7 +365,7 @@ func (b *Server) untilReady(ctx context.Context, again func(error) bool) error {
 		err := b.probeOnce(ctx)
 		if err == nil {
 			b.setHealthy(true)
-			b.breaker.shut()
+			b.breaker.shut("it answers after it was woken")
 		}
 		if err == nil || !again(err) {
 			return err

@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+
+	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 )
 
 var (
@@ -74,8 +76,8 @@ type Server struct {
 //
 // available is told how many requests may run on the backend whenever that
 // changes: -1 as many as the limits allow, which holds until the first call; 0
-// none, for its breaker is open or its health check fails; more, that many, to
-// see whether it works again. Calls do not overlap.
+// none, for its breaker is open, its health check fails, or a probe is to say
+// whether it is still there; more, that many, to see whether it works again. Calls do not overlap.
 func New(ctx context.Context, name string, c Config, available func(slots int)) (*Server, error) {
 	base, err := parseURL(c.URL)
 	if err != nil {
@@ -202,7 +204,13 @@ func (b *Server) Base() *url.URL { return b.base }
 // Errors are ErrBreakerOpen, ErrUnreachable, ErrProtocol, ErrUpload, or of the
 // request's context. It closes the request's body, as a http.RoundTripper does, but not
 // where the breaker is open.
-func (b *Server) RoundTrip(out *http.Request) (*http.Response, error) {
+func (b *Server) RoundTrip(out *http.Request) (*http.Response, error) { return b.Send(out, nil) }
+
+// Send is RoundTrip for a client that can tell what it sent, so that its own words
+// in an error do not count as an out-of-memory error; nil: nobody can tell. Such an
+// error is no failure of the backend. It is known when the answer's end has been
+// read (OutOfMemory).
+func (b *Server) Send(out *http.Request, client Client) (*http.Response, error) {
 	done, err := b.breaker.allow(clientOf(out.RemoteAddr))
 	if err != nil {
 		return nil, err
@@ -216,14 +224,11 @@ func (b *Server) RoundTrip(out *http.Request) (*http.Response, error) {
 	}
 	b.heed(answer)
 	verdict := judge(answer.StatusCode)
-	if b.full(answer) {
-		verdict = ErrMemory
-	}
 	if answer.Body == http.NoBody || answer.StatusCode == http.StatusSwitchingProtocols {
 		done(verdict)
 		return answer, nil
 	}
-	answer.Body = &counted{body: answer.Body, ctx: out.Context(), verdict: verdict, done: done}
+	answer.Body = &counted{body: answer.Body, ctx: out.Context(), verdict: verdict, done: done, scan: b.scan(answer, client)}
 	return answer, nil
 }
 
@@ -337,12 +342,24 @@ type counted struct {
 	verdict error           // by the status
 	done    func(error)
 	told    atomic.Bool
+	scan    *scan // nil: there is nothing to look for
+	memory  atomic.Pointer[outofmemory.Report]
 }
 
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.body.Read(p)
+	if c.scan != nil {
+		c.scan.Write(p[:n])
+	}
 	switch {
 	case err == nil:
+	case err == io.EOF && c.told.Load():
+	case err == io.EOF && c.scan != nil:
+		if found := c.scan.end(); found != nil {
+			c.memory.Store(found)
+			c.verdict = ErrMemory
+		}
+		c.tell(c.verdict)
 	case err == io.EOF:
 		c.tell(c.verdict)
 	case c.ctx.Err() != nil:
@@ -382,7 +399,11 @@ func (b *Server) State() string {
 }
 
 // CloseBreaker closes the breaker, whatever it has counted.
-func (b *Server) CloseBreaker() { b.breaker.shut() }
+func (b *Server) CloseBreaker() { b.breaker.shut("it was closed by hand") }
+
+// Transitions says what to call when the breaker's state changes, with why it did.
+// It must return at once. Calls may overlap.
+func (b *Server) Transitions(tell func(from, to, why string)) { b.breaker.moved.Store(&tell) }
 
 // Failures gives how many requests failed of those that the breaker has counted
 // in its window.
@@ -405,7 +426,7 @@ func (b *Server) announce() {
 	defer b.telling.Unlock()
 	slots := -1
 	switch state, _ := b.breaker.look(); {
-	case state == gobreaker.StateOpen || b.unhealthy.Load():
+	case state == gobreaker.StateOpen || b.unhealthy.Load() || b.breaker.holds():
 		slots = 0
 	case state == gobreaker.StateHalfOpen:
 		slots = 1

@@ -1,8 +1,12 @@
 package configs
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
+	"net"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -14,6 +18,7 @@ import (
 type findings struct {
 	file     *document
 	origin   map[string]string // as in overrides
+	filled   filled
 	mistakes Mistakes
 	warnings Mistakes
 }
@@ -21,6 +26,7 @@ type findings struct {
 // place is a mistake of the key at path: where the key was set, or the nearest
 // thing around it.
 func (f *findings) place(path, problem string) Mistake {
+	path = f.filled.source(path)
 	m := Mistake{File: f.file.file, Path: path, Problem: f.file.hide(problem)}
 	if origin := f.origin[path]; origin != "" {
 		m.File = origin
@@ -73,6 +79,9 @@ func (c *Config) check(f *findings) {
 		return
 	}
 	c.Routing.Check(section(""))
+	for _, m := range f.filled.mistakes {
+		f.mistakes = append(f.mistakes, f.place(m.Path, m.Problem))
+	}
 
 	// Where a section has spoken already, one word is enough.
 	across := func(path, problem string) {
@@ -87,6 +96,7 @@ func (c *Config) check(f *findings) {
 		across("routes", "there are none: want one or more")
 	}
 	c.checkCards(across)
+	c.checkAddresses(across)
 	c.checkReserved(across)
 	c.checkLearn(across)
 	c.checkFit(across)
@@ -96,7 +106,7 @@ func (c *Config) check(f *findings) {
 func (c *Config) room() map[string]admission.Bytes {
 	room := make(map[string]admission.Bytes)
 	for name, g := range c.GPUs {
-		if g.Memory > 0 {
+		if g.Memory > g.Reserve {
 			room[name] = max(0, g.Memory-g.Reserve)
 		}
 	}
@@ -133,6 +143,58 @@ func (c *Config) checkCards(report func(path, problem string)) {
 			report(path, fmt.Sprintf("%q is not in gpus: %s", p.GPU, want))
 		})
 	}
+}
+
+// checkAddresses finds servers that are the proxy itself: a request would wait for its
+// own end.
+func (c *Config) checkAddresses(report func(path, problem string)) {
+	own := map[string]string{"listen": c.Proxy.Listen, "admin.listen": c.Proxy.Admin.Listen}
+	for name, l := range c.Proxy.Listeners {
+		own["listeners."+name+".listen"] = l.Listen
+		if _, exists := c.Routing.Backends[l.Backend]; !exists {
+			report("listeners."+name+".backend", fmt.Sprintf("%q: not in backends: want %s", l.Backend,
+				strings.Join(slices.Sorted(maps.Keys(c.Routing.Backends)), " or ")))
+		}
+	}
+	for i, r := range c.Routing.Routes {
+		if l, exists := c.Proxy.Listeners[r.Listener]; r.Listener != "" && (!exists || l.Backend != r.Backend) {
+			report(fmt.Sprintf("routes[%d].listener", i), fmt.Sprintf("%q: not a listener of backend %s: want one of listeners", r.Listener, r.Backend))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		b := c.Routing.Backends[name]
+		for i, server := range b.Servers() {
+			for _, key := range slices.Sorted(maps.Keys(own)) {
+				if sameAddress(server.URL, own[key]) {
+					report("backends."+name+"."+b.KeysOf(i).URL, fmt.Sprintf("%q is %s, the proxy's own address: want the model server's", server.URL, key))
+				}
+			}
+		}
+	}
+}
+
+// sameAddress says that a server's url leads to where the proxy listens.
+func sameAddress(server, listen string) bool {
+	if strings.HasPrefix(server, "unix:") || strings.HasPrefix(listen, "unix:") {
+		return server == listen
+	}
+	u, err := url.Parse(server)
+	if err != nil {
+		return false
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil || port == "0" || port != cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme]) {
+		return false
+	}
+	every := func(host string) bool {
+		ip, err := netip.ParseAddr(host)
+		return host == "" || err == nil && ip.IsUnspecified()
+	}
+	local := func(host string) bool {
+		ip, err := netip.ParseAddr(host)
+		return host == "localhost" || every(host) || err == nil && ip.IsLoopback()
+	}
+	return u.Hostname() == host || local(u.Hostname()) && local(host)
 }
 
 // eachPlace gives every place of a backend's servers, with the keys that put it
@@ -257,6 +319,8 @@ func (c *Config) warn(f *findings) {
 			warn("gpus."+name+".memory", "not set: while the driver cannot be read the GPU gives no room: want the card's size, such as 24GiB")
 		}
 	}
+	c.warnOfTwins(warn)
+	c.warnOfDemands(warn)
 	c.warnOfIdlers(warn)
 	c.warnOfStalls(warn)
 	c.warnOfSets(warn)

@@ -49,6 +49,7 @@ type Config struct {
 // Options says where a configuration comes from.
 type Options struct {
 	File  string            // empty: the defaults, the environment and the flags alone
+	Text  []byte            // in place of the file's content; File is then its name in messages
 	Env   []string          // as os.Environ gives it
 	Flags map[string]string // config path → value, from the command line
 }
@@ -57,12 +58,13 @@ type Options struct {
 func Load(o Options) (*Config, error) {
 	file := &document{file: o.File}
 	if o.File != "" {
-		if file = readFile(o.File, o.Env); file.root == nil {
+		if file = readFile(o); file.root == nil {
 			return nil, file.mistakes
 		}
 	}
 	given := &overrides{known: file.values, origin: make(map[string]string)}
-	c := &Config{values: merge(o, file, given), written: file.written}
+	values, filled := merge(o, file, given)
+	c := &Config{values: values, written: file.written}
 	for path := range given.origin {
 		delete(c.written, path)
 	}
@@ -72,7 +74,10 @@ func Load(o Options) (*Config, error) {
 	for name, b := range c.Routing.Backends {
 		c.Routing.Backends[name] = b.Resolve()
 	}
-	found := &findings{file: file, origin: given.origin, mistakes: slices.Concat(file.mistakes, given.mistakes)}
+	for i := filled.first; i < len(c.Routing.Routes); i++ {
+		c.Routing.Routes[i].Derived = true
+	}
+	found := &findings{file: file, origin: given.origin, filled: filled, mistakes: slices.Concat(file.mistakes, given.mistakes)}
 	c.check(found)
 	if len(found.mistakes) > 0 {
 		found.mistakes.sort()
@@ -106,7 +111,7 @@ func readDefaults() *document {
 
 // merge lays the file over the defaults, the environment over both and the
 // flags over all, then completes every entry from its section's template.
-func merge(o Options, file *document, given *overrides) map[string]any {
+func merge(o Options, file *document, given *overrides) (map[string]any, filled) {
 	defaults := readDefaults().values
 	templates := make(map[string]map[string]any)
 	for key, s := range schemaRoot.keys {
@@ -140,6 +145,7 @@ func merge(o Options, file *document, given *overrides) map[string]any {
 	load(confmap.Provider(flags, separator))
 
 	values := k.Raw()
+	filled := fill(values)
 	for key, start := range templates {
 		s := schemaRoot.keys[key].elem
 		switch below := values[key].(type) {
@@ -153,7 +159,7 @@ func merge(o Options, file *document, given *overrides) map[string]any {
 			}
 		}
 	}
-	return values
+	return values, filled
 }
 
 // complete is an entry with what it does not say itself taken from start. Where

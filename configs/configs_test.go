@@ -36,7 +36,7 @@ func TestReadsTheSmallestFile(t *testing.T) {
 	if b := c.Routing.Backends["flux"]; b.Cancel != "ignored" || b.Breaker.Failures != 5 || b.URL != "http://127.0.0.1:8001" {
 		t.Errorf("backends.flux is %+v", b)
 	}
-	if r := c.Routing.Routes; len(r) != 2 || r[1].Class != "light" || r[1].Match.Path != "/v1/vqa" {
+	if r := c.Routing.Routes; len(r) != 2 || r[1].Class != "light" || r[1].Match.Path[0] != "/v1/vqa" {
 		t.Errorf("routes are %+v", r)
 	}
 	if room := c.Routing.Room["gpu0"]; room != 47*admission.GiB {

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -41,10 +43,15 @@ type document struct {
 
 // readFile reads and parses a file and those that it includes. What it cannot accept
 // is a mistake of the document and not among its values.
-func readFile(name string, env []string) *document {
-	d := &document{file: name, env: env}
-	if d.root = d.read(name); d.root != nil {
-		d.include(name, d.root, []string{name})
+func readFile(o Options) *document {
+	d := &document{file: o.File, env: o.Env}
+	if o.Text != nil {
+		d.root = d.parse(o.File, o.Text)
+	} else {
+		d.root = d.read(o.File)
+	}
+	if d.root != nil {
+		d.include(o.File, d.root, []string{o.File})
 		d.values, _ = d.value(d.root, schemaRoot, "", "").(map[string]any)
 	}
 	return d
@@ -353,7 +360,7 @@ func resolve(n *yaml.Node) *yaml.Node {
 
 // join is a path and one more key. A key that would spoil a line is quoted.
 func join(path, key string) string {
-	if !plainKey.MatchString(key) {
+	if !isPlain(key) {
 		key = quote(key)
 	}
 	if path == "" {
@@ -362,7 +369,11 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-var plainKey = regexp.MustCompile(`^[\pL\pN\pP\pS ]{1,100}$`)
+// isPlain says that a key can stand in a path as it is.
+func isPlain(key string) bool {
+	odd := func(c rune) bool { return !unicode.IsPrint(c) || unicode.IsMark(c) }
+	return key != "" && utf8.RuneCountInString(key) <= 100 && !strings.ContainsFunc(key, odd)
+}
 
 // find is the place of a path in the document: of the value where there is one,
 // else of the nearest thing around it. It reports the path that it found.

@@ -3,9 +3,11 @@ package configs
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 )
 
 // work is what the routes bring a backend, as far as that is known before any
@@ -49,6 +51,46 @@ func (w work) atOnce(slots int, room admission.Bytes) admission.Bytes {
 		sum = min(sum, admission.Bytes(slots)*w.largest)
 	}
 	return sum
+}
+
+// warnOfTwins finds servers that two backends name: their memory is booked twice.
+func (c *Config) warnOfTwins(warn func(path, problem string)) {
+	first := make(map[string]string)
+	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
+		b := c.Routing.Backends[name]
+		for i, server := range b.Servers() {
+			path := "backends." + name + "." + b.KeysOf(i).URL
+			if other, taken := first[server.URL]; taken && server.URL != "" {
+				warn(path, fmt.Sprintf("%q is the address of %s too, so that its memory is booked twice: want one backend with both routes", server.URL, other))
+			} else {
+				first[server.URL] = "backends." + name
+			}
+		}
+	}
+}
+
+// units are the functions that make bytes of a number.
+var units = regexp.MustCompile(`\b(gib|mib)\s*\(|\d{7,}`)
+
+// warnOfDemands finds requests that are taken to need no memory, or next to none.
+func (c *Config) warnOfDemands(warn func(path, problem string)) {
+	told := make(map[string]bool)
+	for i, r := range c.Routing.Routes {
+		if r.Pass {
+			continue
+		}
+		if _, err := admission.ParseBytes(r.VRAM); r.VRAM != "" && r.VRAM != "learn" && err != nil && !units.MatchString(r.VRAM) {
+			warn(fmt.Sprintf("routes[%d].vram", i), fmt.Sprintf("%q is a number of bytes, and has no gib or mib: want one such as gib(4) * num(body.n, 1)", r.VRAM))
+		}
+		// What a server holds anyway may be all that its requests need.
+		placed := slices.ContainsFunc(c.Routing.Backends[r.Backend].Servers(), func(s backend.Config) bool {
+			return !s.Resident.Learn && slices.ContainsFunc(s.Places(), func(p admission.Place) bool { return p.Resident == 0 })
+		})
+		if v := c.Routing.Classes[r.Class].VRAM; r.VRAM == "" && placed && v.Amount == 0 && !v.Learn && !told[r.Class] {
+			told[r.Class] = true
+			warn("classes."+r.Class+".vram", fmt.Sprintf("0, so that any number of its requests fits on the card of %s: want an amount, or learn", r.Backend))
+		}
+	}
 }
 
 // warnOfIdlers finds replicas that are too small for every request of their backend.

@@ -89,6 +89,10 @@ func (s *schema) wants() string {
 			return "keys with values, such as {preset: comfyui}"
 		case s.keys["url"] != nil:
 			return "keys with values, such as {url: http://127.0.0.1:8001}"
+		case s.keys["path"] != nil && s.keys["every"] != nil:
+			return "keys with values, such as {path: /health}"
+		case s.keys["limit"] != nil:
+			return "keys with values, such as {limit: 100}"
 		}
 		return "keys with values"
 	case entries:
@@ -199,6 +203,11 @@ func (s *schema) unknown(key string) string {
 	}
 	if best != "" {
 		return fmt.Sprintf("unknown key: want %s", best)
+	}
+	for _, outer := range s.names() {
+		if inner := s.keys[outer]; inner.kind == section && inner.keys[key] != nil {
+			return fmt.Sprintf("unknown key: want %s.%s", outer, key)
+		}
 	}
 	return "unknown key: want one of " + strings.Join(s.names(), ", ")
 }

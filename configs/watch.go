@@ -26,7 +26,7 @@ func Watch(ctx context.Context, o Options, changed func()) {
 	if info, err := os.Stat(o.File); err == nil && !info.Mode().IsRegular() {
 		return
 	}
-	files := readFile(o.File, o.Env).files
+	files := readFile(o).files
 	last, _ := sum(files)
 	go func() {
 		tick := time.NewTicker(lookEvery)
@@ -40,7 +40,7 @@ func Watch(ctx context.Context, o Options, changed func()) {
 			}
 			now, ok := sum(files)
 			if ok && now == before && now != last {
-				files = readFile(o.File, o.Env).files
+				files = readFile(o).files
 				last, _ = sum(files)
 				now = last
 				changed()

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -30,6 +31,7 @@ type Operations struct {
 // state and controls.
 func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	a := &admin{Handler: h, operations: o}
+	rand.Read(a.salt[:])
 	e := newEcho()
 	e.HTTPErrorHandler = adminError
 	e.Use(a.survive)
@@ -47,25 +49,19 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	guarded.GET("/api/learned", a.learned)
 	guarded.GET("/api/config", func(c echo.Context) error { return c.JSON(http.StatusOK, o.Config()) })
 
-	control := guarded.Group("", sameOrigin)
-	control.POST("/api/classes/:name/pause", named("class", h.desk.Pause))
-	control.POST("/api/classes/:name/resume", named("class", h.desk.Resume))
-	control.POST("/api/backends/:name/drain", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, true) }))
-	control.POST("/api/backends/:name/resume", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, false) }))
-	control.POST("/api/backends/:name/reclaim", asked(h.desk.UnloadByHand))
-	control.POST("/api/backends/:name/wake", asked(h.desk.WakeByHand))
-	for _, word := range [...]string{"close", "reset"} {
-		control.POST("/api/backends/:name/breaker/"+word, named("backend", h.CloseBreaker))
-	}
-	control.POST("/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
-	control.POST("/api/grants/:id/release", numbered("grant", h.releaseGrant))
-	control.POST("/api/reload", a.reload)
+	kept := guarded.Group("", a.kept)
+	kept.GET("/api/history", a.history)
+	kept.GET("/api/decisions", a.decisions)
+	kept.GET("/api/events", a.events)
+	kept.GET("/api/record", a.record)
+	a.controls(guarded.Group("", sameOrigin))
 	return e
 }
 
 type admin struct {
 	*Handler
 	operations Operations
+	salt       [16]byte // of the words for tenants
 }
 
 // survive answers a handler's panic with a 500. What means to abort goes
@@ -154,54 +150,6 @@ func adminError(err error, c echo.Context) {
 	}
 	c.Response().Header().Set(echo.HeaderContentType, "application/problem+json")
 	c.JSON(status, map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail})
-}
-
-// named is a call on something that has a name.
-func named(what string, do func(name string) bool) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		name, err := url.PathUnescape(c.Param("name"))
-		if err != nil || !do(name) {
-			return echo.NewHTTPError(http.StatusNotFound, "there is no "+what+" "+strconv.Quote(c.Param("name")))
-		}
-		return c.NoContent(http.StatusNoContent)
-	}
-}
-
-// numbered is a call on something that has a number.
-func numbered(what string, do func(id uint64) bool) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		id, err := strconv.ParseUint(c.Param("id"), 10, 64)
-		if err != nil || !do(id) {
-			return echo.NewHTTPError(http.StatusNotFound, "there is no "+what+" "+strconv.Quote(c.Param("id")))
-		}
-		return c.NoContent(http.StatusNoContent)
-	}
-}
-
-// asked is a call on a backend that the desk may refuse. 202: it is under way,
-// and the backend's state tells what comes of it.
-func asked(do func(backend string) error) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		name, err := url.PathUnescape(c.Param("name"))
-		if err == nil {
-			err = do(name)
-		}
-		status := http.StatusConflict
-		if errors.Is(err, admission.ErrNoBackend) {
-			status = http.StatusNotFound
-		}
-		if err != nil {
-			return echo.NewHTTPError(status, strings.TrimPrefix(err.Error(), "admission: "))
-		}
-		return c.NoContent(http.StatusAccepted)
-	}
-}
-
-func (a *admin) reload(c echo.Context) error {
-	if err := a.operations.Reload(); err != nil {
-		return echo.NewHTTPError(http.StatusUnprocessableEntity, err.Error())
-	}
-	return c.NoContent(http.StatusNoContent)
 }
 
 // ready says whether traffic should come here; ?verbose says which part is not

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
+	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -33,7 +35,10 @@ type attempt struct {
 	// followed. Nil: the answer is the end, or there is none yet.
 	completion *backend.Completion
 	job        atomic.Pointer[job]
-	full       bool // the backend ran out of memory
+	// reply is the answer's body as the backend gave it; nil: there is none yet.
+	reply io.Reader
+	// full is what an out-of-memory answer says, nil while it is none.
+	full *outofmemory.Report
 	// clock ends the request's context when execution_timeout has passed; nil: never.
 	clock *time.Timer
 	// cut breaks the connection of an attempt that is detached; nil: it is not.
@@ -41,6 +46,8 @@ type attempt struct {
 	answer answerBody // nil until the backend has answered
 	// slowly says that a small answer comes in pieces, which are passed on so.
 	slowly bool
+	rpc    *http.Response // of a gRPC call, for its status; nil: it is none
+	tunnel *tunnel        // nil: the connection was not switched
 }
 
 // end gives the grant back. Only the first call counts, and reports true.
@@ -48,23 +55,37 @@ func (e *attempt) end(err error) bool {
 	if e.ended.Swap(true) {
 		return false
 	}
+	if err == nil {
+		e.full = backend.OutOfMemory(e.reply)
+	}
 	if e.grant != nil {
-		e.grant.Release(admission.Result{Outcome: e.outcome(err)})
+		e.grant.Release(e.result(err))
 	}
 	if e.release != nil {
 		e.release()
 	}
-	if e.sent {
-		e.trace.Executed(time.Now(), e.status, err)
-	}
+	e.trace.Executed(time.Now(), e.execution(err))
 	return true
+}
+
+// result is the outcome, with the figures that an out-of-memory error names.
+func (e *attempt) result(err error) admission.Result {
+	res := admission.Result{Outcome: e.outcome(err)}
+	said := e.full
+	if failed, ok := errors.AsType[*jobMemory](err); ok {
+		said = failed.said
+	}
+	if said != nil {
+		res.Tried, res.Free, res.InUse = admission.Bytes(said.Tried), admission.Bytes(said.Free), admission.Bytes(said.InUse)
+	}
+	return res
 }
 
 // outcome says what the work teaches: only an answer that was wanted and came
 // to its end tells how long such work takes.
 func (e *attempt) outcome(err error) admission.Outcome {
 	switch {
-	case e.full, errors.Is(err, backend.ErrMemory):
+	case e.full != nil, errors.Is(err, backend.ErrMemory):
 		return admission.OutOfMemory
 	case e.status == http.StatusSwitchingProtocols, errors.Is(err, errJobTimeout), errors.Is(err, context.Canceled), errors.Is(err, errExecutionTimeout):
 		return admission.Aborted
@@ -86,7 +107,7 @@ func (e *attempt) leave(x *exchange) {
 			e.job.Load().leave() // nobody knows of the job
 		}
 	case !e.sent:
-		e.end(http.ErrAbortHandler)
+		e.end(cmp.Or(context.Cause(x.ctx), http.ErrAbortHandler))
 	}
 	if e.cut != nil && e.to.Config.AbandonAfter > 0 && !e.ended.Load() && e.job.Load() == nil {
 		e.abandonLater(x)
@@ -105,7 +126,8 @@ func (e *attempt) abandonLater(x *exchange) {
 	time.AfterFunc(e.to.Config.AbandonAfter, func() {
 		if e.job.Load() == nil && e.end(errAbandoned) {
 			x.log.Error("abandon_after passed: the grant of work that has not ended is given back, and the card may be fuller than is booked",
-				"route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend)
+				"route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend, "grant", e.grant.ID(),
+				"trace_id", x.trace.SpanContext().TraceID().String())
 			e.cut()
 		}
 	})
@@ -172,7 +194,7 @@ func (r result) body() answerBody {
 // execute asks the backend and wraps the answer's body so that its end ends
 // the execution.
 func (x *exchange) execute(e *attempt, out *http.Request) result {
-	res, err := e.to.RoundTrip(out)
+	res, err := e.to.Send(out, x)
 	if err != nil {
 		if !e.detached && x.ctx.Err() != nil {
 			err = context.Cause(x.ctx)
@@ -183,13 +205,12 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 		e.end(err)
 		return result{err: err}
 	}
-	e.status = res.StatusCode
-	e.full = backend.OutOfMemory(res)
-	if res.StatusCode >= 500 && !e.full {
-		x.ladder.suspect(e.to)
+	e.status, e.reply = res.StatusCode, res.Body
+	if isGRPC(x.in) {
+		e.rpc = res
 	}
 	if x.rules.watched != nil {
-		x.watchEvents(res)
+		x.watchEvents(e, res)
 	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
@@ -201,7 +222,8 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 				}
 				e.end(nil)
 			}
-			t := &tunnel{ReadWriteCloser: c}
+			t := &tunnel{ReadWriteCloser: c, opened: time.Now()}
+			e.tunnel = t
 			idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
 			t.ended = func() { idle(); e.end(nil) }
 			res.Body = t
@@ -213,10 +235,10 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 	case res.Body == http.NoBody || out.Method == http.MethodHead:
 		e.end(nil)
 	case e.completion != nil && x.begin(e, res):
-	case e.full && x.readError(e, res):
+	case x.holdsBack(e, res) && x.readError(e, res):
 	case isSmall(res) && x.readSmall(e, res):
 	default:
-		ended := func(err error) { e.end(err) }
+		ended := func(err error) { x.streamed(e, err) }
 		if isEvents(res.Header) {
 			if e.detached && e.completion == nil {
 				// What a client would see of it is all that there is to it.
@@ -224,11 +246,23 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 				context.AfterFunc(x.ctx, e.cut)
 			}
 			idle := x.Handler.open.stream(x.cancel, func() bool { return e.grant == nil || e.ended.Load() })
-			ended = func(err error) { idle(); e.end(err) }
+			ended = func(err error) { idle(); x.streamed(e, err) }
 		}
 		res.Body = newReadAhead(res.Body, int(x.rules.limits.ResponseBuffer), &x.ahead, x.ctx, e.detached, ended)
 	}
+	if res.StatusCode >= 500 && e.full == nil {
+		x.ladder.suspect(e.to)
+	}
 	return result{response: res}
+}
+
+// streamed ends an attempt whose answer was passed on as it came. What runs out of
+// memory then cannot be sent again.
+func (x *exchange) streamed(e *attempt, err error) {
+	if e.end(err) && e.full != nil && e.grant != nil {
+		x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
+	}
+	x.body.drop()
 }
 
 // readSmall takes a small answer that is there already for what it is: the end of

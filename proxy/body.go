@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -107,8 +108,11 @@ func (b *body) retain() {
 	b.keep = true
 }
 
-// drop says that no further reading begins.
+// drop says that no further reading begins. A nil body is none.
 func (b *body) drop() {
+	if b == nil {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.keep = false
@@ -123,6 +127,26 @@ func (b *body) reread() *reading {
 	b.closed = true
 	b.second = &reading{body: b}
 	return b.second
+}
+
+// look reads the body beside its readings, for as long as it is there. A nil body
+// is empty.
+func (b *body) look() io.Reader {
+	if b == nil {
+		return strings.NewReader("")
+	}
+	return &look{body: b}
+}
+
+type look struct {
+	body   *body
+	offset int64 // guarded by body.mu
+}
+
+func (l *look) Read(p []byte) (int, error) {
+	l.body.mu.Lock()
+	defer l.body.mu.Unlock()
+	return l.body.readAt(p, &l.offset)
 }
 
 // reading is a second reading of a body.

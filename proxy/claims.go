@@ -31,7 +31,11 @@ func (c TenantsConfig) check(report func(path, problem string)) {
 	}
 	for sum, name := range c.Keys {
 		if b, err := hex.DecodeString(sum); err != nil || len(b) != sha256.Size {
-			report("keys."+sum, "not the SHA-256 of a key: want the 64 digits that `printf %s KEY | sha256sum` prints")
+			problem := "not the SHA-256 of a key: want the 64 digits that `printf %s KEY | sha256sum` prints"
+			if b, err := hex.DecodeString(name); err == nil && len(b) == sha256.Size {
+				problem = "the SHA-256 of the key stands where the tenant does: want " + name + ": " + sum
+			}
+			report("keys."+sum, problem)
 		} else if name == "" {
 			report("keys."+sum, "no tenant: want its name")
 		}
@@ -53,7 +57,6 @@ const Urgency = 10 * time.Second
 // its standing.
 func (s *rules) claims(r *http.Request, arrived time.Time, ask *admission.Request) {
 	trusted := s.trusts(r.RemoteAddr)
-	ask.Tenant = s.tenant(r, trusted)
 	if p := r.Header["Priority"]; p != nil {
 		ask.Boost = boost(p)
 		if !trusted {
@@ -71,7 +74,8 @@ func (s *rules) claims(r *http.Request, arrived time.Time, ask *admission.Reques
 // maxTenant bounds a tenant's name.
 const maxTenant = 128
 
-func (s *rules) tenant(r *http.Request, trusted bool) string {
+// tenant is who asks; empty: nobody that the configuration knows to tell apart.
+func (s *rules) tenant(r *http.Request) string {
 	c := &s.config.Tenants
 	if len(c.Keys) > 0 {
 		key := r.Header.Get("X-Api-Key")
@@ -85,7 +89,7 @@ func (s *rules) tenant(r *http.Request, trusted bool) string {
 			}
 		}
 	}
-	if trusted && c.Header != "" {
+	if c.Header != "" && s.trusts(r.RemoteAddr) {
 		if name := r.Header.Get(c.Header); len(name) <= maxTenant {
 			return name
 		}

@@ -45,7 +45,7 @@ func TestWhatARequestSaysOfItself(t *testing.T) {
 		if c.peer == "" {
 			r.RemoteAddr = "127.0.0.1:99"
 		}
-		var got admission.Request
+		got := admission.Request{Tenant: s.tenant(r)}
 		s.claims(r, arrived, &got)
 		if got != c.want {
 			t.Errorf("%s: got %+v, want %+v", name, got, c.want)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/backend"
+	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -49,7 +50,6 @@ type job struct {
 }
 
 var (
-	errJobMemory   = fmt.Errorf("proxy: the job failed: %w", backend.ErrMemory)
 	errJobFailed   = errors.New("proxy: the job failed")
 	errJobLost     = errors.New("proxy: the backend is gone, and the job with it")
 	errJobUnknown  = errors.New("proxy: the backend does not know the job any more")
@@ -57,6 +57,12 @@ var (
 	errJobReleased = fmt.Errorf("proxy: the job's grant was given back by hand: %w", context.Canceled)
 	errJobClosed   = fmt.Errorf("proxy: the proxy ends: %w", context.Canceled)
 )
+
+// jobMemory is the end of a job for want of memory, with what its result says.
+type jobMemory struct{ said *outofmemory.Report }
+
+func (e *jobMemory) Error() string { return "proxy: the job failed: " + e.said.String() }
+func (e *jobMemory) Unwrap() error { return backend.ErrMemory }
 
 // begin looks into an answer for the job that it tells of and follows it; the
 // answer's body is then read, and stands ready for the client. It reports
@@ -239,12 +245,15 @@ func (j *job) lookForIt() (ended bool, err error) {
 // judge says how a job ended, by what Poll was answered.
 func (j *job) judge(status int, answer []byte) (ended bool, err error) {
 	ended, failed := j.Ended(status, answer)
-	switch {
-	case !ended:
+	if !ended {
 		return false, nil
-	case j.backend.SaysFull(answer) && (failed || !j.TellsFailure()):
-		return true, errJobMemory
-	case failed:
+	}
+	if failed || !j.TellsFailure() {
+		if said := j.backend.ResultOutOfMemory(answer); said != nil {
+			return true, &jobMemory{said}
+		}
+	}
+	if failed {
 		return true, errJobFailed
 	}
 	return true, nil

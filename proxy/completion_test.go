@@ -152,7 +152,7 @@ func asComfy(change ...func(*backend.CompletionConfig)) func(*proxy.Setup) {
 				c(&b.Completion)
 			}
 		})
-		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "prompt", Match: routing.MatchConfig{Path: "/prompt"}, Class: "heavy", Backend: "slow"})
+		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "prompt", Match: routing.MatchConfig{Path: routing.Texts{"/prompt"}}, Class: "heavy", Backend: "slow"})
 	}
 }
 
@@ -491,8 +491,8 @@ func TestGradiosOwnEventsEndAJob(t *testing.T) {
 					b.Completion = backend.CompletionConfig{Preset: "gradio", Every: time.Millisecond, Timeout: time.Minute}
 				})
 				s.Routing.Routes = append([]routing.RouteConfig{
-					{Name: "events", Match: routing.MatchConfig{Method: "GET", Path: "/gradio/**"}, Pass: true, Backend: "slow"},
-					{Name: "join", Match: routing.MatchConfig{Path: "/gradio/**"}, Class: "heavy", Backend: "slow"},
+					{Name: "events", Match: routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/gradio/**"}}, Pass: true, Backend: "slow"},
+					{Name: "join", Match: routing.MatchConfig{Path: routing.Texts{"/gradio/**"}}, Class: "heavy", Backend: "slow"},
 				}, s.Routing.Routes...)
 			})
 			if _, got := b.do("POST", "/gradio"+c.join, "{}"); got != `{"event_id": "event-1"}` {
@@ -527,8 +527,8 @@ func TestGradiosOwnEventsEndAJob(t *testing.T) {
 		g := &gradio{sessions: map[string]chan string{}, joined: make(chan string, 10)}
 		b := open(t, g, func(s *proxy.Setup) {
 			s.Routing.Routes = append([]routing.RouteConfig{
-				{Name: "events", Match: routing.MatchConfig{Method: "GET", Path: "/queue/data"}, Pass: true, Backend: "slow"},
-				{Name: "join", Match: routing.MatchConfig{Path: "/queue/join"}, Class: "heavy", Backend: "slow", Completion: backend.CompletionConfig{
+				{Name: "events", Match: routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/queue/data"}}, Pass: true, Backend: "slow"},
+				{Name: "join", Match: routing.MatchConfig{Path: routing.Texts{"/queue/join"}}, Class: "heavy", Backend: "slow", Completion: backend.CompletionConfig{
 					Preset: "gradio", Every: time.Millisecond, Timeout: time.Minute}},
 			}, s.Routing.Routes...)
 		})

@@ -2,7 +2,9 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -14,22 +16,31 @@ import (
 
 // Config is the part of the file that this package owns.
 type Config struct {
-	Listen  string        `koanf:"listen"` // host:port or unix:/path
-	TLS     TLSConfig     `koanf:"tls"`
-	Admin   AdminConfig   `koanf:"admin"`
-	Mode    string        `koanf:"mode"` // enforce | observe
-	Trusted []string      `koanf:"trusted"`
-	Tenants TenantsConfig `koanf:"tenants"`
-	CORS    CORSConfig    `koanf:"cors"`
-	Limits  LimitsConfig  `koanf:"limits"`
-	Drain   DrainConfig   `koanf:"drain"`
-	State   StateConfig   `koanf:"state"`
+	Listen string    `koanf:"listen"` // host:port or unix:/path
+	TLS    TLSConfig `koanf:"tls"`
+	// Listeners are more ports, each for one backend.
+	Listeners map[string]ListenerConfig `koanf:"listeners"`
+	Admin     AdminConfig               `koanf:"admin"`
+	Mode      string                    `koanf:"mode"` // enforce | observe
+	Trusted   []string                  `koanf:"trusted"`
+	Tenants   TenantsConfig             `koanf:"tenants"`
+	CORS      CORSConfig                `koanf:"cors"`
+	Limits    LimitsConfig              `koanf:"limits"`
+	Drain     DrainConfig               `koanf:"drain"`
+	State     StateConfig               `koanf:"state"`
 }
 
 // TLSConfig names the files of a certificate and its key, both or neither.
 type TLSConfig struct {
 	Cert string `koanf:"cert"`
 	Key  string `koanf:"key"`
+}
+
+// ListenerConfig is one entry of `listeners`: a port that serves the routes of one
+// backend alone, so that engines with the same paths can be behind one proxy.
+type ListenerConfig struct {
+	Listen  string `koanf:"listen"` // host:port or unix:/path
+	Backend string `koanf:"backend"`
 }
 
 // AdminConfig is the listener for health, metrics and control.
@@ -66,6 +77,10 @@ func (c Config) Check(report func(path, problem string)) {
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		report("tls", "only one of cert and key is set: want both, or neither")
+	} else if c.TLS.Cert != "" {
+		if _, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key); err != nil {
+			report("tls", fmt.Sprintf("%v: want the files of a certificate and its key, in PEM", err))
+		}
 	}
 	if c.Admin.Listen != "" {
 		if problem := checkAddress(c.Admin.Listen); problem != "" {
@@ -75,6 +90,16 @@ func (c Config) Check(report func(path, problem string)) {
 		} else if c.Admin.Token == "" && !onlyLocal(c.Admin.Listen) {
 			report("admin.token", fmt.Sprintf("empty while admin.listen %q is reachable from elsewhere: want a token, or an address on loopback", c.Admin.Listen))
 		}
+	}
+	taken := map[string]string{c.Listen: "listen", c.Admin.Listen: "admin.listen"}
+	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
+		l, path := c.Listeners[name], "listeners."+name+".listen"
+		if problem := checkAddress(l.Listen); problem != "" {
+			report(path, problem)
+		} else if other := taken[l.Listen]; other != "" && !strings.HasSuffix(l.Listen, ":0") {
+			report(path, fmt.Sprintf("%q is the address of %s: want one of its own", l.Listen, other))
+		}
+		taken[l.Listen] = path
 	}
 	oneOf(report, "mode", c.Mode, "enforce", "observe")
 	for i, text := range c.Trusted {

@@ -60,7 +60,7 @@ type answer struct {
 var answers = map[admission.Code]answer{
 	admission.CodeQueueFull:           {429, grpcExhausted, later, false, "The queue is full"},
 	admission.CodeTenantQuota:         {429, grpcExhausted, later, false, "The caller's share of the queue is full"},
-	admission.CodeDeadlineUnmeetable:  {429, grpcDeadline, never, false, "The deadline cannot be met"},
+	admission.CodeDeadlineUnmeetable:  {429, grpcDeadline, later, false, "The deadline cannot be met"},
 	admission.CodeNeverFits:           {422, grpcPrecondition, useless, false, "The request needs more memory than the GPU can ever give"},
 	admission.CodeQueueTimeout:        {503, grpcUnavailable, later, false, "The request waited too long"},
 	admission.CodeBackendUnavailable:  {503, grpcUnavailable, later, false, "The backend is unavailable"},
@@ -92,6 +92,7 @@ const statusClientLeft = 499
 // gRPC's status codes, as far as they are needed.
 const (
 	grpcCancelled     = 1
+	grpcUnknown       = 2
 	grpcDeadline      = 4
 	grpcDenied        = 7
 	grpcExhausted     = 8

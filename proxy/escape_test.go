@@ -68,7 +68,7 @@ func TestNoHeaderEscapesAdmission(t *testing.T) {
 		<-let
 	}), func(s *proxy.Setup) {
 		s.Routing.Routes = append([]routing.RouteConfig{
-			{Name: "large", Match: routing.MatchConfig{Path: "/light/x", When: "num(body.n, 1) > 4"}, Class: "light", Backend: "quick", VRAM: "8GiB"},
+			{Name: "large", Match: routing.MatchConfig{Path: routing.Texts{"/light/x"}, When: "num(body.n, 1) > 4"}, Class: "light", Backend: "quick", VRAM: "8GiB"},
 		}, s.Routing.Routes...)
 	})
 	once := func(header string) (s seen) {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -34,6 +35,8 @@ func (x *exchange) forward(grant *admission.Grant) error {
 		// Else the server closes the body under the transport's hands when a
 		// backend answers early, and cuts the answer.
 		http.NewResponseController(x.out.ResponseWriter).EnableFullDuplex()
+		x.upload = &upload{ReadCloser: in.Body}
+		in.Body = x.upload
 	}
 	reverse := httputil.ReverseProxy{
 		Rewrite:        x.rewrite,
@@ -45,6 +48,42 @@ func (x *exchange) forward(grant *admission.Grant) error {
 	}
 	reverse.ServeHTTP(&x.out, in)
 	return x.failed
+}
+
+// upload is a body that passes through while the answer comes.
+type upload struct {
+	io.ReadCloser
+	over atomic.Bool // it was read to its end
+}
+
+func (s *upload) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	if err == io.EOF {
+		s.over.Store(true)
+	}
+	return n, err
+}
+
+const (
+	// restSoon bounds the wait for what is left of a streamed body, and mostRest how
+	// much that may be, as net/http does.
+	restSoon = time.Second
+	mostRest = 256 << 10
+)
+
+// readRest reads what a backend that answered early has left of a streamed body.
+// In full duplex, net/http would read it when the handler has ended, watch the
+// connection from its end on, and break off the client's next request for that.
+// Where more is left, or it does not come at once, the connection ends.
+func (x *exchange) readRest() {
+	if x.upload == nil || x.upload.over.Load() {
+		return
+	}
+	control := http.NewResponseController(x.out.ResponseWriter)
+	control.Flush() // a client may wait for the answer before it sends the rest
+	control.SetReadDeadline(time.Now().Add(restSoon))
+	io.CopyN(io.Discard, x.upload, mostRest)
+	control.SetReadDeadline(time.Time{})
 }
 
 // silent is for httputil.ReverseProxy: what it would say is on the request's
@@ -75,7 +114,7 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 		x.askPlain(out.Header)
 	}
 	x.now = time.Now()
-	x.trace.Execute(x.now, backend.Config.URL, out.Header)
+	x.trace.Execute(x.now, backend.Config.URL, out.URL.EscapedPath(), out.Header)
 }
 
 // rawPath is the path as the client wrote it.

@@ -215,9 +215,9 @@ func TestAnUpgradedConnectionIsTheirs(t *testing.T) {
 	for path, want := range map[string]int{"/light/ws": 0, "/slow/ws": 0, "/pass/ws": 0, "/light/named": 0, "/light/held": 1} {
 		b := open(t, echo, func(s *proxy.Setup) {
 			named := s.Routing.Routes[len(s.Routing.Routes)-1]
-			named.Name, named.Match = "named", routing.MatchConfig{Method: "GET", Path: "/light/named"}
+			named.Name, named.Match = "named", routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/light/named"}}
 			held := named
-			held.Name, held.HoldSlot, held.Match = "held", true, routing.MatchConfig{Path: "/light/held"}
+			held.Name, held.HoldSlot, held.Match = "held", true, routing.MatchConfig{Path: routing.Texts{"/light/held"}}
 			s.Routing.Routes = append([]routing.RouteConfig{named, held}, s.Routing.Routes...)
 		})
 		c, r := b.raw("GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
@@ -329,4 +329,54 @@ func TestABackendThatBreaksIsA502AndIsNotAskedAgain(t *testing.T) {
 			t.Errorf("got %d %s, want 502 backend_unreachable", res.StatusCode, body)
 		}
 	})
+}
+
+// TestAConnectionServesOnAfterAnEarlyAnswer to a body that passes through and that the
+// backend has not read.
+func TestAConnectionServesOnAfterAnEarlyAnswer(t *testing.T) {
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	for name, url := range map[string]string{
+		"the backend's": rawBackend(t, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbad"),
+		"ours":          "http://" + gone.Addr().String(),
+	} {
+		b := openAt(t, url)
+		c, r := b.raw("")
+		for i := range 300 {
+			io.WriteString(c, "POST /pass/x HTTP/1.1\r\nHost: x\r\nContent-Length: 4096\r\n\r\n"+strings.Repeat("x", 4096))
+			res, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatalf("%s answer: request %d: %v", name, i, err)
+			}
+			io.Copy(io.Discard, res.Body)
+			if res.StatusCode < 400 || res.Close {
+				t.Fatalf("%s answer: request %d: got %s, closed %v", name, i, res.Status, res.Close)
+			}
+		}
+	}
+}
+
+// TestTheRestOfABodyIsNeverARequest: a body whose rest comes long after an early answer
+// may hold the text of one.
+func TestTheRestOfABodyIsNeverARequest(t *testing.T) {
+	const rest = "GET /pass/hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, length := range []int{len(rest), 1 << 20} {
+		b := openAt(t, rawBackend(t, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbad"))
+		c, r := b.raw(fmt.Sprintf("POST /pass/x HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", length))
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, res.Body)
+		// The request is over for the proxy when its line is in the log.
+		eventually(t, "the request has ended", func() bool { return strings.Contains(b.logs.String(), `"status":400`) })
+		io.WriteString(c, rest)
+		c.(*net.TCPConn).CloseWrite()
+		if left, _ := io.ReadAll(r); len(left) > 0 {
+			t.Errorf("of %d bytes: got %q, want nothing", length, left)
+		}
+	}
 }

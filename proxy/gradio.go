@@ -21,9 +21,11 @@ const eventHead = 4 << 10
 // eventWatch is a stream of Gradio's events on its way to the client.
 type eventWatch struct {
 	io.ReadCloser
-	jobs  *jobs
-	event string // the only one that the stream is about; empty: they are named
-	line  []byte // the present one's beginning
+	jobs    *jobs
+	backend *replica
+	event   string // the only one that the stream is about; empty: they are named
+	failed  bool   // it came to nothing: its data says why
+	line    []byte // the present one's beginning
 }
 
 // watches says whether a request is answered with events to watch.
@@ -42,10 +44,10 @@ func (x *exchange) askPlain(header http.Header) {
 }
 
 // watchEvents puts itself between the backend's events and their reader.
-func (x *exchange) watchEvents(res *http.Response) {
+func (x *exchange) watchEvents(e *attempt, res *http.Response) {
 	event, ok := x.watches()
 	if ok && res.StatusCode == http.StatusOK && strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
-		res.Body = &eventWatch{ReadCloser: res.Body, jobs: &x.jobs, event: event}
+		res.Body = &eventWatch{ReadCloser: res.Body, jobs: &x.jobs, backend: e.to, event: event}
 	}
 }
 
@@ -69,17 +71,17 @@ func (w *eventWatch) judge() {
 	value = bytes.TrimSpace(value)
 	switch string(field) {
 	case "event":
-		switch kind := string(value); {
-		case w.event == "":
-		case kind == "complete":
+		w.failed = w.event != "" && string(value) == "error"
+		if w.event != "" && string(value) == "complete" {
 			w.jobs.tell(w.event, nil)
-		case kind == "error":
-			w.jobs.tell(w.event, errJobFailed)
 		}
 	case "data":
-		if bytes.Contains(value, []byte("process_completed")) {
-			if event, failed := completedEvent(value); event != "" && failed {
-				w.jobs.tell(event, errJobFailed)
+		if w.failed {
+			w.failed = false
+			w.jobs.tell(w.event, w.failure(value))
+		} else if bytes.Contains(value, []byte("process_completed")) {
+			if event, output, failed := completedEvent(value); event != "" && failed {
+				w.jobs.tell(event, w.failure(output))
 			} else if event != "" {
 				w.jobs.tell(event, nil)
 			}
@@ -87,12 +89,20 @@ func (w *eventWatch) judge() {
 	}
 }
 
+// failure is the end of a job that came to nothing, by what its event says.
+func (w *eventWatch) failure(said []byte) error {
+	if full := w.backend.ResultOutOfMemory(said); full != nil {
+		return &jobMemory{full}
+	}
+	return errJobFailed
+}
+
 // completedEvent reads a message, which may be cut, and names the event that
-// it says is completed; empty: it does not.
-func completedEvent(message []byte) (event string, failed bool) {
+// it says is completed, with its output; empty: it does not.
+func completedEvent(message []byte) (event string, output []byte, failed bool) {
 	d := json.NewDecoder(bytes.NewReader(message))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return "", false
+		return "", nil, false
 	}
 	completed := false
 	for d.More() {
@@ -109,12 +119,14 @@ func completedEvent(message []byte) (event string, failed bool) {
 			completed = string(value) == `"process_completed"`
 		case "event_id":
 			json.Unmarshal(value, &event)
+		case "output":
+			output = value
 		case "success":
 			failed = string(value) == "false"
 		}
 	}
 	if !completed {
-		return "", false
+		return "", nil, false
 	}
-	return event, failed
+	return event, output, failed
 }

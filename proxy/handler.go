@@ -57,15 +57,19 @@ type Handler struct {
 // exchange is one request and its answer, with what lasts for all of its attempts.
 type exchange struct {
 	*Handler
-	rules *rules
-	in    *http.Request
-	out   output
-	body  *body // nil: none, or streamed
-	route *routing.Route
-	free  bool // it goes past admission
+	rules    *rules
+	listener string // empty: the main one
+	in       *http.Request
+	out      output
+	body     *body // nil: none, or streamed
+	// upload is the body where it passes through in full duplex; nil: it does not.
+	upload *upload
+	route  *routing.Route
+	free   bool // it goes past admission
 	// switched says that the connection has become a tunnel.
 	switched bool
 	try      *attempt        // the present one; never nil
+	tenant   string          // who asks
 	own      admission.Bytes // its demand before anything learned
 	first    *firstTry       // nil: this is the first
 	trace    *telemetry.Request
@@ -78,12 +82,20 @@ type exchange struct {
 	code   admission.Code
 }
 
-// ServeHTTP carries one request through its life.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP carries one request of the main listener through its life.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.serve("", w, r) }
+
+// On is the handler of another listener, by its name in `listeners`.
+func (h *Handler) On(listener string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.serve(listener, w, r) })
+}
+
+func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
-	x := &exchange{Handler: h, rules: h.rules.Load(), try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
+	x := &exchange{Handler: h, rules: h.rules.Load(), listener: listener, try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
 	defer h.open.request()()
+	defer x.readRest()
 	defer x.end()
 	if err := x.serve(); err != nil {
 		x.refuse(explain(err))
@@ -107,6 +119,9 @@ func (x *exchange) serve() error {
 		return err
 	}
 	if x.free = candidates.Free(x.in); x.free && !candidates.NeedBody() {
+		if len(x.route.Merge) > 0 && (x.in.Method == http.MethodGet || x.in.Method == http.MethodHead) {
+			return x.mergeModels()
+		}
 		return x.forward(nil)
 	}
 	if !x.free {
@@ -115,7 +130,11 @@ func (x *exchange) serve() error {
 		}
 	}
 	if !x.isStream() {
-		if x.body, err = x.readBody(x.out.ResponseWriter, x.in, x.rules.limits); err != nil {
+		x.body, err = x.readBody(x.out.ResponseWriter, x.in, x.rules.limits)
+		if x.in.ContentLength != 0 {
+			x.trace.Received(time.Now())
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -146,15 +165,17 @@ func (x *exchange) find() (routing.Candidates, error) {
 	var candidates routing.Candidates
 	err := checkTarget(x.in)
 	if err == nil {
-		candidates, err = x.rules.table.Find(x.in)
+		candidates, err = x.rules.tables[x.listener].Find(x.in)
 	}
 	if err != nil {
 		x.trace = x.telemetry.Begin(x.in, "")
 		return candidates, err
 	}
+	x.tenant = x.rules.tenant(x.in)
 	x.route = candidates.First()
 	x.trace = x.telemetry.Begin(x.in, x.route.Pattern)
 	x.trace.Classify(x.route.Name, x.route.ClassName, x.route.Backend, 0)
+	x.trace.Identify(x.tenant, "")
 	return candidates, nil
 }
 
@@ -234,12 +255,13 @@ func (x *exchange) seen() routing.Body {
 func (x *exchange) classify(d routing.Decision) {
 	x.route, x.own, x.free = d.Route, d.VRAM, d.Pass
 	x.trace.Classify(d.Route.Name, d.Route.ClassName, d.Route.Backend, d.VRAM)
+	x.identify()
 }
 
 // ask is the request as the desk sees it.
 func (x *exchange) ask(d routing.Decision) admission.Request {
 	ask := admission.Request{
-		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM,
+		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM, Tenant: x.tenant, Origin: x.trace.Origin(),
 		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
 		History:  x.rules.histories[d.Route],
 	}
@@ -248,7 +270,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	if !ask.Deadline.IsZero() && ask.History != nil && routing.AsksForStream(x.in, x.seen()) {
 		// Its client's clock stops at the first byte: what comes after may take as
 		// long as it takes.
-		ask.Deadline = ask.Deadline.Add(ask.History.Estimate(ask.VRAM, ask.Estimate).P50)
+		ask.Deadline = ask.Deadline.Add(ask.History.Fastest(ask.VRAM - ask.Raised))
 	}
 	if x.body != nil {
 		ask.Size = admission.Bytes(x.body.size)
@@ -260,6 +282,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 // not served: a backend would work for nobody.
 func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
+	x.trace.Asked(3-int(ask.Boost/Urgency), ask.Deadline)
 	x.trace.Wait(x.now)
 	grant, err := x.desk.Admit(x.ctx, ask)
 	if err != nil {
@@ -268,7 +291,7 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 		return nil, err
 	}
 	x.now = x.now.Add(grant.Waited())
-	x.trace.Admitted(x.now, grant.ID(), grant.Position(), grant.Waited(), grant.Stay())
+	x.trace.Admitted(x.now, grant.ID(), grant.Replica(), grant.Position(), grant.Waited(), grant.Stay())
 	if err := x.ctx.Err(); err != nil {
 		grant.Release(admission.Result{Outcome: admission.Aborted})
 		return nil, err
@@ -331,7 +354,8 @@ func (x *exchange) describe(header http.Header) {
 func (x *exchange) end() {
 	panicked := recover()
 	if panicked != nil && panicked != http.ErrAbortHandler {
-		x.log.Error("a handler panicked", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		x.log.Error("a handler panicked", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()),
+			"trace_id", x.trace.SpanContext().TraceID().String())
 		panicked = http.ErrAbortHandler
 		if x.out.status == 0 && x.trace != nil {
 			x.code, panicked = codeInternal, nil
@@ -346,18 +370,7 @@ func (x *exchange) end() {
 		x.body.Close()
 	}
 	if x.trace != nil {
-		status, code := x.out.status, x.code
-		if status == 0 && x.switched {
-			status = http.StatusSwitchingProtocols // which httputil writes past output
-		}
-		if code == "" && context.Cause(x.ctx) == errExecutionTimeout {
-			code = codeExecutionTimeout // in the middle of an answer
-		}
-		// The end of a connection that was switched is no leaving.
-		if status == 0 || left && code == "" && status != http.StatusSwitchingProtocols {
-			status, code = statusClientLeft, admission.CodeClientCancelled
-		}
-		x.trace.End(time.Now(), status, string(code), x.bytesIn(), x.out.bytes)
+		x.trace.End(time.Now(), x.ending(left, panicked != nil))
 	}
 	x.remindOfGET()
 	x.noteReset()
@@ -365,6 +378,7 @@ func (x *exchange) end() {
 		x.cancel()
 	}
 	if panicked != nil {
+		x.upload = nil // the connection ends, whatever is left
 		panic(panicked)
 	}
 }
@@ -415,7 +429,8 @@ type output struct {
 	until  time.Time
 	status int // the final status; 0: none was sent
 	bytes  int64
-	flush  bool // what is written goes out at once
+	first  time.Time // when the first byte of the body went out; zero: none did
+	flush  bool      // what is written goes out at once
 }
 
 // Unwrap is for http.ResponseController.
@@ -431,7 +446,9 @@ func (o *output) WriteHeader(status int) {
 // Write writes under a deadline of limits.write_stall, or a quarter more: the
 // timer is not moved for every small event.
 func (o *output) Write(p []byte) (int, error) {
-	if now := time.Now(); o.until.Sub(now) < o.stall {
+	now := time.Now()
+	o.firstByte(now)
+	if o.until.Sub(now) < o.stall {
 		o.until = now.Add(o.stall + o.stall/4)
 		http.NewResponseController(o.ResponseWriter).SetWriteDeadline(o.until)
 	}

@@ -29,6 +29,7 @@ type box struct {
 	url     string
 	client  *http.Client
 	logs    *lines
+	told    *telemetry.Telemetry
 }
 
 // aBox is a card of 48 GiB with a heavy class that one request fills and a
@@ -44,7 +45,7 @@ func aBox(url string) proxy.Setup {
 			Breaker: backend.BreakerConfig{Failures: 5, Open: 30 * time.Second, WhenOpen: "reject"}}
 	}
 	route := func(name, path, class, backend string) routing.RouteConfig {
-		return routing.RouteConfig{Name: name, Match: routing.MatchConfig{Path: path}, Class: class, Backend: backend, Errors: "problem"}
+		return routing.RouteConfig{Name: name, Match: routing.MatchConfig{Path: routing.Texts{path}}, Class: class, Backend: backend, Errors: "problem"}
 	}
 	pass := route("pass", "/pass/**", "", "quick")
 	pass.Pass = true
@@ -128,7 +129,9 @@ func openTraced(t testing.TB, url string, traces telemetry.TracesConfig, change 
 	setup.Desk = desk(setup)
 	b := &box{t: t, setup: setup, logs: new(lines)}
 	tel, err := telemetry.Start(context.Background(), telemetry.Config{ServiceName: "test", Traces: traces,
-		Metrics: telemetry.MetricsConfig{Prometheus: true}, Log: telemetry.LogConfig{Format: "json", Level: "info"}}, "test", b.logs)
+		Metrics: telemetry.MetricsConfig{Prometheus: true}, Log: telemetry.LogConfig{Format: "json", Level: "info"},
+		History: telemetry.HistoryConfig{For: 15 * time.Minute, Memory: 32 * admission.MiB}}, "test", b.logs)
+	b.told = tel
 	if err == nil {
 		b.desk, err = admission.NewController(setup.Desk)
 	}

@@ -73,27 +73,43 @@ func (l *ladder) attend(o admission.Order) {
 		var e admission.Ended
 		var freed admission.Bytes
 		name := telemetry.SpanUnload
+		if o.Kind != admission.Unload {
+			name = telemetry.SpanWake
+		}
+		origin := telemetry.RequestOf(o.Origin)
+		told := l.telemetry.Ordered(name, began, o.Backend, o.For, origin)
+		ended := func() {
+			told.End(time.Now(), telemetry.Done{Asked: o.Bytes, Freed: freed, GPUs: gpusOf(b), Failed: e.Failed, Note: e.Note})
+		}
+		// The end is told before the desk hears of it: the request that waits for it
+		// links to it.
 		switch o.Kind {
 		case admission.Unload:
 			e, freed = l.unload(b, o)
+			ended()
 			l.desk.Unloaded(o.ID, e)
 		case admission.Wake:
-			name = telemetry.SpanWake
 			e = l.wake(b, o)
+			ended()
 			l.desk.Loaded(o.ID, e)
 		case admission.Return:
-			name = telemetry.SpanWake
 			e = l.awaitReturn(b, o)
+			ended()
 			l.desk.Loaded(o.ID, e)
 		}
-		l.telemetry.Ordered(name, began, time.Now(), telemetry.Order{Backend: o.Backend, Bytes: o.Bytes, Freed: freed, For: o.For, Failed: e.Failed, Note: e.Note})
-		log := l.log.Info
-		if e.Failed {
-			log = l.log.Warn
-		}
-		log(name, "backend", o.Backend, "replica", o.Replica, "for", o.For, "bytes", int64(o.Bytes), "freed", int64(freed),
-			"took_ms", time.Since(began).Milliseconds(), "note", e.Note)
+		l.orderEnded(name, o, e, freed, time.Since(began), origin)
 	})
+}
+
+// gpusOf are the GPUs that a server takes memory on.
+func gpusOf(b *backend.Server) (gpus []string) {
+	if b == nil {
+		return nil
+	}
+	for _, p := range b.Config.Places() {
+		gpus = append(gpus, p.GPU)
+	}
+	return gpus
 }
 
 // replica is the server that an order is for; nil: it has been taken out of the

@@ -43,10 +43,20 @@ type LearnedRoute struct {
 	// Beside are the times by what ran beside it on its GPU.
 	Beside []LearnedBeside `json:"beside,omitempty"`
 
+	// Most is the most that a run took, of those measured runs that still count;
+	// null: none does.
+	Most        *int64 `json:"measured_bytes"`
 	Measured    uint64 `json:"measured_runs"`
-	Seen        *int64 `json:"seen_p95_bytes"` // null: nothing was measured
-	Most        *int64 `json:"seen_max_bytes"`
 	OutOfMemory uint64 `json:"out_of_memory"`
+	// Evidence is what Booked rests on: declared, process, total, trial or
+	// out_of_memory. Since is when it became what it is; null: it was never anything
+	// else.
+	Evidence admission.Evidence `json:"evidence"`
+	Since    *time.Time         `json:"since"`
+	// RaisedBy is by how much out-of-memory answers have raised Booked. It comes
+	// down after so many more runs that end well. Zero: none has.
+	RaisedBy       int64 `json:"raised_by_bytes"`
+	ComesDownAfter int   `json:"comes_down_after_runs"`
 
 	// Hints say where a figure is off by more than a tenth.
 	Hints []string `json:"hints"`
@@ -73,7 +83,7 @@ type LearnedResident struct {
 func (h *Handler) Learned() Learned {
 	current := h.rules.Load()
 	out := Learned{Routes: []LearnedRoute{}, Residents: []LearnedResident{}}
-	for _, route := range current.table.Routes() {
+	for _, route := range current.routes {
 		if history := current.histories[route]; history != nil {
 			out.Routes = append(out.Routes, DescribeHistory(route, history)...)
 		}
@@ -94,9 +104,11 @@ func DescribeHistory(route *routing.Route, history *admission.History) []Learned
 	for _, l := range history.Learned() {
 		ask := admission.Request{VRAM: l.VRAM, History: history}
 		book(&ask, route.Learn)
+		l.Figure = history.Figure(l.VRAM, route.Learn)
 		r := LearnedRoute{Route: route.Name, Backend: route.Backend, Class: route.ClassName,
 			Declared: int64(l.VRAM), Learn: route.Learn, Booked: int64(ask.VRAM), Unknown: ask.Unknown,
-			Runs: l.Runs, Estimate: route.Class.Estimate.Seconds(), Measured: l.Peak.Runs, OutOfMemory: l.Peak.OutOfMemory, Hints: []string{}}
+			Runs: l.Runs, Estimate: route.Class.Estimate.Seconds(), Measured: l.Peak.Runs, OutOfMemory: l.Peak.OutOfMemory,
+			Evidence: l.Figure.Evidence, Since: known(l.Figure.Since), RaisedBy: int64(l.Figure.RaisedBy), ComesDownAfter: l.Figure.ComesDownAfter, Hints: []string{}}
 		if l.Estimate.P95 > 0 {
 			p50, p95 := l.Estimate.P50.Seconds(), l.Estimate.P95.Seconds()
 			r.P50, r.P95 = &p50, &p95
@@ -104,9 +116,9 @@ func DescribeHistory(route *routing.Route, history *admission.History) []Learned
 		for _, class := range slices.Sorted(maps.Keys(l.Beside)) {
 			r.Beside = append(r.Beside, LearnedBeside{class, l.Beside[class].P50.Seconds(), l.Beside[class].P95.Seconds()})
 		}
-		if l.Peak.Runs > 0 {
-			seen, most := int64(l.Peak.P95), int64(l.Peak.Most)
-			r.Seen, r.Most = &seen, &most
+		if l.Peak.Most > 0 {
+			most := int64(l.Peak.Most)
+			r.Most = &most
 		}
 		r.hint(l, route.Class.Estimate)
 		out = append(out, r)
@@ -127,11 +139,12 @@ func off[N ~int64](declared, seen N) bool {
 
 // hint says what to write into the configuration instead.
 func (r *LearnedRoute) hint(l admission.Learned, estimate time.Duration) {
-	if p := l.Peak; !r.Learn && p.Runs >= enoughForHints && off(l.VRAM, p.P95) {
-		r.Hints = append(r.Hints, fmt.Sprintf("vram: declared %v, seen %v p95 over %d runs: want about %v", l.VRAM, p.P95, p.Runs, routing.RoundUp(p.P95)))
+	if p := l.Peak; !r.Learn && p.Runs >= enoughForHints && off(l.VRAM, p.Most) {
+		r.Hints = append(r.Hints, fmt.Sprintf("vram: declared %v, measured %v at most over %d runs: want about %v", l.VRAM, p.Most, p.Runs, routing.RoundUp(p.Most)))
 	}
-	if p := l.Peak; p.OutOfMemory > 0 {
-		r.Hints = append(r.Hints, fmt.Sprintf("vram: %d ran out of memory: booked with %v since", p.OutOfMemory, admission.Bytes(r.Booked)))
+	if f := l.Figure; f.RaisedBy > 0 {
+		r.Hints = append(r.Hints, fmt.Sprintf("vram: raised by %v to %v after %d answers of a full card; down again after %d more good runs",
+			f.RaisedBy, admission.Bytes(r.Booked), l.Peak.OutOfMemory, f.ComesDownAfter))
 	}
 	if e := l.Estimate; estimate > 0 && l.Runs >= enoughForHints && e.P50 > 0 && off(estimate, e.P50) {
 		r.Hints = append(r.Hints, fmt.Sprintf("estimate: configured %v, seen %v at the median: the learned one is used", estimate, e.P50.Round(time.Millisecond)))
@@ -156,6 +169,19 @@ func describeResident(backend string, a admission.AccountState) LearnedResident 
 	return r
 }
 
+// Forget forgets what was learned of the routes of a name. It reports whether
+// there is one.
+func (h *Handler) Forget(name string) bool {
+	found := false
+	for route, history := range h.rules.Load().histories {
+		if route.Name == name && history != nil {
+			h.desk.Forget(history)
+			found = true
+		}
+	}
+	return found
+}
+
 func (a *admin) learned(c echo.Context) error { return c.JSON(http.StatusOK, a.Learned()) }
 
 // RouteMemory is what was declared and seen of each route's memory: of its
@@ -170,7 +196,7 @@ func (h *Handler) RouteMemory() []telemetry.RouteMemory {
 		}
 		l := slices.MaxFunc(known, func(a, b admission.Learned) int { return int(min(a.Peak.Runs, 1<<30)) - int(min(b.Peak.Runs, 1<<30)) })
 		if l.Peak.Runs > 0 {
-			all = append(all, telemetry.RouteMemory{Route: route.Name, Declared: l.VRAM, P95: l.Peak.P95, Most: l.Peak.Most})
+			all = append(all, telemetry.RouteMemory{Route: route.Name, Declared: l.VRAM, P95: l.Peak.Most, Most: l.Peak.Most})
 		}
 	}
 	slices.SortFunc(all, func(a, b telemetry.RouteMemory) int { return strings.Compare(a.Route, b.Route) })

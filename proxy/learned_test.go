@@ -90,7 +90,7 @@ func TestADemandThatNobodyDeclaredIsLearned(t *testing.T) {
 	if len(l.Routes) != 1 {
 		t.Fatalf("learned %+v", l)
 	}
-	if r := l.Routes[0]; r.Route != "light" || !r.Learn || r.Measured != 1 || r.Unknown || !about(r.Seen, 5*admission.GiB) || r.Booked != int64(booked) {
+	if r := l.Routes[0]; r.Route != "light" || !r.Learn || r.Measured != 1 || r.Unknown || !about(r.Most, 5*admission.GiB) || r.Booked != int64(booked) {
 		t.Errorf("it shows %+v, want 5 GiB seen and a quarter more booked", r)
 	}
 	// Now that it is known, several run at once, and each is booked.
@@ -120,10 +120,10 @@ func TestADeclaredFigureIsShownBesideWhatIsSeen(t *testing.T) {
 		b.seen(m, c, "/heavy", 20*admission.GiB)
 	}
 	l := b.learned()
-	if len(l.Routes) != 1 || l.Routes[0].Booked != int64(34*admission.GiB) || !about(l.Routes[0].Seen, 20*admission.GiB) {
+	if len(l.Routes) != 1 || l.Routes[0].Booked != int64(34*admission.GiB) || !about(l.Routes[0].Most, 20*admission.GiB) {
 		t.Fatalf("learned %+v", l)
 	}
-	if hints := strings.Join(l.Routes[0].Hints, "; "); !strings.Contains(hints, "declared 34GiB, seen 20GiB p95 over 8 runs: want about 20GiB") {
+	if hints := strings.Join(l.Routes[0].Hints, "; "); !strings.Contains(hints, "declared 34GiB, measured 20GiB at most over 8 runs: want about 20GiB") {
 		t.Errorf("the hints are %q", hints)
 	}
 	if len(l.Residents) != 2 {
@@ -151,6 +151,12 @@ func TestWhatIsLearnedGoesOnAfterARestartAndAReload(t *testing.T) {
 	if l := again.learned().Routes; len(l) != 1 || l[0].Route != "light" || l[0].Runs != 1 {
 		t.Fatalf("after a restart it knows %+v, want the light route's run", l)
 	}
+	// What it rests on is known after a restart, too.
+	kept := open(t, m)
+	kept.handler.Recall(memory, time.Now())
+	if l := kept.learned().Routes; len(l) != 2 || l[0].Evidence != "declared" || !about(l[0].Most, 20*admission.GiB) || l[0].Booked != int64(34*admission.GiB) {
+		t.Errorf("after a restart it knows %+v", l)
+	}
 	// The heavy route is remembered until it comes back.
 	if routes := again.handler.Memory().Routes; len(routes) != 2 {
 		t.Errorf("it remembers %+v", routes)
@@ -168,7 +174,7 @@ func TestWhatIsLearnedGoesOnAfterARestartAndAReload(t *testing.T) {
 		}
 	}
 	reload()
-	if l := again.learned().Routes; len(l) != 2 || l[0].Route != "heavy" || !about(l[0].Seen, 20*admission.GiB) {
+	if l := again.learned().Routes; len(l) != 2 || l[0].Route != "heavy" || !about(l[0].Most, 20*admission.GiB) {
 		t.Errorf("after a reload it knows %+v", l)
 	}
 	reload(without)
@@ -225,5 +231,27 @@ func TestWhatAnOlderStateSaysIsKeptIsIgnored(t *testing.T) {
 	}
 	if got := strings.Join(names, " "); got != "gone learns" {
 		t.Errorf("it remembers %s, want what was learned alone", got)
+	}
+}
+
+func TestWhatIsLearnedIsForgottenByHand(t *testing.T) {
+	m := newModel(t)
+	b := open(t, m, func(s *proxy.Setup) {
+		class(s, "light", func(c *routing.ClassConfig) { c.VRAM = routing.VRAM{Learn: true} })
+	})
+	c := b.readsCard()
+	b.seen(m, c, "/light/x", 5*admission.GiB)
+	l := b.learned().Routes
+	if len(l) != 1 || l[0].Booked <= int64(5*admission.GiB) || l[0].Evidence != "total" || l[0].Since == nil || time.Since(*l[0].Since) > time.Minute {
+		t.Fatalf("learned %+v, want more than 5 GiB by totals since a moment ago", l)
+	}
+	if code := b.ask("POST", "/api/learned/light/forget", nil); code != 204 {
+		t.Errorf("it answers %d, want 204", code)
+	}
+	if l := b.learned().Routes; len(l) != 0 {
+		t.Errorf("after it was forgotten it knows %+v", l)
+	}
+	if code := b.ask("POST", "/api/learned/nothing/forget", nil); code != 404 {
+		t.Errorf("a route that is not there: %d, want 404", code)
 	}
 }

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"bytes"
 	"net"
+	"strconv"
 	"sync"
 )
 
@@ -14,10 +16,13 @@ type limited struct {
 	places chan struct{}
 	closed chan struct{}
 	once   sync.Once
+	// malformed is told of each request that net/http has answered before it became
+	// one.
+	malformed func(status int, client string)
 }
 
-func limit(l net.Listener, connections int) net.Listener {
-	return &limited{Listener: l, places: make(chan struct{}, connections), closed: make(chan struct{})}
+func limit(l net.Listener, connections int, malformed func(status int, client string)) net.Listener {
+	return &limited{Listener: l, places: make(chan struct{}, connections), closed: make(chan struct{}), malformed: malformed}
 }
 
 func (l *limited) Accept() (net.Conn, error) {
@@ -34,9 +39,9 @@ func (l *limited) Accept() (net.Conn, error) {
 	leave := sync.OnceFunc(func() { <-l.places })
 	switch c := c.(type) {
 	case *net.TCPConn:
-		return &limitedTCP{c, leave}, nil
+		return &limitedTCP{c, leave, l}, nil
 	case *net.UnixConn:
-		return &limitedUnix{c, leave}, nil
+		return &limitedUnix{c, leave, l}, nil
 	}
 	return &limitedConn{c, leave}, nil
 }
@@ -46,9 +51,33 @@ func (l *limited) Close() error {
 	return l.Listener.Close()
 }
 
+// parserAnswer is how net/http's parser ends the header of an answer of its own; it
+// asks no handler and has no other hook. Answers of handlers have a Date.
+var parserAnswer = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n")
+
+// look tells of an answer that net/http's parser writes itself.
+func (l *limited) look(p []byte, c net.Conn) {
+	const line = len("HTTP/1.1 431 ")
+	if len(p) < line || p[9] != '4' && p[9] != '5' || !bytes.HasPrefix(p, []byte("HTTP/1.1 ")) {
+		return
+	}
+	if end := bytes.Index(p, parserAnswer); end < 0 || bytes.Contains(p[:end], []byte("\r\n")) {
+		return
+	}
+	if status, err := strconv.Atoi(string(p[9:12])); err == nil {
+		l.malformed(status, c.RemoteAddr().String())
+	}
+}
+
 type limitedTCP struct {
 	*net.TCPConn
 	leave func()
+	from  *limited
+}
+
+func (c *limitedTCP) Write(p []byte) (int, error) {
+	c.from.look(p, c)
+	return c.TCPConn.Write(p)
 }
 
 func (c *limitedTCP) Close() error {
@@ -59,6 +88,12 @@ func (c *limitedTCP) Close() error {
 type limitedUnix struct {
 	*net.UnixConn
 	leave func()
+	from  *limited
+}
+
+func (c *limitedUnix) Write(p []byte) (int, error) {
+	c.from.look(p, c)
+	return c.UnixConn.Write(p)
 }
 
 func (c *limitedUnix) Close() error {

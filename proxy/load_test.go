@@ -73,7 +73,7 @@ func TestAnswersGivenAtOnceArriveWhole(t *testing.T) {
 }
 
 func TestEveryRequestIsExecutedOnce(t *testing.T) {
-	requests := atFull(4000, 20_000)
+	requests := atFull(4000, 300_000)
 	executed := make([]atomic.Int32, requests)
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var id [8]byte
@@ -232,4 +232,43 @@ func TestABackendThatIsKilled(t *testing.T) {
 		res, _ := b.do("PUT", "/light/x", "")
 		return res.StatusCode == 200
 	})
+}
+
+// TestWhatWaitsIsNotSentToAServerThatHasJustEnded: it waits for the server's return.
+func TestWhatWaitsIsNotSentToAServerThatHasJustEnded(t *testing.T) {
+	kill, at := startModel(t, "127.0.0.1:0")
+	b := openAt(t, "http://"+at, func(s *proxy.Setup) {
+		class(s, "light", func(c *routing.ClassConfig) { c.Slots = 1 })
+	})
+	send := func(method string) <-chan int {
+		status := make(chan int, 1)
+		go func() {
+			res, err := b.client.Do(b.request(t.Context(), method, "/light/x", "{}"))
+			if err != nil {
+				status <- 0
+				return
+			}
+			res.Body.Close()
+			status <- res.StatusCode
+		}()
+		return status
+	}
+	running := send("POST")
+	eventually(t, "one is in flight", func() bool { return b.running() == 1 })
+	var waiting []<-chan int
+	for range 5 {
+		waiting = append(waiting, send("PUT"))
+	}
+	eventually(t, "five wait", func() bool { return b.waiting() == 5 })
+	kill()
+	if got := <-running; got != http.StatusBadGateway {
+		t.Errorf("got %d for the request in flight, want 502", got)
+	}
+	eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
+	startModel(t, at)
+	for _, status := range waiting {
+		if got := <-status; got != http.StatusOK {
+			t.Errorf("got %d for a request that waited, want 200 when the server is back", got)
+		}
+	}
 }

@@ -18,7 +18,7 @@ import (
 func TestAPathIsForwardedAsItWasSent(t *testing.T) {
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) })
 	rest := func(s *proxy.Setup) {
-		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: "/**"}, Class: "light", Backend: "quick"})
+		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}}, Class: "light", Backend: "quick"})
 	}
 	for _, protocol := range []string{"http", "h2c"} {
 		b := open(t, echo, rest, func(s *proxy.Setup) {
@@ -65,10 +65,10 @@ func TestRefusalsAtTheDoorSayWhy(t *testing.T) {
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s reached the backend", r.Method, r.URL) }), func(s *proxy.Setup) {
 		setBackend(s, "quick", func(c *backend.Config) { c.Reclaim.Preset = "comfyui" })
 		s.Routing.Routes = append(s.Routing.Routes,
-			routing.RouteConfig{Name: "a", Match: routing.MatchConfig{Path: "/chat", When: `body.model == "a"`}, Class: "light", Backend: "quick"},
-			routing.RouteConfig{Name: "b", Match: routing.MatchConfig{Path: "/chat", When: `body.model == "b"`}, Class: "heavy", Backend: "slow"},
-			routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: "/**"}, Class: "light", Backend: "quick"},
-			routing.RouteConfig{Name: "other", Match: routing.MatchConfig{Path: "/free/**", When: `header["x-a"] == "b"`}, Class: "heavy", Backend: "slow"})
+			routing.RouteConfig{Name: "a", Match: routing.MatchConfig{Path: routing.Texts{"/chat"}, When: `body.model == "a"`}, Class: "light", Backend: "quick"},
+			routing.RouteConfig{Name: "b", Match: routing.MatchConfig{Path: routing.Texts{"/chat"}, When: `body.model == "b"`}, Class: "heavy", Backend: "slow"},
+			routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}}, Class: "light", Backend: "quick"},
+			routing.RouteConfig{Name: "other", Match: routing.MatchConfig{Path: routing.Texts{"/free/**"}, When: `header["x-a"] == "b"`}, Class: "heavy", Backend: "slow"})
 	})
 	for _, c := range []struct {
 		path, body, code, says string

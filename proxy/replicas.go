@@ -57,6 +57,13 @@ func (l *link) available(slots int) {
 	l.tell()
 }
 
+// place is the server's number among its backend's, as last connected.
+func (l *link) place() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.number
+}
+
 // hold keeps the server from being used, whatever it says, until it is no longer held.
 func (l *link) hold(held bool) {
 	l.mu.Lock()

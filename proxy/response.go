@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // A grant ends at the backend's last byte, not at the client's. So an answer is
@@ -351,8 +353,22 @@ func (b *readAhead) Close() error {
 // io.ReadWriteCloser with CloseWrite for httputil.ReverseProxy.
 type tunnel struct {
 	io.ReadWriteCloser
-	once  sync.Once
-	ended func()
+	once    sync.Once
+	ended   func()
+	opened  time.Time
+	in, out atomic.Int64 // bytes from the client, and to it
+}
+
+func (t *tunnel) Read(p []byte) (int, error) {
+	n, err := t.ReadWriteCloser.Read(p)
+	t.out.Add(int64(n))
+	return n, err
+}
+
+func (t *tunnel) Write(p []byte) (int, error) {
+	n, err := t.ReadWriteCloser.Write(p)
+	t.in.Add(int64(n))
+	return n, err
 }
 
 // CloseWrite passes a half-close on where the connection knows one.

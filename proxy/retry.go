@@ -4,9 +4,12 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
+	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
@@ -35,16 +38,30 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	if x.body == nil {
 		return x.tried(out, retries, nil)
 	}
-	if retries {
-		x.body.retain()
-		defer x.body.drop()
-	}
-	return x.tried(out, retries, x.body)
+	// The body may be sent again, and it tells whether an error repeats the client's
+	// own words.
+	x.body.retain()
+	isJudged := false
+	defer func() {
+		if !isJudged {
+			x.body.drop()
+		}
+	}()
+	res, err := x.tried(out, retries, x.body)
+	// An error that is passed on as it comes is judged at its end, by streamed.
+	isJudged = err == nil && res.StatusCode >= 400 && backend.Scans(x.try.reply) && !x.try.ended.Load()
+	return res, err
+}
+
+// Sent says that the words are in the request's path, query or body. Of a body that
+// was not read in whole, or that is given back, it knows nothing.
+func (x *exchange) Sent(words string) bool {
+	return outofmemory.Sent(io.MultiReader(strings.NewReader(x.in.URL.RequestURI()+"\n"), x.body.look()), words)
 }
 
 func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*http.Response, error) {
 	res, err := x.send(out, body)
-	if err != nil || !x.try.full {
+	if err != nil || x.try.full == nil {
 		return res, err
 	}
 	if retries && x.try.ended.Load() {
@@ -57,7 +74,7 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 		if err == nil {
 			res.Body.Close()
 			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMRetried)
-			if res, err = x.again(out, second); err != nil || !x.try.full {
+			if res, err = x.again(out, second); err != nil || x.try.full == nil {
 				return res, err
 			}
 		}
@@ -77,12 +94,7 @@ func (x *exchange) admitAgain() (*attempt, error) {
 	}
 	first := x.try
 	ask := x.ask(routing.Decision{Route: x.route, VRAM: x.own}) // what the first run taught is in it
-	ask.Retry = true
-	if booked := first.grant.Booked(); ask.VRAM <= booked && !ask.Unknown {
-		// It taught nothing of its route: it is odd, and only its own figure rises.
-		more := routing.RoundUp(booked + booked/4)
-		ask.VRAM, ask.Raised = more, ask.Raised+more-ask.VRAM
-	}
+	ask = first.grant.Retry(ask)
 	x.ctx = x.in.Context()
 	grant, err := x.admit(ask)
 	if err != nil {
@@ -108,7 +120,7 @@ func (x *exchange) again(out *http.Request, second *attempt) (*http.Response, er
 	next := out.Clone(ctx)
 	next.URL.Scheme, next.URL.Host = second.to.Base().Scheme, second.to.Base().Host
 	x.now = time.Now()
-	x.trace.Execute(x.now, second.to.Config.URL, next.Header)
+	x.trace.Execute(x.now, second.to.Config.URL, next.URL.EscapedPath(), next.Header)
 	if x.body == nil {
 		return x.send(next, nil)
 	}
@@ -116,8 +128,16 @@ func (x *exchange) again(out *http.Request, second *attempt) (*http.Response, er
 }
 
 // maxError is the longest error that is kept until the request has been sent
-// again.
-const maxError = 64 << 10
+// again. A traceback with its variables takes hundreds of KiB.
+const maxError = 512 << 10
+
+// holdsBack says that an error is read to its end before its client gets it,
+// because the request may be sent again. An error of the client's own (4xx) is
+// held back only where it is short and says how long it is.
+func (x *exchange) holdsBack(e *attempt, res *http.Response) bool {
+	return e.grant != nil && e.to.Config.RetryOOM && !x.isStream() && backend.Scans(e.reply) && res.StatusCode >= 400 && !isEvents(res.Header) &&
+		(res.StatusCode >= 500 || res.ContentLength > 0)
+}
 
 // readError reads an error to its end, so that what ran out of memory is known
 // to have ended. It reports false where it is longer than maxError.
@@ -127,7 +147,6 @@ func (x *exchange) readError(e *attempt, res *http.Response) bool {
 		return false
 	}
 	res.Body = b
-	e.full = b.cut() == nil // else nobody knows
 	e.end(b.cut())
 	return true
 }

@@ -27,8 +27,10 @@ type Setup struct {
 type rules struct {
 	config   Config
 	limits   *LimitsConfig
-	table    *routing.Table
+	tables   map[string]*routing.Table // by listener; "": the main one
 	backends map[string]replicas
+	// routes are those of all tables, each once.
+	routes []*routing.Route
 	// histories are what was learned of each route.
 	histories map[*routing.Route]*admission.History
 	// watched are the backends whose jobs end in events that pass by. Nil: none.
@@ -49,6 +51,7 @@ func New(setup Setup, desk *admission.Controller, t *telemetry.Telemetry) (*Hand
 	}
 	h.install(next, nil)
 	h.ladder = newLadder(h)
+	h.ladder.steps.Go(func() { h.sample(h.ladder.life) })
 	return h, nil
 }
 
@@ -76,12 +79,12 @@ func (h *Handler) Reload(setup Setup) error {
 
 // prepare compiles a setup and makes the servers that old does not have.
 func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
-	table, err := routing.NewTable(setup.Routing)
+	table, err := routing.NewTable(setup.Routing.On("", ""))
 	if err != nil {
 		return nil, fmt.Errorf("proxy: compile the routes: %w", err)
 	}
 	next := &rules{
-		config: setup.Proxy, limits: &setup.Proxy.Limits, table: table,
+		config: setup.Proxy, limits: &setup.Proxy.Limits, tables: map[string]*routing.Table{"": table},
 		backends: make(map[string]replicas), observe: setup.Proxy.Mode == "observe",
 		histories: make(map[*routing.Route]*admission.History), tenantHeader: http.CanonicalHeaderKey(setup.Proxy.Tenants.Header),
 	}
@@ -91,13 +94,29 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 			known[keyOf(route)] = history
 		}
 	}
-	for _, route := range table.Routes() {
+	routes := table.Routes()
+	for name, l := range setup.Proxy.Listeners {
+		if table, err = routing.NewTable(setup.Routing.On(name, l.Backend)); err != nil {
+			return nil, fmt.Errorf("proxy: compile the routes of listener %s: %w", name, err)
+		}
+		next.tables[name] = table
+		routes = append(routes, table.Routes()...)
+	}
+	listed := make(map[routeKey]bool)
+	for _, route := range routes {
+		key := keyOf(route)
+		if !listed[key] {
+			listed[key] = true
+			next.routes = append(next.routes, route)
+		}
 		if route.Pass {
 			continue
 		}
-		if next.histories[route] = known[keyOf(route)]; next.histories[route] == nil {
-			next.histories[route] = h.recalled.history(keyOf(route))
+		// Rules of one route have one history, whatever listener they are of.
+		if known[key] == nil {
+			known[key] = h.recalled.history(key)
 		}
+		next.histories[route] = known[key]
 		if route.Completion != nil && route.Completion.Watch {
 			if next.watched == nil {
 				next.watched = make(map[string]bool)
@@ -120,6 +139,7 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 					next.retire(old)
 					return nil, err
 				}
+				b.Transitions(func(from, to, why string) { h.breakerMoved(b, from, to, why) })
 			}
 			next.backends[name] = append(next.backends[name], b)
 		}
@@ -138,6 +158,7 @@ func (h *Handler) install(next, old *rules) {
 		}
 	}
 	h.rules.Store(next)
+	h.telemetry.Bound(next.bounds())
 	if old != nil {
 		h.recalled.keep(old, next)
 		old.retire(next)

@@ -1,11 +1,13 @@
 package proxy_test
 
 import (
+	"encoding/json"
 	"io"
 	"net/http"
 	"testing"
 	"time"
 
+	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -37,35 +39,45 @@ func TestASDKIsToldNotToSendAgainWhatMayStillRun(t *testing.T) {
 }
 
 // TestAClientsTimeoutOfAStreamEndsAtItsFirstByte on a card that is idle, with work
-// that takes longer than the client would wait for the first byte.
+// that was never seen to take less than the client would wait for the first byte.
 func TestAClientsTimeoutOfAStreamEndsAtItsFirstByte(t *testing.T) {
-	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }), func(s *proxy.Setup) {
+	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusTeapot) // a run that failed teaches nothing
+	}), func(s *proxy.Setup) {
 		s.Proxy.Trusted = []string{"127.0.0.1/32"}
 		rest := s.Routing.Routes[3]
-		rest.Name, rest.Match.Path = "rest", "/**"
+		rest.Name, rest.Match.Path = "rest", routing.Texts{"/**"}
 		s.Routing.Routes = append(s.Routing.Routes, rest)
-		class(s, "light", func(c *routing.ClassConfig) { c.Estimate = 20 * time.Second })
+		class(s, "light", func(c *routing.ClassConfig) { c.Estimate = time.Second })
 	})
+	var seen admission.History
+	seen.Learn(512*admission.MiB, 20*time.Second)
+	learned, err := json.Marshal(&seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.handler.Recall(proxy.Memory{Routes: []proxy.RouteMemory{{Backend: "quick", Route: "rest", Class: "light", Path: "/**", Learned: learned}}}, time.Now())
 	for _, c := range []struct {
 		path, body, accept string
 		want               int
 	}{
-		{"/v1/chat/completions", `{"model":"m","stream":true}`, "", 200},
 		{"/v1/chat/completions", `{"model":"m","stream":false}`, "", 429},
 		{"/v1/chat/completions", `{"model":"m"}`, "", 429},
 		{"/v1/chat/completions", `{"model":"m","stream":"true"}`, "", 429},
 		{"/v1/messages", `{"a":"` + string(make([]byte, 2<<20)) + `"}`, "", 429},
-		{"/v1/x", "", "text/event-stream", 200},
-		{"/api/chat", `{"model":"m"}`, "", 200}, // Ollama's
 		{"/api/chat", `{"model":"m","stream":false}`, "", 429},
-		{"/v1beta/models/g:streamGenerateContent", `{}`, "", 200},
+		{"/v1/chat/completions", `{"model":"m","stream":true}`, "", 418},
+		{"/v1/x", "", "text/event-stream", 418},
+		{"/api/chat", `{"model":"m"}`, "", 418}, // Ollama's
+		{"/v1beta/models/g:streamGenerateContent", `{}`, "", 418},
 	} {
 		headers := []string{"X-Stainless-Timeout", "10"}
 		if c.accept != "" {
 			headers = append(headers, "Accept", c.accept)
 		}
-		if res, body := b.do("POST", c.path, c.body, headers...); res.StatusCode != c.want {
-			t.Errorf("%s %.40s: got %d %s, want %d", c.path, c.body, res.StatusCode, body, c.want)
+		if res, body := b.do("POST", c.path, c.body, headers...); res.StatusCode != c.want || (c.want == 429) != (res.Header.Get("Retry-After") != "") {
+			t.Errorf("%s %.40s: got %d %s, to come back in %q s, want %d", c.path, c.body, res.StatusCode, body, res.Header.Get("Retry-After"), c.want)
 		}
 	}
 }

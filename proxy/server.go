@@ -6,22 +6,30 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
 )
 
-// Server is a handler behind its two listeners.
+// Server is a handler behind its listeners.
 type Server struct {
 	handler       *Handler
-	public, admin *http.Server
-	listener      net.Listener // the public one
+	public        []door // the main one first
+	admin         *http.Server
 	adminListener net.Listener // nil: there is none
 	tls           TLSConfig
+}
+
+// door is a listener for clients.
+type door struct {
+	*http.Server
+	net.Listener
 }
 
 // Listen opens the listeners of a configuration that Check accepts, the admin
@@ -33,24 +41,39 @@ func Listen(c Config, h *Handler, admin http.Handler) (*Server, error) {
 			return nil, fmt.Errorf("proxy: tls: %w", err)
 		}
 	}
-	listener, err := listen(c.Listen)
-	if err != nil {
+	if err := s.open(c, c.Listen, h); err != nil {
 		return nil, fmt.Errorf("proxy: listen: %w", err)
 	}
-	// One connection more than the limit waits in the kernel: Accept sleeps.
-	s.listener = limit(listener, c.Limits.Connections)
-	s.public = newServer(c.Limits, edge(h), h.log)
-	s.public.ConnContext = withConnection
-	s.public.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
-	s.public.Protocols.SetHTTP2(c.TLS.Cert != "")
+	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
+		if err := s.open(c, c.Listeners[name].Listen, h.On(name)); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("proxy: listen for listeners.%s: %w", name, err)
+		}
+	}
 	if c.Admin.Listen != "" {
+		var err error
 		if s.adminListener, err = listen(c.Admin.Listen); err != nil {
-			listener.Close()
+			s.Close()
 			return nil, fmt.Errorf("proxy: admin listen: %w", err)
 		}
 		s.admin = newServer(c.Limits, admin, h.log)
 	}
 	return s, nil
+}
+
+// open opens a listener for clients.
+func (s *Server) open(c Config, address string, h http.Handler) error {
+	listener, err := listen(address)
+	if err != nil {
+		return err
+	}
+	server := newServer(c.Limits, edge(h), s.handler.log)
+	server.ConnContext = withConnection
+	server.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
+	server.Protocols.SetHTTP2(c.TLS.Cert != "")
+	// One connection more than the limit waits in the kernel: Accept sleeps.
+	s.public = append(s.public, door{server, limit(listener, c.Limits.Connections, s.handler.telemetry.Malformed)})
+	return nil
 }
 
 // newServer bounds what a client can make a listener hold. There is no timeout
@@ -74,7 +97,7 @@ func newServer(l LimitsConfig, handler http.Handler, log *slog.Logger) *http.Ser
 }
 
 // edge is the public face: one catch-all, nothing of our own beside it.
-func edge(h *Handler) *echo.Echo {
+func edge(h http.Handler) *echo.Echo {
 	e := newEcho()
 	// The inner writer: echo's own hides what the copy needs.
 	serve := func(c echo.Context) error {
@@ -120,17 +143,19 @@ func listen(address string) (net.Listener, error) {
 
 // Serve serves until Shutdown or Close, and returns what ended it otherwise.
 func (s *Server) Serve() error {
-	failed := make(chan error, 2)
+	failed := make(chan error, 1+len(s.public))
 	if s.admin != nil {
 		go func() { failed <- s.admin.Serve(s.adminListener) }()
 	}
-	go func() {
-		if s.tls.Cert != "" {
-			failed <- s.public.ServeTLS(s.listener, s.tls.Cert, s.tls.Key)
-			return
-		}
-		failed <- s.public.Serve(s.listener)
-	}()
+	for _, d := range s.public {
+		go func() {
+			if s.tls.Cert != "" {
+				failed <- d.ServeTLS(d.Listener, s.tls.Cert, s.tls.Key)
+				return
+			}
+			failed <- d.Serve(d.Listener)
+		}()
+	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("proxy: serve: %w", err)
 	}
@@ -147,7 +172,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		defer close(ended)
 		s.handler.open.wait(ctx)
 	}()
-	err := s.public.Shutdown(ctx)
+	ends := make(chan error, len(s.public))
+	for _, d := range s.public {
+		go func() { ends <- d.Shutdown(ctx) }()
+	}
+	var err error
+	for range s.public {
+		err = errors.Join(err, <-ends)
+	}
 	<-ended
 	s.Close()
 	return err
@@ -155,7 +187,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // Close cuts everything at once.
 func (s *Server) Close() {
-	s.public.Close()
+	for _, d := range s.public {
+		d.Server.Close()
+		d.Listener.Close() // it may not be served yet
+	}
 	if s.admin != nil {
 		s.admin.Close()
 	}
@@ -165,9 +200,9 @@ func (s *Server) Close() {
 // reach the admin listener, empty where there is none.
 func (s *Server) URL() string {
 	if s.tls.Cert != "" {
-		return address("https", s.listener)
+		return address("https", s.public[0].Listener)
 	}
-	return address("http", s.listener)
+	return address("http", s.public[0].Listener)
 }
 
 func (s *Server) AdminURL() string {

@@ -212,7 +212,10 @@ type observedJSON struct {
 // maxListed is how many waiting requests a list shows at most.
 const maxListed = 1000
 
-func (a *admin) state(c echo.Context) error {
+func (a *admin) state(c echo.Context) error { return c.JSON(http.StatusOK, a.describe()) }
+
+// describe is the state at this moment.
+func (a *admin) describe() stateJSON {
 	s := a.desk.Snapshot()
 	out := stateJSON{At: s.At, Mode: a.rules.Load().config.Mode, Draining: s.Draining || a.Draining(),
 		GPUs: []gpuJSON{}, Classes: []classJSON{}, Backends: a.describeBackends(s), Running: []runningJSON{}}
@@ -232,7 +235,7 @@ func (a *admin) state(c echo.Context) error {
 		held, refused := a.observed.read()
 		out.Observed = &observedJSON{Held: held, Refused: refused}
 	}
-	return c.JSON(http.StatusOK, out)
+	return out
 }
 
 func describeGPU(g admission.GPUState, backends []admission.BackendState) gpuJSON {

@@ -44,7 +44,7 @@ func TestAStreamWhoseClientLeftEnds(t *testing.T) {
 		gone := make(chan string, 1)
 		b := open(t, endless(gone, c.kind), func(s *proxy.Setup) {
 			named := s.Routing.Routes[2]
-			named.Name, named.Match = "named", routing.MatchConfig{Method: "GET", Path: "/slow/named"}
+			named.Name, named.Match = "named", routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/slow/named"}}
 			s.Routing.Routes = append([]routing.RouteConfig{named}, s.Routing.Routes...)
 		})
 		ctx, leave := context.WithCancel(t.Context())
@@ -175,7 +175,7 @@ func TestTheEndOfAWebSocketIsNoLeaving(t *testing.T) {
 func TestAHandshakeThatABackendTakesForARequestIsWork(t *testing.T) {
 	m := newModel(t)
 	b := open(t, m, func(s *proxy.Setup) {
-		s.Routing.Routes[0].Match.Method = "GET"
+		s.Routing.Routes[0].Match.Method = routing.Texts{"GET"}
 	})
 	for range 3 {
 		fmt.Fprint(dial(t, b), "GET /heavy?prompt=x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")

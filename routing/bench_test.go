@@ -43,7 +43,7 @@ func BenchmarkTableRouteByPath(b *testing.B) {
 
 func BenchmarkTableRouteByWhen(b *testing.B) {
 	benchmarkRoute(b, aKiB,
-		light("caption", routing.MatchConfig{Path: "/v1/images/generations", When: `body.model == "flux-caption"`}),
+		light("caption", routing.MatchConfig{Path: routing.Texts{"/v1/images/generations"}, When: `body.model == "flux-caption"`}),
 		heavy("it", path("/v1/images/generations")))
 }
 

@@ -30,17 +30,11 @@ type RouteConfig struct {
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
 	HoldSlot    bool        `koanf:"hold_slot"` // a WebSocket counts as work
+	Listener    string      `koanf:"listener"`  // that it belongs to; empty: the main one, and its backend's
+	Merge       []string    `koanf:"merge"`     // backends whose lists of models are added to its backend's
+	Derived     bool        `koanf:"-"`         // it follows from a preset: another may take all of it first
 	// Completion is the backend's, but for what it says itself.
 	Completion backend.CompletionConfig `koanf:"completion"`
-}
-
-// MatchConfig is what a request must look like. Empty fields match anything.
-type MatchConfig struct {
-	Method  string            `koanf:"method"` // GET matches HEAD too
-	Path    string            `koanf:"path"`
-	Host    string            `koanf:"host"`    // exact, or *.example.com for all below
-	Headers map[string]string `koanf:"headers"` // exact values; *: any
-	When    string            `koanf:"when"`
 }
 
 // ClassConfig is one entry of `classes`.
@@ -81,12 +75,13 @@ func (c Config) Check(report func(path, problem string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
 		c.Backends[name].Check(check.At(report, "backends."+name))
 	}
-	rules := make([]rule, len(c.Routes))
+	var rules []rule // that shadow others
+	var from []int   // the route of each
 	names := make(map[string]int)
 	for i, r := range c.Routes {
 		here := check.At(report, fmt.Sprintf("routes[%d]", i))
 		ok := true
-		rules[i] = c.compile(i, func(path, problem string) {
+		compiled := c.compile(i, func(path, problem string) {
 			ok = false
 			here(path, problem)
 		})
@@ -96,17 +91,56 @@ func (c Config) Check(report func(path, problem string)) {
 			names[r.Name] = i
 		}
 		if !ok {
-			rules[i].when = new(expression.Expression) // it shadows none
 			continue
 		}
-		for j := range rules[:i] {
-			if rules[j].covers(&rules[i]) {
-				here("match", fmt.Sprintf("never reached: %s matches all of it first: want this one before it, or a narrower one there", c.routeName(j)))
-				break
-			}
+		// What the same listener serves; a route of the main one may be its backend's own
+		// listener's too, where others are not in its way.
+		if by := shadow(rules, compiled, func(j int) bool { return c.Routes[from[j]].serves(r.Listener, r.Backend) }); by >= 0 && !r.Derived {
+			here("match", fmt.Sprintf("never reached: %s matches all of it first: want this one before it, or a narrower one there", c.routeName(from[by])))
+		}
+		for _, u := range compiled {
+			rules, from = append(rules, u), append(from, i)
 		}
 	}
 	c.checkRoom(report)
+}
+
+// shadow is the first rule that takes what the last of a route's rules would match,
+// where others take what the rest would; -1: the route is reached. counts says which
+// rules are beside it.
+func shadow(rules, route []rule, counts func(i int) bool) int {
+	by := -1
+	for i := range route {
+		by = -1
+		for j := range rules {
+			if by < 0 && counts(j) && rules[j].covers(&route[i]) {
+				by = j
+			}
+		}
+		if by < 0 {
+			return -1
+		}
+	}
+	return by
+}
+
+// On is the configuration of a listener, which is a backend's own: with the routes that
+// it serves. The empty names stand for the main listener.
+func (c Config) On(listener, backend string) Config {
+	var routes []RouteConfig
+	for i, r := range c.Routes {
+		r.Name = cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i))
+		if r.serves(listener, backend) {
+			routes = append(routes, r)
+		}
+	}
+	c.Routes = routes
+	return c
+}
+
+// serves says that a route is one of a listener's.
+func (r *RouteConfig) serves(listener, backend string) bool {
+	return r.Listener == listener || r.Listener == "" && r.Backend == backend
 }
 
 func (c Config) routeName(i int) string {
@@ -131,32 +165,51 @@ func (k ClassConfig) check(report func(path, problem string)) {
 	check.AtLeast(report, "reserved", k.Reserved, 0)
 }
 
-// compile makes a rule of a route and reports what is wrong with it, by paths
-// below the route.
-func (c Config) compile(i int, report func(path, problem string)) rule {
+// compile makes rules of a route, one for each of its methods and paths, and reports
+// what is wrong with it, by paths below the route.
+func (c Config) compile(i int, report func(path, problem string)) []rule {
+	r := c.Routes[i]
+	u := c.compileRest(i, report)
+	to := c.Backends[r.Backend]
+	closed := controls(to)
+	var rules []rule
+	for at, method := range r.Match.Method.each("match.method") {
+		if method != "" && !httpguts.ValidHeaderFieldName(method) || method != strings.ToUpper(method) {
+			report(at, fmt.Sprintf("%q: not a method: want one in capitals, such as POST", method))
+		}
+		if method == "CONNECT" {
+			report(at, `"CONNECT": is never forwarded: want another`)
+		}
+		for at, path := range r.Match.Path.each("match.path") {
+			one := u
+			one.method = method
+			var err error
+			if one.pattern, err = parsePattern(path); err != nil && len(rules) < max(1, len(r.Match.Path)) {
+				report(at, fmt.Sprintf("%q: %v", path, err))
+			}
+			one.route.Pattern, one.route.modelAt = one.pattern.text, modelSegment(one.pattern.text)
+			one.closed = one.closedTo(slices.Clone(closed))
+			one.route.Errors = dialect(cmp.Or(noAuto(r.Errors), noAuto(to.Errors)), one.pattern.text, to.EngineErrors())
+			rules = append(rules, one)
+		}
+	}
+	return rules
+}
+
+// compileRest is what the rules of a route have in common: all but method and path.
+func (c Config) compileRest(i int, report func(path, problem string)) rule {
 	r := c.Routes[i]
 	class, to := c.Classes[r.Class], c.Backends[r.Backend]
-	u := rule{method: r.Match.Method, vram: class.VRAM.Amount, room: -1, why: "the first rule that matches; the class's vram"}
+	u := rule{vram: class.VRAM.Amount, room: -1, why: "the first rule that matches; the class's vram"}
 	u.route = Route{
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
-		Backend: r.Backend, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot,
+		Backend: r.Backend, Merge: r.Merge, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot,
 	}
 	if most, ok := c.roomiest(to); ok {
 		u.room = most.left
 	}
 
-	if r.Match.Method != "" && !httpguts.ValidHeaderFieldName(r.Match.Method) || r.Match.Method != strings.ToUpper(r.Match.Method) {
-		report("match.method", fmt.Sprintf("%q: not a method: want one in capitals, such as POST", r.Match.Method))
-	}
-	if r.Match.Method == "CONNECT" {
-		report("match.method", `"CONNECT": is never forwarded: want another`)
-	}
 	var err error
-	if u.pattern, err = parsePattern(r.Match.Path); err != nil {
-		report("match.path", fmt.Sprintf("%q: %v", r.Match.Path, err))
-	}
-	u.route.Pattern = u.pattern.text
-	u.closed = u.closedTo(controls(to))
 	u.host = strings.ToLower(strings.TrimPrefix(r.Match.Host, "*"))
 	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || strings.HasSuffix(u.host, ".") || r.Match.Host == "*" ||
 		strings.HasPrefix(r.Match.Host, "*") != strings.HasPrefix(u.host, ".") {
@@ -172,16 +225,23 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		}
 		u.headers = append(u.headers, headerRule{name: textproto.CanonicalMIMEHeaderKey(name), value: value, any: value == "*"})
 	}
-	if r.Match.When != "" {
-		if u.when, err = expression.When(r.Match.When); err != nil {
-			report("match.when", fmt.Sprintf("%q: %v: want a condition such as body.model == \"flux\"", r.Match.When, err))
-		}
+	if condition := r.Match.condition(); condition == "" {
+	} else if u.when, err = expression.When(condition); err != nil {
+		report("match.when", fmt.Sprintf("%q: %v: want a condition such as body.model == \"flux\"", r.Match.When, err))
 	}
 	check.OneOf(report, "errors", r.Errors, backend.Dialects...)
-	u.route.Errors = dialect(cmp.Or(noAuto(r.Errors), noAuto(to.Errors)), u.pattern.text, to.EngineErrors())
-
-	if _, ok := c.Backends[r.Backend]; !ok {
+	if r.Backend == "" {
+		report("backend", "missing: want "+choices(c.Backends))
+	} else if _, ok := c.Backends[r.Backend]; !ok {
 		report("backend", fmt.Sprintf("%q: not in backends: want %s", r.Backend, choices(c.Backends)))
+	}
+	for j, name := range r.Merge {
+		if _, ok := c.Backends[name]; !ok {
+			report(fmt.Sprintf("merge[%d]", j), fmt.Sprintf("%q: not in backends: want %s", name, choices(c.Backends)))
+		}
+	}
+	if len(r.Merge) > 0 && !r.Pass {
+		report("merge", "lists of models need no card: want pass: true")
 	}
 	if r.Pass {
 		u.route.Class, u.vram, u.why = ClassConfig{}, 0, "the first rule that matches; passed through"
@@ -203,7 +263,7 @@ func (c Config) compile(i int, report func(path, problem string)) rule {
 		}
 	})
 	if r.Class == "" {
-		report("class", `"": missing: want a class, or pass: true`)
+		report("class", "missing: want a class, or pass: true")
 	} else if _, ok := c.Classes[r.Class]; !ok {
 		report("class", fmt.Sprintf("%q: not in classes: want %s", r.Class, choices(c.Classes)))
 	}
@@ -289,25 +349,30 @@ func (c Config) checkRoom(report func(path, problem string)) {
 		}
 		if demand > most.left && !told[path] {
 			told[path] = true
-			report(path, fmt.Sprintf("%v: more than %s can ever give beside the %v that backend %s holds: want %v or less",
-				demand, most.at.GPU, most.at.Resident, r.Backend, most.left))
+			beside := ""
+			if most.at.Resident > 0 {
+				beside = fmt.Sprintf(" beside the %v that backend %s holds", most.at.Resident, r.Backend)
+			}
+			report(path, fmt.Sprintf("%v: more than %s can ever give%s: want %v or less",
+				demand, most.at.GPU, beside, most.left))
 		}
 	}
 }
 
 // NewTable compiles the rules of a configuration that Check accepts.
 func NewTable(c Config) (*Table, error) {
-	t := &Table{rules: make([]rule, len(c.Routes))}
+	t := new(Table)
 	var mistakes []error
 	for i := range c.Routes {
-		t.rules[i] = c.compile(i, func(path, problem string) {
+		compiled := c.compile(i, func(path, problem string) {
 			mistakes = append(mistakes, fmt.Errorf("routing: routes[%d].%s: %s", i, path, problem))
 		})
-		for _, e := range [...]*expression.Expression{t.rules[i].when, t.rules[i].amount} {
+		for _, e := range [...]*expression.Expression{compiled[0].when, compiled[0].amount} {
 			if e != nil {
 				t.names.Add(e.Keys())
 			}
 		}
+		t.rules = append(t.rules, compiled...)
 	}
 	return t, errors.Join(mistakes...)
 }

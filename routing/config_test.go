@@ -76,7 +76,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		return match(func(m *routing.MatchConfig) { m.Headers = map[string]string{name: "x"} })
 	}
 	pattern := func(text string) func(*routing.Config) {
-		return match(func(m *routing.MatchConfig) { m.Path = text })
+		return match(func(m *routing.MatchConfig) { m.Path = routing.Texts{text} })
 	}
 	host := func(text string) func(*routing.Config) {
 		return match(func(m *routing.MatchConfig) { m.Host = text })
@@ -105,7 +105,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"classes.light.vram", "want 40GiB or less", class(func(k *routing.ClassConfig) { k.VRAM.Amount = 41 * admission.GiB })},
 
 		{"backends.vqa.url", "missing: want http://host:port", url("")},
-		{"backends.vqa.url", "want http://host:port, https://host or unix:/path", url("localhost:8001")},
+		{"backends.vqa.url", "has no scheme: want http://localhost:8001", url("localhost:8001")},
 		{"backends.vqa.url", "want http://host:port, https://host or unix:/path", url("file:///etc/passwd")},
 		{"backends.vqa.url", "want http://host:port, https://host or unix:/path", url("/v1")},
 		{"backends.vqa.url", "want http://host:port, https://host or unix:/path", url("http://[::1")},
@@ -142,7 +142,7 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"routes[1].class", "not in classes: want heavy or light", route(func(r *routing.RouteConfig) { r.Class = "lihgt" })},
 		{"routes[1].class", "want class or pass, not both", route(func(r *routing.RouteConfig) { r.Pass = true })},
 		{"routes[1].vram", "want it left out", route(func(r *routing.RouteConfig) { r.Pass, r.Class, r.VRAM = true, "", "1GiB" })},
-		{"routes[1].backend", "not in backends: want flux or vqa", route(func(r *routing.RouteConfig) { r.Backend = "" })},
+		{"routes[1].backend", "missing: want flux or vqa", route(func(r *routing.RouteConfig) { r.Backend = "" })},
 		{"routes[1].errors", "openai or ollama", route(func(r *routing.RouteConfig) { r.Errors = "html" })},
 		{"routes[1].vram", "want an amount such as 20GiB", amount("-1GiB")},
 		{"routes[1].vram", "want an amount such as 20GiB", amount("twenty")},
@@ -150,9 +150,9 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"routes[1].vram", "or an expression in bytes", amount(`gib("20")`)},
 		{"routes[1].vram", "or an expression in bytes", amount("gib(bodi.n)")},
 		{"routes[1].vram", "want 40GiB or less", amount("41GiB")},
-		{"routes[1].match.method", "want one in capitals, such as POST", match(func(m *routing.MatchConfig) { m.Method = "post" })},
-		{"routes[1].match.method", "want one in capitals, such as POST", match(func(m *routing.MatchConfig) { m.Method = "GET,POST" })},
-		{"routes[1].match.method", "never forwarded: want another", match(func(m *routing.MatchConfig) { m.Method = "CONNECT" })},
+		{"routes[1].match.method", "want one in capitals, such as POST", match(func(m *routing.MatchConfig) { m.Method = routing.Texts{"post"} })},
+		{"routes[1].match.method", "want one in capitals, such as POST", match(func(m *routing.MatchConfig) { m.Method = routing.Texts{"GET,POST"} })},
+		{"routes[1].match.method", "never forwarded: want another", match(func(m *routing.MatchConfig) { m.Method = routing.Texts{"CONNECT"} })},
 		{"routes[1].match.path", "want a pattern such as", pattern("v1/x")},
 		{"routes[1].match.path", "want it there, or a segment with a name", pattern("/**/x")},
 		{"routes[1].match.path", "want it there, or a segment with a name", pattern("/a//b")},
@@ -221,7 +221,7 @@ func TestAllMistakesAreReportedAtOnce(t *testing.T) {
 
 func TestARuleThatIsNeverReachedIsNamed(t *testing.T) {
 	match := func(method, path, host, when string, headers ...string) routing.MatchConfig {
-		m := routing.MatchConfig{Method: method, Path: path, Host: host, When: when, Headers: make(map[string]string)}
+		m := routing.MatchConfig{Method: routing.Texts{method}, Path: routing.Texts{path}, Host: host, When: when, Headers: make(map[string]string)}
 		for _, h := range headers {
 			name, value, _ := strings.Cut(h, "=")
 			m.Headers[name] = value

@@ -138,16 +138,16 @@ func TestARuleThatNamesAControlOpensIt(t *testing.T) {
 // leaves an engine's own calls out.
 func TestACallForOneEngineDoesNotGoToAnother(t *testing.T) {
 	table := compiled(t, reclaiming(backend.ReclaimConfig{Preset: "comfyui"},
-		light("one", routing.MatchConfig{Method: "POST", Path: "/**"}),
-		heavy("other", routing.MatchConfig{Path: "/**"}),
+		light("one", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/**"}}),
+		heavy("other", routing.MatchConfig{Path: routing.Texts{"/**"}}),
 	))
 	wantRule(t, table, asServed(t, "POST /x"), routing.Body{}, "one")
 	if _, err := table.Find(asServed(t, "POST /free")); !errors.Is(err, routing.ErrControl) {
 		t.Errorf("got %v, want ErrControl", err)
 	}
 	wantRule(t, table, asServed(t, "GET /free"), routing.Body{}, "other") // which the first rule is not for
-	open := heavy("open", routing.MatchConfig{Path: "/free"})
-	table = compiled(t, reclaiming(backend.ReclaimConfig{Preset: "comfyui"}, light("one", routing.MatchConfig{Method: "POST", Path: "/**"}), open, heavy("other", path("/**"))))
+	open := heavy("open", routing.MatchConfig{Path: routing.Texts{"/free"}})
+	table = compiled(t, reclaiming(backend.ReclaimConfig{Preset: "comfyui"}, light("one", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/**"}}), open, heavy("other", path("/**"))))
 	wantRule(t, table, asServed(t, "POST /free"), routing.Body{}, "open")
 }
 
@@ -155,11 +155,11 @@ func TestARuleForAControlIsReachedAfterTheWildcardThatLeavesIt(t *testing.T) {
 	c := reclaiming(backend.ReclaimConfig{Preset: "vllm"}, light("wild", path("/**")), pass("sleep", path("/sleep")))
 	wantRule(t, compiled(t, c), asServed(t, "POST /sleep"), routing.Body{}, "sleep")
 	// What the wildcard takes is still never reached.
-	c.Routes[1].Match.Path = "/health"
+	c.Routes[1].Match.Path = routing.Texts{"/health"}
 	if got := mistakes(c); len(got) != 1 || !strings.HasPrefix(got[0], "routes[1].match: never reached") {
 		t.Errorf("got %q", got)
 	}
-	c.Routes[1].Match.Path = "/**"
+	c.Routes[1].Match.Path = routing.Texts{"/**"}
 	if got := mistakes(c); len(got) != 1 || !strings.HasPrefix(got[0], "routes[1].match: never reached") {
 		t.Errorf("got %q", got)
 	}
@@ -167,7 +167,7 @@ func TestARuleForAControlIsReachedAfterTheWildcardThatLeavesIt(t *testing.T) {
 
 func TestADoubtfulBodyDoesNotOpenAControl(t *testing.T) {
 	table := compiled(t, reclaiming(backend.ReclaimConfig{Preset: "vllm"},
-		light("a", routing.MatchConfig{Path: "/**", When: "body.n == 1"}), heavy("b", routing.MatchConfig{Path: "/x", When: "body.n == 2"})))
+		light("a", routing.MatchConfig{Path: routing.Texts{"/**"}, When: "body.n == 1"}), heavy("b", routing.MatchConfig{Path: routing.Texts{"/x"}, When: "body.n == 2"})))
 	r, b := posted(t, "/sleep", "{")
 	if got := chosen(t, table, r, b); !strings.HasPrefix(got, closed) {
 		t.Errorf("got %s", got)

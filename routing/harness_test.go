@@ -47,7 +47,7 @@ func pass(name string, match routing.MatchConfig) routing.RouteConfig {
 	return routing.RouteConfig{Name: name, Match: match, Pass: true, Backend: "vqa"}
 }
 
-func path(p string) routing.MatchConfig { return routing.MatchConfig{Path: p} }
+func path(p string) routing.MatchConfig { return routing.MatchConfig{Path: routing.Texts{p}} }
 
 func when(expression string) routing.MatchConfig { return routing.MatchConfig{When: expression} }
 

@@ -139,6 +139,11 @@ func (u *rule) free(r *http.Request) bool {
 	if u.route.Pass {
 		return true
 	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete:
+	default:
+		return false
+	}
 	if method, _ := override(r); method != "" {
 		return false
 	}
@@ -148,13 +153,7 @@ func (u *rule) free(r *http.Request) bool {
 	if u.method != "" || u.route.Completion.Names(r) {
 		return false
 	}
-	switch r.Method {
-	case http.MethodGet:
-		return !u.route.HoldSlot || !IsWebSocket(r)
-	case http.MethodHead, http.MethodOptions, http.MethodDelete:
-		return true
-	}
-	return false
+	return r.Method != http.MethodGet || !u.route.HoldSlot || !IsWebSocket(r)
 }
 
 // readings adds to the decoded path whatever else servers make of it.
@@ -197,7 +196,7 @@ func readings(all []spelling, raw string) []spelling {
 	}
 	// And afterwards.
 	for _, change := range [...]change{
-		{lastSlash, false}, {upToZero, true}, {decodeAgain, true}, {shorten, true}, {straighten, true}, {withoutParameters, true}, {mergeSlashes, false}, {resolveDots, true},
+		{lastSlash, false}, {lastNewline, true}, {upToZero, true}, {decodeAgain, true}, {shorten, true}, {straighten, true}, {withoutParameters, true}, {mergeSlashes, false}, {resolveDots, true},
 	} {
 		for _, s := range slices.Clone(all) {
 			if path := change.make(s.path); path != s.path {
@@ -244,6 +243,10 @@ func lastSlash(path string) string {
 	}
 	return path
 }
+
+// lastNewline takes a newline off the end: the $ of Python's and Perl's regular
+// expressions, by which Starlette, Django and nginx compare, matches before it.
+func lastNewline(path string) string { return strings.TrimSuffix(path, "\n") }
 
 // upToZero is what is left of a path where a zero byte ends a text.
 func upToZero(path string) string {

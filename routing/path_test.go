@@ -27,6 +27,14 @@ var pathReaders = map[string]func(raw string) string{
 		}
 		return handler(p)
 	},
+	// Starlette, Django, nginx: a regular expression, whose $ matches before a newline.
+	"one with regular expressions": func(raw string) string {
+		p, err := url.PathUnescape(raw)
+		if err != nil {
+			return ""
+		}
+		return handler(strings.TrimSuffix(p, "\n"))
+	},
 	// nginx: decoded, slashes merged, dots resolved.
 	"one that resolves": func(raw string) string {
 		p, err := url.PathUnescape(raw)
@@ -107,10 +115,10 @@ func handler(p string) string {
 // TestNoServerReadsAPathPastItsRoute mutates paths and compares the rule that each
 // falls under with the handler that servers would take it to.
 func TestNoServerReadsAPathPastItsRoute(t *testing.T) {
-	table := aTable(t, heavyToo("images", routing.MatchConfig{Path: "/v1/images"}), light("infer", routing.MatchConfig{Path: "/v1/models/{m}/infer"}),
-		pass("files", routing.MatchConfig{Path: "/files/**"}), routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: "/**"}, Class: "heavy", Backend: "flux"})
+	table := aTable(t, heavyToo("images", routing.MatchConfig{Path: routing.Texts{"/v1/images"}}), light("infer", routing.MatchConfig{Path: routing.Texts{"/v1/models/{m}/infer"}}),
+		pass("files", routing.MatchConfig{Path: routing.Texts{"/files/**"}}), routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}}, Class: "heavy", Backend: "flux"})
 	pieces := []string{"/", "/v1", "/images", "/models", "/m", "/infer", "/files", "a", "%2F", "%2f", "%5C", `\`, ";", ";a=b", "..", ".", "/..", "/.", "//", "%2e", "%2E%2e", "%252F", "%252e%252e", "%25",
-		"%3F", "%23", "é", "+", "%20", "|", "org", "%41", "%76", "%69", "V1", "..;", "%3B", "%2F.."}
+		"%3F", "%23", "é", "+", "%20", "|", "org", "%41", "%76", "%69", "V1", "..;", "%3B", "%2F..", "%0A"}
 	bases := []string{"/v1/images", "/v1/models/m/infer", "/files/a", "/x", "/files/../v1/images", "/v1/models/a%2Fb/infer"}
 	random := rand.New(rand.NewPCG(1, 2))
 	routed, refused := 0, 0

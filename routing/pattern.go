@@ -50,6 +50,7 @@ func isHex(c byte) bool {
 // takes no request past its rule.
 type pattern struct {
 	text     string
+	start    string // the literals before the first wildcard: /a/b
 	segments []segment
 	open     bool   // matches everything below
 	rest     string // the name for what is below
@@ -100,6 +101,9 @@ func parsePattern(text string) (pattern, error) {
 		case !isClean("/" + part):
 			return p, fmt.Errorf("%q has no single meaning: want a path without dot segments, backslashes and parameters", part)
 		default:
+			if len(p.segments) == strings.Count(p.start, "/") {
+				p.start += "/" + part
+			}
 			p.segments = append(p.segments, segment{literal: part})
 			continue
 		}
@@ -125,8 +129,11 @@ func isName(s string) bool {
 
 // match says whether a path fits.
 func (p *pattern) match(path string) bool {
-	rest := path // empty, or from a slash on
-	for i := range p.segments {
+	rest, ok := strings.CutPrefix(path, p.start) // empty, or from a slash on
+	if !ok || rest != "" && rest[0] != '/' {
+		return false
+	}
+	for i := strings.Count(p.start, "/"); i < len(p.segments); i++ {
 		part, tail := cutSegment(rest)
 		if s := &p.segments[i]; part == "" || s.name == "" && part != s.literal {
 			return false

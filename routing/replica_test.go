@@ -146,7 +146,7 @@ func TestWhatARequestMayTakeIsWhatItsRoomiestReplicaHas(t *testing.T) {
 			b.Replicas = []backend.ReplicaConfig{{URL: "http://a:1", GPU: "gpu1"}, {URL: "http://a:2", GPU: "gpu0"}}
 		}, "", 0},
 		{"both small", func(b *backend.Config) { b.GPU, b.URLs = "gpu1", []string{"http://a:1", "http://a:2"} },
-			"34GiB: more than gpu1 can ever give beside the 0B that backend flux holds: want 23GiB or less", 0},
+			"34GiB: more than gpu1 can ever give: want 23GiB or less", 0},
 		{"across both", func(b *backend.Config) { b.URL, b.Resident = "http://a:1", spread("gpu0:10 gpu1:1") },
 			"34GiB: more than gpu1 can ever give beside the 1GiB that backend flux holds: want 22GiB or less", 22 * gib},
 		{"one on a card of unknown size", func(b *backend.Config) {

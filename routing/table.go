@@ -82,12 +82,15 @@ type Route struct {
 	ClassName   string // empty for a pass route
 	Class       ClassConfig
 	Backend     string
+	Merge       []string // backends whose lists of models are added
 	Pass        bool
 	Learn       bool   // its demand is to be learned; what a Decision says is the least until then
 	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
 	RequireBody bool
 	HoldSlot    bool                // a WebSocket holds a slot and has the execution clock
 	Completion  *backend.Completion // nil: an answer is the end of its work
+
+	modelAt int // the segment of the path that names a model, from 1; 0: none does
 }
 
 // matches judges everything but the expression. The error says why the answer

@@ -16,8 +16,8 @@ const none = "routing: no rule matches"
 
 func TestARuleMatchesByMethod(t *testing.T) {
 	table := aTable(t,
-		light("get", routing.MatchConfig{Method: "GET", Path: "/x"}),
-		light("post", routing.MatchConfig{Method: "POST", Path: "/x"}),
+		light("get", routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/x"}}),
+		light("post", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/x"}}),
 		light("any", path("/y")),
 	)
 	for line, want := range map[string]string{
@@ -86,7 +86,7 @@ func TestAPathWhoseReadingsLeadToDifferentRoutesIsRefused(t *testing.T) {
 		}
 	}
 	// Whether they differ may depend on the body.
-	table := aTable(t, heavyToo("images", routing.MatchConfig{Path: "/v1/images", When: "body.n == 1"}), pass("rest", path("/**")))
+	table := aTable(t, heavyToo("images", routing.MatchConfig{Path: routing.Texts{"/v1/images"}, When: "body.n == 1"}), pass("rest", path("/**")))
 	r, b := posted(t, "/v1%2Fimages", `{"n":1}`)
 	if got := chosen(t, table, r, b); got != routing.ErrPath.Error() {
 		t.Errorf("got %s, want ErrPath", got)
@@ -140,14 +140,14 @@ func TestAPathWithManySpellingsIsRoutedWhereTheyLeadToTheSame(t *testing.T) {
 }
 
 func TestTheRulesSeeAnEncodedSlashAsASlash(t *testing.T) {
-	table := aTable(t, heavy("it", routing.MatchConfig{Path: "/m/{model}/run", When: `params.model == "org/name" && path == "/m/org/name/run"`}))
+	table := aTable(t, heavy("it", routing.MatchConfig{Path: routing.Texts{"/m/{model}/run"}, When: `params.model == "org/name" && path == "/m/org/name/run"`}))
 	wantRule(t, table, asServed(t, "POST /m/org%2Fname/run"), routing.Body{}, "it")
 }
 
 // TestAMethodThatAHeaderOverridesIsNoWayAround has headers that some frameworks
 // take for the method.
 func TestAMethodThatAHeaderOverridesIsNoWayAround(t *testing.T) {
-	images := heavyToo("images", routing.MatchConfig{Method: "POST", Path: "/v1/images"})
+	images := heavyToo("images", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/v1/images"}})
 	table := aTable(t, images, pass("rest", path("/**")))
 	any := aTable(t, heavyToo("images", path("/v1/images")))
 	for _, name := range []string{"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"} {
@@ -176,9 +176,9 @@ func TestWhatNeedsNoCardPassesAClassRoute(t *testing.T) {
 		pass  map[string]bool
 	}{
 		"no method":  {heavyToo("it", path("/x")), map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "DELETE": true, "POST": false, "PUT": false, "PATCH": false, "TRACE": false, "QUERY": false, "GET|" + socket: true}},
-		"GET":        {heavyToo("it", routing.MatchConfig{Method: "GET", Path: "/x"}), map[string]bool{"GET": false, "HEAD": false, "GET|" + socket: false}},
-		"DELETE":     {heavyToo("it", routing.MatchConfig{Method: "DELETE", Path: "/x"}), map[string]bool{"DELETE": false}},
-		"POST":       {heavyToo("it", routing.MatchConfig{Method: "POST", Path: "/x"}), map[string]bool{"POST": false, "OPTIONS|Origin: http://a|Access-Control-Request-Method: POST": true}},
+		"GET":        {heavyToo("it", routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/x"}}), map[string]bool{"GET": false, "HEAD": false, "GET|" + socket: false}},
+		"DELETE":     {heavyToo("it", routing.MatchConfig{Method: routing.Texts{"DELETE"}, Path: routing.Texts{"/x"}}), map[string]bool{"DELETE": false}},
+		"POST":       {heavyToo("it", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/x"}}), map[string]bool{"POST": false, "OPTIONS|Origin: http://a|Access-Control-Request-Method: POST": true}},
 		"completion": {submitting, map[string]bool{"GET": false, "HEAD": true, "POST": false}},
 		"hold_slot":  {holding, map[string]bool{"GET": true, "GET|" + socket: false, "GET|Upgrade: websocket": true}},
 		"a pass":     {pass("it", path("/x")), map[string]bool{"GET": true, "POST": true, "GET|" + socket: true}},
@@ -199,7 +199,7 @@ func TestWhatNeedsNoCardPassesAClassRoute(t *testing.T) {
 
 // TestAPreflightGoesWhereItsRequestWould, not to whatever takes OPTIONS.
 func TestAPreflightGoesWhereItsRequestWould(t *testing.T) {
-	table := aTable(t, heavy("images", routing.MatchConfig{Method: "POST", Path: "/v1/images"}), pass("rest", path("/**")))
+	table := aTable(t, heavy("images", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/v1/images"}}), pass("rest", path("/**")))
 	asks := []string{"Origin: http://a", "Access-Control-Request-Method: POST"}
 	wantRule(t, table, asServed(t, "OPTIONS /v1/images", asks...), routing.Body{}, "images")
 	wantRule(t, table, asServed(t, "OPTIONS /v1/images"), routing.Body{}, "rest")
@@ -209,7 +209,7 @@ func TestAPreflightGoesWhereItsRequestWould(t *testing.T) {
 
 func TestAnAbsoluteTargetMeansItsPath(t *testing.T) {
 	table := aTable(t,
-		heavy("images", routing.MatchConfig{Path: "/v1/images", Host: "inside"}),
+		heavy("images", routing.MatchConfig{Path: routing.Texts{"/v1/images"}, Host: "inside"}),
 		pass("rest", path("/**")),
 	)
 	// The line's host counts, not the header's: that is what net/http forwards.
@@ -317,7 +317,7 @@ func TestAnExpressionSeesTheRequest(t *testing.T) {
 		r.ContentLength = int64(len(c.body))
 		wantRule(t, table, r, routing.Body{Prefix: []byte(c.body), Size: int64(len(c.body))}, "it")
 	}
-	table := aTable(t, heavy("it", routing.MatchConfig{Path: "/m/{model}/{rest...}", When: `params.model == "flux" && params.rest == "a/b"`}))
+	table := aTable(t, heavy("it", routing.MatchConfig{Path: routing.Texts{"/m/{model}/{rest...}"}, When: `params.model == "flux" && params.rest == "a/b"`}))
 	wantRule(t, table, asServed(t, "GET /m/flux/a/b"), routing.Body{}, "it")
 	wantRule(t, table, asServed(t, "GET /m/sdxl/a/b"), routing.Body{}, none)
 }
@@ -325,9 +325,9 @@ func TestAnExpressionSeesTheRequest(t *testing.T) {
 func TestABodyIsAskedForOnlyWhereItDecides(t *testing.T) {
 	table := aTable(t,
 		light("path", path("/path")),
-		light("header", routing.MatchConfig{Path: "/header", When: `header.a == "b"`}),
-		light("size", routing.MatchConfig{Path: "/size", When: "size < 10"}),
-		light("body", routing.MatchConfig{Path: "/body", When: "body.n == 1"}),
+		light("header", routing.MatchConfig{Path: routing.Texts{"/header"}, When: `header.a == "b"`}),
+		light("size", routing.MatchConfig{Path: routing.Texts{"/size"}, When: "size < 10"}),
+		light("body", routing.MatchConfig{Path: routing.Texts{"/body"}, When: "body.n == 1"}),
 		routing.RouteConfig{Name: "vram", Match: path("/vram"), Class: "light", Backend: "vqa", VRAM: "gib(num(body.n, 1))"},
 		routing.RouteConfig{Name: "required", Match: path("/required"), Class: "light", Backend: "vqa", RequireBody: true},
 		pass("rest", path("/**")),
@@ -594,4 +594,34 @@ func TestARequiredBodyIsRefusedWhereItCannotBeJudged(t *testing.T) {
 	}
 	table = aTable(t, routing.RouteConfig{Name: "small", Match: when("body.n == 1"), Class: "light", Backend: "vqa", RequireBody: true}, heavyToo("rest", path("/**")))
 	wantRule(t, table, r, b, "rest")
+}
+
+// Of a list, one is enough; a model is asked for in JSON and in forms.
+func TestListsAndModels(t *testing.T) {
+	table := aTable(t,
+		heavyToo("chat", routing.MatchConfig{Method: routing.Texts{"POST", "PUT"}, Path: routing.Texts{"/v1/chat", "/v1/{kind}/edits"}, Model: routing.Texts{"llama3", "qwen2.5*vl"}}),
+		light("big", routing.MatchConfig{Model: routing.Texts{"flux*"}, When: "num(body.n, 1) > 4"}),
+		pass("rest", path("/**")))
+	for _, c := range []struct{ request, body, want string }{
+		{"POST /v1/chat", `{"model":"llama3"}`, "chat"},
+		{"PUT /v1/images/edits", `{"model":"llama3"}`, "chat"},
+		{"POST /v1/chat", `{"model":"qwen2.5-7b-vl"}`, "chat"},
+		{"POST /v1/chat", `{"model":"qwen25-7b-vl"}`, "rest"}, // the dot is a dot
+		{"POST /v1/chat", `{"model":"llama31"}`, "rest"},
+		{"POST /v1/chat", `{}`, "rest"},
+		{"PATCH /v1/chat", `{"model":"llama3"}`, "rest"},
+		{"POST /v2/chat", `{"model":"llama3"}`, "rest"},
+		{"POST /v2/chat", `{"model":"flux-dev","n":5}`, "big"},
+		{"POST /v2/chat", `{"model":"flux-dev","n":4}`, "rest"},
+	} {
+		r := asServed(t, c.request)
+		r.Header.Set("Content-Type", "application/json")
+		r.ContentLength = int64(len(c.body))
+		wantRule(t, table, r, routing.Body{Prefix: []byte(c.body), Size: int64(len(c.body))}, c.want)
+	}
+	form := "--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nllama3\r\n--x--\r\n"
+	r := asServed(t, "POST /v1/chat")
+	r.Header.Set("Content-Type", "multipart/form-data; boundary=x")
+	r.ContentLength = int64(len(form))
+	wantRule(t, table, r, routing.Body{Prefix: []byte(form), Size: int64(len(form))}, "chat")
 }

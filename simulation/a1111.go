@@ -38,14 +38,17 @@ func A1111() Kind {
 			}
 			answer(w, status, map[string]string{"error": kind, "detail": "", "body": "", "errors": message})
 		},
-		Routes: func(e *Engine, routes *http.ServeMux) {
+		Routes: func(e *Engine, routes *Routes) {
 			a := &a1111{Engine: e, model: e.models[0]}
 			routes.HandleFunc("POST /sdapi/v1/txt2img", func(w http.ResponseWriter, r *http.Request) { a.work(w, r, false) })
 			routes.HandleFunc("POST /sdapi/v1/img2img", func(w http.ResponseWriter, r *http.Request) { a.work(w, r, true) })
 			routes.HandleFunc("GET /sdapi/v1/sd-models", func(w http.ResponseWriter, _ *http.Request) {
 				list := []any{}
 				for _, m := range e.models {
-					list = append(list, map[string]string{"title": m.Name, "model_name": strings.TrimSuffix(m.Name, ".safetensors"), "filename": m.Name})
+					list = append(list, map[string]any{
+						"title": m.Name + " [6ce0161689]", "model_name": strings.TrimSuffix(m.Name, ".safetensors"), "hash": "6ce0161689",
+						"sha256": "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa", "filename": "models/Stable-diffusion/" + m.Name, "config": nil,
+					})
 				}
 				answer(w, http.StatusOK, list)
 			})
@@ -63,6 +66,7 @@ func A1111() Kind {
 				}
 				answer(w, http.StatusOK, map[string]any{})
 			})
+			studioRoutes(a, routes)
 			routes.HandleFunc("GET /sdapi/v1/memory", a.memory)
 			routes.HandleFunc("GET /sdapi/v1/progress", a.progress)
 			routes.HandleFunc("POST /sdapi/v1/interrupt", func(w http.ResponseWriter, _ *http.Request) {

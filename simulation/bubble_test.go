@@ -64,6 +64,27 @@ var kindCalls = map[string]calls{
 		free:  call{"POST", "/api/models/unload/gemma-3-4b", ""},
 	},
 	"gradio": {run: call{"POST", "/gradio_api/queue/join", `{"data":["?"],"session_hash":"s"}`}},
+	"tgi":    {run: call{"POST", "/generate", `{"inputs":"?"}`}},
+	"lmstudio": {
+		run:   call{"POST", "/v1/chat/completions", chat + `qwen2.5-7b-instruct"}`},
+		other: call{"POST", "/v1/embeddings", `{"model":"text-embedding-nomic-embed-text-v1.5","input":"?"}`},
+		free:  call{"POST", "/api/v1/models/unload", `{"instance_id":"qwen2.5-7b-instruct"}`},
+	},
+	"tei":      {run: call{"POST", "/embed", `{"inputs":"?"}`}},
+	"rerank":   {run: call{"POST", "/rerank", `{"query":"?","texts":["a"]}`}},
+	"infinity": {run: call{"POST", "/embeddings", `{"model":"BAAI/bge-small-en-v1.5","input":"?"}`}},
+	"whisper": {
+		run:   call{"POST", "/v1/audio/transcriptions", recording + part("model", "Systran/faster-whisper-large-v3") + end},
+		other: call{"POST", "/v1/audio/transcriptions", recording + part("model", "Systran/faster-whisper-small") + end},
+		free:  call{"DELETE", "/api/ps/Systran/faster-whisper-large-v3", ""},
+		back:  call{"POST", "/api/ps/Systran/faster-whisper-large-v3", ""},
+	},
+	"whisper-cpp": {run: call{"POST", "/inference", recording + end}},
+	"tts": {
+		run:  call{"POST", "/v1/audio/speech", `{"model":"kokoro","input":"A bird.","voice":"af_heart"}`},
+		free: call{"POST", "/dev/unload", ""},
+	},
+	"diffusers": {run: call{"POST", "/generate", `{"prompt":"a bird"}`}},
 }
 
 // bubble is an engine in a bubble of its own, where an hour takes no time.
@@ -120,9 +141,18 @@ func (b *bubble) begin(ctx context.Context, c call) <-chan reply {
 			}
 			got <- r
 		}()
-		b.engine.ServeHTTP(w, httptest.NewRequestWithContext(ctx, c.method, c.path, strings.NewReader(c.body)))
+		r := httptest.NewRequestWithContext(ctx, c.method, c.path, strings.NewReader(c.body))
+		mark(r, c.body)
+		b.engine.ServeHTTP(w, r)
 	}()
 	return got
+}
+
+// mark says of a form that it is one.
+func mark(r *http.Request, body string) {
+	if strings.HasPrefix(body, "--"+boundary) {
+		r.Header.Set("Content-Type", "multipart/form-data; boundary="+boundary)
+	}
 }
 
 func (b *bubble) do(c call) reply { return <-b.begin(b.Context(), c) }

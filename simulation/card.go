@@ -14,6 +14,7 @@ import (
 // with others through a directory (OpenCard). All methods may be called at once
 // from any goroutine.
 type Card struct {
+	clock     Clock
 	shared    *directory // nil: this process's own
 	processor processor
 
@@ -42,19 +43,39 @@ type Sample struct {
 const maxSamples = 1 << 16
 
 // OutOfMemory is the error of an allocation that the card has no room for. It
-// reads as PyTorch's does, because that is what proxies look for.
-type OutOfMemory struct{ Asked, Free, Capacity admission.Bytes }
-
-func (e *OutOfMemory) Error() string {
-	return fmt.Sprintf("CUDA out of memory. Tried to allocate %.2f GiB. GPU 0 has a total capacity of %.2f GiB of which %.2f GiB is free.",
-		gib(e.Asked), gib(e.Capacity), gib(e.Free))
+// reads as PyTorch's does.
+type OutOfMemory struct {
+	Asked, Free, Capacity admission.Bytes
+	Held                  admission.Bytes // by whoever asked
 }
 
-func gib(b admission.Bytes) float64 { return float64(b) / float64(admission.GiB) }
+func (e *OutOfMemory) Error() string {
+	return fmt.Sprintf("CUDA out of memory. Tried to allocate %s. GPU 0 has a total capacity of %s of which %s is free. "+
+		"Including non-PyTorch memory, this process has %s memory in use. Of the allocated memory %s is allocated by PyTorch, and %s is reserved by PyTorch "+
+		"but unallocated. If reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  "+
+		"See documentation for Memory Management  (https://pytorch.org/docs/stable/notes/cuda.html#environment-variables)",
+		torchSize(e.Asked), torchSize(e.Capacity), torchSize(e.Free), torchSize(e.Held), torchSize(e.Held), torchSize(0))
+}
+
+// torchSize is how PyTorch writes an amount.
+func torchSize(b admission.Bytes) string {
+	switch {
+	case b <= admission.KiB:
+		return fmt.Sprintf("%d bytes", int64(b))
+	case b <= admission.MiB:
+		return fmt.Sprintf("%.2f KiB", float64(b)/float64(admission.KiB))
+	case b <= admission.GiB:
+		return fmt.Sprintf("%.2f MiB", float64(b)/float64(admission.MiB))
+	}
+	return fmt.Sprintf("%.2f GiB", float64(b)/float64(admission.GiB))
+}
 
 // NewCard makes an empty card that lives in this process.
-func NewCard(capacity admission.Bytes) *Card {
-	return &Card{seen: Memory{Capacity: capacity}}
+func NewCard(capacity admission.Bytes) *Card { return NewCardAt(WallClock{}, capacity) }
+
+// NewCardAt makes an empty card whose samples and readings go by that clock.
+func NewCardAt(clock Clock, capacity admission.Bytes) *Card {
+	return &Card{clock: clock, seen: Memory{Capacity: capacity}}
 }
 
 // Alloc takes n bytes, or nothing and returns an *OutOfMemory. Other errors are
@@ -66,7 +87,7 @@ func (c *Card) Alloc(n admission.Bytes) error {
 	return c.change(func(m *Memory) (admission.Bytes, error) {
 		if free := m.Capacity - m.Used; n > free {
 			m.Over++
-			return 0, &OutOfMemory{Asked: n, Free: free, Capacity: m.Capacity}
+			return 0, &OutOfMemory{Asked: n, Free: free, Capacity: m.Capacity, Held: c.held}
 		}
 		return n, nil
 	})
@@ -127,7 +148,7 @@ func (c *Card) sample() {
 	if len(c.samples) == maxSamples {
 		c.samples = append(c.samples[:0], c.samples[maxSamples/2:]...)
 	}
-	c.samples = append(c.samples, Sample{time.Now(), c.seen.Used})
+	c.samples = append(c.samples, Sample{c.clock.Now(), c.seen.Used})
 }
 
 // refresh reads a shared card again and gives back what the dead held.
@@ -159,7 +180,7 @@ func (c *Card) Samples() []Sample {
 // Reading is the card as a sensor would report it of the GPU of that name.
 func (c *Card) Reading(gpu string) admission.Reading {
 	m, err := c.Memory()
-	return admission.Reading{GPU: gpu, At: time.Now(), Total: m.Capacity, Used: m.Used, Source: "simulated", Err: err}
+	return admission.Reading{GPU: gpu, At: c.clock.Now(), Total: m.Capacity, Used: m.Used, Source: "simulated", Err: err}
 }
 
 // Watch reports a Reading at once, then at every interval and whenever now asks for

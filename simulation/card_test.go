@@ -110,8 +110,10 @@ func TestOutOfMemoryReadsAsPyTorchSaysIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := c.Alloc(12 * admission.GiB)
-	want := "CUDA out of memory. Tried to allocate 12.00 GiB. GPU 0 has a total capacity of 48.00 GiB of which 8.00 GiB is free."
-	if err == nil || err.Error() != want {
+	want := "CUDA out of memory. Tried to allocate 12.00 GiB. GPU 0 has a total capacity of 48.00 GiB of which 8.00 GiB is free. " +
+		"Including non-PyTorch memory, this process has 40.00 GiB memory in use. Of the allocated memory 40.00 GiB is allocated by PyTorch, " +
+		"and 0 bytes is reserved by PyTorch but unallocated. "
+	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

@@ -3,13 +3,19 @@ package simulation
 import (
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"time"
 )
 
 // chatRoutes are OpenAI's chat completions, whole and streamed.
-func chatRoutes(e *Engine, routes *http.ServeMux) {
-	routes.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) {
+func chatRoutes(e *Engine, routes *Routes) {
+	routes.HandleFunc("POST /v1/chat/completions", e.chat(nil))
+}
+
+// chat answers chat completions. More adds to a whole one; nil: nothing.
+func (e *Engine) chat(more map[string]any) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		var a struct {
 			Model    string          `json:"model"`
 			Messages json.RawMessage `json:"messages"`
@@ -39,9 +45,10 @@ func chatRoutes(e *Engine, routes *http.ServeMux) {
 		setTook(w.Header(), executeHeader, took)
 		body := completion(m, "chat.completion", "message", map[string]string{"role": "assistant", "content": text}, finish)
 		asked := len(a.Messages) / 4
-		body["usage"] = map[string]int{"prompt_tokens": asked, "completion_tokens": len(words), "total_tokens": asked + len(words)}
+		body["usage"] = usage(asked)
+		maps.Copy(body, more)
 		answer(w, http.StatusOK, body)
-	})
+	}
 }
 
 // completion is a chat completion, or one chunk of it. finish may be nil.

@@ -3,8 +3,10 @@ package simulation
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -20,35 +22,59 @@ func ComfyUI() Kind {
 		Shortest: 8 * time.Second, Longest: 12 * time.Second,
 		Traps:  []string{keepsMemory, residue, freesLate, afterCurrent, diesOnFree, slowWake},
 		Always: []string{answersEarly, ignoresCallers},
+		// It allocates by cudaMallocAsync, which has words of its own, and adds a tip
+		// (execution.py).
+		Full: func(full *OutOfMemory) string {
+			return fmt.Sprintf("Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : %s\nRequested               : %s\n"+
+				"Device limit            : %s\nFree (according to CUDA): %s\nPyTorch limit (set by user-supplied memory fraction)\n"+
+				"                        : 17179869184.00 GiB\nThis error means you ran out of memory on your GPU.\n\n"+
+				"TIPS: If the workflow worked before you might have accidentally set the batch_size to a large number.",
+				torchSize(full.Held), torchSize(full.Asked), torchSize(full.Capacity), torchSize(full.Free))
+		},
 		Fail: func(w http.ResponseWriter, status int, kind, message string) {
 			answer(w, status, map[string]any{
 				"error":       map[string]any{"type": kind, "message": message, "details": message, "extra_info": map[string]any{}},
 				"node_errors": map[string]any{},
 			})
 		},
-		Routes: func(e *Engine, routes *http.ServeMux) {
-			c := &comfy{jobs{Engine: e}}
+		Routes: func(e *Engine, routes *Routes) {
+			c := &comfy{jobs: jobs{Engine: e}, sockets: make(map[string]*socket), inputs: make(map[string][]byte), forgotten: make(map[string]bool)}
+			c.watch = c
 			// Its page asks below /api, everybody else does not.
 			for _, prefix := range []string{"", "/api"} {
-				routes.HandleFunc("POST "+prefix+"/prompt", c.prompt)
-				routes.HandleFunc("GET "+prefix+"/prompt", c.remaining)
-				routes.HandleFunc("GET "+prefix+"/queue", c.queue)
-				routes.HandleFunc("POST "+prefix+"/queue", c.remove)
-				routes.HandleFunc("GET "+prefix+"/history", c.history)
-				routes.HandleFunc("GET "+prefix+"/history/{id}", c.history)
-				routes.HandleFunc("GET "+prefix+"/system_stats", c.stats)
-				routes.HandleFunc("POST "+prefix+"/free", c.free)
-				routes.HandleFunc("POST "+prefix+"/interrupt", c.interrupt)
-				routes.HandleFunc("GET "+prefix+"/view", func(w http.ResponseWriter, r *http.Request) {
-					w.Header().Set("Content-Type", "image/png")
-					w.Write(picture(r.FormValue("filename"), 0))
-				})
+				handle := func(method, path string, handler http.HandlerFunc) {
+					routes.HandleFunc(method+" "+prefix+path, ownOrigin(handler))
+				}
+				handle("POST", "/prompt", c.prompt)
+				handle("GET", "/prompt", c.remaining)
+				handle("GET", "/queue", c.queue)
+				handle("POST", "/queue", c.remove)
+				handle("GET", "/history", c.history)
+				handle("GET", "/history/{id}", c.history)
+				handle("POST", "/history", c.forget)
+				handle("GET", "/system_stats", c.stats)
+				handle("POST", "/free", c.free)
+				handle("POST", "/interrupt", c.interrupt)
+				handle("GET", "/view", c.view)
+				handle("GET", "/ws", c.websocket)
+				handle("POST", "/upload/image", c.upload)
+				c.pageRoutes(handle)
 			}
+			routes.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+				page(w, "ComfyUI", "The page is not a part of the simulation.")
+			})
 		},
 	}
 }
 
-type comfy struct{ jobs }
+type comfy struct {
+	jobs
+
+	page      sync.Mutex
+	sockets   map[string]*socket // guarded by page; by client
+	inputs    map[string][]byte  // guarded by page; what was uploaded, by name
+	forgotten map[string]bool    // guarded by page; prompts that were taken out of the history
+}
 
 // errRemoved is the end of a prompt whose turn never came. No history has it.
 var errRemoved = errors.New("removed from the queue")
@@ -57,6 +83,7 @@ func (c *comfy) prompt(w http.ResponseWriter, r *http.Request) {
 	var a struct {
 		ID     string                     `json:"prompt_id"`
 		Prompt map[string]json.RawMessage `json:"prompt"`
+		Client string                     `json:"client_id"`
 	}
 	length, ok := c.read(w, r, &a)
 	if !ok {
@@ -66,17 +93,23 @@ func (c *comfy) prompt(w http.ResponseWriter, r *http.Request) {
 		c.fail(w, http.StatusBadRequest, "no_prompt", "No prompt provided")
 		return
 	}
-	j, err := c.add(r, c.models[0], a.ID, length, a.Prompt)
+	j, err := c.add(r, c.models[0], a.ID, length, &comfyAsk{a.Prompt, a.Client})
 	if err != nil {
 		c.failed(w, err)
 		return
 	}
+	c.say("", "status", c.status())
 	answer(w, http.StatusOK, map[string]any{"prompt_id": j.id, "number": j.number, "node_errors": map[string]any{}})
 }
 
 // entry is a prompt as the queue and the history show it.
 func entry(j *job) []any {
-	return []any{j.number, j.id, j.ask, map[string]any{}, []string{"9"}}
+	a := j.ask.(*comfyAsk)
+	extra := map[string]any{}
+	if a.client != "" {
+		extra["client_id"] = a.client
+	}
+	return []any{j.number, j.id, a.prompt, extra, []string{"9"}}
 }
 
 func (c *comfy) remaining(w http.ResponseWriter, _ *http.Request) {
@@ -119,7 +152,10 @@ func (c *comfy) history(w http.ResponseWriter, r *http.Request) {
 	all := map[string]any{}
 	_, _, ended := c.list()
 	for _, j := range ended {
-		if (id == "" || id == j.id) && !errors.Is(j.err, errRemoved) {
+		c.page.Lock()
+		forgotten := c.forgotten[j.id]
+		c.page.Unlock()
+		if (id == "" || id == j.id) && !errors.Is(j.err, errRemoved) && !forgotten {
 			all[j.id] = c.outcome(j)
 		}
 	}
@@ -145,12 +181,13 @@ func (c *comfy) outcome(j *job) any {
 	default:
 		status = "error"
 		kind := "RuntimeError"
+		_, message := c.fault(j.err)
 		if errors.As(j.err, &full) {
 			kind = "torch.OutOfMemoryError"
 		}
-		_, message := c.fault(j.err)
 		messages = append(messages, []any{"execution_error", map[string]any{
-			"prompt_id": j.id, "node_id": "3", "node_type": "KSampler", "exception_type": kind, "exception_message": message,
+			"prompt_id": j.id, "node_id": "3", "node_type": "KSampler", "executed": []string{}, "exception_type": kind, "exception_message": message,
+			"traceback": []string{"  File \"/app/execution.py\", line 510, in execute\n"}, "current_inputs": j.ask, "current_outputs": []string{},
 		}})
 	}
 	return map[string]any{
@@ -167,7 +204,10 @@ func (c *comfy) stats(w http.ResponseWriter, _ *http.Request) {
 	}
 	all, idle := c.holding(c.models[0])
 	answer(w, http.StatusOK, map[string]any{
-		"system": map[string]any{"os": "posix", "comfyui_version": "0.3.75"},
+		"system": map[string]any{
+			"os": "posix", "ram_total": 67430146048, "ram_free": 33715073024, "comfyui_version": "0.3.75", "python_version": "3.12.3",
+			"pytorch_version": "2.9.0+cu128", "embedded_python": false, "argv": []string{"main.py"},
+		},
 		"devices": []any{map[string]any{
 			"name": "cuda:0 simulated", "type": "cuda", "index": 0,
 			"vram_total": int64(card.Capacity), "vram_free": int64(card.Capacity - card.Used + idle),

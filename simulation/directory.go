@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -41,7 +40,7 @@ const sweepEvery = 200 * time.Millisecond
 // a Card is open it watches for others that died.
 func OpenCard(path string, capacity admission.Bytes) (*Card, error) {
 	d := &directory{path: path, swept: make(chan struct{}), stop: make(chan struct{})}
-	c := &Card{shared: d}
+	c := &Card{clock: WallClock{}, shared: d}
 	if err := d.open(capacity); err != nil {
 		return nil, fmt.Errorf("simulation: open the card in %s: %w", path, err)
 	}
@@ -73,7 +72,7 @@ func (d *directory) open(capacity admission.Bytes) (err error) {
 		if d.holder, err = os.CreateTemp(d.file("holders"), strconv.Itoa(os.Getpid())+"-"); err != nil {
 			return err
 		}
-		return flock(d.holder, syscall.LOCK_EX|syscall.LOCK_NB)
+		return tryLock(d.holder)
 	})
 	if err != nil {
 		d.release()
@@ -90,20 +89,11 @@ func (d *directory) file(name string) string { return filepath.Join(d.path, name
 
 // locked runs do while no other process touches the directory.
 func (d *directory) locked(do func() error) error {
-	if err := flock(d.lock, syscall.LOCK_EX); err != nil {
+	if err := lock(d.lock); err != nil {
 		return err
 	}
-	defer flock(d.lock, syscall.LOCK_UN)
+	defer unlock(d.lock)
 	return do()
-}
-
-func flock(f *os.File, how int) error {
-	for {
-		err := syscall.Flock(int(f.Fd()), how)
-		if err != syscall.EINTR {
-			return os.NewSyscallError("flock", err)
-		}
-	}
 }
 
 // read brings m up to date and removes dead holders. It returns what the files
@@ -140,7 +130,7 @@ func (d *directory) holding(path string) (admission.Bytes, error) {
 		return 0, err
 	}
 	defer f.Close()
-	if flock(f, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+	if tryLock(f) == nil {
 		return 0, os.Remove(path)
 	}
 	text, err := os.ReadFile(path)

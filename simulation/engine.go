@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -20,9 +21,10 @@ type Engine struct {
 	kind    Kind
 	card    *Card
 	options Options
+	clock   Clock // of options
 	traps   map[string]bool
 	models  []*model
-	routes  http.ServeMux
+	routes  Routes
 	life    context.Context // ends with Close
 	end     context.CancelCauseFunc
 	swap    chan struct{} // held while one model makes way for another
@@ -49,9 +51,8 @@ type Options struct {
 	// Contention says that the engines on its card share the processor by time slices,
 	// each as one process: see Speed. Run times are then those that a run has alone.
 	Contention bool
-	// Sleep waits for a real time or until ctx ends, and then returns its error.
-	// Nil: a timer.
-	Sleep func(ctx context.Context, d time.Duration) error
+	// Clock is what its runs take time by. Nil: the wall clock.
+	Clock Clock
 }
 
 // NewEngine makes an engine on a card. It loads its weights with Load, or else
@@ -64,11 +65,11 @@ func NewEngine(kind Kind, card *Card, o Options) *Engine {
 	if o.Speed == 0 {
 		o.Speed = 1
 	}
-	if o.Sleep == nil {
-		o.Sleep = sleep
+	if o.Clock == nil {
+		o.Clock = WallClock{}
 	}
 	e := &Engine{
-		kind: kind, card: card, options: o, traps: make(map[string]bool),
+		kind: kind, card: card, options: o, clock: o.Clock, traps: make(map[string]bool),
 		swap: make(chan struct{}, 1), random: rand.New(rand.NewPCG(o.Seed, 0)),
 	}
 	for _, t := range o.Traps {
@@ -93,21 +94,10 @@ func NewEngine(kind Kind, card *Card, o Options) *Engine {
 	return e
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // ServeHTTP answers the kind's routes.
 func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !e.dead.Load() {
-		e.routes.ServeHTTP(w, r)
+		e.routes.mux.ServeHTTP(w, r)
 	}
 	if e.dead.Load() {
 		panic(http.ErrAbortHandler)
@@ -200,7 +190,7 @@ func (e *Engine) length(r *http.Request) (time.Duration, error) {
 	if err != nil || !(seconds >= 0 && seconds <= maxRun.Seconds()) {
 		return 0, fmt.Errorf("%s %q: want seconds from 0 to %.0f", executeHeader, text, maxRun.Seconds())
 	}
-	return time.Duration(seconds * float64(time.Second)), nil
+	return time.Duration(math.Round(seconds * float64(time.Second))), nil
 }
 
 // after does work that goes on when its request has been answered. It ends with
@@ -209,10 +199,10 @@ func (e *Engine) after(do func()) error {
 	if err := e.begin(); err != nil {
 		return err
 	}
-	go func() {
+	e.clock.Go(func() {
 		defer e.runs.Done()
 		do()
-	}()
+	})
 	return nil
 }
 
@@ -246,12 +236,10 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 		return 0, err
 	}
 	if m.places != nil {
-		select {
-		case m.places <- struct{}{}:
-			defer func() { <-m.places }()
-		case <-ctx.Done():
+		if e.clock.Take(ctx, m.places) != nil {
 			return 0, context.Cause(ctx)
 		}
+		defer func() { <-m.places }()
 	}
 	life, err := e.enter(ctx, m)
 	if err != nil {
@@ -259,7 +247,7 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 	}
 	defer func() { err = errors.Join(err, e.leave(m)) }()
 	defer context.AfterFunc(life, func() { cancel(context.Cause(life)) })()
-	start := time.Now()
+	start := e.clock.Now()
 	if err := e.take(m); err != nil {
 		return 0, err
 	}
@@ -273,7 +261,7 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 		} else {
 			// Towards a fixed end, so that late timers do not add up.
 			due := start.Add(e.real(length) * time.Duration(i+1) / time.Duration(steps))
-			err = e.options.Sleep(ctx, time.Until(due))
+			err = e.clock.Sleep(ctx, due.Sub(e.clock.Now()))
 		}
 		if err != nil {
 			err = context.Cause(ctx)
@@ -286,7 +274,7 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 			break
 		}
 	}
-	took = time.Duration(float64(time.Since(start)) * e.options.Speed)
+	took = time.Duration(float64(e.clock.Now().Sub(start)) * e.options.Speed)
 	return took, errors.Join(err, e.give(m))
 }
 

@@ -29,6 +29,14 @@ type nap struct {
 // naps stand in for time: each wait of an engine arrives here.
 type naps chan nap
 
+// napping is a clock whose sleeps are naps.
+type napping struct {
+	WallClock
+	naps
+}
+
+func (n napping) Sleep(ctx context.Context, d time.Duration) error { return n.sleep(ctx, d) }
+
 func (n naps) sleep(ctx context.Context, d time.Duration) error {
 	one := nap{d, make(chan struct{}), make(chan error, 1)}
 	n <- one
@@ -58,7 +66,7 @@ func small(change func(*Kind)) Kind {
 func newServer(t *testing.T, kind Kind, card *Card) (*Engine, string, naps) {
 	t.Helper()
 	waits := make(naps)
-	e := NewEngine(kind, card, Options{Sleep: waits.sleep})
+	e := NewEngine(kind, card, Options{Clock: napping{naps: waits}})
 	server := httptest.NewServer(e)
 	t.Cleanup(func() {
 		if err := e.Close(); err != nil {

@@ -13,20 +13,21 @@ import (
 // that leaves gives its slot back at once, whatever the engine does.
 
 // FIFO is one queue for everything, one request at a time.
-func FIFO(heavy, light *url.URL) http.Handler {
+func FIFO(clock Clock, heavy, light http.Handler) http.Handler {
 	one := make(chan struct{}, 1)
-	return gate(lane{heavy, one}, lane{light, one})
+	return gate(lane{clock, heavy, one}, lane{clock, light, one})
 }
 
 // Static gives heavy and light requests slots of their own, one queue each.
-func Static(heavy, light *url.URL, heavies, lights int) http.Handler {
-	return gate(lane{heavy, make(chan struct{}, heavies)}, lane{light, make(chan struct{}, lights)})
+func Static(clock Clock, heavy, light http.Handler, heavies, lights int) http.Handler {
+	return gate(lane{clock, heavy, make(chan struct{}, heavies)}, lane{clock, light, make(chan struct{}, lights)})
 }
 
-// lane is the way to an engine. Go's channels serve their waiters in the order
-// in which they came.
+// lane is the way to an engine. Its waiters are served in the order in which they
+// came.
 type lane struct {
-	to    *url.URL
+	clock Clock
+	to    http.Handler
 	slots chan struct{}
 }
 
@@ -38,20 +39,22 @@ func gate(heavy, light lane) http.Handler {
 }
 
 func (l lane) handler() http.Handler {
-	next := &httputil.ReverseProxy{
-		Rewrite:   func(p *httputil.ProxyRequest) { p.SetURL(l.to) },
-		Transport: newTransport(),
-		ErrorLog:  log.New(io.Discard, "", 0), // callers see 502
-	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case l.slots <- struct{}{}:
-		case <-r.Context().Done():
+		if l.clock.Take(r.Context(), l.slots) != nil {
 			return
 		}
 		defer func() { <-l.slots }()
-		next.ServeHTTP(w, r)
+		l.to.ServeHTTP(w, r)
 	})
+}
+
+// Forward sends every request to the server at an address.
+func Forward(to *url.URL) http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite:   func(p *httputil.ProxyRequest) { p.SetURL(to) },
+		Transport: newTransport(),
+		ErrorLog:  log.New(io.Discard, "", 0), // callers see 502
+	}
 }
 
 // newTransport keeps as many idle connections as there are callers at once, so

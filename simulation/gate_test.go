@@ -38,7 +38,7 @@ func gated(t *testing.T, gate http.Handler) string {
 
 func TestASingleQueueLetsOneRequestThroughAtATime(t *testing.T) {
 	heavy, light := newHeld(t), newHeld(t)
-	base := gated(t, FIFO(heavy.url, light.url))
+	base := gated(t, FIFO(WallClock{}, Forward(heavy.url), Forward(light.url)))
 	var got []<-chan answered
 	got = append(got, begin(t.Context(), base+heavyPath, "{}"))
 	first := <-heavy.arrived
@@ -68,7 +68,7 @@ func TestASingleQueueLetsOneRequestThroughAtATime(t *testing.T) {
 
 func TestStaticSlotsAreEachLanesOwn(t *testing.T) {
 	heavy, light := newHeld(t), newHeld(t)
-	base := gated(t, Static(heavy.url, light.url, 1, 2))
+	base := gated(t, Static(WallClock{}, Forward(heavy.url), Forward(light.url), 1, 2))
 	var got []<-chan answered
 	for range 3 {
 		got = append(got, begin(t.Context(), base+heavyPath, "{}"), begin(t.Context(), base+lightPath, "{}"))
@@ -93,7 +93,7 @@ func TestStaticSlotsAreEachLanesOwn(t *testing.T) {
 
 func TestACallerThatLeavesAGateLeavesItsQueue(t *testing.T) {
 	light := newHeld(t)
-	base := gated(t, FIFO(light.url, light.url))
+	base := gated(t, FIFO(WallClock{}, Forward(light.url), Forward(light.url)))
 	first := begin(t.Context(), base+lightPath, "{}")
 	one := <-light.arrived
 	ctx, leave := context.WithCancel(t.Context())

@@ -26,7 +26,7 @@ func Flux() Kind {
 		Shortest: 17 * time.Second, Longest: 20 * time.Second,
 		Traps:  []string{keepsMemory, residue, freesLate, diesOnFree, slowWake},
 		Always: []string{ignoresCallers},
-		Routes: func(e *Engine, routes *http.ServeMux) {
+		Routes: func(e *Engine, routes *Routes) {
 			commonRoutes(e, routes)
 			ownerRoutes(e, routes)
 			imageRoutes(e, routes)
@@ -45,7 +45,7 @@ func VQA() Kind {
 		Shortest: time.Second, Longest: 2 * time.Second,
 		Aborts: true,
 		Traps:  []string{keepsMemory, residue, freesLate, diesOnFree, slowWake, ignoresCallers},
-		Routes: func(e *Engine, routes *http.ServeMux) {
+		Routes: func(e *Engine, routes *Routes) {
 			commonRoutes(e, routes)
 			ownerRoutes(e, routes)
 			chatRoutes(e, routes)
@@ -63,7 +63,7 @@ func VQA() Kind {
 
 // ownerRoutes let go of the weights and bring them back. A request brings them
 // back too.
-func ownerRoutes(e *Engine, routes *http.ServeMux) {
+func ownerRoutes(e *Engine, routes *Routes) {
 	routes.HandleFunc("POST /unload", func(w http.ResponseWriter, r *http.Request) {
 		if err := e.free(r.Context(), e.models[0], true); err != nil {
 			e.failed(w, err)
@@ -80,7 +80,7 @@ func ownerRoutes(e *Engine, routes *http.ServeMux) {
 	})
 }
 
-func imageRoutes(e *Engine, routes *http.ServeMux) {
+func imageRoutes(e *Engine, routes *Routes) {
 	routes.HandleFunc("POST /v1/images/generations", func(w http.ResponseWriter, r *http.Request) {
 		var a struct {
 			Prompt string `json:"prompt"`
@@ -96,7 +96,7 @@ func imageRoutes(e *Engine, routes *http.ServeMux) {
 			for i := range images {
 				images[i] = map[string]string{"b64_json": base64.StdEncoding.EncodeToString(picture(a.Prompt, i))}
 			}
-			return map[string]any{"created": time.Now().Unix(), "data": images}
+			return map[string]any{"created": e.clock.Now().Unix(), "data": images}
 		})
 	})
 }

@@ -14,6 +14,8 @@ import (
 // other, in order of arrival, whether or not anybody asks for what came of it.
 type jobs struct {
 	*Engine
+	// watch is told of the jobs; nil: nobody is.
+	watch  watcher
 	mu     sync.Mutex
 	number int           // guarded by mu; of the latest
 	all    []*job        // guarded by mu; the oldest first, those that have ended too
@@ -32,6 +34,13 @@ type job struct {
 	told   chan struct{} // closed when whoever waited for it knows
 	took   time.Duration
 	err    error
+}
+
+// watcher is told of a job, in order and by the job itself: it must not block.
+type watcher interface {
+	begun(j *job)       // its turn has come
+	step(j *job, i int) // one of its samplingSteps is done, from 0 on
+	ended(j *job)       // also of one whose turn never came
 }
 
 // maxJobs bounds what is remembered of jobs that have ended.
@@ -58,6 +67,7 @@ func (q *jobs) add(r *http.Request, m *model, id string, length time.Duration, a
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	j.number = q.number + 1
 	before, over := q.last, make(chan struct{})
 	if before == nil {
 		before = make(chan struct{})
@@ -67,26 +77,30 @@ func (q *jobs) add(r *http.Request, m *model, id string, length time.Duration, a
 		// One that is given up before its turn ends at once, but the next one's turn
 		// comes no sooner for that.
 		defer func() {
-			<-before
+			if q.watch != nil {
+				q.watch.ended(j)
+			}
+			_ = q.clock.Wait(context.Background(), before)
 			close(over)
 		}()
 		defer close(j.ended)
 		defer cancel(nil)
-		select {
-		case <-before:
-		case <-ctx.Done():
-		}
+		_ = q.clock.Wait(ctx, before)
 		if j.err = context.Cause(ctx); j.err == nil {
 			close(j.begun)
-			j.took, j.err = q.run(ctx, m, length, 1, nil)
+			steps, step := 1, func(int) error { return nil }
+			if q.watch != nil {
+				q.watch.begun(j)
+				steps, step = samplingSteps, func(i int) error { q.watch.step(j, i); return nil }
+			}
+			j.took, j.err = q.run(ctx, m, length, steps, step)
 		}
 	})
 	if err != nil {
 		cancel(err)
 		return nil, err
 	}
-	q.number++
-	j.number, q.last = q.number, over
+	q.number, q.last = j.number, over
 	q.all = append(q.all, j)
 	if len(q.all) > maxJobs && closed(q.all[0].ended) {
 		q.all = slices.Delete(q.all, 0, 1)
@@ -120,7 +134,7 @@ func (q *jobs) tell(j *job) {
 	}
 }
 
-func closed(c chan struct{}) bool {
+func closed(c <-chan struct{}) bool {
 	select {
 	case <-c:
 		return true

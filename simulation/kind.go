@@ -60,16 +60,18 @@ type Kind struct {
 	// Cut is the finish reason of an answer whose run was aborted by a sleep.
 	// Empty: that is an error.
 	Cut string
-	// Full is what it says of a card that is full. Empty: what PyTorch says, which
-	// is how OutOfMemory reads.
-	Full string
+	// Owner is who owns the models, in OpenAI's list of them. Empty: the simulation.
+	Owner string
+	// Full is what it says of a card that is full. Nil: what PyTorch says, which is
+	// how OutOfMemory reads.
+	Full func(*OutOfMemory) string
 	// Traps are the names that Options may switch on; Always are the traps that
 	// the kind has of itself, which may be named too and change nothing.
 	Traps, Always []string
 	// Fail answers an error in the engine's shape. Nil: in OpenAI's.
 	Fail func(w http.ResponseWriter, status int, kind, message string)
 	// Routes adds the kind's routes.
-	Routes func(*Engine, *http.ServeMux)
+	Routes func(*Engine, *Routes)
 }
 
 // models are all that it can load, the first one first.
@@ -97,5 +99,9 @@ func (k Kind) CheckTraps(names []string) error {
 func Kinds() []Kind {
 	return []Kind{
 		Flux(), VQA(), Ollama(), VLLM(), SGLang(), ComfyUI(), A1111(), Triton(), LlamaServer(), LlamaSwap(), Gradio(),
+		TGI(), LMStudio(), TEI(), Rerank(), Infinity(), Whisper(), WhisperCPP(), TTS(), Diffusers(),
 	}
 }
+
+// says is a Full that always reads alike.
+func says(text string) func(*OutOfMemory) string { return func(*OutOfMemory) string { return text } }

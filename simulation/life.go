@@ -46,14 +46,10 @@ func (e *Engine) load(ctx context.Context, m *model) error {
 	if m.ready.Load() {
 		return nil
 	}
-	select {
-	case m.loading <- struct{}{}:
-		defer func() { <-m.loading }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-e.life.Done():
-		return errClosed
+	if err := e.await(ctx, func(ctx context.Context) error { return e.clock.Take(ctx, m.loading) }); err != nil {
+		return err
 	}
+	defer func() { <-m.loading }()
 	if m.ready.Load() {
 		return nil
 	}
@@ -69,7 +65,7 @@ func (e *Engine) load(ctx context.Context, m *model) error {
 		err := e.card.Alloc(piece)
 		if err == nil {
 			taken += piece
-			err = e.options.Sleep(e.life, e.real(takes)/loadSteps)
+			err = e.clock.Sleep(e.life, e.real(takes)/loadSteps)
 		}
 		if err != nil {
 			e.mu.Lock()
@@ -113,9 +109,7 @@ func (e *Engine) clear(ctx context.Context, m *model) (done func(), err error) {
 	if !e.kind.Single && !e.traps[oneAtATime] {
 		return func() {}, nil
 	}
-	select {
-	case e.swap <- struct{}{}:
-	case <-ctx.Done():
+	if e.clock.Take(ctx, e.swap) != nil {
 		return nil, context.Cause(ctx)
 	}
 	for _, other := range e.models {
@@ -222,14 +216,18 @@ func (e *Engine) free(ctx context.Context, m *model, wait bool) error {
 	if !wait {
 		return nil
 	}
-	select {
-	case <-wanted:
-		return nil
-	case <-ctx.Done():
+	return e.await(ctx, func(ctx context.Context) error { return e.clock.Wait(ctx, wanted) })
+}
+
+// await is a wait that also ends with the engine, by errClosed.
+func (e *Engine) await(ctx context.Context, wait func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(e.life, func() { cancel(errClosed) })()
+	if wait(ctx) != nil {
 		return context.Cause(ctx)
-	case <-e.life.Done():
-		return errClosed
 	}
+	return nil
 }
 
 // release gives back what m holds, as far as the traps let it. The caller holds
@@ -252,9 +250,11 @@ func (e *Engine) release(m *model) error {
 	if !e.traps[freesLate] || back == 0 {
 		return e.card.Free(back)
 	}
-	e.runs.Go(func() {
+	e.runs.Add(1)
+	e.clock.Go(func() {
+		defer e.runs.Done()
 		// Its end means that the engine has ended, and then it is time as well.
-		_ = e.options.Sleep(e.life, e.real(lateBy))
+		_ = e.clock.Sleep(e.life, e.real(lateBy))
 		e.note(e.card.Free(back))
 	})
 	return nil
@@ -379,14 +379,7 @@ func (e *Engine) meet(ctx context.Context, m *model) error {
 	case !e.traps[hangsAsleep]:
 		return errAsleep
 	}
-	select {
-	case <-asleep:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-e.life.Done():
-		return errClosed
-	}
+	return e.await(ctx, func(ctx context.Context) error { return e.clock.Wait(ctx, asleep) })
 }
 
 // die is the sudden end of the process. Where there is none to end, connections

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -17,22 +16,30 @@ import (
 // the last request's keep_alive says: five minutes, if it says nothing.
 func Ollama() Kind {
 	return Kind{
-		Name: "ollama", Does: "Ollama", Model: "llama3.2:latest",
+		Name: "ollama", Does: "Ollama", Model: "llama3.2:latest", Owner: "library",
 		Weights: 4 * admission.GiB, Load: 3 * time.Second, Wake: time.Second,
 		Others: []Model{{Name: "qwen2.5vl:latest", Weights: 8 * admission.GiB, Load: 5 * time.Second}},
 		Lazy:   true, Concurrency: 1,
 		Shortest: time.Second, Longest: 3 * time.Second,
 		Aborts: true,
-		Full:   "llama runner process has terminated: cudaMalloc failed: out of memory",
+		Full: func(full *OutOfMemory) string {
+			return fmt.Sprintf("llama runner process has terminated: cudaMalloc failed: out of memory\n"+
+				"ggml_gallocr_reserve_n: failed to allocate CUDA0 buffer of size %d", int64(full.Asked))
+		},
 		Traps:  []string{keepsMemory, residue, freesLate, slowWake, ignoresCallers},
 		Always: []string{perModel},
 		Fail: func(w http.ResponseWriter, status int, _, message string) {
 			answer(w, status, map[string]string{"error": message})
 		},
-		Routes: func(e *Engine, routes *http.ServeMux) {
+		Routes: func(e *Engine, routes *Routes) {
 			o := ollama{e}
-			commonRoutes(e, routes)
+			modelRoutes(e, routes, nil)
+			modelRoute(e, routes, nil)
 			chatRoutes(e, routes)
+			routes.HandleFunc("POST /v1/completions", e.completions)
+			routes.HandleFunc("POST /v1/responses", e.responses)
+			routes.HandleFunc("POST /v1/embeddings", e.embeddings)
+			libraryRoutes(o, routes)
 			routes.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "Ollama is running") })
 			routes.HandleFunc("GET /api/version", func(w http.ResponseWriter, _ *http.Request) {
 				answer(w, http.StatusOK, map[string]string{"version": "0.13.0"})
@@ -48,6 +55,7 @@ func Ollama() Kind {
 				})
 			})
 			routes.HandleFunc("POST /api/embed", o.embed)
+			routes.HandleFunc("POST /api/embeddings", o.oldEmbed)
 		},
 	}
 }
@@ -80,15 +88,19 @@ func (k *keepAlive) UnmarshalJSON(text []byte) error {
 
 func (o ollama) details(m *model) map[string]any {
 	return map[string]any{
-		"name": m.Name, "model": m.Name, "size": int64(m.Weights), "digest": fmt.Sprintf("%064x", len(m.Name)),
-		"details": map[string]any{"format": "gguf", "family": strings.TrimSuffix(m.Name, ":latest"), "quantization_level": "Q4_K_M"},
+		"name": m.Name, "model": m.Name, "size": int64(m.Weights), "digest": digest(m),
+		"details": map[string]any{
+			"parent_model": "", "format": "gguf", "family": family(m), "families": []string{family(m)}, "parameter_size": "3.2B", "quantization_level": "Q4_K_M",
+		},
 	}
 }
 
 func (o ollama) tags(w http.ResponseWriter, _ *http.Request) {
 	list := []any{}
 	for _, m := range o.models {
-		list = append(list, o.details(m))
+		d := o.details(m)
+		d["modified_at"] = pulled
+		list = append(list, d)
 	}
 	answer(w, http.StatusOK, map[string]any{"models": list})
 }
@@ -103,7 +115,7 @@ func (o ollama) ps(w http.ResponseWriter, _ *http.Request) {
 		}
 		d := o.details(m)
 		all, _ := o.holding(m)
-		d["size_vram"] = int64(all)
+		d["size_vram"], d["context_length"] = int64(all), 4096
 		o.mu.Lock()
 		d["expires_at"] = m.until
 		o.mu.Unlock()
@@ -136,7 +148,7 @@ func (o ollama) work(w http.ResponseWriter, r *http.Request, carry func(string) 
 		keep = *a.KeepAlive
 	}
 	frame := func(text string, more map[string]any) map[string]any {
-		f := map[string]any{"model": m.Name, "created_at": time.Now().UTC(), "done": more != nil}
+		f := map[string]any{"model": m.Name, "created_at": o.clock.Now().UTC(), "done": more != nil}
 		key, value := carry(text)
 		f[key] = value
 		for k, v := range more {
@@ -184,6 +196,7 @@ func (o ollama) work(w http.ResponseWriter, r *http.Request, carry func(string) 
 func (o ollama) embed(w http.ResponseWriter, r *http.Request) {
 	var a struct {
 		Model string `json:"model"`
+		Input texts  `json:"input"`
 	}
 	length, ok := o.read(w, r, &a)
 	if !ok {
@@ -191,8 +204,27 @@ func (o ollama) embed(w http.ResponseWriter, r *http.Request) {
 	}
 	if m, ok := o.named(w, a.Model); ok {
 		o.whole(w, r, m, length, func() any {
-			return map[string]any{"model": m.Name, "embeddings": [][]float64{{0.1, 0.2, 0.3}}}
+			vectors := [][]float32{}
+			for _, text := range a.Input {
+				vectors = append(vectors, vector(text))
+			}
+			return map[string]any{"model": m.Name, "embeddings": vectors, "total_duration": int64(length), "load_duration": 0, "prompt_eval_count": len(a.Input)}
 		})
+	}
+}
+
+// oldEmbed is the route before embed, of one text.
+func (o ollama) oldEmbed(w http.ResponseWriter, r *http.Request) {
+	var a struct {
+		Model  string `json:"model"`
+		Prompt string `json:"prompt"`
+	}
+	length, ok := o.read(w, r, &a)
+	if !ok {
+		return
+	}
+	if m, ok := o.named(w, a.Model); ok {
+		o.whole(w, r, m, length, func() any { return map[string]any{"embedding": vector(a.Prompt)} })
 	}
 }
 
@@ -205,16 +237,16 @@ func (o ollama) keep(m *model, k keepAlive) error {
 		m.forget()
 	}
 	begun := m.begun
-	m.forget, m.until = forget, time.Now().Add(o.real(d))
+	m.forget, m.until = forget, o.clock.Now().Add(o.real(d))
 	if d < 0 {
-		m.until = time.Now().AddDate(100, 0, 0)
+		m.until = o.clock.Now().AddDate(100, 0, 0)
 	}
 	o.mu.Unlock()
 	if d < 0 {
 		return nil
 	}
 	return o.after(func() {
-		if d > 0 && o.options.Sleep(ctx, o.real(d)) != nil {
+		if d > 0 && o.clock.Sleep(ctx, o.real(d)) != nil {
 			return
 		}
 		o.mu.Lock()

@@ -28,7 +28,7 @@ func TestEveryRequestOfASceneIsSentOnce(t *testing.T) {
 		w.Header().Set(executeHeader, length)
 	}))
 	defer server.Close()
-	seen := Play(t.Context(), server.URL, s, 1000)
+	seen := Callers{Base: server.URL, Speed: 1000}.Play(t.Context(), s)
 	want := map[string]int{"POST " + heavyPath + " 17": 1, "POST " + lightPath + " 1": 1, "POST " + lightPath + " 2": 1, "POST " + lightPath + " 1.5": 1}
 	if !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -56,7 +56,7 @@ func TestAnAnswerThatIsNoneIsSaid(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(c.handler)
 			defer server.Close()
-			seen := Play(t.Context(), server.URL, Scene{Jobs: []Job{{Heavy: true}}}, 1)
+			seen := Callers{Base: server.URL, Speed: 1}.Play(t.Context(), Scene{Jobs: []Job{{Heavy: true}}})
 			if len(seen) != 1 || seen[0].Status != c.status || seen[0].Err == nil || !strings.Contains(seen[0].Err.Error(), c.err) {
 				t.Errorf("got %+v, want %d and %q", seen, c.status, c.err)
 			}
@@ -68,7 +68,7 @@ func TestAPlayEndsWithItsContext(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
 	s := Scene{Length: time.Hour, Jobs: []Job{{At: time.Hour}}, Callers: [][]time.Duration{{time.Hour}}}
-	if seen := Play(ctx, "http://127.0.0.1:0", s, 1); len(seen) != 0 {
+	if seen := (Callers{Base: "http://127.0.0.1:0"}).Play(ctx, s); len(seen) != 0 {
 		t.Errorf("got %+v, want nothing", seen)
 	}
 }
@@ -76,7 +76,7 @@ func TestAPlayEndsWithItsContext(t *testing.T) {
 func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
 
 func outcome(heavy bool, sent, execute, ended float64) Outcome {
-	return Outcome{Heavy: heavy, Sent: seconds(sent), Execute: seconds(execute), Ended: seconds(ended), Status: http.StatusOK}
+	return Outcome{Heavy: heavy, Sent: seconds(sent), Execute: seconds(execute), Asked: seconds(execute), Ended: seconds(ended), Status: http.StatusOK}
 }
 
 func TestAResultIsWhatClientsSaw(t *testing.T) {
@@ -87,11 +87,13 @@ func TestAResultIsWhatClientsSaw(t *testing.T) {
 		outcome(false, 0, 1, 1.5),   // waits 0.5
 		outcome(false, 10, 2, 13.5), // waits 1.5
 		{Status: http.StatusInternalServerError, Sent: 1, Ended: seconds(90)},
+		{Sent: 2, Ended: seconds(100)}, // no answer
 	}
+	seen[0].Late, seen[1].Asked = seconds(1), seconds(14) // sent 1 late; ran 3 longer
 	got := Summarize(Scene{}, seen, Memory{Peak: 7, Over: 2}, 1)
 	want := Result{
 		Light: Light{Requests: 2, Wait: 1, Execute: 1.5, Total: 2.5}, Heavy: Heavy{Requests: 3, Wait: 20. / 3, Gap: 3},
-		Throughput: 5 / (70. / 60), Peak: 7, OutOfMemory: 1, Over: 2,
+		Throughput: 5 / (70. / 60), Peak: 7, OutOfMemory: 1, Over: 2, Failed: 1, Late: 4. / 7,
 	}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -116,10 +118,11 @@ func TestNothingAnsweredIsNoFigure(t *testing.T) {
 func TestTheMedianIsOfTimesAndTheWorstOfMemory(t *testing.T) {
 	var a, b, c Result
 	a.Light.Wait, b.Light.Wait, c.Light.Wait = 3, 1, 2
+	a.Failed = 1
 	a.Heavy.Gap, b.Heavy.Gap, c.Heavy.Gap = 5, 6, 4
 	b.OutOfMemory, c.Over, a.Peak = 1, 2, 9
 	got := Median([]Result{a, b, c})
-	if got.Light.Wait != 2 || got.Heavy.Gap != 5 || got.OutOfMemory != 1 || got.Over != 2 || got.Peak != 9 {
+	if got.Light.Wait != 2 || got.Heavy.Gap != 5 || got.OutOfMemory != 1 || got.Over != 2 || got.Peak != 9 || got.Failed != 1 {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -127,7 +130,7 @@ func TestTheMedianIsOfTimesAndTheWorstOfMemory(t *testing.T) {
 func TestAResultsJSONIsAContract(t *testing.T) {
 	text, err := json.Marshal(Result{})
 	want := `{"light":{"requests":0,"wait_s":0,"execute_s":0,"total_s":0},"heavy":{"requests":0,"wait_s":0,"gap_s":0},` +
-		`"throughput_rpm":0,"peak_vram_bytes":0,"oom":0,"over_budget":0}`
+		`"throughput_rpm":0,"peak_vram_bytes":0,"oom":0,"over_budget":0,"failed":0,"late_s":0}`
 	if err != nil || string(text) != want {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}

@@ -74,20 +74,14 @@ func (c *Card) speed(process any, parallel float64) (speed float64, changed <-ch
 func (c *Card) work(ctx context.Context, process any, parallel float64, alone time.Duration) error {
 	for left := alone; left > 0; {
 		speed, changed := c.speed(process, parallel)
-		began, wait := time.Now(), time.Duration(math.Ceil(float64(left)/speed))
+		began, wait := c.clock.Now(), time.Duration(math.Ceil(float64(left)/speed))
 		if c.shared != nil {
 			wait = min(wait, othersEvery)
 		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-changed:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
+		if err := c.clock.SleepUnless(ctx, wait, changed); err != nil {
+			return err
 		}
-		t.Stop()
-		left -= time.Duration(math.Ceil(float64(time.Since(began)) * speed))
+		left -= time.Duration(math.Ceil(float64(c.clock.Now().Sub(began)) * speed))
 	}
 	return ctx.Err()
 }
@@ -97,7 +91,7 @@ func (c *Card) othersWorking() int {
 	p := &c.processor
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now := time.Now(); now.Sub(p.lookedAt) >= othersEvery {
+	if now := c.clock.Now(); now.Sub(p.lookedAt) >= othersEvery {
 		p.others, p.lookedAt = c.shared.working(), now
 	}
 	return p.others

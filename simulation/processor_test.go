@@ -23,8 +23,8 @@ type recorded struct {
 	imageStarts             []time.Duration
 }
 
-// recording reads a recording of the runs of two engines on an H200.
-func recording(t *testing.T, name string) (r recorded) {
+// recordingOf reads a recording of the runs of two engines on an H200.
+func recordingOf(t *testing.T, name string) (r recorded) {
 	t.Helper()
 	f, err := os.Open(filepath.Join("..", "admission", "memory", "testdata", "h200", name+".csv"))
 	if err != nil {
@@ -109,7 +109,7 @@ func (s *sharing) mean(e *Engine) time.Duration { return s.took[e] / time.Durati
 // 0.74 s alone, and 16 of them 4.64 s: 2.55 have full speed.
 func TestContentionIsThatOfARealCard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		real := recording(t, "contention")
+		real := recordingOf(t, "contention")
 		s := newSharing(2.55, 740*time.Millisecond)
 		began := time.Now()
 		var all sync.WaitGroup
@@ -136,7 +136,7 @@ func TestContentionIsThatOfARealCard(t *testing.T) {
 // takes a second alone, and six 1.88 s.
 func TestWideQuestionsContendAsOnARealCard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		real := recording(t, "wide-lights")
+		real := recordingOf(t, "wide-lights")
 		s := newSharing(3.2, time.Second)
 		began := time.Now()
 		var mu sync.Mutex

@@ -20,6 +20,12 @@ type Result struct {
 	// counts.
 	OutOfMemory int `json:"oom"`
 	Over        int `json:"over_budget"`
+	// Failed counts the requests that ended in any other way than by an answer or
+	// for want of memory.
+	Failed int `json:"failed"`
+	// Late is by how many seconds requests were sent, and runs ended, later than the
+	// scene says: how far the machine fell behind the clock. In virtual time it is 0.
+	Late float64 `json:"late_s"`
 }
 
 // Light is how light requests fared.
@@ -46,7 +52,11 @@ func Summarize(s Scene, seen []Outcome, m Memory, outOfMemory int) Result {
 	var light, heavy []Outcome
 	var last time.Duration
 	answered := 0
+	r.Late = mean(seen, func(o Outcome) time.Duration { return o.Late + max(0, o.Execute-o.Asked) })
 	for _, o := range seen {
+		if o.Status != http.StatusOK && o.Status != http.StatusInternalServerError {
+			r.Failed++
+		}
 		// What callers without pause get done in time is the point of them.
 		late := len(s.Callers) > 0 && o.Ended > s.Length
 		switch {
@@ -105,7 +115,7 @@ func gap(runs []Outcome) float64 {
 }
 
 // Median is, for each figure by itself, the middle one of several results, but
-// of memory the worst.
+// of memory and failures the worst.
 func Median(results []Result) Result {
 	var m Result
 	middle(results, &m, func(r *Result) *int { return &r.Light.Requests })
@@ -116,7 +126,9 @@ func Median(results []Result) Result {
 	middle(results, &m, func(r *Result) *float64 { return &r.Heavy.Wait })
 	middle(results, &m, func(r *Result) *float64 { return &r.Heavy.Gap })
 	middle(results, &m, func(r *Result) *float64 { return &r.Throughput })
+	middle(results, &m, func(r *Result) *float64 { return &r.Late })
 	for _, r := range results {
+		m.Failed = max(m.Failed, r.Failed)
 		m.Peak, m.OutOfMemory, m.Over = max(m.Peak, r.Peak), max(m.OutOfMemory, r.OutOfMemory), max(m.Over, r.Over)
 	}
 	return m

@@ -14,15 +14,9 @@ const maxBody = 64 << 20
 
 // commonRoutes are those of everything that calls itself compatible with
 // OpenAI's.
-func commonRoutes(e *Engine, routes *http.ServeMux) {
+func commonRoutes(e *Engine, routes *Routes) {
 	routes.HandleFunc("GET /health", e.health)
-	routes.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
-		data := []any{}
-		for _, m := range e.models {
-			data = append(data, map[string]any{"id": m.Name, "object": "model", "created": 0, "owned_by": "simulation"})
-		}
-		answer(w, http.StatusOK, map[string]any{"object": "list", "data": data})
-	})
+	modelRoutes(e, routes, nil)
 }
 
 // health says whether it has come up. That its weights have been let go of since
@@ -80,8 +74,8 @@ func (e *Engine) fault(err error) (status int, message string) {
 	switch {
 	case !errors.As(err, &full):
 		return http.StatusServiceUnavailable, err.Error()
-	case e.kind.Full != "":
-		return http.StatusInternalServerError, e.kind.Full
+	case e.kind.Full != nil:
+		return http.StatusInternalServerError, e.kind.Full(full)
 	default:
 		return http.StatusInternalServerError, full.Error()
 	}
@@ -137,7 +131,7 @@ func (e *Engine) named(w http.ResponseWriter, name string) (*model, bool) {
 }
 
 func setTook(h http.Header, key string, took time.Duration) {
-	h.Set(key, strconv.FormatFloat(took.Seconds(), 'f', 6, 64))
+	h.Set(key, strconv.FormatFloat(took.Seconds(), 'f', -1, 64))
 }
 
 // whole runs a request and answers when all is done.

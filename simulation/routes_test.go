@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -136,11 +137,11 @@ var stories = map[string][]step{
 	},
 	"llama-server": {
 		ok("GET", "/health", "", `"ok"`),
-		ok("GET", "/models", "", `{"id":"gemma-3-4b","object":"model","status":{"value":"unloaded"}}`),
+		ok("GET", "/models", "", `"path":"models/gemma-3-4b.gguf","status":{"args":[],"value":"unloaded"}}`),
 		ok("POST", "/models/load", `{"model":"gemma-3-4b"}`, `{"success":true}`),
-		ok("GET", "/models", "", `"status":{"value":"loading"}`),
+		ok("GET", "/models", "", `"status":{"args":[],"value":"loading"}`),
 		ok("WAIT", "10s", "", ""),
-		ok("GET", "/models", "", `"status":{"value":"loaded"}`),
+		ok("GET", "/models", "", `"status":{"args":[],"value":"loaded"}`),
 		{call{"POST", "/models/load", `{"model":"gemma-3-4b"}`}, 400, "already loaded"},
 		ok("POST", "/v1/chat/completions", chat+`gemma-3-4b"}`, `"model":"gemma-3-4b"`),
 		ok("POST", "/models/unload", `{"model":"gemma-3-4b"}`, `{"success":true}`),
@@ -150,13 +151,14 @@ var stories = map[string][]step{
 	"llama-swap": {
 		ok("GET", "/running", "", `{"running":[]}`),
 		ok("POST", "/v1/chat/completions", chat+`gemma-3-4b"}`, `"model":"gemma-3-4b"`),
-		ok("GET", "/running", "", `{"running":[{"model":"gemma-3-4b","state":"ready"}]}`),
+		ok("GET", "/running", "", `"model":"gemma-3-4b","name":"","proxy":"http://localhost:5800","state":"ready","ttl":0}]}`),
 		ok("POST", "/v1/chat/completions", chat+`qwen3-14b"}`, `"model":"qwen3-14b"`),
-		ok("GET", "/running", "", `{"running":[{"model":"qwen3-14b","state":"ready"}]}`),
+		ok("GET", "/running", "", `{"running":[{"cmd":"llama-server -m qwen3-14b.gguf"`),
 		ok("POST", "/api/models/unload/gemma-3-4b", "", "OK"),
 		ok("GET", "/running", "", `"qwen3-14b"`),
 		{call{"POST", "/api/models/unload/gone", ""}, 404, "'gone' not found"},
-		ok("POST", "/api/models/unload", "", "OK"),
+		ok("POST", "/api/models/unload", "", `{"msg":"ok"}`),
+		ok("GET", "/unload", "", "OK"),
 		ok("GET", "/running", "", `{"running":[]}`),
 	},
 	"gradio": {
@@ -166,7 +168,7 @@ var stories = map[string][]step{
 		ok("POST", "/gradio_api/queue/join", `{"data":["?"],"session_hash":"s"}`, `{"event_id":"`),
 		ok("POST", "/gradio_api/queue/join", `{"data":["?"],"session_hash":"other"}`, `{"event_id":"`),
 		ok("GET", "/gradio_api/queue/status", "", `{"queue_size":1}`),
-		ok("GET", "/gradio_api/queue/data?session_hash=s", "", `"msg":"process_completed","output":{"data":[`),
+		ok("GET", "/gradio_api/queue/data?session_hash=s", "", `"msg":"process_completed","output":{"average_duration":`),
 		{call{"GET", "/gradio_api/queue/data?session_hash=s", ""}, 404, "Session not found"},
 		ok("GET", "/gradio_api/queue/data?session_hash=other", "", `data: {"msg":"close_stream"}`),
 	},
@@ -175,12 +177,13 @@ var stories = map[string][]step{
 func TestEveryKindSpeaksItsRoutes(t *testing.T) {
 	for _, kind := range Kinds() {
 		t.Run(kind.Name, func(t *testing.T) {
-			if len(stories[kind.Name]) == 0 {
+			story := slices.Concat(stories[kind.Name], signs[kind.Name])
+			if len(story) == 0 {
 				t.Fatal("it has no story")
 			}
 			inBubble(t, kind, testCard, nil, func(b *bubble) {
 				b.load()
-				for _, s := range stories[kind.Name] {
+				for _, s := range story {
 					if s.method == "WAIT" {
 						d, _ := time.ParseDuration(s.path)
 						time.Sleep(d)
@@ -203,6 +206,8 @@ func TestBeforeItsWeightsAreThereAnEngineSaysSo(t *testing.T) {
 		switch kind.Name {
 		case "triton":
 			path = "/v2/health/ready"
+		case "ollama":
+			path = "/api/version"
 		case "comfyui", "a1111", "gradio":
 			continue // their health is that they answer
 		}

@@ -14,7 +14,7 @@ import (
 // preallocates; a run adds nothing. A release aborts what runs.
 func SGLang() Kind {
 	return Kind{
-		Name: "sglang", Does: "SGLang with its memory saver", Model: "Qwen/Qwen2.5-7B-Instruct",
+		Name: "sglang", Does: "SGLang with its memory saver", Model: "Qwen/Qwen2.5-7B-Instruct", Owner: "sglang",
 		Weights: 20 * admission.GiB, Load: 30 * time.Second, Wake: 2 * time.Second,
 		Concurrency: 256,
 		Shortest:    time.Second, Longest: 4 * time.Second,
@@ -26,13 +26,42 @@ func SGLang() Kind {
 		Fail: func(w http.ResponseWriter, status int, kind, message string) {
 			answer(w, status, map[string]any{"object": "error", "message": message, "type": pythonError(kind), "param": nil, "code": status})
 		},
-		Routes: func(e *Engine, routes *http.ServeMux) {
-			commonRoutes(e, routes)
+		Routes: func(e *Engine, routes *Routes) {
+			plainHealth(e, routes, "/health", "")
+			more := func(m *model) map[string]any {
+				return map[string]any{"root": m.Name, "parent": nil, "max_model_len": 32768}
+			}
+			modelRoutes(e, routes, more)
+			modelRoute(e, routes, more)
 			chatRoutes(e, routes)
+			routes.HandleFunc("POST /v1/completions", e.completions)
+			routes.HandleFunc("POST /v1/responses", e.responses)
+			metrics(e, routes, "sglang:num_queue_reqs", "sglang:num_running_reqs")
+			openAPI(e, routes, "/openapi.json", "FastAPI", "0.1.0")
 			m := e.models[0]
-			routes.HandleFunc("GET /get_model_info", func(w http.ResponseWriter, _ *http.Request) {
-				answer(w, http.StatusOK, map[string]any{"model_path": m.Name, "is_generation": true})
+			// A health check that is work: it generates a token.
+			routes.HandleFunc("GET /health_generate", func(w http.ResponseWriter, r *http.Request) {
+				if _, err := e.run(e.caller(r), m, e.kind.Shortest/10, 1, nil); err != nil {
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
 			})
+			for _, path := range []string{"/get_model_info", "/model_info"} {
+				routes.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+					answer(w, http.StatusOK, map[string]any{
+						"model_path": m.Name, "tokenizer_path": m.Name, "is_generation": true, "preferred_sampling_params": nil, "weight_version": "default",
+					})
+				})
+			}
+			for _, path := range []string{"/get_server_info", "/server_info"} {
+				routes.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+					answer(w, http.StatusOK, map[string]any{
+						"model_path": m.Name, "served_model_name": m.Name, "enable_memory_saver": true, "mem_fraction_static": 0.85, "tp_size": 1,
+						"internal_states": []any{map[string]any{"memory_usage": map[string]float64{"weight": float64(m.Weights) / float64(admission.GiB)}}}, "version": "0.5.6",
+					})
+				})
+			}
+			// Its cache is a part of the weights here: there is nothing to flush.
+			routes.HandleFunc("POST /flush_cache", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "Cache flushed.\n") })
 			routes.HandleFunc("POST /generate", func(w http.ResponseWriter, r *http.Request) { generate(e, m, w, r) })
 			// Both calls parse a body before anything else.
 			memory := func(act func(context.Context) error, done func(http.ResponseWriter)) http.HandlerFunc {

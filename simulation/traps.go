@@ -22,6 +22,7 @@ const (
 	wantsBody      = "wants-body"
 	perModel       = "per-model"
 	oneAtATime     = "one-at-a-time"
+	refusesBusy    = "refuses-busy"
 )
 
 // Traps are all there are. A kind says which of them it has.
@@ -42,6 +43,7 @@ func Traps() []Trap {
 		{wantsBody, "a free without a body is a 400"},
 		{perModel, "a free is of one model; others stay"},
 		{oneAtATime, "one model makes way for another, when its runs have ended"},
+		{refusesBusy, "a free is refused while the model is at work"},
 	}
 }
 

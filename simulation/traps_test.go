@@ -2,6 +2,7 @@ package simulation
 
 import (
 	"context"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 )
 
 const testCard = 48 * admission.GiB
@@ -115,13 +117,20 @@ var shows = map[string]func(*bubble) bool{
 		b.work(b.other)
 		return b.used() == b.kind.Others[0].Weights
 	},
+	refusesBusy: func(b *bubble) bool {
+		got := b.begin(b.Context(), b.run)
+		time.Sleep(b.kind.Shortest / 2)
+		refused := b.do(b.free).status == http.StatusConflict
+		<-got
+		return refused && b.used() > 0
+	},
 }
 
 // freed asks for the memory and returns what was in use before.
 func (b *bubble) freed() admission.Bytes {
 	b.Helper()
 	before := b.used()
-	if r := b.do(b.free); r.status != http.StatusOK {
+	if r := b.do(b.free); r.status/100 != 2 {
 		b.Fatalf("%v: %+v", b.free, r)
 	}
 	return before
@@ -135,7 +144,7 @@ func (b *bubble) brought() time.Duration {
 		return r.took
 	}
 	r := b.do(b.back)
-	if r.status != http.StatusOK {
+	if r.status/100 != 2 {
 		b.Fatalf("%v: %+v", b.back, r)
 	}
 	return r.took
@@ -202,7 +211,7 @@ func TestAFreeReallyFreesWhereNoTrapIsSwitchedOn(t *testing.T) {
 
 func TestAFreeWaitsForWhatRuns(t *testing.T) {
 	for _, kind := range Kinds() {
-		if kindCalls[kind.Name].free.path == "" || slices.Contains(kind.Always, abortsInFlight) {
+		if kindCalls[kind.Name].free.path == "" || slices.Contains(kind.Always, abortsInFlight) || slices.Contains(kind.Always, refusesBusy) {
 			continue
 		}
 		t.Run(kind.Name, func(t *testing.T) {
@@ -233,7 +242,18 @@ func TestAFreeWaitsForWhatRuns(t *testing.T) {
 var out = map[string]string{
 	"ollama": "cudaMalloc failed: out of memory", "llama-server": "cudaMalloc failed: out of memory", "llama-swap": "cudaMalloc failed: out of memory",
 	"a1111": `"error":"OutOfMemoryError"`, "comfyui": `"exception_type":"torch.OutOfMemoryError"`,
+	"triton": "Failed to allocate memory for requested buffer of size",
+	"tgi":    `CUDA out of memory.","error_type":"generation"`, "tei": "CUDA_ERROR_OUT_OF_MEMORY", "rerank": "CUDA_ERROR_OUT_OF_MEMORY",
+	"lmstudio":    "cudaMalloc failed: out of memory",
+	"whisper-cpp": `{"error":"failed to process audio"}`, "whisper": "CUDA failed with error out of memory",
 }
+
+// bare are the engines whose errors have no figure, silent those that do not say what
+// was wrong.
+var (
+	bare   = map[string]bool{"tgi": true, "tei": true, "rerank": true, "whisper": true}
+	silent = map[string]bool{"whisper-cpp": true}
+)
 
 func TestAFullCardIsToldAsTheEngineTellsIt(t *testing.T) {
 	for _, kind := range Kinds() {
@@ -241,11 +261,19 @@ func TestAFullCardIsToldAsTheEngineTellsIt(t *testing.T) {
 			inBubble(t, kind, kind.Weights+kind.PerRun-1, nil, func(b *bubble) {
 				r := b.work(b.run)
 				status, words := http.StatusInternalServerError, out[kind.Name]
-				if slices.Contains(kind.Always, answersEarly) {
+				switch {
+				case slices.Contains(kind.Always, answersEarly):
 					status = http.StatusOK
+				case kind.Name == "tgi", kind.Name == "tei", kind.Name == "rerank":
+					status = http.StatusFailedDependency
 				}
 				if words == "" {
 					words = "CUDA out of memory. Tried to allocate"
+				}
+				found := outofmemory.Scan(http.StatusInternalServerError, nil, nil)
+				io.WriteString(found, r.body)
+				if report, ok := found.Report(nil); ok == silent[kind.Name] || ok && (report.Tried == 0) != bare[kind.Name] {
+					t.Errorf("it is not known by what it says, or without its figure: %v %+v in %s", ok, report, r.body)
 				}
 				if r.status != status || !strings.Contains(r.body, words) {
 					t.Errorf("got %+v, want %d and %q", r, status, words)
@@ -312,11 +340,18 @@ func TestWeightsThatCannotComeBackAreTriedAgain(t *testing.T) {
 		t.Run(kind.Name, func(t *testing.T) {
 			inBubble(t, kind, testCard, nil, func(b *bubble) {
 				b.load()
+				if kind.Lazy {
+					b.work(b.run)
+				}
 				b.freed()
 				if err := b.card.Alloc(testCard - kind.Weights + 1); err != nil {
 					b.Fatal(err)
 				}
-				if r := b.do(b.back); r.status != http.StatusInternalServerError || !strings.Contains(r.body, "CUDA out of memory") {
+				words := "CUDA out of memory"
+				if own, ok := out[kind.Name]; ok {
+					words = own
+				}
+				if r := b.do(b.back); r.status != http.StatusInternalServerError || !strings.Contains(r.body, words) {
 					b.Errorf("beside somebody else: %+v", r)
 				}
 				if n := b.engine.OutOfMemory(); n != 1 {

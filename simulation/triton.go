@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -21,19 +22,35 @@ func Triton() Kind {
 		Others:      []Model{{Name: "bert", Weights: 3 * admission.GiB, Load: 5 * time.Second, PerRun: 256 * admission.MiB}},
 		Explicit:    true,
 		Concurrency: 1,
-		Shortest:    100 * time.Millisecond, Longest: 200 * time.Millisecond,
+		// What ONNX Runtime says, through Triton's onnxruntime_backend.
+		Full: func(full *OutOfMemory) string {
+			return fmt.Sprintf("onnx runtime error 6: Non-zero status code returned while running Conv node. Name:'Conv_3' Status Message: "+
+				"/workspace/onnxruntime/onnxruntime/core/framework/bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, "+
+				"onnxruntime::Stream*, bool, onnxruntime::WaitNotificationFn) Failed to allocate memory for requested buffer of size %d", int64(full.Asked))
+		},
+		Shortest: 100 * time.Millisecond, Longest: 200 * time.Millisecond,
 		Traps:  []string{keepsMemory, residue, freesLate, notExplicit, slowWake},
 		Always: []string{ignoresCallers, perModel},
 		Fail: func(w http.ResponseWriter, status int, _, message string) {
 			answer(w, status, map[string]string{"error": message})
 		},
-		Routes: func(e *Engine, routes *http.ServeMux) {
+		Routes: func(e *Engine, routes *Routes) {
 			t := triton{e}
 			ready := func(ok bool, w http.ResponseWriter) {
 				if !ok {
 					w.WriteHeader(http.StatusBadRequest)
 				}
 			}
+			routes.HandleFunc("GET /v2", func(w http.ResponseWriter, _ *http.Request) {
+				answer(w, http.StatusOK, map[string]any{
+					"name": "triton", "version": "2.63.0", "extensions": []string{
+						"classification", "sequence", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
+						"model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters", "statistics", "trace", "logging",
+					},
+				})
+			})
+			routes.HandleFunc("GET /v2/models/{model}", t.about)
+			routes.HandleFunc("GET /v2/models/{model}/stats", t.stats)
 			routes.HandleFunc("GET /v2/health/live", func(http.ResponseWriter, *http.Request) {})
 			routes.HandleFunc("GET /v2/health/ready", func(w http.ResponseWriter, _ *http.Request) { ready(e.up.Load(), w) })
 			routes.HandleFunc("GET /v2/models/{model}/ready", func(w http.ResponseWriter, r *http.Request) {
@@ -67,6 +84,35 @@ func (t triton) known(name string) *model {
 }
 
 func (t triton) available(m *model) bool { return m.ready.Load() && !t.sleeping(m) }
+
+// about says what a model takes and gives.
+func (t triton) about(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("model")
+	if m := t.known(name); m == nil || !t.available(m) {
+		t.fail(w, http.StatusBadRequest, missingError, "Request for unknown model: '"+name+"' is not found")
+		return
+	}
+	answer(w, http.StatusOK, map[string]any{
+		"name": name, "versions": []string{"1"}, "platform": "onnxruntime_onnx",
+		"inputs":  []any{map[string]any{"name": "input0", "datatype": "FP32", "shape": []int{-1, 1}}},
+		"outputs": []any{map[string]any{"name": "output0", "datatype": "FP32", "shape": []int{-1, 1}}},
+	})
+}
+
+// stats count what a model was asked for.
+func (t triton) stats(w http.ResponseWriter, r *http.Request) {
+	m := t.known(r.PathValue("model"))
+	if m == nil {
+		t.fail(w, http.StatusBadRequest, missingError, "Request for unknown model: '"+r.PathValue("model")+"' is not found")
+		return
+	}
+	t.mu.Lock()
+	begun := m.begun
+	t.mu.Unlock()
+	answer(w, http.StatusOK, map[string]any{"model_stats": []any{
+		map[string]any{"name": m.Name, "version": "1", "inference_count": begun, "execution_count": begun},
+	}})
+}
 
 // control loads or unloads.
 func (t triton) control(w http.ResponseWriter, r *http.Request, act func(context.Context, *model) error) {

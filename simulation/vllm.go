@@ -12,7 +12,7 @@ import (
 // While it sleeps requests are refused, unless a trap says otherwise.
 func VLLM() Kind {
 	return Kind{
-		Name: "vllm", Does: "vLLM in its development mode, with sleep", Model: "Qwen/Qwen2.5-7B-Instruct",
+		Name: "vllm", Does: "vLLM in its development mode, with sleep", Model: "Qwen/Qwen2.5-7B-Instruct", Owner: "vllm",
 		Weights: 20 * admission.GiB, Load: 30 * time.Second, Wake: 2 * time.Second,
 		Concurrency: 256,
 		Shortest:    time.Second, Longest: 4 * time.Second,
@@ -23,10 +23,22 @@ func VLLM() Kind {
 		Fail: func(w http.ResponseWriter, status int, kind, message string) {
 			answer(w, status, map[string]any{"error": map[string]any{"message": message, "type": pythonError(kind), "param": nil, "code": status}})
 		},
-		Routes: func(e *Engine, routes *http.ServeMux) {
-			commonRoutes(e, routes)
+		Routes: func(e *Engine, routes *Routes) {
+			for _, path := range []string{"/health", "/ping"} {
+				plainHealth(e, routes, path, "")
+			}
+			modelRoutes(e, routes, func(m *model) map[string]any {
+				return map[string]any{"root": m.Name, "parent": nil, "max_model_len": 32768, "permission": []any{}}
+			})
 			chatRoutes(e, routes)
+			routes.HandleFunc("POST /v1/completions", e.completions)
+			routes.HandleFunc("POST /v1/responses", e.responses)
+			metrics(e, routes, "vllm:num_requests_waiting", "vllm:num_requests_running")
+			openAPI(e, routes, "/openapi.json", "FastAPI", "0.1.0")
 			m := e.models[0]
+			routes.HandleFunc("GET /load", func(w http.ResponseWriter, _ *http.Request) {
+				answer(w, http.StatusOK, map[string]int{"server_load": e.atWork(m)})
+			})
 			routes.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) {
 				answer(w, http.StatusOK, map[string]string{"version": "0.12.0"})
 			})

@@ -51,10 +51,10 @@ func BenchmarkRequest(b *testing.B) {
 				q := telemetry.Begin(r, pattern)
 				q.Classify("images", "heavy", "flux", 34*admission.GiB)
 				q.Wait(now)
-				q.Admitted(now, 1, 0, 0, nil)
-				q.Execute(now, flux, header)
-				q.Executed(now, http.StatusOK, nil)
-				q.End(now, http.StatusOK, "", 17, 4096)
+				q.Admitted(now, 1, 0, 0, 0, nil)
+				q.Execute(now, flux, pattern, header)
+				q.Executed(now, Execution{Status: http.StatusOK, RPC: -1})
+				q.End(now, Ending{Status: http.StatusOK, RPC: -1, In: 17, Out: 4096})
 			}
 		})
 	}

@@ -5,6 +5,9 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
 )
 
 // Config is the `telemetry` section of the file.
@@ -13,6 +16,15 @@ type Config struct {
 	Traces      TracesConfig  `koanf:"traces"`
 	Metrics     MetricsConfig `koanf:"metrics"`
 	Log         LogConfig     `koanf:"log"`
+	Client      bool          `koanf:"client"` // spans and log lines have the client's address
+	Models      []string      `koanf:"models"` // that metrics tell apart
+	History     HistoryConfig `koanf:"history"`
+}
+
+// HistoryConfig says how much is kept of what happened.
+type HistoryConfig struct {
+	For    time.Duration   `koanf:"for"`    // 0s: nothing is kept
+	Memory admission.Bytes `koanf:"memory"` // all of it, estimated
 }
 
 // TracesConfig says where spans go. Exporter is empty (where OTEL_* asks for
@@ -26,6 +38,9 @@ type TracesConfig struct {
 // MetricsConfig says whether /metrics is served.
 type MetricsConfig struct {
 	Prometheus bool `koanf:"prometheus"`
+	// NativeHistograms gives durations as Prometheus's native histograms, which have
+	// fine bounds of their own and are read by a scrape in protobuf alone.
+	NativeHistograms bool `koanf:"native_histograms"`
 }
 
 // LogConfig says how log lines look and which are written.
@@ -56,6 +71,9 @@ func (c Config) Check(report func(path, problem string)) {
 		if c.Traces.Exporter != "otlp" {
 			report("traces.endpoint", "is used by the exporter otlp alone: want `exporter: otlp` beside it")
 		}
+	}
+	if h := c.History; h.For < 0 || h.For > 0 && h.Memory < admission.MiB {
+		report("history", fmt.Sprintf("for %v in %v: want 0s or more, and 1MiB of memory or more", h.For, h.Memory))
 	}
 	if c.ServiceName == "" {
 		report("service_name", "is empty: want a name such as anteroom")

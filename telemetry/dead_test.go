@@ -218,7 +218,7 @@ func TestADeadCollectorStopsNobody(t *testing.T) {
 				telemetry := start(t, usual(), &logs{})
 				called, drained := make(chan struct{}), make(chan struct{})
 				config := TracesConfig{Exporter: "otlp", Endpoint: scheme + "://" + dead(t, called), Sample: 1}
-				exporter, err := spanExporter(t.Context(), config, nil)
+				exporter, err := spanExporter(t.Context(), config, nil, telemetry.log)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -52,6 +52,7 @@ func usual() Config {
 	return Config{
 		ServiceName: "anteroom", Traces: TracesConfig{Sample: 1},
 		Metrics: MetricsConfig{Prometheus: true}, Log: LogConfig{Format: "json", Level: "info"},
+		History: HistoryConfig{For: 15 * time.Minute, Memory: 32 * admission.MiB},
 	}
 }
 
@@ -130,11 +131,11 @@ func run(telemetry *Telemetry, r *http.Request) (*Request, http.Header) {
 	q.Classify("images", "heavy", "flux", 34*admission.GiB)
 	q.Wait(at)
 	at = at.Add(2 * time.Second)
-	q.Admitted(at, 7, 3, 2*time.Second, stayed)
-	q.Execute(at, flux, header)
+	q.Admitted(at, 7, 0, 3, 2*time.Second, stayed)
+	q.Execute(at, flux, pattern, header)
 	at = at.Add(18 * time.Second)
-	q.Executed(at, http.StatusOK, nil)
-	q.End(at, http.StatusOK, "", 17, 4096)
+	q.Executed(at, Execution{Status: http.StatusOK, RPC: -1})
+	q.End(at, Ending{Status: http.StatusOK, RPC: -1, In: 17, Out: 4096})
 	return q, header
 }
 
@@ -146,6 +147,6 @@ func refuse(telemetry *Telemetry, r *http.Request, status int, rejection *admiss
 	q.Wait(at)
 	at = at.Add(rejection.Waited)
 	q.Refused(at, rejection)
-	q.End(at, status, string(rejection.Code), 17, 0)
+	q.End(at, Ending{Status: status, RPC: -1, Code: string(rejection.Code), In: 17})
 	return q
 }

@@ -43,7 +43,7 @@ func TestARequestIsOneLine(t *testing.T) {
 	id := q.SpanContext()
 	expect(t, "the line", line, map[string]any{
 		"level": "INFO", "msg": "request", "method": "POST", "route": "images", "class": "heavy", "backend": "flux", "status": 200.0,
-		"wait_ms": 2000.0, "execute_ms": 18000.0, "vram": float64(34 << 30), "bytes_in": 17.0, "bytes_out": 4096.0,
+		"path": pattern, "result": ResultOK, "grant": 7.0, "position": 3.0, "reason": "resources", "wait_ms": 2000.0, "execute_ms": 18000.0, "vram": float64(34 << 30), "bytes_in": 17.0, "bytes_out": 4096.0,
 		"trace_id": id.TraceID().String(), "span_id": id.SpanID().String(),
 	})
 }
@@ -93,12 +93,12 @@ func TestRefusalsAreLoggedByWhoseFaultTheyAre(t *testing.T) {
 	}
 }
 
-// Whoever can write into a request must not be able to write into the log:
-// neither secrets and prompts nor lines of their own.
-func TestNothingOfAClientsWordsIsLogged(t *testing.T) {
+// What a client writes into a request does not come into the log: neither secrets and
+// prompts nor lines of its own. Its path does, on the request's one line.
+func TestNoSecretOfAClientIsLogged(t *testing.T) {
 	const forged = "x\n" + `{"level":"ERROR","msg":"forged"}` + "\nmsg=forged"
 	words := map[string]string{
-		"the body": "a cat in the rain", "the query": "querysecret", "a header": "headersecret", "a tenant": "acme-key", "the path": "pathword",
+		"the body": "a cat in the rain", "the query": "querysecret", "a header": "headersecret", "a tenant": "acme-key",
 		"the method": "SHOUT", "a forged line": "forged",
 	}
 	for _, format := range []string{"json", "text"} {
@@ -108,7 +108,7 @@ func TestNothingOfAClientsWordsIsLogged(t *testing.T) {
 			telemetry, _, out := recorded(t, config)
 			r := generate()
 			r.Method = words["the method"] + forged
-			r.URL.Path, r.URL.RawQuery = "/pathword/"+forged, "key=querysecret&"+forged
+			r.URL.Path, r.URL.RawQuery = "/pathword/x\n{\"level\":\"ERROR\"}", "key=querysecret&"+forged
 			r.Host, r.RemoteAddr = forged, forged
 			for _, name := range []string{"Authorization", "Cookie", "X-Tenant", "User-Agent", "Traceparent", "Tracestate", "Baggage", "X-Request-Id"} {
 				r.Header.Set(name, "headersecret acme-key "+forged)
@@ -117,6 +117,9 @@ func TestNothingOfAClientsWordsIsLogged(t *testing.T) {
 			text := out.String()
 			if n := strings.Count(text, "\n"); n != 1 {
 				t.Errorf("got %d lines, want 1:\n%s", n, text)
+			}
+			if !strings.Contains(text, "/pathword/x%0A") {
+				t.Errorf("the path is not in the log:\n%s", text)
 			}
 			for what, word := range words {
 				if strings.Contains(text, word) {
@@ -179,10 +182,51 @@ func TestTextIsOneLineToo(t *testing.T) {
 func TestTheKeysDoNotComeAndGo(t *testing.T) {
 	telemetry, _, out := recorded(t, usual())
 	q := telemetry.Begin(httptest.NewRequest(http.MethodGet, "http://box/nowhere", nil), "")
-	q.End(time.Now(), http.StatusNotFound, "no_route", 0, 120)
+	q.End(time.Now(), Ending{Status: http.StatusNotFound, RPC: -1, Code: "no_route", In: 0, Out: 120})
 	got := slices.Sorted(maps.Keys(lines(t, out)[0]))
-	want := []string{"backend", "bytes_in", "bytes_out", "class", "code", "level", "method", "msg", "route", "span_id", "status", "time", "total_ms", "trace_id"}
+	want := []string{"backend", "bytes_in", "bytes_out", "class", "code", "level", "method", "msg", "path", "result", "route", "span_id", "status", "time", "total_ms", "trace_id"}
 	if !slices.Equal(got, want) {
 		t.Errorf("the line has %v, want %v", got, want)
+	}
+}
+
+// A job goes on behind its answer, and so does work whose client has left. Its end is
+// a line of its own in the same trace.
+func TestWorkThatEndsLaterIsOneMoreLine(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		code   string
+		ended  Execution
+		want   map[string]any
+	}{
+		"a job that is done": {200, "", Execution{Status: 200, RPC: -1}, map[string]any{"level": "INFO", "result": ResultOK}},
+		"a job that failed": {200, "", Execution{Status: 200, RPC: -1, Code: "job_failed"},
+			map[string]any{"level": "WARN", "result": ResultFailed, "code": "job_failed"}},
+		"work whose client left": {499, "client_cancelled", Execution{Status: 200, RPC: -1}, map[string]any{"level": "INFO", "result": ResultOK}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			telemetry, _, out := recorded(t, usual())
+			q := telemetry.Begin(generate(), pattern)
+			at := time.Now()
+			q.Classify("images", "heavy", "flux", 34*admission.GiB)
+			q.Identify("acme", "flux-1")
+			q.Wait(at)
+			q.Admitted(at, 7, 0, 0, 0, nil)
+			q.Execute(at, flux, pattern, http.Header{})
+			q.End(at.Add(time.Millisecond), Ending{Status: c.status, RPC: -1, Code: c.code})
+			q.Executed(at.Add(18*time.Second), c.ended)
+			all := lines(t, out)
+			if len(all) != 2 {
+				t.Fatalf("got %d lines, want 2:\n%s", len(all), out)
+			}
+			if _, has := all[0]["execute_ms"]; has || all[0]["tenant"] != "acme" || all[0]["model"] != "flux-1" {
+				t.Errorf("the request's line is %v, want tenant and model, and no execute_ms: the work goes on", all[0])
+			}
+			delete(all[1], "time")
+			want := map[string]any{"msg": "work ended", "route": "images", "class": "heavy", "backend": "flux", "tenant": "acme", "grant": 7.0,
+				"vram": float64(34 << 30), "execute_ms": 18000.0, "trace_id": all[0]["trace_id"], "span_id": all[0]["span_id"]}
+			maps.Copy(want, c.want)
+			expect(t, "the work's line", all[1], want)
+		})
 	}
 }

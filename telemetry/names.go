@@ -4,14 +4,20 @@ package telemetry
 // contract: a name that was released stays, and the test of this file fails
 // when something is exported under a name that is not here.
 
-// Spans. The SERVER span is named `{method} {route pattern}`; the other two are
-// siblings under it: admission.wait, and a CLIENT span named `{method}` that
-// lasts to the backend's last byte.
+// Spans. The SERVER span is named `{method} {route pattern}`; the others are
+// siblings under it: request.receive where the body took long to come,
+// admission.wait, and a CLIENT span named `{method}` that lasts to the backend's last
+// byte, or to the end of the job behind its answer.
 const (
-	SpanWait = "admission.wait"
-	// These have traces of their own: they serve no single request.
+	SpanReceive = "request.receive"
+	SpanWait    = "admission.wait"
+	// These have traces of their own, with links to and from the admission.wait of the
+	// request that they are done for.
 	SpanUnload = "admission.unload"
 	SpanWake   = "admission.wake"
+
+	EventFirstByte = "first_byte" // of the answer's body went to the client
+	EventOpened    = "opened"     // the connection was switched to another protocol
 
 	EventQueued  = "queued"
 	EventBlocked = "blocked" // the first of its kind, by something else than before
@@ -42,14 +48,28 @@ const (
 	AttrFreed    = "anteroom.freed" // bytes that an unload was seen to free
 	AttrOrder    = "anteroom.order" // admission.unload or admission.wake
 	AttrQuantile = "anteroom.quantile"
+	AttrTenant   = "anteroom.tenant" // in metrics: a configured one, or other
+	AttrPhase    = "anteroom.phase"  // receive, wait, execute
+	AttrBeside   = "anteroom.beside" // a class that ran at the same time; empty: none did
+	AttrOf       = "anteroom.of"     // execution, wait
+	// These two are gen_ai's, on requests that name a model.
+	AttrModel     = "gen_ai.request.model" // in metrics: a configured one, or other
+	AttrOperation = "gen_ai.operation.name"
+)
+
+// How far a request had come when its client left.
+const (
+	PhaseReceive = "receive" // its body was still coming, or it was not asked for yet
+	PhaseWait    = "wait"
+	PhaseExecute = "execute"
 )
 
 // Results of a request.
 const (
 	ResultOK        = "ok"        // the backend's answer reached its end
-	ResultRefused   = "refused"   // answered by the proxy itself
+	ResultRefused   = "refused"   // answered by the proxy itself, and not sent to a backend
 	ResultCancelled = "cancelled" // the client left
-	ResultFailed    = "failed"    // a 5xx of the backend's, or an answer cut short
+	ResultFailed    = "failed"    // a 5xx or a failure by gRPC's status, no answer, or one cut short
 )
 
 // What became of an out-of-memory answer.
@@ -60,11 +80,22 @@ const (
 
 // Metrics. Prometheus adds the unit and `_total` for counters.
 const (
-	MetricServer    = "http.server.request.duration" // s {http.request.method, http.route, http.response.status_code}
-	MetricWait      = "anteroom.request.wait"        // s {class, result}
-	MetricExecution = "anteroom.request.execution"   // s {class, backend, result}
-	MetricRequests  = "anteroom.requests"            // {route, class, result}
-	MetricRefusals  = "anteroom.refusals"            // {class, code}
+	// s {http.request.method, url.scheme, http.route, http.response.status_code, error.type}; to the switch where there is one
+	MetricServer        = "http.server.request.duration"
+	MetricWait          = "anteroom.request.wait"       // s {class, result}
+	MetricExecution     = "anteroom.request.execution"  // s {class, backend, result}
+	MetricFirstByte     = "anteroom.request.first_byte" // s {class, backend}
+	MetricOpen          = "anteroom.connection.open"    // s {class, backend}: WebSockets, from the switch to their end
+	MetricRequests      = "anteroom.requests"           // {route, class, result, tenant, gen_ai.request.model}
+	MetricRefusals      = "anteroom.refusals"           // {class, code}
+	MetricCancellations = "anteroom.cancellations"      // {class, phase}
+	MetricFailures      = "anteroom.failures"           // {class, backend, code}
+	MetricMalformed     = "anteroom.malformed"          // {http.response.status_code}: 400, 431, 501 of the HTTP parser
+	MetricBesideTime    = "anteroom.execution.beside"   // s {class, beside}; ÷ runs: the mean execution beside a class
+	MetricBesideRuns    = "anteroom.execution.runs"     // {class, beside}
+	MetricEstimates     = "anteroom.estimate.ratio"     // {class, of}: seen ÷ estimated
+	MetricGPUSeconds    = "anteroom.gpu.time"           // s {class, route, tenant}: execution × GPUs
+	MetricByteSeconds   = "anteroom.gpu.byte_seconds"   // {class, route, tenant}: execution × booked memory
 
 	MetricQueueLength = "anteroom.queue.length" // {class}
 	MetricQueueLimit  = "anteroom.queue.limit"  // {class}
@@ -73,6 +104,9 @@ const (
 	MetricSlots       = "anteroom.slots"        // {class}
 	MetricRunning     = "anteroom.running"      // {class}
 	MetricPaused      = "anteroom.paused"       // 1 or 0 {class}
+	MetricBackfills   = "anteroom.backfills"    // {class}
+	MetricOvertakings = "anteroom.overtakings"  // {class}
+	MetricStrictHeads = "anteroom.strict_heads" // {class}
 
 	MetricVRAMCapacity     = "anteroom.vram.capacity"     // By {gpu}
 	MetricVRAMReserve      = "anteroom.vram.reserve"      // By {gpu}
@@ -81,17 +115,32 @@ const (
 	MetricVRAMUnattributed = "anteroom.vram.unattributed" // By {gpu}
 	MetricVRAMAvailable    = "anteroom.vram.available"    // By {gpu}
 	MetricVRAMObserved     = "anteroom.vram.observed"     // By {gpu}; absent while the card was never read
+	MetricReadingAge       = "anteroom.gpu.reading.age"   // s {gpu}
 	MetricGPUState         = "anteroom.gpu.state"         // 1 or 0 {gpu, state: readable, stale, lost}
 
 	MetricOOM           = "anteroom.oom"                 // out-of-memory answers {backend, result: retried, passed}
 	MetricOrders        = "anteroom.orders"              // s {order: admission.unload, admission.wake; backend, result}
-	MetricSwaps         = "anteroom.gpu.swaps"           // in the last minute {gpu}
+	MetricSwaps         = "anteroom.gpu.swaps"           // unloads of replicas on it {gpu}
+	MetricAsked         = "anteroom.unload.asked"        // By {backend}: what unloads were to free
+	MetricFreed         = "anteroom.unload.freed"        // By {backend}: what they were seen to free
 	MetricRetained      = "anteroom.backend.retained"    // By {backend, gpu}: what it holds beyond what its running work needs
 	MetricLow           = "anteroom.backend.low"         // By {backend, gpu}: the least that it can hold
 	MetricHigh          = "anteroom.backend.high"        // By {backend, gpu}: the most that it can hold
 	MetricAsleep        = "anteroom.backend.asleep"      // 1 while it is unloaded and has to be woken {backend}
 	MetricRouteDeclared = "anteroom.route.vram.declared" // By {route}; of the demand that was measured most often
 	MetricRouteSeen     = "anteroom.route.vram.seen"     // By {route, quantile: 0.95, 1}; of its last runs that could be measured
+
+	MetricLoads = "anteroom.loads" // {backend}: wakes that succeeded
+
+	MetricBackendRunning = "anteroom.backend.running" // {backend}
+	MetricBackendQueued  = "anteroom.backend.queued"  // {backend}
+	MetricBackendSlots   = "anteroom.backend.slots"   // {backend}; of each replica, 0: as its classes
+	MetricBackendBooked  = "anteroom.backend.booked"  // By {backend, gpu}
+
+	// OpenTelemetry's for hardware {hw.id, hw.name, hw.type}.
+	MetricHardwareLimit       = "hw.gpu.memory.limit"
+	MetricHardwareUsage       = "hw.gpu.memory.usage"
+	MetricHardwareUtilization = "hw.gpu.memory.utilization"
 
 	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
 	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, replica, state: closed, half-open, open}
@@ -102,6 +151,10 @@ const (
 	MetricLinesLost  = "anteroom.log.lines.dropped"  // log lines for which a slow reader of the log left no room
 )
 
+// ratios are the bounds of how far estimates are off.
+var ratios = []float64{.1, .25, .5, .67, .8, .9, 1, 1.1, 1.25, 1.5, 2, 4, 10}
+
 // buckets are the bounds of every duration histogram, in seconds. Those of the
-// HTTP conventions end at ten, and an image takes twenty.
-var buckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 300, 600}
+// HTTP conventions end at ten, and an image takes twenty: the bounds are close to
+// each other from one second to thirty, so that a quantile read off them is.
+var buckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 1.5, 2, 2.5, 3.5, 5, 7.5, 10, 15, 17.5, 20, 25, 30, 45, 60, 90, 120, 300, 600}

@@ -12,14 +12,22 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// Order is an unload or a wake that has ended.
+// Order is an unload or a wake that is under way.
 type Order struct {
-	Backend string
-	Bytes   admission.Bytes // that were to be freed, or are taken
-	Freed   admission.Bytes // that were seen to be freed
-	For     uint64          // the request it was done for; 0: none
-	Failed  bool
-	Note    string
+	t       *Telemetry
+	name    string
+	backend string
+	began   time.Time
+	span    trace.Span // nil: tracing is off
+}
+
+// Done says what an order came to.
+type Done struct {
+	Asked  admission.Bytes // that were to be freed, or are taken
+	Freed  admission.Bytes // that were seen to be freed
+	GPUs   []string        // of the replica
+	Failed bool
+	Note   string
 }
 
 // OutOfMemory counts an out-of-memory answer of a backend: OOMRetried or
@@ -28,24 +36,81 @@ func (t *Telemetry) OutOfMemory(backend, result string) {
 	t.metrics.oom.Add(context.Background(), 1, metric.WithAttributes(attribute.String(AttrBackend, backend), attribute.String(AttrResult, result)))
 }
 
-// Ordered makes a trace of its own of an order that has ended, and counts it.
-// name is SpanUnload or SpanWake.
-func (t *Telemetry) Ordered(name string, began, ended time.Time, o Order) {
-	result := ResultOK
-	if o.Failed {
-		result = ResultFailed
-	}
-	ctx := context.Background()
-	t.metrics.orders.Record(ctx, max(0, ended.Sub(began)).Seconds(), metric.WithAttributes(
-		attribute.String(AttrOrder, name), attribute.String(AttrBackend, o.Backend), attribute.String(AttrResult, result)))
+// Ordered begins a trace of an order to a backend: SpanUnload or SpanWake. It is
+// done for the waiting request of that grant (0: for none), and linked with it where
+// q is that request's.
+func (t *Telemetry) Ordered(name string, began time.Time, backend string, grant uint64, q *Request) *Order {
+	o := &Order{t: t, name: name, backend: backend, began: began}
 	if t.tracer == nil {
+		return o
+	}
+	options := []trace.SpanStartOption{trace.WithTimestamp(began), trace.WithNewRoot(), trace.WithAttributes(
+		attribute.String(AttrBackend, backend), attribute.Int64(AttrGrant, int64(grant)))}
+	if wait := q.waiting(); wait.IsValid() {
+		options = append(options, trace.WithLinks(trace.Link{SpanContext: wait}))
+	}
+	_, o.span = t.tracer.Start(context.Background(), name+" "+backend, options...)
+	q.link(o.span.SpanContext(), backend)
+	return o
+}
+
+// waiting is the context of the request's admission.wait; not valid: it has none.
+func (q *Request) waiting() trace.SpanContext {
+	if q == nil {
+		return trace.SpanContext{}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waitContext
+}
+
+// link leads from the request's admission.wait to the span of an order.
+func (q *Request) link(to trace.SpanContext, backend string) {
+	if q == nil || !to.IsValid() {
 		return
 	}
-	_, span := t.tracer.Start(ctx, name, trace.WithTimestamp(began), trace.WithAttributes(
-		attribute.String(AttrBackend, o.Backend), attribute.Int64(AttrVRAM, int64(o.Bytes)), attribute.Int64(AttrFreed, int64(o.Freed)),
-		attribute.Int64(AttrGrant, int64(o.For)), attribute.String(AttrResult, result)))
-	if o.Failed {
-		span.SetStatus(codes.Error, brief(o.Note))
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.orders = append(q.orders, trace.Link{SpanContext: to, Attributes: []attribute.KeyValue{attribute.String(AttrBackend, backend)}})
+}
+
+// End closes the order's span and counts it.
+func (o *Order) End(at time.Time, d Done) {
+	result := ResultOK
+	if d.Failed {
+		result = ResultFailed
 	}
-	span.End(trace.WithTimestamp(ended))
+	ctx, m := context.Background(), &o.t.metrics
+	by := metric.WithAttributes(attribute.String(AttrOrder, o.name), attribute.String(AttrBackend, o.backend), attribute.String(AttrResult, result))
+	m.orders.Record(ctx, max(0, at.Sub(o.began)).Seconds(), by)
+	if o.name == SpanWake && !d.Failed {
+		m.loads.Add(ctx, 1, metric.WithAttributes(attribute.String(AttrBackend, o.backend)))
+	}
+	if o.name == SpanUnload {
+		backend := metric.WithAttributes(attribute.String(AttrBackend, o.backend))
+		m.asked.Add(ctx, int64(d.Asked), backend)
+		m.freed.Add(ctx, int64(d.Freed), backend)
+		for _, gpu := range d.GPUs {
+			m.swaps.Add(ctx, 1, metric.WithAttributes(attribute.String(AttrGPU, gpu)))
+		}
+	}
+	if o.span == nil {
+		return
+	}
+	o.span.SetAttributes(attribute.Int64(AttrVRAM, int64(d.Asked)), attribute.Int64(AttrFreed, int64(d.Freed)), attribute.String(AttrResult, result))
+	if d.Failed {
+		o.span.SetStatus(codes.Error, brief(d.Note))
+	}
+	o.span.End(trace.WithTimestamp(at))
+}
+
+// Malformed counts and logs a request that the HTTP parser refused, so that it never
+// became one. It may be called from any goroutine.
+func (t *Telemetry) Malformed(status int, client string) {
+	t.metrics.malformed.Add(context.Background(), 1, metric.WithAttributes(attribute.Int("http.response.status_code", clampStatus(status))))
+	if t.clients {
+		t.log.Warn("a request that is not HTTP was refused", "status", status, "client", hostOf(client))
+		return
+	}
+	t.log.Warn("a request that is not HTTP was refused", "status", status)
 }

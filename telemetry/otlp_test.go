@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -377,6 +378,61 @@ func TestAnUnknownExporterStopsTheStart(t *testing.T) {
 	t.Setenv("OTEL_TRACES_EXPORTER", "pigeon")
 	if _, err := Start(context.Background(), usual(), "test", &logs{}); err == nil || !strings.Contains(err.Error(), "pigeon") {
 		t.Errorf("got %v, want an error that names the pigeon", err)
+	}
+}
+
+// A word may be misspelled: spans leave all the same, and a warning names the variable.
+func TestAProtocolThatIsNotKnownStopsNothing(t *testing.T) {
+	for _, variable := range []string{"OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"} {
+		for _, protocol := range []string{"http/jsno", "grcp"} {
+			t.Run(variable+"="+protocol, func(t *testing.T) {
+				noOTEL(t)
+				address, r := overHTTP(t)
+				t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"+address)
+				t.Setenv(variable, protocol)
+				out := &logs{}
+				telemetry := start(t, usual(), out)
+				if line := lines(t, out)[0]; line["level"] != "WARN" || !strings.HasPrefix(line["msg"].(string), variable+":") || line["value"] != protocol {
+					t.Errorf("got %v, want a warning that names %s and %s", line, variable, protocol)
+				}
+				run(telemetry, generate())
+				if found, _ := delivered(t, telemetry, r); len(found) != 3 {
+					t.Errorf("got %d spans, want 3", len(found))
+				}
+			})
+		}
+	}
+}
+
+func TestSpansLeaveAsJSON(t *testing.T) {
+	noOTEL(t)
+	got := make(chan string, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, in *http.Request) {
+		got <- in.URL.Path + " " + in.Header.Get("Content-Type")
+	}))
+	t.Cleanup(s.Close)
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", s.URL)
+	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+	out := &logs{}
+	telemetry := start(t, usual(), out)
+	if strings.Contains(out.String(), "WARN") {
+		t.Errorf("got a warning: %s", out)
+	}
+	run(telemetry, generate())
+	telemetry.Shutdown(t.Context())
+	if path := <-got; path != "/v1/traces application/json" {
+		t.Errorf("the collector got %s, want /v1/traces application/json", path)
+	}
+}
+
+func TestAConfigurationFileOfOpenTelemetryIsRefused(t *testing.T) {
+	for _, name := range []string{"OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE"} {
+		noOTEL(t)
+		t.Setenv(name, "otel.yaml")
+		if _, err := Start(context.Background(), usual(), "test", &logs{}); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "unset it") {
+			t.Errorf("got %v, want an error that names %s and its cure", err, name)
+		}
+		os.Unsetenv(name)
 	}
 }
 

@@ -1,11 +1,11 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
-	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,41 +14,60 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
-// Request is one request's story for the outside: a SERVER span with two
-// siblings under it, admission.wait and the CLIENT span of the execution, then
-// metrics and a log line. The calls come in the order in which they stand
-// here, each at most once; those that do not apply are left out. A request that
-// is tried a second time goes from Wait to Executed once more. End is always
-// called; Executed alone may come after it and from another goroutine. All of
-// them do nothing on a nil Request.
+// Request is what is told of one request: a SERVER span with its phases under it
+// (request.receive where the body took long, admission.wait, and the CLIENT span of
+// the execution), then metrics and a log line. The calls come in the order in which
+// they stand here, each at most once; those that do not apply are left out. A
+// request that is tried a second time goes from Wait to Executed once more. End is
+// always called; Executed alone may come after it and from another goroutine, and
+// then writes a second log line, for the work. All of them do nothing on a nil
+// Request.
 type Request struct {
 	t      *Telemetry
 	method string
+	url    *url.URL
 	ctx    context.Context   // holds the SERVER span's context; nil while tracing is off
 	id     trace.SpanContext // the SERVER span's, or made up while tracing is off
 
 	pattern, route, class, backend string
+	tenant, model, client          string // empty: none, or not told
+	scheme                         string
 	vram                           admission.Bytes
 	began                          time.Time
+	received                       time.Duration // from began until the body was in; -1: it was not waited for
 
 	server, wait trace.Span // nil: none, or nobody keeps this trace
 	waitBegan    time.Time
 	waited       time.Duration
 	queued       bool // Wait was called
-	refused      admission.Code
+	grant        uint64
+	position     int // on arrival; -1: it never queued
+	reason       admission.Reason
+	priority     int       // RFC 9218\'s
+	deadline     time.Time // of its client; zero: none
+	replica      int
+
+	origin admission.Origin // leads back here
 
 	mu           sync.Mutex
-	execution    trace.Span    // guarded by mu
-	executeBegan time.Time     // guarded by mu
-	executed     time.Duration // guarded by mu; -1: not ended
+	waitContext  trace.SpanContext // guarded by mu; of admission.wait
+	orders       []trace.Link      // guarded by mu; spans of what was done for it
+	execution    trace.Span        // guarded by mu
+	executeBegan time.Time         // guarded by mu
+	executed     time.Duration     // guarded by mu; -1: not ended
+	sends        int               // guarded by mu; how often it was sent
+	beside       beside            // guarded by mu; of the last execution
+	outcome      outcome           // guarded by mu; of the last execution
+	over         bool              // guarded by mu; End was called
+	record       *timeline.Request // guarded by mu; for the history, when its work has ended; nil: it has, or End was not called
 }
 
 // knownMethods bounds the label: clients may send any word.
@@ -61,9 +80,13 @@ var knownMethods = map[string]bool{
 // the rule's path pattern and becomes http.route and, with the method, the
 // span's name, so it must come from a small closed set; empty: none matched.
 func (t *Telemetry) Begin(r *http.Request, route string) *Request {
-	q := &Request{t: t, method: r.Method, pattern: route, began: time.Now(), executed: -1}
+	q := &Request{t: t, method: r.Method, url: r.URL, pattern: route, scheme: scheme(r), began: time.Now(), received: -1, position: -1, executed: -1, priority: 3}
+	q.outcome.rpc, q.origin.Value = noRPC, q
 	if !knownMethods[q.method] {
-		q.method = "_OTHER"
+		q.method = otherMethod
+	}
+	if t.clients {
+		q.client = hostOf(r.RemoteAddr)
 	}
 	if t.tracer == nil {
 		var caller trace.SpanContext
@@ -74,10 +97,16 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 		return q
 	}
 	ctx := t.propagator.Extract(context.Background(), propagation.HeaderCarrier(r.Header))
-	name := q.method
+	name := spanName(q.method)
 	attributes := make([]attribute.KeyValue, 0, 8)
 	attributes = append(attributes, semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(r.URL.EscapedPath()),
-		semconv.URLScheme(scheme(r)), semconv.NetworkProtocolVersion(strconv.Itoa(r.ProtoMajor)+"."+strconv.Itoa(r.ProtoMinor)))
+		semconv.URLScheme(q.scheme), semconv.NetworkProtocolVersion(protocolVersion(r)))
+	if q.method == otherMethod {
+		attributes = append(attributes, semconv.HTTPRequestMethodOriginal(strings.ToValidUTF8(r.Method, "\uFFFD")))
+	}
+	if q.client != "" {
+		attributes = append(attributes, semconv.ClientAddress(q.client))
+	}
 	if route != "" {
 		name += " " + route
 		attributes = append(attributes, semconv.HTTPRoute(route))
@@ -104,6 +133,34 @@ func newID(caller trace.SpanContext) trace.SpanContext {
 	return trace.NewSpanContext(id)
 }
 
+// otherMethod stands for every method that is not known, and "HTTP" for it in the
+// names of spans, as the conventions want.
+const otherMethod = "_OTHER"
+
+func spanName(method string) string {
+	if method == otherMethod {
+		return "HTTP"
+	}
+	return method
+}
+
+func protocolVersion(r *http.Request) string {
+	switch {
+	case r.ProtoMajor == 1 && r.ProtoMinor == 1:
+		return "1.1"
+	case r.ProtoMajor == 1:
+		return "1.0"
+	}
+	return strconv.Itoa(r.ProtoMajor)
+}
+
+func hostOf(address string) string {
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
+	}
+	return address
+}
+
 func scheme(r *http.Request) string {
 	if r.TLS != nil {
 		return "https"
@@ -120,6 +177,23 @@ func (q *Request) SpanContext() trace.SpanContext {
 	return q.id
 }
 
+// Origin is what admission is to know the request by; see RequestOf.
+func (q *Request) Origin() *admission.Origin {
+	if q == nil {
+		return nil
+	}
+	return &q.origin
+}
+
+// RequestOf is the request behind an Origin; nil: it is none of these.
+func RequestOf(o *admission.Origin) *Request {
+	if o == nil {
+		return nil
+	}
+	q, _ := o.Value.(*Request)
+	return q
+}
+
 // Classify says what the request is as far as is known; it may be called again
 // when more is.
 func (q *Request) Classify(route, class, backend string, vram admission.Bytes) {
@@ -127,6 +201,39 @@ func (q *Request) Classify(route, class, backend string, vram admission.Bytes) {
 		return
 	}
 	q.route, q.class, q.backend, q.vram = route, class, backend, vram
+}
+
+// Identify says whose request it is and which model it asks for, as far as is
+// known; either may be empty.
+func (q *Request) Identify(tenant, model string) {
+	if q == nil {
+		return
+	}
+	q.tenant, q.model = tenant, model
+}
+
+// longReceive is how long a body must take to get a span of its own.
+const longReceive = time.Millisecond
+
+// Received says that the body is in, or that it did not come whole.
+func (q *Request) Received(at time.Time) {
+	if q == nil {
+		return
+	}
+	q.received = max(0, at.Sub(q.began))
+	if q.server != nil && q.received >= longReceive {
+		_, span := q.t.tracer.Start(q.ctx, SpanReceive, trace.WithTimestamp(q.began))
+		span.End(trace.WithTimestamp(at))
+	}
+}
+
+// Asked says how urgent its client says it is (RFC 9218: 0 to 7, 3 where it says
+// nothing), and by when it wants its answer; zero: it does not say.
+func (q *Request) Asked(priority int, deadline time.Time) {
+	if q == nil {
+		return
+	}
+	q.priority, q.deadline = priority, deadline
 }
 
 // Wait opens the admission.wait span.
@@ -137,16 +244,41 @@ func (q *Request) Wait(at time.Time) {
 	q.waitBegan, q.queued = at, true
 	if q.server != nil {
 		_, q.wait = q.t.tracer.Start(q.ctx, SpanWait, trace.WithTimestamp(at))
+		q.mu.Lock()
+		q.waitContext = q.wait.SpanContext()
+		q.mu.Unlock()
 	}
 }
 
+// endWait closes the admission.wait span, with links to what was done for it.
+func (q *Request) endWait(at time.Time) {
+	q.mu.Lock()
+	orders := q.orders
+	q.orders = nil
+	q.mu.Unlock()
+	for _, link := range orders {
+		q.wait.AddLink(link)
+	}
+	q.wait.End(trace.WithTimestamp(at))
+	q.wait = nil
+}
+
 // Admitted closes the admission.wait span with a grant.
-func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Duration, stay *admission.Stay) {
+func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waited time.Duration, stay *admission.Stay) {
 	if q == nil {
 		return
 	}
 	q.waited += waited
+	q.grant, q.replica, q.position = id, replica, position
+	if stay != nil {
+		q.reason = stay.Last.Reason
+	}
+	q.decided(timeline.Granted, at, waited, string(q.reason), stay)
 	q.t.metrics.wait.Record(q.context(), waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: ResultOK}).record...)
+	if stay != nil && stay.Expected > 0 && waited > 0 {
+		q.t.metrics.estimates.Record(q.context(), waited.Seconds()/stay.Expected.Seconds(),
+			q.t.metrics.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
+	}
 	if q.wait == nil {
 		return
 	}
@@ -162,8 +294,7 @@ func (q *Request) Admitted(at time.Time, id uint64, position int, waited time.Du
 		q.wait.SetAttributes(blocked(stay.Last)...)
 		q.wait.SetAttributes(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
 	}
-	q.wait.End(trace.WithTimestamp(at))
-	q.wait = nil
+	q.endWait(at)
 }
 
 // queuedAt marks in the admission.wait span the moment at which it was queued,
@@ -183,7 +314,8 @@ func (q *Request) steps(stay *admission.Stay) {
 		return
 	}
 	for _, s := range stay.Steps {
-		q.wait.AddEvent(EventBlocked, trace.WithTimestamp(q.waitBegan.Add(s.At)), trace.WithAttributes(attribute.String(AttrReason, string(s.Reason))))
+		q.wait.AddEvent(EventBlocked, trace.WithTimestamp(q.waitBegan.Add(s.At)), trace.WithAttributes(
+			attribute.String(AttrReason, string(s.Reason)), attribute.String(AttrResource, s.Resource), attribute.String(AttrBackend, cmp.Or(s.Backend, q.backend))))
 	}
 }
 
@@ -203,7 +335,9 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	if q == nil || rejection == nil {
 		return
 	}
-	q.waited, q.refused = q.waited+rejection.Waited, rejection.Code
+	q.waited += rejection.Waited
+	q.grant, q.position, q.reason = rejection.ID, rejection.Position, rejection.Reason
+	q.decided(timeline.Refused, at, rejection.Waited, string(rejection.Code), rejection.Stay)
 	result := ResultRefused
 	if rejection.Code == admission.CodeClientCancelled {
 		result = ResultCancelled
@@ -227,28 +361,37 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	if rejection.Reason != admission.ReasonNone {
 		q.wait.SetAttributes(attribute.String(AttrReason, string(rejection.Reason)))
 	}
-	q.wait.End(trace.WithTimestamp(at))
-	q.wait = nil
+	q.endWait(at)
 }
 
 // Execute opens the CLIENT span and writes its context into the header that
 // goes to the backend; with tracing off the header stays as it is. address is
-// the backend's URL.
-func (q *Request) Execute(at time.Time, address string, header http.Header) {
+// the backend's URL, path what is asked for there, without a query.
+func (q *Request) Execute(at time.Time, address, path string, header http.Header) {
 	if q == nil {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.executeBegan, q.executed = at, -1
+	q.executeBegan, q.executed, q.outcome = at, -1, outcome{rpc: noRPC}
+	q.sends++
+	q.beside.class = -1
+	if q.grant != 0 {
+		q.beside = q.t.contention.begin(q.class)
+	}
 	if q.ctx == nil {
 		return
 	}
 	ctx := q.ctx
 	if q.server != nil {
-		ctx, q.execution = q.t.tracer.Start(ctx, q.method, trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(at),
-			trace.WithAttributes(q.t.peer(address)...),
-			trace.WithAttributes(semconv.HTTPRequestMethodKey.String(q.method), attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend)))
+		about := q.t.peer(address)
+		ctx, q.execution = q.t.tracer.Start(ctx, spanName(q.method), trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(at),
+			trace.WithAttributes(about.attributes...),
+			trace.WithAttributes(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLFull(about.origin+path),
+				attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend)))
+		if q.sends > 1 {
+			q.execution.SetAttributes(semconv.HTTPRequestResendCount(q.sends - 1))
+		}
 	}
 	// What is not written anew goes: a tracestate belongs to the traceparent that
 	// it came with.
@@ -258,149 +401,28 @@ func (q *Request) Execute(at time.Time, address string, header http.Header) {
 	q.t.propagator.Inject(ctx, propagation.HeaderCarrier(header))
 }
 
+// peer is what is said of a backend's address.
+type peer struct {
+	origin     string // the address without password and path
+	attributes []attribute.KeyValue
+}
+
 // peer describes a backend by its address. Addresses come from the
 // configuration, so that there are few.
-func (t *Telemetry) peer(address string) []attribute.KeyValue {
+func (t *Telemetry) peer(address string) *peer {
 	if known, ok := t.peers.Load(address); ok {
-		return known.([]attribute.KeyValue)
+		return known.(*peer)
 	}
-	var about []attribute.KeyValue
+	about := new(peer)
 	if u, err := url.Parse(address); err == nil {
-		about = append(about, semconv.URLFull(u.Redacted()), semconv.ServerAddress(u.Hostname()))
+		about.origin = u.Scheme + "://" + u.Host
+		about.attributes = append(about.attributes, semconv.ServerAddress(u.Hostname()))
 		if port, err := strconv.Atoi(u.Port()); err == nil {
-			about = append(about, semconv.ServerPort(port))
+			about.attributes = append(about.attributes, semconv.ServerPort(port))
 		}
 	}
 	t.peers.Store(address, about)
 	return about
-}
-
-// Executed closes the CLIENT span at the backend's last byte. status is 0
-// where no answer came; err is why it broke off, nil where it did not.
-func (q *Request) Executed(at time.Time, status int, err error) {
-	if q == nil {
-		return
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.executeBegan.IsZero() || q.executed >= 0 {
-		return
-	}
-	q.executed = max(0, at.Sub(q.executeBegan))
-	result := ResultOK
-	switch {
-	case errors.Is(err, context.Canceled):
-		result = ResultCancelled
-	case err != nil || status >= 500:
-		result = ResultFailed
-	}
-	q.t.metrics.execution.Record(q.context(), q.executed.Seconds(),
-		q.t.metrics.labelled(labels{kind: setExecution, class: q.class, backend: q.backend, result: result}).record...)
-	if q.execution == nil {
-		return
-	}
-	if status != 0 {
-		q.execution.SetAttributes(semconv.HTTPResponseStatusCode(status))
-	}
-	switch {
-	case result == ResultCancelled: // nobody's fault
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(ResultCancelled))
-	case err != nil:
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String("broken"))
-		q.execution.SetStatus(codes.Error, brief(err.Error()))
-	case status >= 400:
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(status)))
-		q.execution.SetStatus(codes.Error, "")
-	}
-	q.execution.End(trace.WithTimestamp(at))
-}
-
-// brief makes an error's text fit for export. It may quote what a backend sent:
-// megabytes, or bytes that would make OTLP refuse the whole batch.
-func brief(text string) string {
-	const most = 512
-	if len(text) > most {
-		text = text[:most]
-	}
-	return strings.ToValidUTF8(text, "\uFFFD")
-}
-
-// End closes the SERVER span, records the metrics and writes the log line.
-// status is what the client got, 499 where it left; code is a refusal's, empty
-// for a backend's answer.
-func (q *Request) End(at time.Time, status int, code string, bytesIn, bytesOut int64) {
-	if q == nil {
-		return
-	}
-	total := max(0, at.Sub(q.began))
-	q.mu.Lock()
-	executed := q.executed
-	q.mu.Unlock()
-
-	result := ResultOK
-	switch {
-	case status == 499:
-		result = ResultCancelled
-	case code != "":
-		result = ResultRefused
-	case status >= 500:
-		result = ResultFailed
-	}
-	m, ctx := &q.t.metrics, q.context()
-	m.server.Record(ctx, total.Seconds(), m.labelled(labels{kind: setServer, method: q.method, route: q.pattern, status: status}).record...)
-	m.requests.Add(ctx, 1, m.labelled(labels{kind: setRequests, route: q.route, class: q.class, result: result}).add...)
-	if code != "" {
-		m.refusals.Add(ctx, 1, m.labelled(labels{kind: setRefusals, class: q.class, extra: code}).add...)
-	}
-	if q.wait != nil { // it panicked in the queue
-		q.wait.End(trace.WithTimestamp(at))
-	}
-	if q.server != nil {
-		q.server.SetAttributes(semconv.HTTPResponseStatusCode(status), attribute.String(AttrRoute, q.route),
-			attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend), attribute.String(AttrResult, result))
-		if code != "" {
-			q.server.SetAttributes(attribute.String(AttrCode, code))
-		}
-		if status >= 500 {
-			q.server.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(status)))
-			q.server.SetStatus(codes.Error, code)
-		}
-		q.server.End(trace.WithTimestamp(at))
-	}
-	q.logLine(status, code, total, executed, bytesIn, bytesOut)
-}
-
-// logLine writes the request's one line. It has no header, no query and no
-// body: they hold secrets and prompts.
-func (q *Request) logLine(status int, code string, total, executed time.Duration, in, out int64) {
-	level := slog.LevelInfo
-	if code != "" && status >= 500 {
-		level = slog.LevelWarn
-	}
-	if !q.t.log.Enabled(context.Background(), level) {
-		return
-	}
-	attributes := make([]slog.Attr, 0, 16)
-	attributes = append(attributes, slog.String("method", q.method), slog.String("route", q.route), slog.String("class", q.class),
-		slog.String("backend", q.backend), slog.Int("status", status))
-	if code != "" {
-		attributes = append(attributes, slog.String("code", code))
-	}
-	if q.queued {
-		attributes = append(attributes, milliseconds("wait_ms", q.waited), slog.Int64("vram", int64(q.vram)))
-	}
-	if executed >= 0 {
-		attributes = append(attributes, milliseconds("execute_ms", executed))
-	}
-	attributes = append(attributes, milliseconds("total_ms", total), slog.Int64("bytes_in", in), slog.Int64("bytes_out", out))
-	if s := q.SpanContext(); s.IsValid() {
-		attributes = append(attributes, slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String()))
-	}
-	q.t.log.LogAttrs(context.Background(), level, "request", attributes...)
-}
-
-func milliseconds(key string, d time.Duration) slog.Attr {
-	return slog.Float64(key, float64(d.Microseconds())/1000)
 }
 
 // context carries the span, for exemplars.

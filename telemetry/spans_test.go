@@ -1,8 +1,6 @@
 package telemetry
 
 import (
-	"context"
-	"errors"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -72,7 +70,8 @@ func TestSpansCarryWhatTheContractSays(t *testing.T) {
 	found := spans(t, telemetry, memory)
 	expect(t, "the server span", attributes(found[serverName].Attributes), map[string]any{
 		"http.request.method": "POST", "url.path": pattern, "url.scheme": "http", "network.protocol.version": "1.1",
-		"http.route": pattern, "http.response.status_code": int64(200),
+		"http.route": pattern, "http.response.status_code": int64(200), "http.request.body.size": int64(17), "http.response.body.size": int64(4096),
+		AttrPosition: int64(3), AttrReason: "resources",
 		AttrRoute: "images", AttrClass: "heavy", AttrBackend: "flux", AttrResult: ResultOK,
 	})
 	expect(t, "admission.wait", attributes(found[SpanWait].Attributes), map[string]any{
@@ -81,7 +80,7 @@ func TestSpansCarryWhatTheContractSays(t *testing.T) {
 		AttrNeed: int64(34 << 30), AttrFree: int64(30 << 30), AttrExpected: 1.5,
 	})
 	expect(t, "the client span", attributes(found["POST"].Attributes), map[string]any{
-		"http.request.method": "POST", "url.full": flux, "server.address": "127.0.0.1", "server.port": int64(8001),
+		"http.request.method": "POST", "url.full": flux + pattern, "server.address": "127.0.0.1", "server.port": int64(8001),
 		"http.response.status_code": int64(200), AttrClass: "heavy", AttrBackend: "flux",
 	})
 	events := found[SpanWait].Events
@@ -102,8 +101,8 @@ func TestARequestThatRunsAtOnceWasNotQueued(t *testing.T) {
 	q := telemetry.Begin(generate(), pattern)
 	now := time.Now()
 	q.Wait(now)
-	q.Admitted(now, 1, 0, 0, nil)
-	q.End(now, http.StatusOK, "", 0, 0)
+	q.Admitted(now, 1, 0, 0, 0, nil)
+	q.End(now, Ending{Status: http.StatusOK, RPC: -1})
 	wait := spans(t, telemetry, memory)[SpanWait]
 	if len(wait.Events) != 1 || wait.Events[0].Name != EventGranted {
 		t.Errorf("admission.wait has events %v, want granted alone", wait.Events)
@@ -167,7 +166,7 @@ func TestEndClosesAWaitThatNobodyClosed(t *testing.T) {
 	telemetry, memory, _ := recorded(t, usual())
 	q := telemetry.Begin(generate(), pattern)
 	q.Wait(time.Now())
-	q.End(time.Now(), http.StatusInternalServerError, "internal", 0, 0)
+	q.End(time.Now(), Ending{Status: http.StatusInternalServerError, RPC: -1, Code: "internal"})
 	if found := spans(t, telemetry, memory); len(found) != 2 || found[SpanWait].EndTime.IsZero() {
 		t.Errorf("got %v, want admission.wait among two spans", found)
 	}
@@ -175,26 +174,30 @@ func TestEndClosesAWaitThatNobodyClosed(t *testing.T) {
 
 func TestTheExecutionSaysHowItEnded(t *testing.T) {
 	for name, c := range map[string]struct {
-		status    int
-		err       error
+		ended     Execution
 		errorType any
 		code      codes.Code
 		about     string
 		result    string
 	}{
-		"well":                        {200, nil, nil, codes.Unset, "", ResultOK},
-		"with a refusal":              {429, nil, "429", codes.Error, "", ResultOK},
-		"with an error":               {500, nil, "500", codes.Error, "", ResultFailed},
-		"without an answer":           {0, errors.New("connection refused"), "broken", codes.Error, "connection refused", ResultFailed},
-		"in the middle":               {200, errors.New("unexpected EOF"), "broken", codes.Error, "unexpected EOF", ResultFailed},
-		"because its client left":     {200, context.Canceled, "cancelled", codes.Unset, "", ResultCancelled},
-		"with bytes that are no text": {0, errors.New("malformed: \xff"), "broken", codes.Error, "malformed: \uFFFD", ResultFailed},
+		"well":                        {Execution{Status: 200, RPC: -1}, nil, codes.Unset, "", ResultOK},
+		"with a refusal":              {Execution{Status: 429, RPC: -1}, "429", codes.Error, "", ResultOK},
+		"with an error":               {Execution{Status: 500, RPC: -1}, "500", codes.Error, "", ResultFailed},
+		"without an answer":           {Execution{RPC: -1, Code: "backend_unreachable", Cause: "connection refused"}, "backend_unreachable", codes.Error, "connection refused", ResultFailed},
+		"in the middle":               {Execution{Status: 200, RPC: -1, Code: "backend_protocol", Cause: "unexpected EOF"}, "backend_protocol", codes.Error, "unexpected EOF", ResultFailed},
+		"because its client left":     {Execution{Status: 200, RPC: -1, Left: true}, "client_cancelled", codes.Unset, "", ResultCancelled},
+		"with bytes that are no text": {Execution{RPC: -1, Code: "backend_protocol", Cause: "malformed: \xff"}, "backend_protocol", codes.Error, "malformed: \uFFFD", ResultFailed},
+		"well by gRPC":                {Execution{Status: 200, RPC: 0}, nil, codes.Unset, "", ResultOK},
+		"with gRPC's NOT_FOUND":       {Execution{Status: 200, RPC: 5}, "NOT_FOUND", codes.Error, "", ResultOK},
+		"with gRPC's INTERNAL":        {Execution{Status: 200, RPC: 13}, "INTERNAL", codes.Error, "", ResultFailed},
+		"with gRPC's CANCELLED":       {Execution{Status: 200, RPC: 1}, "CANCELLED", codes.Error, "", ResultCancelled},
+		"with a status of no gRPC":    {Execution{Status: 200, RPC: 99}, "UNKNOWN", codes.Error, "", ResultFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			telemetry, memory, _ := recorded(t, usual())
 			q := telemetry.Begin(generate(), pattern)
-			q.Execute(time.Now(), flux, http.Header{})
-			q.Executed(time.Now(), c.status, c.err)
+			q.Execute(time.Now(), flux, pattern, http.Header{})
+			q.Executed(time.Now(), c.ended)
 			client := spans(t, telemetry, memory)["POST"]
 			if got := attributes(client.Attributes)["error.type"]; got != c.errorType {
 				t.Errorf("error.type is %v, want %v", got, c.errorType)
@@ -217,13 +220,13 @@ func TestTheExecutionMayEndAfterTheRequest(t *testing.T) {
 	telemetry, memory, _ := recorded(t, usual())
 	q := telemetry.Begin(generate(), pattern)
 	began := time.Now()
-	q.Execute(began, flux, http.Header{})
-	q.End(began.Add(time.Second), 499, "client_cancelled", 0, 0)
+	q.Execute(began, flux, pattern, http.Header{})
+	q.End(began.Add(time.Second), Ending{Status: 499, RPC: -1, Code: "client_cancelled"})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		q.Executed(began.Add(20*time.Second), http.StatusOK, nil)
-		q.Executed(began.Add(30*time.Second), http.StatusOK, nil) // only the first counts
+		q.Executed(began.Add(20*time.Second), Execution{Status: http.StatusOK, RPC: -1})
+		q.Executed(began.Add(30*time.Second), Execution{Status: http.StatusOK, RPC: -1}) // only the first counts
 	}()
 	<-done
 	client := spans(t, telemetry, memory)["POST"]
@@ -242,8 +245,8 @@ func TestTheExecutionMayEndAfterTheRequest(t *testing.T) {
 // for one byte that is not UTF-8.
 func TestAPathFromAClientIsFitForExport(t *testing.T) {
 	telemetry, memory, _ := recorded(t, usual())
-	telemetry.Begin(httptest.NewRequest("BREW", "http://box/%ff"+strings.Repeat("a", 60_000), nil), "").End(time.Now(), 404, "no_route", 0, 0)
-	server := spans(t, telemetry, memory)["_OTHER"]
+	telemetry.Begin(httptest.NewRequest("BREW", "http://box/%ff"+strings.Repeat("a", 60_000), nil), "").End(time.Now(), Ending{Status: 404, RPC: -1, Code: "no_route"})
+	server := spans(t, telemetry, memory)["HTTP"]
 	path, _ := attributes(server.Attributes)["url.path"].(string)
 	if !strings.HasPrefix(path, "/%FFaaa") && !strings.HasPrefix(path, "/%ffaaa") || !utf8.ValidString(path) {
 		t.Errorf("url.path begins with %.20q, want /%%ffaaa", path)
@@ -259,8 +262,8 @@ func TestAPathFromAClientIsFitForExport(t *testing.T) {
 func TestABackendsPasswordIsNotExported(t *testing.T) {
 	telemetry, memory, _ := recorded(t, usual())
 	q := telemetry.Begin(generate(), pattern)
-	q.Execute(time.Now(), "https://me:hidden@models.example", http.Header{})
-	q.Executed(time.Now(), http.StatusOK, nil)
+	q.Execute(time.Now(), "https://me:hidden@models.example", "/v1/x", http.Header{})
+	q.Executed(time.Now(), Execution{Status: http.StatusOK, RPC: -1})
 	about := attributes(spans(t, telemetry, memory)["POST"].Attributes)
 	if full, _ := about["url.full"].(string); full == "" || strings.Contains(full, "hidden") {
 		t.Errorf("url.full is %q, want it without the password", full)
@@ -274,12 +277,37 @@ func TestANilRequestDoesNothing(t *testing.T) {
 	var q *Request
 	q.Classify("", "", "", 0)
 	q.Wait(time.Now())
-	q.Admitted(time.Now(), 0, 0, 0, nil)
+	q.Admitted(time.Now(), 0, 0, 0, 0, nil)
 	q.Refused(time.Now(), &admission.Rejection{})
-	q.Execute(time.Now(), "", nil)
-	q.Executed(time.Now(), 0, nil)
-	q.End(time.Now(), 0, "", 0, 0)
+	q.Execute(time.Now(), "", "", nil)
+	q.Executed(time.Now(), Execution{Status: 0, RPC: -1})
+	q.End(time.Now(), Ending{Status: 0, RPC: -1})
 	if q.SpanContext().IsValid() {
 		t.Error("a nil Request has a span")
 	}
+}
+
+// An unload is done for a request that waits: each leads to the other.
+func TestAnOrderAndItsRequestLeadToEachOther(t *testing.T) {
+	telemetry, memory, _ := recorded(t, usual())
+	q := telemetry.Begin(generate(), pattern)
+	at := time.Now()
+	q.Classify("images", "heavy", "flux", 34*admission.GiB)
+	q.Wait(at)
+	if RequestOf(q.Origin()) != q || RequestOf(nil) != nil {
+		t.Error("an Origin does not lead to its request")
+	}
+	telemetry.Ordered(SpanUnload, at, "vqa", 7, q).End(at.Add(time.Second), Done{Asked: 2, Freed: 1, GPUs: []string{"gpu0"}})
+	q.Admitted(at.Add(2*time.Second), 7, 0, 0, 2*time.Second, &admission.Stay{Steps: []admission.Step{{Reason: admission.ReasonReclaiming, Resource: "gpu0", Backend: "vqa"}}})
+	q.End(at.Add(2*time.Second), Ending{Status: 200, RPC: -1})
+	found := spans(t, telemetry, memory)
+	wait, order := found[SpanWait], found[SpanUnload+" vqa"]
+	if len(wait.Links) != 1 || wait.Links[0].SpanContext.SpanID() != order.SpanContext.SpanID() || len(order.Links) != 1 ||
+		order.Links[0].SpanContext.SpanID() != wait.SpanContext.SpanID() {
+		t.Fatalf("admission.wait has the links %v, the unload %v, want each other", wait.Links, order.Links)
+	}
+	if wait.SpanContext.TraceID() == order.SpanContext.TraceID() || order.Parent.IsValid() {
+		t.Error("the unload is in its request's trace, want one of its own")
+	}
+	expect(t, "the event blocked", attributes(wait.Events[1].Attributes), map[string]any{AttrReason: "reclaiming", AttrResource: "gpu0", AttrBackend: "vqa"})
 }

@@ -24,13 +24,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"go.opentelemetry.io/contrib/exporters/autoexport"
 	"go.opentelemetry.io/contrib/propagators/autoprop"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
-	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
 	"go.opentelemetry.io/otel/propagation"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -39,6 +35,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // scope names the instrumentation to OpenTelemetry.
@@ -47,6 +44,9 @@ const scope = "github.com/anteroom-gpu/anteroom"
 // Telemetry is the running set-up. Its methods may be called at once from any
 // goroutine and never wait for a collector.
 type Telemetry struct {
+	// History is what happened in the last minutes; nil: it is not kept.
+	History *timeline.Store
+
 	log        *slog.Logger
 	tracer     trace.Tracer // nil: tracing is off
 	propagator propagation.TextMapPropagator
@@ -55,7 +55,11 @@ type Telemetry struct {
 	meters     *sdkmetric.MeterProvider
 	handler    http.Handler
 	metrics    metrics
-	peers      sync.Map // address → []attribute.KeyValue
+	contention contention
+	clients    bool     // clients' addresses are told
+	models     []string // that metrics tell apart in any case
+	bounds     atomic.Pointer[Bounds]
+	peers      sync.Map // address → *peer
 	sources    atomic.Pointer[Sources]
 	spansLost  atomic.Int64
 	logs       *LogWriter // nil: lines are written at once
@@ -81,7 +85,9 @@ type RouteMemory struct {
 
 // Start sets the providers up. Log lines go to logs, one Write each.
 func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
-	t := &Telemetry{log: newLog(c.Log, logs)}
+	t := &Telemetry{log: newLog(c.Log, logs), clients: c.Client, models: c.Models}
+	t.bounds.Store(new(Bounds))
+	t.History = timeline.New(timeline.Config{For: c.History.For, Bytes: int64(c.History.Memory)}, time.Now())
 	if w, ok := logs.(*LogWriter); ok {
 		t.logs = w
 		w.whenLost(func(lines int64) {
@@ -89,7 +95,10 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 		})
 	}
 	t.reloadGood.Store(true)
-	var err error
+	err := checkEnvironment()
+	if err != nil {
+		return nil, fmt.Errorf("telemetry: %w", err)
+	}
 	if t.propagator, err = propagator(); err != nil {
 		return nil, err
 	}
@@ -105,7 +114,7 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 		return nil, fmt.Errorf("telemetry: resource: %w", err)
 	}
 	otel.SetErrorHandler(t.complain())
-	exporter, err := spanExporter(ctx, c.Traces, logs)
+	exporter, err := spanExporter(ctx, c.Traces, logs, t.log)
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: traces: %w", err)
 	}
@@ -170,44 +179,6 @@ func asked(names ...string) bool {
 	return false
 }
 
-// spanExporter is what the configuration asks for, else what OTEL_* asks for,
-// else nil. No connection is made here.
-func spanExporter(ctx context.Context, c TracesConfig, logs io.Writer) (sdktrace.SpanExporter, error) {
-	if disabled() {
-		return nil, nil
-	}
-	switch c.Exporter {
-	case "otlp":
-		scheme, _, _ := strings.Cut(c.Endpoint, ":")
-		switch {
-		case c.Endpoint == "" && cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL")) == "grpc":
-			return otlptracegrpc.New(ctx)
-		case c.Endpoint == "":
-			return otlptracehttp.New(ctx)
-		case strings.HasPrefix(scheme, "grpc"):
-			return otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL("http"+strings.TrimPrefix(c.Endpoint, "grpc")))
-		}
-		endpoint := c.Endpoint
-		if strings.Count(strings.TrimSuffix(endpoint, "/"), "/") == 2 {
-			endpoint = strings.TrimSuffix(endpoint, "/") + "/v1/traces" // only host and port are given
-		}
-		return otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(endpoint))
-	case "console":
-		return stdouttrace.New(stdouttrace.WithWriter(logs))
-	case "none":
-		return nil, nil
-	}
-	if !asked("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") ||
-		os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
-		return nil, nil
-	}
-	exporter, err := autoexport.NewSpanExporter(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("OTEL_TRACES_EXPORTER %q: %w", os.Getenv("OTEL_TRACES_EXPORTER"), err)
-	}
-	return exporter, nil
-}
-
 // maxAttribute bounds what a client can make a span hold, in bytes: its path
 // may be as long as a header.
 const maxAttribute = 2048
@@ -233,10 +204,11 @@ func (t *Telemetry) trace(c TracesConfig, about *resource.Resource, exporter sdk
 // measure sets the meters up: for Prometheus to collect, and for OTLP where
 // OTEL_METRICS_EXPORTER asks.
 func (t *Telemetry) measure(ctx context.Context, c Config, about *resource.Resource) error {
-	options := []sdkmetric.Option{sdkmetric.WithResource(about), sdkmetric.WithView(sdkmetric.NewView(
-		sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram},
-		sdkmetric.Stream{Aggregation: sdkmetric.AggregationExplicitBucketHistogram{Boundaries: buckets}},
-	))}
+	options := []sdkmetric.Option{sdkmetric.WithResource(about)}
+	if c.Metrics.NativeHistograms {
+		options = append(options, sdkmetric.WithView(sdkmetric.NewView(sdkmetric.Instrument{Kind: sdkmetric.InstrumentKindHistogram},
+			sdkmetric.Stream{Aggregation: sdkmetric.AggregationBase2ExponentialHistogram{MaxSize: 160, MaxScale: 20}})))
+	}
 	if c.Metrics.Prometheus {
 		registry := prometheus.NewRegistry()
 		registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -247,11 +219,11 @@ func (t *Telemetry) measure(ctx context.Context, c Config, about *resource.Resou
 		options = append(options, sdkmetric.WithReader(reader))
 		t.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true, Registry: registry})
 	}
-	if !disabled() && asked("OTEL_METRICS_EXPORTER") && os.Getenv("OTEL_METRICS_EXPORTER") != "none" {
-		reader, err := autoexport.NewMetricReader(ctx)
-		if err != nil {
-			return fmt.Errorf("OTEL_METRICS_EXPORTER %q: %w", os.Getenv("OTEL_METRICS_EXPORTER"), err)
-		}
+	reader, err := metricReader(ctx, t.log)
+	if err != nil {
+		return err
+	}
+	if reader != nil {
 		options = append(options, sdkmetric.WithReader(reader))
 	}
 	t.meters = sdkmetric.NewMeterProvider(options...)
@@ -271,6 +243,7 @@ func (t *Telemetry) MetricsHandler() http.Handler { return t.handler }
 func (t *Telemetry) Reloaded(ok bool) {
 	t.reloadGood.Store(ok)
 	t.metrics.reloaded(ok)
+	t.History.AddDecision(timeline.Decision{At: time.Now(), Kind: timeline.Reload, Position: -1, Failed: !ok})
 }
 
 // Shutdown flushes and ends the providers, both at once, because each may wait

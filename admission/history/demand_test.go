@@ -2,6 +2,7 @@ package history
 
 import (
 	"testing"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
@@ -12,16 +13,29 @@ const gib = memory.GiB
 func learnt(n int, vram memory.Bytes, keeps bool, took ...memory.Bytes) *History {
 	h := new(History)
 	for i := range n {
-		h.LearnPeak(vram, took[i%len(took)], 0, keeps, false)
+		h.peak(vram, took[i%len(took)], 0, keeps)
 		h.Learn(vram, 0)
 	}
 	return h
 }
 
+// then is when all of it happened.
+var then = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+// peak is a run that was measured by totals.
+func (h *History) peak(vram, took, weights memory.Bytes, keeps bool) {
+	h.LearnPeak(then, vram, memory.Measurement{Seen: took, Weights: weights, Keeps: keeps, Grew: true})
+}
+
+// full is a run that ran out of memory.
+func (h *History) full(vram, booked, room, weights, said memory.Bytes) (again memory.Bytes, isOdd bool) {
+	return h.Exhausted(then, vram, Failure{booked, room, weights, said})
+}
+
 // good are n runs that ended well in so much room.
 func (h *History) good(n int, vram, room memory.Bytes) {
 	for range n {
-		h.LearnRoom(vram, room, 0, false)
+		h.LearnRoom(then, vram, room, 0, false)
 	}
 }
 
@@ -52,35 +66,35 @@ func TestADemandIsLearned(t *testing.T) {
 	})
 	t.Run("a good trial in less room than declared", func(t *testing.T) {
 		h := new(History)
-		h.LearnRoom(34*gib, 26*gib, 0, true)
+		h.LearnRoom(then, 34*gib, 26*gib, 0, true)
 		wantDemand(t, h, 34*gib, false, 26*gib, false)
-		h.LearnPeak(34*gib, 28*gib, 0, false, false)
+		h.peak(34*gib, 28*gib, 0, false)
 		wantDemand(t, h, 34*gib, false, 28*gib*103/100, false)
 	})
 	t.Run("the room of a trial holds the weights too", func(t *testing.T) {
 		h := new(History)
-		h.LearnRoom(34*gib, 26*gib, 10*gib, true)
+		h.LearnRoom(then, 34*gib, 26*gib, 10*gib, true)
 		wantDemand(t, h, 34*gib, false, 16*gib, false)
 	})
 	t.Run("nothing declared: unknown, then the largest seen and 25 %", func(t *testing.T) {
 		h := new(History)
 		wantDemand(t, h, gib, true, gib, true)
-		h.LearnPeak(gib, 20*gib, 0, returns, false)
-		h.LearnPeak(gib, 16*gib, 0, returns, false)
+		h.peak(gib, 20*gib, 0, returns)
+		h.peak(gib, 16*gib, 0, returns)
 		wantDemand(t, h, gib, true, 25*gib, false)
 	})
 	t.Run("nothing declared: 3 % once it is seen to keep", func(t *testing.T) {
 		h := learnt(1, gib, returns, 20*gib)
-		h.LearnPeak(gib, 20*gib, 0, keeps, false)
+		h.peak(gib, 20*gib, 0, keeps)
 		wantDemand(t, h, gib, true, 20*gib*103/100, false)
 	})
 	t.Run("of the last eight runs: a model that was exchanged is forgotten", func(t *testing.T) {
 		h := learnt(3, 0, keeps, 40*gib)
 		for range maxPeaks - 1 {
-			h.LearnPeak(0, 5*gib, 0, keeps, false)
+			h.peak(0, 5*gib, 0, keeps)
 		}
 		wantDemand(t, h, 0, true, 40*gib*103/100, false)
-		h.LearnPeak(0, 5*gib, 0, keeps, false)
+		h.peak(0, 5*gib, 0, keeps)
 		wantDemand(t, h, 0, true, 5*gib*103/100, false)
 		if p := h.Learned()[0].Peak; p.Most != 5*gib || p.Runs != 3+maxPeaks {
 			t.Errorf("it shows %+v", p)
@@ -88,7 +102,7 @@ func TestADemandIsLearned(t *testing.T) {
 	})
 	t.Run("when weights move each demand moves the other way", func(t *testing.T) {
 		h := learnt(enoughPeaks, 0, keeps, 34*gib)
-		h.LearnPeak(0, 12*gib, 22*gib, keeps, false)
+		h.peak(0, 12*gib, 22*gib, keeps)
 		wantDemand(t, h, 0, true, 12*gib*103/100, false)
 	})
 	t.Run("each demand for itself", func(t *testing.T) {
@@ -99,52 +113,57 @@ func TestADemandIsLearned(t *testing.T) {
 func TestARunThatEndsForWantOfMemory(t *testing.T) {
 	t.Run("raises the figure to what its answer says that it needs", func(t *testing.T) {
 		h := new(History)
-		h.Exhausted(10*gib, 10*gib, 40*gib, 0, 20*gib) // in use and tried
+		h.full(10*gib, 10*gib, 40*gib, 0, 20*gib) // in use and tried
 		wantDemand(t, h, 10*gib, false, 20*gib*102/100, false)
 	})
 	t.Run("which holds the weights too", func(t *testing.T) {
 		h := new(History)
-		h.Exhausted(10*gib, 10*gib, 40*gib, 8*gib, 20*gib)
+		h.full(10*gib, 10*gib, 40*gib, 8*gib, 20*gib)
 		wantDemand(t, h, 10*gib, false, 12*gib+20*gib*2/100, false)
 	})
-	t.Run("without a word by a quarter", func(t *testing.T) {
+	t.Run("without a word to a quarter more than was seen", func(t *testing.T) {
+		h := learnt(1, 10*gib, false, 12*gib)
+		h.full(10*gib, 13*gib, 8*gib, 0, 0)
+		wantDemand(t, h, 10*gib, false, 15*gib, false)
+	})
+	t.Run("never to less than is declared", func(t *testing.T) {
 		h := new(History)
-		h.Exhausted(10*gib, 10*gib, 8*gib, 0, 0)
-		wantDemand(t, h, 10*gib, false, 125*gib/10, false)
+		h.full(10*gib, 10*gib, 8*gib, 0, 0)
+		wantDemand(t, h, 10*gib, false, 10*gib, false)
 	})
 	t.Run("or to the room that it had", func(t *testing.T) {
 		h := new(History)
-		h.Exhausted(10*gib, 10*gib, 30*gib, 0, 0)
+		h.full(10*gib, 10*gib, 30*gib, 0, 0)
 		if booked, _ := h.Demand(10*gib, false); booked < 30*gib || booked > 31*gib {
 			t.Errorf("%v is booked, want what was too little and no more than a little above", booked)
 		}
 	})
 	t.Run("makes a demand that nobody declared known", func(t *testing.T) {
 		h := new(History)
-		h.Exhausted(0, 10*gib, 10*gib, 0, 20*gib)
+		h.full(0, 10*gib, 10*gib, 0, 20*gib)
 		wantDemand(t, h, 0, true, 20*gib*102/100, false)
 	})
 	t.Run("falls again after three good runs, then six, then twelve", func(t *testing.T) {
 		h := new(History)
 		for raise := range 3 {
-			h.Exhausted(10*gib, 10*gib, 8*gib, 0, 0)
+			h.full(10*gib, 10*gib, 12*gib, 0, 0)
 			// In so much room that none of them makes the next failure odd.
 			h.good(goodRuns<<raise-1, 10*gib, 40*gib)
-			wantDemand(t, h, 10*gib, false, 125*gib/10, false)
+			wantDemand(t, h, 10*gib, false, 12*gib*102/100, false)
 			h.good(1, 10*gib, 40*gib)
 			wantDemand(t, h, 10*gib, false, 10*gib, false)
 		}
 	})
 	t.Run("falls again after a good trial", func(t *testing.T) {
 		h := new(History)
-		h.Exhausted(10*gib, 10*gib, 8*gib, 0, 0)
-		h.LearnRoom(10*gib, 11*gib, 0, true)
+		h.full(10*gib, 10*gib, 8*gib, 0, 0)
+		h.LearnRoom(then, 10*gib, 11*gib, 0, true)
 		wantDemand(t, h, 10*gib, false, 10*gib, false)
 	})
 	t.Run("an odd request raises nothing", func(t *testing.T) {
 		h := new(History)
-		h.good(oddRooms, 10*gib, 12*gib)
-		h.Exhausted(10*gib, 10*gib, 12*gib, 0, 40*gib)
+		h.good(3, 10*gib, 12*gib)
+		h.full(10*gib, 10*gib, 12*gib, 0, 40*gib)
 		wantDemand(t, h, 10*gib, false, 10*gib, false)
 		if p := h.Learned()[0].Peak; p.OutOfMemory != 1 {
 			t.Errorf("it shows %+v, want the failure to be counted", p)
@@ -152,14 +171,14 @@ func TestARunThatEndsForWantOfMemory(t *testing.T) {
 	})
 	t.Run("is not odd where others had more room", func(t *testing.T) {
 		h := new(History)
-		h.good(oddRooms, 10*gib, 30*gib)
-		h.Exhausted(10*gib, 10*gib, 12*gib, 0, 0)
-		wantDemand(t, h, 10*gib, false, 125*gib/10, false)
+		h.good(3, 10*gib, 30*gib)
+		h.full(10*gib, 10*gib, 12*gib, 0, 0)
+		wantDemand(t, h, 10*gib, false, 12*gib*102/100, false)
 	})
 	t.Run("of one client does not make the route dear for more than some dozen runs", func(t *testing.T) {
 		h := new(History)
 		for range 5 {
-			h.Exhausted(10*gib, 10*gib, 8*gib, 0, 0)
+			h.full(10*gib, 10*gib, 8*gib, 0, 0)
 		}
 		if p := h.Learned()[0].Peak; p.OutOfMemory != 5 {
 			t.Errorf("it shows %+v", p)
@@ -176,12 +195,12 @@ func TestAFigureIsMeasured(t *testing.T) {
 			if h.Measured(gib) {
 				t.Errorf("%+v: it is measured after %d runs", x, n)
 			}
-			h.LearnPeak(gib, gib, 0, x.keeps, x.exact)
+			h.LearnPeak(then, gib, memory.Measurement{Seen: gib, Keeps: x.keeps, Exact: x.exact, Grew: true})
 		}
 		if h.Measured(gib) != x.want {
 			t.Errorf("%+v: it is measured: %v", x, !x.want)
 		}
-		if h.Exhausted(gib, gib, gib, 0, 2*gib); h.Measured(gib) {
+		if h.full(gib, gib, gib, 0, 2*gib); h.Measured(gib) {
 			t.Errorf("%+v: it is measured although a run ran out of memory since", x)
 		}
 	}

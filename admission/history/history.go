@@ -48,6 +48,7 @@ type Learned struct {
 	Estimate Estimate // the zero value until enough has been seen
 	Beside   Beside   // the same by company; nil: too few runs
 	Peak     Peak
+	Figure   Figure
 }
 
 // kind is the work of one demand.
@@ -81,6 +82,24 @@ func (h *History) Estimate(vram memory.Bytes, seed Estimate) Estimate {
 	return seed
 }
 
+// Fastest is how long the fastest of the runs took that are remembered, rounded
+// down by a tenth. Zero: none is. It is the only time that may refuse a request:
+// an estimate may be wrong.
+func (h *History) Fastest(vram memory.Bytes) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if k := h.find(vram); k != nil {
+		for i, n := range k.counts {
+			if n > 0 && i > 0 {
+				return time.Duration(float64(shortest) * math.Pow(growth, float64(i)))
+			} else if n > 0 {
+				break // or faster
+			}
+		}
+	}
+	return 0
+}
+
 // Learn takes a run that came to its end by itself.
 func (h *History) Learn(vram memory.Bytes, took time.Duration) {
 	h.mu.Lock()
@@ -109,7 +128,8 @@ func (h *History) Learned() []Learned {
 		if !k.learned() {
 			continue
 		}
-		l := Learned{VRAM: k.vram, Runs: k.runs, Peak: k.describe(h.resident)}
+		l := Learned{VRAM: k.vram, Runs: k.runs, Peak: k.describe(h.resident), Figure: k.figure(h.resident)}
+		l.Figure.Since = k.last.Since
 		if k.runs >= enough {
 			l.Estimate = k.learnt
 		}
@@ -137,7 +157,7 @@ func (h *History) find(vram memory.Bytes) *kind {
 // learned says that anything is known of it: many come from requests that were
 // never served.
 func (k *kind) learned() bool {
-	return k.runs > 0 || k.failures > 0 || k.measured > 0 || len(k.rooms) > 0 || k.trial > 0 || k.floor > 0
+	return k.runs > 0 || k.failures > 0 || k.measured > 0 || len(k.rooms) > 0 || len(k.flat) > 0 || k.trial > 0 || k.floor > 0
 }
 
 // kindOf is find that makes what is not there, in the place of one of which

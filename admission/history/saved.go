@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission/memory"
 )
@@ -17,19 +18,36 @@ type savedHistory struct {
 }
 
 type savedKind struct {
-	VRAM int64  `json:"vram_bytes"`
-	Runs uint64 `json:"runs"`
+	VRAM  int64  `json:"vram_bytes"`
+	Learn bool   `json:"learn,omitempty"`
+	Runs  uint64 `json:"runs"`
 	// Times are pairs of a bucket of the histogram and the weight in it, of
 	// which the next run has 1.
-	Times    [][2]float64 `json:"times,omitempty"`
-	Held     []int64      `json:"held_bytes,omitempty"` // at the height of the last runs, the oldest first
-	Measured uint64       `json:"measured,omitempty"`
-	Least    int64        `json:"least_bytes,omitempty"` // since a run ended for want of memory
-	Since    int          `json:"since,omitempty"`
-	Failures uint64       `json:"out_of_memory,omitempty"`
-	Raises   int          `json:"raises,omitempty"`
-	Keeps    bool         `json:"keeps,omitempty"`
-	Trial    int64        `json:"trial_bytes,omitempty"`
+	Times [][2]float64 `json:"times,omitempty"`
+	// Seen is what the figure rests on. Held is that of an older state, which did
+	// not say how it was seen.
+	Seen     []savedSighting `json:"seen,omitempty"`
+	Held     []int64         `json:"held_bytes,omitempty"`
+	Flat     []int64         `json:"flat_bytes,omitempty"`
+	Rooms    []int64         `json:"rooms_bytes,omitempty"`
+	Measured uint64          `json:"measured,omitempty"`
+	Least    int64           `json:"least_bytes,omitempty"` // since a run ended for want of memory
+	Since    int             `json:"since,omitempty"`
+	Failures uint64          `json:"out_of_memory,omitempty"`
+	Raises   int             `json:"raises,omitempty"`
+	Odd      int             `json:"odd,omitempty"`
+	Keeps    bool            `json:"keeps,omitempty"`
+	Trial    int64           `json:"trial_bytes,omitempty"`
+	Changed  *time.Time      `json:"changed,omitempty"` // the figure
+}
+
+// savedSighting is one measured run, the oldest first.
+type savedSighting struct {
+	Held  int64    `json:"held_bytes"`
+	By    Evidence `json:"by"`
+	Since int      `json:"since,omitempty"`
+	// Proofs are out-of-memory answers of runs that had less.
+	Proofs int `json:"proofs,omitempty"`
 }
 
 // MarshalJSON writes all that is known, for UnmarshalJSON.
@@ -37,23 +55,41 @@ func (h *History) MarshalJSON() ([]byte, error) {
 	h.mu.Lock()
 	saved := savedHistory{Resident: int64(h.resident), Demands: []savedKind{}}
 	for _, k := range h.kinds {
-		if !k.learned() {
-			continue
+		if k.learned() {
+			saved.Demands = append(saved.Demands, k.save())
 		}
-		s := savedKind{VRAM: int64(k.vram), Runs: k.runs, Measured: k.measured, Least: int64(k.floor), Since: k.since, Failures: k.failures, Raises: k.raises, Keeps: k.keeps, Trial: int64(k.trial)}
-		for i, n := range k.counts {
-			if weight := math.Round(n/k.weight*1e4) / 1e4; weight > 0 {
-				s.Times = append(s.Times, [2]float64{float64(i), weight})
-			}
-		}
-		for i := range k.totals {
-			s.Held = append(s.Held, int64(k.totals[(k.next+i)%len(k.totals)]))
-		}
-		saved.Demands = append(saved.Demands, s)
 	}
 	saved.Beside = h.company.saved()
 	h.mu.Unlock()
 	return json.Marshal(saved)
+}
+
+func (k *kind) save() savedKind {
+	s := savedKind{VRAM: int64(k.vram), Learn: k.learn, Runs: k.runs, Measured: k.measured, Least: int64(k.floor), Since: k.since,
+		Failures: k.failures, Raises: k.raises, Odd: k.odd, Keeps: k.keeps, Trial: int64(k.trial), Flat: numbers(k.flat), Rooms: numbers(k.rooms)}
+	for i, n := range k.counts {
+		if weight := math.Round(n/k.weight*1e4) / 1e4; weight > 0 {
+			s.Times = append(s.Times, [2]float64{float64(i), weight})
+		}
+	}
+	for _, x := range k.seen {
+		by := ByTotal
+		if x.exact {
+			by = ByProcess
+		}
+		s.Seen = append(s.Seen, savedSighting{int64(x.held), by, x.age, x.proofs})
+	}
+	if !k.last.Since.IsZero() {
+		s.Changed = &k.last.Since
+	}
+	return s
+}
+
+func numbers(list []memory.Bytes) (out []int64) {
+	for _, n := range list {
+		out = append(out, int64(n))
+	}
+	return out
 }
 
 // UnmarshalJSON takes what MarshalJSON wrote in the place of all that was
@@ -77,6 +113,9 @@ func (h *History) UnmarshalJSON(text []byte) error {
 			return fmt.Errorf("history: the demand %d is listed twice", s.VRAM)
 		}
 		seen[k.vram] = true
+		since := k.last.Since
+		k.last = k.figure(memory.Bytes(saved.Resident))
+		k.last.Since = since
 		kinds = append(kinds, k)
 	}
 	h.mu.Lock()
@@ -92,35 +131,64 @@ const maxSaved = 64
 // of a few of them do not overflow.
 func plausible(n int64) bool { return n >= 0 && n <= 1<<55 }
 
+// amounts are the last most of a list of saved amounts.
+func amounts(list []int64, most int) (out []memory.Bytes, ok bool) {
+	if len(list) > maxSaved {
+		return nil, false
+	}
+	for i, n := range list {
+		if !plausible(n) {
+			return nil, false
+		}
+		if i >= len(list)-most {
+			out = append(out, memory.Bytes(n))
+		}
+	}
+	return out, true
+}
+
 func (s savedKind) kind() (*kind, error) {
 	k := &kind{vram: memory.Bytes(s.VRAM), runs: s.Runs, weight: 1}
 	k.peaks = peaks{measured: s.Measured, floor: memory.Bytes(s.Least), since: s.Since, failures: s.Failures,
-		raises: s.Raises, keeps: s.Keeps, trial: memory.Bytes(s.Trial)}
+		raises: s.Raises, odd: s.Odd, keeps: s.Keeps, trial: memory.Bytes(s.Trial), learn: s.Learn}
 	// A demand may be past any card; it is never computed with.
-	wrong := s.VRAM < 0 || !plausible(s.Least) || !plausible(s.Trial) || s.Since < 0 || s.Raises < 0 || len(s.Held) > maxSaved
-	for _, pair := range s.Times {
-		bucket, weight := pair[0], pair[1]
-		if !(bucket >= 0 && bucket < bounds) || bucket != math.Trunc(bucket) || !(weight > 0 && weight < 1e6) {
-			wrong = true
-			break
-		}
-		k.counts[int(bucket)] += weight
-		k.total += weight
+	right := s.VRAM >= 0 && plausible(s.Least) && plausible(s.Trial) && s.Since >= 0 && s.Raises >= 0 && s.Odd >= 0 && s.times(k)
+	held, ok := amounts(s.Held, maxPeaks)
+	right = right && ok
+	for _, n := range held {
+		k.seen = append(k.seen, sighting{held: n})
 	}
-	for i, n := range s.Held {
-		wrong = wrong || !plausible(n)
-		if i >= len(s.Held)-maxPeaks {
-			k.totals = append(k.totals, memory.Bytes(n))
-		}
+	for _, x := range s.Seen {
+		right = right && plausible(x.Held) && x.Since >= 0 && x.Proofs >= 0 && (x.By == ByProcess || x.By == ByTotal)
+		k.seen = remember(k.seen, sighting{memory.Bytes(x.Held), x.By == ByProcess, x.Since, x.Proofs}, maxPeaks)
+	}
+	k.flat, ok = amounts(s.Flat, enoughFlat)
+	right = right && ok
+	k.rooms, ok = amounts(s.Rooms, maxPeaks)
+	if !right || !ok {
+		return nil, fmt.Errorf("history: what is saved of the demand %d makes no sense", s.VRAM)
 	}
 	if k.floor > 0 {
 		k.raises = max(k.raises, 1) // an older state does not count them
 	}
-	if wrong || s.Runs > 0 && k.total == 0 {
-		return nil, fmt.Errorf("history: what is saved of the demand %d makes no sense", s.VRAM)
+	if s.Changed != nil {
+		k.last.Since = *s.Changed
+	}
+	return k, nil
+}
+
+// times takes the histogram. It reports whether it makes sense.
+func (s savedKind) times(k *kind) bool {
+	for _, pair := range s.Times {
+		bucket, weight := pair[0], pair[1]
+		if !(bucket >= 0 && bucket < bounds) || bucket != math.Trunc(bucket) || !(weight > 0 && weight < 1e6) {
+			return false
+		}
+		k.counts[int(bucket)] += weight
+		k.total += weight
 	}
 	if k.total > 0 {
 		k.learnt = Estimate{P50: k.quantile(.5), P95: k.quantile(.95)}
 	}
-	return k, nil
+	return k.total > 0 || s.Runs == 0
 }

@@ -10,6 +10,9 @@ import (
 //	available = capacity − reserve − booked − unmanaged − unattributed
 type GPUState struct {
 	Name string
+	// Device is the identity of the card, such as its UUID, as last read; empty: not
+	// known.
+	Device string
 	// Capacity is what may be budgeted; zero while nothing is known of the card.
 	Capacity, Reserve Bytes
 	// Booked is what the accounts surely hold, and what their running work may
@@ -43,6 +46,7 @@ func (l *Ledger) Describe(g int, now time.Duration) GPUState {
 	if d.goodAt != never {
 		s.Observed, s.ReadAt = d.read, d.goodAt
 	}
+	s.Device = d.last.Device
 	if d.last.Err != nil {
 		s.Err = d.last.Err.Error()
 	}

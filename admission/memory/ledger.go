@@ -86,6 +86,9 @@ type account struct {
 	// prompt counts readings in a row at which it held no more than its work needs,
 	// although runs of it had just ended.
 	prompt int
+	chains chain
+	grown  bool // a run was seen to grow since it was loaded
+	bare   bool // it was loaded, and nothing has run since
 
 	loaded    presence
 	proven    bool          // a run has ended well since the last reading
@@ -268,7 +271,7 @@ func (l *Ledger) Next(now time.Duration) (time.Duration, bool) {
 		case d.goodAt == never && d.Reads && !d.asked:
 			take(d.addedAt + firstWait)
 		}
-		if r := d.lone; r != nil && r.state == running {
+		if r := d.lone; r != nil {
 			take(r.Started + d.trialAfter())
 		}
 		for _, a := range d.accounts {
@@ -355,10 +358,11 @@ func (r *Run) Room() (least, most, weights Bytes) { return r.least, r.room, r.we
 // Asked is the demand that a run was started with.
 func (r *Run) Asked() Bytes { return r.asked }
 
-// Bars says that a lone run keeps whatever adds memory from starting on a GPU.
+// Bars says that a lone run keeps whatever adds memory from starting on a GPU: for
+// TrialAfter at the most, and no longer than until a reading a second after its end.
 func (l *Ledger) Bars(g int, now time.Duration) bool {
 	r := l.devices[g].lone
-	return r != nil && (r.state != running || now-r.Started < l.devices[g].trialAfter())
+	return r != nil && now-r.Started < l.devices[g].trialAfter()
 }
 
 // LoneRun is the lone run that is under way on a GPU, or has not been read to the
@@ -370,13 +374,16 @@ func (l *Ledger) Start(now time.Duration, r *Run) {
 	r.state, r.Started, r.asked = running, now, r.Demand
 	for i, a := range r.Accounts {
 		if l.devices[l.accounts[a].gpu].goodAt == never {
-			continue // nothing will be told of it
+			if room := l.roomBlind(a); i == 0 || room < r.room {
+				r.least, r.room, r.weights = room, room, l.accounts[a].weights
+			}
+			continue
 		}
 		if room := l.room(a); i == 0 || room < r.room {
 			r.room, r.weights = room, l.accounts[a].weights
 			r.used = l.GPUs[l.accounts[a].gpu].Used
 			r.taken = r.used - l.Accounts[a].Low
-			r.least = max(0, l.Budget(l.accounts[a].gpu)-r.taken)
+			r.least = max(0, l.Budget(l.accounts[a].gpu)-r.taken-l.Accounts[a].Running)
 		}
 	}
 	if r.Unknown && r.Kind != Fitting {
@@ -529,7 +536,7 @@ func (l *Ledger) Loaded(now time.Duration, a int, ok bool) {
 	acc, h := l.accounts[a], &l.Accounts[a]
 	acc.moving, acc.loaded = false, unknown
 	if ok {
-		acc.gone, acc.loaded, acc.proven = false, loaded, true
+		acc.gone, acc.loaded, acc.proven, acc.bare = false, loaded, true, true
 	}
 	h.Loading = 0
 	l.touch(now, a)
@@ -547,6 +554,7 @@ func (l *Ledger) Gone(now time.Duration, a int) {
 	if acc.gone && h.High == 0 && h.Peak == 0 {
 		return
 	}
+	acc.grown, acc.bare, acc.chains = false, false, chain{}
 	acc.gone, acc.loaded, acc.proven = true, absent, false
 	if acc.figure < 0 {
 		l.GPUs[acc.gpu].XHigh += h.High // until a reading shows that it fell

@@ -1,6 +1,9 @@
 package memory
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // What runs take is read off the card. A run is measured while it is the only
 // one of its account: by its process figures, else, where nothing else of ours
@@ -17,10 +20,12 @@ type meter struct {
 	before  Account
 	from    Bytes // in use as it began
 	highest Bytes // the most in use while it ran, less the process figures
-	peak    Bytes // the most that the account was surely seen to hold
+	least   Bytes // the least that the account was seen to hold
+	peak    Bytes // the most that it was surely seen to hold
 	top     Bytes // the most that it may have held
+	after   bool  // it was read after its end: a backend that keeps memory shows the peak then
 	good    bool
-	told    bool
+	told    Bytes // the peak that was told, if that is not 0
 	weighed bool  // some reading has shown what is left
 	left    Bytes // the least of them
 }
@@ -31,6 +36,11 @@ type Measurement struct {
 	Run     *Run
 	Seen    Bytes // at its height, less the weights
 	Weights Bytes
+	// Grew says that the account was seen to grow in the run. Else it added nothing
+	// to what its backend keeps since another run, and took no more than Seen.
+	Grew bool
+	// Corrects says that it takes the place of what was told of the same run before.
+	Corrects bool
 	// Exact says that process figures tell it. Keeps says that its backend is seen
 	// to keep what its runs take.
 	Exact, Keeps bool
@@ -68,6 +78,11 @@ func (l *Ledger) follow(now time.Duration, a int, r *Run) {
 		l.crowd(acc.gpu, a)
 	}
 	acc.weighed()
+	acc.bare = false
+	if m := acc.meter; m.run != nil {
+		l.tell(m.run) // nothing more will be seen of it
+		acc.chained(h.Runs > 0)
+	}
 	if acc.meter = (meter{}); h.Runs > 0 {
 		return
 	}
@@ -76,7 +91,7 @@ func (l *Ledger) follow(now time.Duration, a int, r *Run) {
 		x := l.accounts[i]
 		lone = lone && (i == a || l.Accounts[i].Runs == 0 && !x.moving && x.touchedAt < d.goodAt)
 	}
-	acc.meter = meter{run: r, lone: lone, exact: acc.figure >= 0, warm: acc.loaded == loaded, before: *h, from: d.rest(l)}
+	acc.meter = meter{run: r, lone: lone, exact: acc.figure >= 0, warm: acc.loaded == loaded, before: *h, least: h.Low, from: d.rest(l)}
 }
 
 // rest is what is in use less the process figures of the accounts.
@@ -106,25 +121,41 @@ func (l *Ledger) unfollow(now time.Duration, r *Run, res Result) {
 			}
 		}
 	}
-	l.tell(r)
+	// What comes after shows more of a backend that keeps what it takes. What is
+	// above its figure already is told at once.
+	if !slices.ContainsFunc(r.Accounts, func(a int) bool {
+		acc := l.accounts[a]
+		return acc.keeps() && (acc.learn && !acc.split || acc.meter.peak <= acc.weights+r.asked)
+	}) {
+		l.tell(r)
+	}
 }
 
 // tell says what a run took, once it has ended well and was seen on all of its
-// accounts.
+// accounts. It is called when the run has ended, and when no more will be seen of
+// it.
 func (l *Ledger) tell(r *Run) {
 	var most Measurement
 	for i, a := range r.Accounts {
 		acc := l.accounts[a]
 		m := &acc.meter
-		switch {
-		case m.run != r || !m.good || m.told || m.reads == 0 && !acc.keeps():
-			return
-		case m.peak <= m.before.High && !(m.exact && m.peak > acc.weights && !acc.keeps()):
-			return // it was not seen to grow
-		case !m.exact && (!m.lone || (m.top-m.peak)*narrow > m.peak):
+		if m.run != r || !m.good || m.told > 0 && m.told == m.peak && acc.seenKeeps == 0 {
 			return
 		}
-		if x := (Measurement{r, max(0, m.peak-acc.weights), acc.weights, m.exact, acc.seenKeeps > 0}); i == 0 || x.Seen > most.Seen {
+		x := Measurement{Corrects: m.told > 0, Run: r, Weights: acc.weights, Exact: m.exact, Keeps: acc.seenKeeps > 0}
+		switch {
+		case m.peak > m.before.High, m.exact && m.peak > acc.weights && !acc.keeps():
+			if m.reads == 0 && !m.after || !m.exact && (!m.lone || (m.top-m.peak)*narrow > m.peak) {
+				return
+			}
+			x.Grew, x.Seen = true, max(0, m.peak-acc.weights)
+		case x.Keeps && m.after && acc.grown:
+			x.Seen = max(0, m.top-acc.weights)
+		default:
+			return
+		}
+		if i == 0 || x.Seen > most.Seen {
+			x.Grew = x.Grew || most.Grew
 			most = x
 		}
 	}
@@ -132,7 +163,8 @@ func (l *Ledger) tell(r *Run) {
 		return
 	}
 	for _, a := range r.Accounts {
-		l.accounts[a].meter.told = true
+		acc := l.accounts[a]
+		acc.meter.told, acc.grown = acc.meter.peak, acc.grown || most.Grew
 	}
 	l.measured = append(l.measured, most)
 }
@@ -144,6 +176,12 @@ func (p *pass) measure() {
 	for _, a := range d.accounts {
 		acc, h := l.accounts[a], &l.Accounts[a]
 		p.promptly(a)
+		if acc.bare && acc.endedAt <= p.begun {
+			// Between a load and the first run a process holds its weights.
+			if acc.bare = false; acc.learn && acc.figure > 0 {
+				acc.weights, acc.split = acc.figure, true
+			}
+		}
 		m := &acc.meter
 		for _, r := range acc.runs {
 			r.room = max(r.room, l.room(a)) // what others have left since is its room too
@@ -158,15 +196,17 @@ func (p *pass) measure() {
 			continue
 		}
 		m.exact = m.exact && acc.figure >= 0
-		if running := m.run.state == running; running || acc.keeps() && m.reads == 0 {
+		p.chain(acc, h)
+		if running := m.run.state == running; running || acc.keeps() && !m.after {
 			m.peak, m.top = max(m.peak, h.Low), max(m.top, h.High)
 			m.highest = max(m.highest, rest)
 			if running {
 				m.reads++
+				m.least = min(m.least, h.Low)
 				p.bound(a, m)
 				continue
 			}
-			l.tell(m.run)
+			m.after = m.run.ended <= p.begun
 		}
 		p.weigh(a, m)
 		if m.run.ended+settleTime > p.begun {
@@ -174,7 +214,8 @@ func (p *pass) measure() {
 		}
 		acc.weighed()
 		p.settle(a, m, rest)
-		acc.meter = meter{}
+		l.tell(m.run)
+		acc.meter, acc.chains = meter{}, chain{}
 	}
 	if r := d.lone; r != nil && r.state == over && r.ended+settleTime <= p.begun {
 		d.lone = nil
@@ -259,6 +300,44 @@ func (a *account) sighted(last *Bytes, held Bytes) {
 	*last = held
 }
 
+// chain is a row of runs of one backend, each of which began before it could be
+// told what the one before has left.
+type chain struct {
+	base, top Bytes // what it held before and at the height of the first, which grew; 0: there is none
+	runs      int   // that were read, and ended well
+}
+
+// chainedRuns is how many runs back to back without a fall between them show that
+// a backend keeps what they take.
+const chainedRuns = 3
+
+// chained takes the end of a run after which the next begins at once.
+func (a *account) chained(beside bool) {
+	m := &a.meter
+	base := m.least
+	if !m.warm {
+		base = max(base, a.weights) // its load is no sign of what it keeps
+	}
+	switch c := &a.chains; {
+	case beside || !m.good || m.reads == 0 || !m.exact && !m.lone:
+		*c = chain{}
+	case c.top > 0:
+		c.runs++
+	case m.peak-base > growthSeen:
+		*c = chain{base, m.peak, 1}
+	}
+	if a.chains.runs == chainedRuns {
+		a.seenKeeps, a.seenReturns, a.chains = a.seenKeeps+1, 0, chain{}
+	}
+}
+
+// chain sees a fall between them.
+func (p *pass) chain(acc *account, h *Account) {
+	if c := &acc.chains; h.Low < c.top-(c.top-c.base)/5 {
+		*c = chain{}
+	}
+}
+
 // settle takes what is left one second after the end of a run.
 func (p *pass) settle(a int, m *meter, rest Bytes) {
 	acc, h := p.l.accounts[a], &p.l.Accounts[a]
@@ -278,6 +357,10 @@ func (p *pass) settle(a int, m *meter, rest Bytes) {
 		case stayed <= grew/5:
 			acc.seenKeeps, acc.seenReturns = 0, acc.seenReturns+1
 		}
+	}
+	if !acc.learn && m.good && acc.seenReturns > 1 && (m.exact || m.lone && (h.High-h.Low)*narrow <= h.High) &&
+		m.peak > (acc.weights+m.run.asked)*11/10 {
+		acc.weights = max(acc.weights, h.High) // what stays was declared too small
 	}
 	if acc.learn && m.good && (m.exact || m.lone && (h.High-h.Low)*narrow <= h.High && (m.before.High-m.before.Low)*narrow <= m.before.High) {
 		p.split(acc, h, m, grew)
@@ -305,7 +388,7 @@ func (p *pass) split(acc *account, h *Account, m *meter, grew Bytes) {
 		return
 	case acc.seenReturns > 0:
 		acc.weights = h.High // what stays when requests return theirs
-	case m.warm && grew > growthSeen && m.before.High > 0:
+	case (m.warm || m.exact && m.before.High > grew) && grew > growthSeen && m.before.High > 0:
 		acc.weights = m.before.High // what was there before one of them grew
 	case !m.run.Unknown && !acc.split:
 		acc.weights = max(0, h.Low-m.run.Demand)

@@ -81,6 +81,8 @@ func TestAShortRunOfABackendThatKeepsIsMeasuredAfterwards(t *testing.T) {
 	p.end(r, Good) // no reading came while it ran
 	p.measured()
 	p.sees(11*GiB, map[string]Bytes{"a": 11 * GiB})
+	p.measured() // whether it keeps that is not seen yet
+	p.sees(11*GiB, map[string]Bytes{"a": 11 * GiB})
 	p.measured(11 * GiB)
 	p.sees(11*GiB, map[string]Bytes{"a": 11 * GiB})
 	p.measured()
@@ -126,6 +128,118 @@ func TestTwoReadingsDoNotTellWhetherABackendKeeps(t *testing.T) {
 	}
 	if d := p.l.DescribeAccount(0); d.Seen {
 		t.Errorf("it is said to be %+v, want nothing to be seen", d)
+	}
+}
+
+// Three runs back to back, of which none could be told what the one before has
+// left, without a fall between them.
+func TestRunsBackToBackShowThatABackendKeeps(t *testing.T) {
+	for name, x := range map[string]struct {
+		runs  int
+		falls int // in the run before which it falls; 0: in none
+		grows Bytes
+		want  bool
+	}{
+		"three":                        {4, 0, 10 * GiB, true},
+		"two":                          {3, 0, 10 * GiB, false},
+		"three with a fall":            {4, 3, 10 * GiB, false},
+		"a fall, and three after that": {7, 3, 10 * GiB, true},
+		"hardly any growth":            {6, 0, 200 * MiB, false},
+	} {
+		p := newPlain(t, holder{"a", 2 * GiB, true})
+		p.sees(2*GiB, map[string]Bytes{"a": 2 * GiB})
+		p.end(p.start("a", 0), Good)
+		for range 3 {
+			p.sees(2*GiB, map[string]Bytes{"a": 2 * GiB})
+		}
+		for n := range x.runs {
+			r := p.start("a", 10*GiB)
+			if x.falls > 0 && n == x.falls-1 {
+				p.sees(2*GiB, map[string]Bytes{"a": 2 * GiB})
+			}
+			p.sees(2*GiB+x.grows, map[string]Bytes{"a": 2*GiB + x.grows})
+			p.end(r, Good)
+		}
+		if d := p.l.DescribeAccount(0); d.Seen != x.want || d.Seen && !d.Keeps {
+			t.Errorf("%s: it is said to be %+v, want that it keeps: %v", name, d, x.want)
+		}
+	}
+}
+
+// Runs that add nothing to what a backend keeps, after one that grew, took no more
+// than it holds. After an unload that is not known any more.
+func TestRunsThatAddNothingAreAnUpperBound(t *testing.T) {
+	p := newPlain(t, holder{"a", 2 * GiB, false})
+	run := func(held Bytes) []Measurement {
+		r := p.start("a", 10*GiB)
+		for range 3 {
+			p.sees(held, map[string]Bytes{"a": held})
+		}
+		p.end(r, Good)
+		for range 4 {
+			p.sees(held, map[string]Bytes{"a": held})
+		}
+		return p.l.Measured()
+	}
+	p.sees(2*GiB, map[string]Bytes{"a": 2 * GiB})
+	run(2 * GiB)
+	if m := run(6 * GiB); len(m) != 1 || !m[0].Grew || m[0].Seen != 4*GiB {
+		t.Errorf("the first gives %+v, want 4 GiB that it grew by", m)
+	}
+	if m := run(6 * GiB); len(m) != 1 || m[0].Grew || m[0].Seen != 4*GiB {
+		t.Errorf("the second gives %+v, want 4 GiB at most", m)
+	}
+	p.l.Unloading(p.now, 0)
+	p.sees(0, map[string]Bytes{})
+	p.l.Unloaded(p.now, 0, false)
+	p.l.Loading(p.now, 0, 2*GiB)
+	p.sees(6*GiB, map[string]Bytes{"a": 6 * GiB})
+	p.l.Loaded(p.now, 0, true)
+	p.sees(6*GiB, map[string]Bytes{"a": 6 * GiB})
+	if m := run(6 * GiB); len(m) != 0 {
+		t.Errorf("after it was loaded anew one gives %+v, want nothing", m)
+	}
+}
+
+// Weights rise above the declared ones where runs need a tenth more than the
+// figures say, and what stays after them was seen twice.
+func TestWeightsThatAreMoreThanDeclaredAreSeenTwice(t *testing.T) {
+	for _, more := range []Bytes{4 * GiB, 500 * MiB} {
+		p := newPlain(t, holder{"a", 6 * GiB, true})
+		p.sees(0, map[string]Bytes{"a": 0})
+		for i, want := range []Bytes{6 * GiB, 6 * GiB, 6 * GiB, 6*GiB + more} {
+			if more < GiB {
+				want = 6 * GiB
+			}
+			if w := p.l.Weights(0); w != want {
+				t.Errorf("%v more: after %d runs its weights are %v, want %v", more, i, w, want)
+			}
+			r := p.start("a", 4*GiB)
+			for range 3 {
+				p.sees(10*GiB+more, map[string]Bytes{"a": 10*GiB + more})
+			}
+			p.end(r, Good)
+			for range 4 {
+				p.sees(6*GiB+more, map[string]Bytes{"a": 6*GiB + more})
+			}
+		}
+	}
+}
+
+// A reading between a load and the first run shows the weights.
+func TestAReadingAfterALoadShowsTheWeights(t *testing.T) {
+	l := new(Ledger)
+	g := l.AddGPU(0, GPU{Name: "g0", Memory: 48 * GiB, Reads: true})
+	l.AddAccount(Place{Backend: "a", GPU: g, Learn: true})
+	p := &plain{t: t, l: l, names: []string{"a"}}
+	p.sees(GiB, map[string]Bytes{"a": GiB})
+	l.Loading(p.now, 0, 0)
+	p.sees(20*GiB, map[string]Bytes{"a": 20 * GiB})
+	p.now += time.Millisecond
+	l.Loaded(p.now, 0, true)
+	p.sees(22*GiB, map[string]Bytes{"a": 22 * GiB})
+	if w := l.Weights(0); w != 22*GiB || l.WeightsUnknown(0) {
+		t.Errorf("its weights are %v, unknown: %v; want 22 GiB", w, l.WeightsUnknown(0))
 	}
 }
 

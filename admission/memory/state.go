@@ -120,6 +120,9 @@ func (l *Ledger) Fits(st *State, a int, demand Bytes, now time.Duration) (need, 
 		return 0, 0, true // it adds nothing
 	}
 	g := l.accounts[a].gpu
+	if l.unread(a, demand, now) {
+		return n, 0, false
+	}
 	budget := l.Budget(g)
 	taken := l.Taken(st, g, a, n, now)
 	if taken <= budget {
@@ -127,6 +130,18 @@ func (l *Ledger) Fits(st *State, a int, demand Bytes, now time.Duration) (need, 
 	}
 	free = budget - l.Taken(st, g, -1, 0, now)
 	return taken - budget + free, free, false
+}
+
+// unread says that a run of no larger demand has run out of memory on account a,
+// and its GPU was not read since: how full it is nobody knows.
+func (l *Ledger) unread(a int, demand Bytes, now time.Duration) bool {
+	acc := l.accounts[a]
+	return acc.short > 0 && demand >= acc.short && !l.ReadSince(acc.gpu, acc.shortAt, now)
+}
+
+// ReadSince says that a GPU was read since an age, or is not read at all.
+func (l *Ledger) ReadSince(g int, since, now time.Duration) bool {
+	return l.devices[g].goodAt >= since || l.sight(g, now) != seen
 }
 
 // Adds is what a run of that demand on account a would add to what is taken.
@@ -165,7 +180,7 @@ func (l *Ledger) FitsAlone(st *State, a int, demand Bytes, now time.Duration) bo
 
 func (l *Ledger) fitsWith(st *State, a int, demand, own Bytes, now time.Duration) bool {
 	g := l.accounts[a].gpu
-	if l.sight(g, now) != seen {
+	if l.sight(g, now) != seen || l.unread(a, demand, now) {
 		return false
 	}
 	taken := st.GPUs[g].Used + max(0, l.Need(st, a, demand, now)-own)

@@ -36,6 +36,19 @@ func (l *Ledger) room(a int) Bytes {
 	return l.Budget(g) - l.GPUs[g].Used + l.own(&l.State, a, false)
 }
 
+// roomBlind is the room of account a where nothing is read: what the others do not
+// hold, as booked, and what its own running work does not need.
+func (l *Ledger) roomBlind(a int) Bytes {
+	g := l.accounts[a].gpu
+	room := l.Budget(g) - l.GPUs[g].XHigh - l.Accounts[a].Running
+	for _, i := range l.devices[g].accounts {
+		if h := l.Accounts[i]; i != a {
+			room -= max(h.High, h.Peak)
+		}
+	}
+	return max(0, room)
+}
+
 // Barred says that a failure of a lone run of this route and size still counts:
 // nothing that told of it has changed.
 func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
@@ -60,7 +73,7 @@ func (c *Case) evidence(used, taken Bytes, exact bool) {
 	}
 }
 
-// judge takes the end of a lone run into what is known of its route and size.
+// judge takes the end of a run into what is known of its route and size.
 func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	c := r.Case
 	if c == nil {
@@ -75,10 +88,14 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 		if c.TooSmall >= c.Well {
 			c.TooSmall = 0 // that was another request, or another time
 		}
-	case res.Outcome == OutOfMemory && r.Kind != Fitting:
-		c.TooSmall = max(c.TooSmall, r.least)
-		if c.Well > 0 && c.Well <= r.least {
-			c.Well = 0
+	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried > r.least):
+		// Of one that fitted its own words count, until the penalty ends: the card may
+		// have been fuller than was known.
+		if r.Kind != Fitting {
+			c.TooSmall = max(c.TooSmall, r.least)
+			if c.Well > 0 && c.Well <= r.least {
+				c.Well = 0
+			}
 		}
 		after := l.devices[l.accounts[r.Accounts[0]].gpu].trialAfter()
 		c.notBefore = now + min(10*after<<min(c.failures, 10), longestPenalty)

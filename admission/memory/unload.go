@@ -24,7 +24,7 @@ func (l *Ledger) Unloading(now time.Duration, a int) {
 	if acc.weights > 0 {
 		held = max(h.Low, min(held, acc.weights))
 	}
-	acc.moving, acc.loaded, acc.proven = true, unknown, false
+	acc.moving, acc.loaded, acc.proven, acc.grown, acc.bare = true, unknown, false, false, false
 	acc.unload = unload{held: held, read: -1, returned: d.returned}
 	if d.goodAt >= d.movedAt {
 		acc.unload.read = d.read

@@ -35,7 +35,13 @@ type Order struct {
 	// Trial says, of a Wake, that nobody knows whether it fits. Nothing else that
 	// adds memory starts on its GPUs until it has ended.
 	Trial bool
+	// Origin is what the owner of the controller gave with the request; nil: nothing.
+	Origin *Origin
 }
+
+// Origin is what the one who asks knows a request by. It is a pointer to this, and
+// no bare interface, so that a request that waits takes less memory.
+type Origin struct{ Value any }
 
 // Head is the waiting request that an order is for.
 type Head interface {
@@ -127,6 +133,17 @@ func (m *Manager) close(o *order) {
 // UnloadsFor says that something is being unloaded for a waiting request.
 func (m *Manager) UnloadsFor(head Head) bool {
 	return slices.ContainsFunc(m.orders, func(o *order) bool { return o.head == head && o.Kind == Unload })
+}
+
+// UnloadedFor is the first backend that is being unloaded for a waiting request;
+// empty: none is.
+func (m *Manager) UnloadedFor(head Head) string {
+	for _, o := range m.orders {
+		if o.head == head && o.Kind == Unload {
+			return o.Backend
+		}
+	}
+	return ""
 }
 
 // Moves says that an order for a replica is under way.

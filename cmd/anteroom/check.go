@@ -43,16 +43,30 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "warning:", w)
 	}
 	if config != nil {
-		fmt.Fprintf(stdout, "good: %d GPUs, %d classes, %d backends, %d routes\n", len(config.GPUs),
-			len(config.Routing.Classes), len(config.Routing.Backends), len(config.Routing.Routes))
-		for i, r := range config.Routing.Routes {
-			if !r.Pass && r.Match.Method == "" {
-				fmt.Fprintf(stdout, "past admission: GET, HEAD, OPTIONS and DELETE %s of %s\n", cmp.Or(r.Match.Path, "/**"), cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)))
+		fmt.Fprintf(stdout, "good: %s, %s, %s, %s\n", counted(len(config.GPUs), "GPU", "GPUs"),
+			counted(len(config.Routing.Classes), "class", "classes"), counted(len(config.Routing.Backends), "backend", "backends"),
+			counted(len(config.Routing.Routes), "route", "routes"))
+		for _, r := range config.Routing.Routes {
+			methods := "GET, HEAD, OPTIONS and DELETE"
+			switch {
+			case r.Pass:
+				methods = cmp.Or(strings.Join(r.Match.Method, ", "), "every method")
+			case len(r.Match.Method) > 0:
+				continue
 			}
+			fmt.Fprintf(stdout, "past admission: %s of %s to %s\n", methods, cmp.Or(strings.Join(r.Match.Path, ", "), "/**"), r.Backend)
 		}
 		printTurns(stdout, config.Turns(), config.Longest)
 	}
 	return code
+}
+
+// counted is a number with its noun.
+func counted(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
 }
 
 // printTurns says how long the backends that do not fit together wait for each other.

@@ -17,19 +17,24 @@ import (
 )
 
 // box is one simulated machine: a card, its two engines, and what stands in
-// front of them, each on a loopback port of its own.
+// front of them. In real time each has a loopback port of its own; in virtual
+// time they call each other.
 type box struct {
-	speed   float64
+	clock   simulation.Clock
+	speed   float64 // of real time; 0: the clock is virtual
 	card    *simulation.Card
 	engines []*simulation.Engine
-	front   string // where clients connect
-	status  string // of the proxy; empty: there is none
+	callers simulation.Callers
+	status  string // address of the proxy's; empty: there is none
+	quit    func() // ends what would go on for ever
 	ends    []func()
 }
 
+const demoMemory = 48 * admission.GiB
+
 // newBox sets a box up, with the weights loaded.
-func newBox(ctx context.Context, s simulation.Scene, arm string, speed float64) (b *box, err error) {
-	b = &box{speed: speed, card: simulation.NewCard(48 * admission.GiB)}
+func newBox(ctx context.Context, clock simulation.Clock, s simulation.Scene, arm string, speed float64) (b *box, err error) {
+	b = &box{clock: clock, speed: speed, card: simulation.NewCardAt(clock, demoMemory), quit: func() {}}
 	defer func() {
 		if err != nil {
 			b.close()
@@ -41,48 +46,57 @@ func newBox(ctx context.Context, s simulation.Scene, arm string, speed float64) 
 	flux, vqa := simulation.Flux(), simulation.VQA()
 	flux.Weights, flux.PerRun = 0, flux.Weights+flux.PerRun
 	vqa.PerRun = s.LightMemory
-	var addresses []*url.URL
+	var at [2]string
+	var to [2]http.Handler
 	for i, kind := range []simulation.Kind{flux, vqa} {
 		kind.ReturnsMemory = true
-		e := simulation.NewEngine(kind, b.card, simulation.Options{Speed: speed, Seed: uint64(i), Contention: s.Contention})
+		e := simulation.NewEngine(kind, b.card, simulation.Options{Speed: speed, Seed: uint64(i), Clock: clock, Contention: s.Contention})
 		b.engines = append(b.engines, e)
 		b.ends = append(b.ends, func() { e.Close() })
 		if err := e.Load(ctx); err != nil {
 			return b, err
 		}
-		u, err := b.listen(e)
-		if err != nil {
+		if at[i], to[i], err = b.serve(e); err != nil {
 			return b, err
 		}
-		addresses = append(addresses, u)
 	}
-	heavy, light := addresses[0], addresses[1]
-	var gate http.Handler
+	b.callers = simulation.Callers{Clock: clock, Speed: speed}
 	switch arm {
 	case "fifo":
-		gate = simulation.FIFO(heavy, light)
+		err = b.putInFront(simulation.FIFO(clock, to[0], to[1]))
 	case "static":
-		gate = simulation.Static(heavy, light, 1, s.StaticSlots)
+		err = b.putInFront(simulation.Static(clock, to[0], to[1], 1, s.StaticSlots))
 	default:
-		return b, b.anteroom(ctx, s, heavy, light)
-	}
-	u, err := b.listen(gate)
-	if err == nil {
-		b.front = u.String()
+		err = b.anteroom(ctx, s, at, to)
 	}
 	return b, err
 }
 
-// listen serves on a free loopback port.
-func (b *box) listen(h http.Handler) (*url.URL, error) {
+// virtual says that the box has no sockets.
+func (b *box) virtual() bool { return b.speed == 0 }
+
+// serve makes a server reachable: its address, and what sends requests to it.
+func (b *box) serve(h http.Handler) (address string, to http.Handler, err error) {
+	if b.virtual() {
+		return fmt.Sprintf("http://engine%d.invalid", len(b.engines)), h, nil
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	server := &http.Server{Handler: h}
 	go server.Serve(l)
 	b.ends = append(b.ends, func() { server.Close() })
-	return &url.URL{Scheme: "http", Host: l.Addr().String()}, nil
+	u := &url.URL{Scheme: "http", Host: l.Addr().String()}
+	return u.String(), simulation.Forward(u), nil
+}
+
+// putInFront lets callers come to h.
+func (b *box) putInFront(h http.Handler) (err error) {
+	if b.callers.Base, _, err = b.serve(h); b.virtual() {
+		b.callers.Transport = simulation.InProcess(h)
+	}
+	return err
 }
 
 // demoConfig is what a user of such a box would write, in the box's time.
@@ -104,26 +118,41 @@ telemetry: {traces: {exporter: none}}
 state: {file: ""}
 `
 
-// anteroom puts the real proxy in front of the engines, with a configuration
-// from a file and the simulated card in place of the driver.
-func (b *box) anteroom(ctx context.Context, s simulation.Scene, heavy, light *url.URL) error {
+// loadDemoConfig reads a scene's configuration as serve would, from a file.
+func loadDemoConfig(s simulation.Scene, at [2]string) (*configs.Config, error) {
 	file, err := os.CreateTemp("", "anteroom-demo-*.yaml")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.Remove(file.Name())
-	fast := func(d time.Duration) time.Duration { return time.Duration(float64(d) / b.speed) }
 	vram := (s.LightMemory + 64*admission.MiB - 1) / (64 * admission.MiB) * (64 * admission.MiB)
-	_, err = fmt.Fprintf(file, demoConfig, 18*time.Second, 5*time.Second, s.LightSlots, vram, 1500*time.Millisecond, heavy, light)
+	_, err = fmt.Fprintf(file, demoConfig, 18*time.Second, 5*time.Second, s.LightSlots, vram, 1500*time.Millisecond, at[0], at[1])
 	if err := errors.Join(err, file.Close()); err != nil {
-		return err
+		return nil, err
 	}
-	cfg, err := configs.Load(configs.Options{File: file.Name()})
+	return configs.Load(configs.Options{File: file.Name()})
+}
+
+// readEvery is how often a card is read, in the box's time.
+const readEvery = time.Second
+
+// anteroom puts Anteroom in front of the engines, with the simulated card in
+// place of the driver: in real time the proxy that serve runs.
+func (b *box) anteroom(ctx context.Context, s simulation.Scene, at [2]string, to [2]http.Handler) error {
+	cfg, err := loadDemoConfig(s, at)
 	if err != nil {
 		return err
 	}
+	if b.virtual() {
+		ctx, b.quit = context.WithCancel(ctx)
+		front, err := newFront(ctx, b.clock, b.card, cfg, map[string]http.Handler{"flux": to[0], "vqa": to[1]})
+		if err != nil {
+			return err
+		}
+		return b.putInFront(front)
+	}
 	server, err := startServer(ctx, cfg, io.Discard, func(ctx context.Context, now <-chan string, observe func(admission.Reading)) {
-		b.card.Watch(ctx, "gpu0", fast(time.Second), now, observe)
+		b.card.Watch(ctx, "gpu0", time.Duration(float64(readEvery)/b.speed), now, observe)
 	}, b.speed)
 	if err != nil {
 		return err
@@ -133,33 +162,39 @@ func (b *box) anteroom(ctx context.Context, s simulation.Scene, heavy, light *ur
 		defer cancel()
 		server.Stop(ctx)
 	})
-	b.front, b.status = server.URL(), server.AdminURL()+"/api/state"
+	b.callers.Base, b.status = server.URL(), server.AdminURL()+"/api/state"
 	return nil
 }
 
 // play sends the scene's traffic and sums up what clients and the card saw.
-func (b *box) play(ctx context.Context, s simulation.Scene) (simulation.Result, error) {
-	seen := simulation.Play(ctx, b.front, s, b.speed)
+func (b *box) play(ctx context.Context, s simulation.Scene) (p played, err error) {
+	begun := b.clock.Now()
+	p.seen = b.callers.Play(ctx, s)
 	outOfMemory := 0
 	for _, e := range b.engines {
 		outOfMemory += e.OutOfMemory()
 	}
 	memory, err := b.card.Memory()
 	if err != nil {
-		return simulation.Result{}, err
+		return p, err
 	}
-	// An engine that ran out of memory is a figure, anything else would make the
-	// means those of the lucky.
-	for _, o := range seen {
-		if o.Status != http.StatusOK && o.Status != http.StatusInternalServerError {
-			return simulation.Result{}, fmt.Errorf("a request failed: %w", o.Err)
+	for _, o := range p.seen {
+		// An engine that ran out of memory is a figure.
+		if o.Status != http.StatusOK && o.Status != http.StatusInternalServerError && p.err == nil {
+			p.err = o.Err
 		}
 	}
-	return simulation.Summarize(s, seen, memory, outOfMemory), nil
+	for _, l := range b.card.Samples() {
+		p.memory = append(p.memory, level{time.Duration(float64(l.At.Sub(begun)) * max(b.speed, 1)), int64(l.Used)})
+	}
+	p.Result = simulation.Summarize(s, p.seen, memory, outOfMemory)
+	return p, nil
 }
 
-// close ends what newBox began, the last first. Later calls do nothing.
+// close ends what newBox began, the last first. Later calls do nothing. A virtual
+// clock must have ended.
 func (b *box) close() {
+	b.quit()
 	for i := len(b.ends) - 1; i >= 0; i-- {
 		b.ends[i]()
 	}

@@ -84,6 +84,7 @@ func runEngine(args []string, stdout, stderr io.Writer) int {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	fmt.Fprintf(stdout, "%s on http://%s\n", kind.Name, l.Addr())
+	printRoutes(stdout, engine.Routes(), "  ")
 	select {
 	case err := <-served:
 		return fail(err)

@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -98,10 +100,34 @@ func kindNames() (names []string) {
 	return names
 }
 
+// printRoutes prints routes of the form "METHOD /path", those of one method together.
+func printRoutes(w io.Writer, routes []string, indent string) {
+	const width = 120
+	paths := map[string][]string{}
+	for _, r := range routes {
+		method, path, ok := strings.Cut(r, " ")
+		if !ok {
+			method, path = "any", "other path"
+		}
+		paths[method] = append(paths[method], path)
+	}
+	for _, method := range slices.Sorted(maps.Keys(paths)) {
+		line := fmt.Sprintf("%s%-6s", indent, method)
+		for _, path := range paths[method] {
+			if len(line)+1+len(path) > width {
+				fmt.Fprintln(w, line)
+				line = indent + "      "
+			}
+			line += " " + path
+		}
+		fmt.Fprintln(w, line)
+	}
+}
+
 // listKinds prints what there is to choose from. A kind's traps in brackets it
 // has always.
 func listKinds(w io.Writer) {
-	fmt.Fprint(w, "KIND          stands for, and its TRAPS; those in brackets it has always\n")
+	fmt.Fprint(w, "KIND          stands for, its TRAPS, of which it has those in brackets always, and its routes\n")
 	for _, k := range simulation.Kinds() {
 		fmt.Fprintf(w, "%-14s%s\n", k.Name, k.Does)
 		traps := k.Traps
@@ -109,6 +135,7 @@ func listKinds(w io.Writer) {
 			traps = append(traps, "("+t+")")
 		}
 		fmt.Fprintf(w, "%14s%s\n", "", strings.Join(traps, " "))
+		printRoutes(w, k.Serves(), strings.Repeat(" ", 14))
 	}
 	fmt.Fprint(w, "\nTRAP\n")
 	for _, t := range simulation.Traps() {

@@ -34,10 +34,14 @@ func TestAnEngineSharesACardAndEndsCleanly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Process.Kill()
-	line, _ := bufio.NewReader(out).ReadString('\n')
+	said := bufio.NewReader(out)
+	line, _ := said.ReadString('\n')
 	url, ok := strings.CutPrefix(strings.TrimSpace(line), "flux on ")
 	if !ok {
 		t.Fatalf("it says %q", line)
+	}
+	if line, _ = said.ReadString('\n'); line != "  GET    /health /v1/models\n" {
+		t.Errorf("of its routes it says %q", line)
 	}
 	res, err := http.Post(url+"/v1/images/generations", "application/json", strings.NewReader(`{"prompt":"a bird"}`))
 	if err != nil {
@@ -173,6 +177,11 @@ func TestTheListSaysWhatThereIs(t *testing.T) {
 	for _, k := range simulation.Kinds() {
 		if !strings.Contains(stdout, "\n"+k.Name+" ") || !strings.Contains(stdout, k.Does) {
 			t.Errorf("no word of %s:\n%s", k.Name, stdout)
+		}
+		for _, route := range k.Serves() {
+			if _, path, ok := strings.Cut(route, " "); ok && !strings.Contains(stdout, " "+path) {
+				t.Errorf("no word of %s of %s:\n%s", route, k.Name, stdout)
+			}
 		}
 	}
 	for _, trap := range simulation.Traps() {

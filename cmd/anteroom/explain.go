@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -52,6 +54,7 @@ func runExplain(args []string, stdout, stderr io.Writer) int {
 	header := headers{}
 	fs.Var(header, "H", "send a `HEADER`, 'Key: value'; may be given often")
 	text := fs.String("body", "", "send a `BODY`: text, @FILE, or - for standard input; JSON unless a Content-Type says otherwise")
+	listener := fs.String("listener", "", "ask as on the listener `NAME` of listeners; empty: the main one")
 	asJSON := fs.Bool("json", false, "print JSON")
 	arguments, code, done := parseMixed(fs, args, 2)
 	if done {
@@ -72,6 +75,13 @@ func runExplain(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, mistakes)
 		return 1
 	}
+	l, exists := config.Proxy.Listeners[*listener]
+	if !exists && *listener != "" {
+		fmt.Fprintf(stderr, "anteroom explain: --listener %q: not in listeners: want one of %s\n", *listener,
+			strings.Join(slices.Sorted(maps.Keys(config.Proxy.Listeners)), ", "))
+		return 2
+	}
+	config.Routing = config.Routing.On(*listener, l.Backend)
 	e, err := explain(config, r, body)
 	if err != nil {
 		e.Reason = err.Error()

@@ -2,17 +2,14 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"os"
+	"net/url"
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/proxy"
@@ -23,19 +20,27 @@ import (
 // running proxy, or of the state file of one that is not.
 func runLearned(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("learned", "", "Show what has been learned of each route's work: how long it takes, and how much memory.", stderr)
-	admin := fs.String("admin", "http://127.0.0.1:9090", "ask the proxy whose admin listener is at `URL`, or unix:/path")
-	token := fs.String("token", os.Getenv("ANTEROOM_ADMIN__TOKEN"), "the admin listener's `TOKEN`; better ANTEROOM_ADMIN__TOKEN")
+	reach := clientFlags(fs)
 	state := fs.String("state", "", "read the state `FILE`, and ask nobody")
+	forget := fs.String("forget", "", "have the proxy forget what it has learned of the `ROUTE`, and show the rest")
 	asJSON := fs.Bool("json", false, "print JSON")
 	if code, done := parse(fs, args, 0); done {
 		return code
 	}
 	var l proxy.Learned
 	var err error
-	if *state != "" {
+	switch {
+	case *state != "" && *forget != "":
+		err = errors.New("--forget asks a running proxy: want it without --state")
+	case *state != "":
 		l, err = learnedFromFile(*state)
-	} else {
-		l, err = learnedFrom(*admin, *token)
+	case *forget != "":
+		if err = reach().post("/api/learned/"+url.PathEscape(*forget)+"/forget", ""); err != nil {
+			break
+		}
+		fallthrough
+	default:
+		err = reach().get("/api/learned", &l)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "anteroom learned:", err)
@@ -47,42 +52,6 @@ func runLearned(args []string, stdout, stderr io.Writer) int {
 		printLearned(stdout, l)
 	}
 	return 0
-}
-
-// learnedFrom asks a running proxy.
-func learnedFrom(admin, token string) (l proxy.Learned, err error) {
-	client := &http.Client{Timeout: 10 * time.Second}
-	base := strings.TrimSuffix(admin, "/")
-	if path, ok := strings.CutPrefix(admin, "unix:"); ok {
-		base = "http://localhost"
-		client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		}}
-	} else if !strings.Contains(base, "://") {
-		base = "http://" + base
-	}
-	r, err := http.NewRequest(http.MethodGet, base+"/api/learned", nil)
-	if err != nil {
-		return l, err
-	}
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
-	}
-	res, err := client.Do(r)
-	if err != nil {
-		return l, fmt.Errorf("%w: want --admin with the address of a running proxy, or --state FILE", err)
-	}
-	defer res.Body.Close()
-	body := io.LimitReader(res.Body, maxState)
-	if res.StatusCode != http.StatusOK {
-		var problem struct{ Detail string }
-		json.NewDecoder(body).Decode(&problem)
-		return l, fmt.Errorf("%s answers %s: %s", base, res.Status, problem.Detail)
-	}
-	if err := json.NewDecoder(body).Decode(&l); err != nil {
-		return l, fmt.Errorf("%s does not answer as Anteroom does: %w", base, err)
-	}
-	return l, nil
 }
 
 // learnedFromFile reads a state file, in which the estimates and the declared
@@ -122,10 +91,17 @@ func printLearned(w io.Writer, l proxy.Learned) {
 	seconds := func(s float64) string { return strconv.FormatFloat(s, 'g', 3, 64) + "s" }
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(l.Routes) > 0 {
-		fmt.Fprintln(t, "ROUTE\tBACKEND\tDECLARED\tBOOKED\tSEEN P95\tSEEN MAX\tMEASURED\tRUNS\tESTIMATE\tP50\tP95")
+		fmt.Fprintln(t, "ROUTE\tBACKEND\tDECLARED\tBOOKED\tEVIDENCE\tSINCE\tRAISED BY\tDOWN AFTER\tMEASURED\tMEASURED RUNS\tRUNS\tESTIMATE\tP50\tP95")
 	}
 	for _, r := range l.Routes {
 		declared, booked, estimate, p50, p95 := amount(r.Declared), amount(r.Booked), "-", "-", "-"
+		since, raised, down := "-", "-", "-"
+		if r.Since != nil {
+			since = r.Since.Local().Format("2006-01-02 15:04:05")
+		}
+		if r.RaisedBy > 0 {
+			raised, down = amount(r.RaisedBy), fmt.Sprintf("%d runs", r.ComesDownAfter)
+		}
 		if r.Learn {
 			declared = "learn"
 		}
@@ -138,8 +114,8 @@ func printLearned(w io.Writer, l proxy.Learned) {
 		if r.P50 != nil && r.P95 != nil {
 			p50, p95 = seconds(*r.P50), seconds(*r.P95)
 		}
-		fmt.Fprintln(t, strings.Join([]string{r.Route, r.Backend, declared, booked, maybe(r.Seen), maybe(r.Most),
-			fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t"))
+		fmt.Fprintln(t, strings.Join([]string{r.Route, r.Backend, declared, booked, string(r.Evidence), since, raised, down,
+			maybe(r.Most), fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t"))
 	}
 	besides := false
 	for _, r := range l.Routes {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/anteroom-gpu/anteroom/internal/signals"
 )
 
 // A command's exit code is 0 where it did what was asked, 1 where it could
@@ -19,17 +21,34 @@ type command struct {
 }
 
 var commands = []command{
-	{"serve", "the proxy: -c FILE", runServe},
+	{"init", "look at this machine and write a configuration", runInit},
+	{"serve", "the proxy: -c FILE, or --to URL for what is there", runServe},
 	{"check", "say everything that is wrong with a configuration: -c FILE", runCheck},
 	{"explain", "say which rule a request would fall under, and why: -c FILE METHOD PATH", runExplain},
 	{"learned", "show what was declared beside what was seen: --admin URL or --state FILE", runLearned},
 	{"simulate", "play a trace against the rules in virtual time: -c FILE --trace FILE.csv", runSimulate},
 	{"demo", "play the same traffic through one queue, static slots and Anteroom", runDemo},
 	{"engine", "run one simulated model server", runEngine},
+	{"health", "say whether a running proxy is ready, by the exit code", runHealth},
+	{"record", "write what a running proxy served as a trace for simulate", runRecord},
 	{"version", "print the version", runVersion},
 }
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func init() {
+	for _, v := range views {
+		commands = append(commands, v.command())
+	}
+	for _, a := range actions {
+		commands = append(commands, a.command())
+	}
+}
+
+func main() {
+	if len(os.Args) < 2 || os.Args[1] != "serve" {
+		signals.Release()
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {

@@ -123,7 +123,7 @@ func write(t testing.TB, text string) string {
 func TestChecksAFile(t *testing.T) {
 	good := write(t, strings.Replace(rules, "  cpu: {", "  cpu: {returns_memory: true, ", 1))
 	code, stdout, stderr := anteroom("check", "-c", good)
-	if code != 0 || stdout != "good: 1 GPUs, 2 classes, 3 backends, 4 routes\n" || !strings.Contains(stderr, "warning: ") {
+	if code != 0 || stdout != "good: 1 GPU, 2 classes, 3 backends, 4 routes\npast admission: GET of /** to vqa\n" || !strings.Contains(stderr, "warning: ") {
 		t.Errorf("got %d, %q, %q", code, stdout, stderr)
 	}
 	bad := write(t, strings.NewReplacer("slots: 8", "slots: 0", "backend: flux", "backend: flus").Replace(rules))

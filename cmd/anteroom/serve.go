@@ -4,14 +4,37 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
+	"slices"
 	"time"
 
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/configs"
+	"github.com/anteroom-gpu/anteroom/internal/signals"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
+
+// awaitEvery is how often servers are asked that did not answer at the start.
+const awaitEvery = 5 * time.Second
+
+// await calls came whenever a server that did not answer does, until all have or ctx
+// ends.
+func await(ctx context.Context, servers targets, came func()) {
+	tick := time.NewTicker(awaitEvery)
+	defer tick.Stop()
+	missing := slices.DeleteFunc(slices.Clone(servers), func(f found) bool { _, err := backend.Identify(ctx, f.url); return err == nil })
+	for len(missing) > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		before := len(missing)
+		missing = slices.DeleteFunc(missing, func(f found) bool { _, err := backend.Identify(ctx, f.url); return err == nil })
+		if len(missing) < before {
+			came()
+		}
+	}
+}
 
 // runServe is `anteroom serve`. It returns 0 after a drain that lost nothing,
 // 1 where the configuration is refused, a listener cannot be opened, or the end
@@ -19,25 +42,42 @@ import (
 func runServe(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("serve", "", "Serve as the configuration says. SIGHUP or a changed file reloads it, SIGTERM drains, a second one ends.", stderr)
 	options := configFlags(fs)
+	var to targets
+	fs.Var(&to, "to", "serve the server at `[ENGINE=]URL` without a configuration: what it is is found out; may be given often")
+	where := newCardFlags(fs)
 	if code, done := parse(fs, args, 0); done {
 		return code
 	}
 	from := options()
+	if len(to) > 0 && from.File != "" {
+		fmt.Fprintln(stderr, "anteroom serve: --to is for serving without a file: want it without -c")
+		return 2
+	}
 	tuneGC()
 	// Signals and changes are taken before anything is read or open, so that
 	// none of them falls between or ends a half start.
-	ends, hangups, changes := make(chan os.Signal, 2), make(chan os.Signal, 1), make(chan struct{}, 1)
-	signal.Notify(ends, syscall.SIGTERM, os.Interrupt)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(ends)
-	defer signal.Stop(hangups)
+	ends, hangups, changes := signals.Ends(), signals.Hangups(), make(chan struct{}, 1)
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
 	if from.File != "" {
 		configs.Watch(watching, from, func() { changes <- struct{}{} })
 	}
 
-	cfg, err := configs.Load(from)
+	load := func() (*configs.Config, error) { return configs.Load(from) }
+	if len(to) > 0 {
+		// What is asked for anew at each reload may have come up since.
+		load = func() (*configs.Config, error) {
+			text, _, err := discover(context.Background(), to, true, where, nil)
+			if err != nil {
+				return nil, err
+			}
+			found := from
+			found.File, found.Text = "what was found", []byte(text)
+			return configs.Load(found)
+		}
+		go await(watching, to, func() { changes <- struct{}{} })
+	}
+	cfg, err := load()
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return 1
@@ -49,7 +89,7 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "anteroom:", err)
 		return 1
 	}
-	s.reloadFrom(func() (*configs.Config, error) { return configs.Load(from) })
+	s.reloadFrom(load)
 	for serving := true; serving; {
 		select {
 		case <-hangups:
@@ -66,16 +106,19 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	unwatch()
-	ctx, cancel := context.WithTimeout(context.Background(), s.grace())
-	defer cancel()
+	// A second signal ends the drain, and the flush after it.
+	atOnce, end := context.WithCancel(context.Background())
+	defer end()
 	go func() {
 		select {
 		case <-ends:
-			cancel()
-		case <-ctx.Done():
+			end()
+		case <-atOnce.Done():
 		}
 	}()
-	if s.Stop(ctx) != nil {
+	ctx, cancel := context.WithTimeout(atOnce, s.grace())
+	defer cancel()
+	if s.stopWithin(ctx, atOnce) != nil {
 		return 1
 	}
 	return 0

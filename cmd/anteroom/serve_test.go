@@ -212,6 +212,40 @@ func TestServeIsForcedByASecondSignalAndNamesWhatIsLeft(t *testing.T) {
 	}
 }
 
+// TestServeIsForcedByASecondSignalWhileItFlushes has a collector that takes spans and
+// never answers.
+func TestServeIsForcedByASecondSignalWhileItFlushes(t *testing.T) {
+	model, _, open := gated(t)
+	open()
+	hole, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer hole.Close()
+	called := make(chan struct{})
+	go func() {
+		for first := true; ; first = false {
+			c, err := hole.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			if first {
+				close(called)
+			}
+		}
+	}()
+	s := serveProcess(t, model, "telemetry: {traces: {exporter: otlp, endpoint: 'http://"+hole.Addr().String()+"'}}")
+	<-posts(t, s.url, 1)
+	s.signal(syscall.SIGTERM)
+	s.until("draining")
+	<-called // it flushes
+	s.signal(syscall.SIGTERM)
+	// The signal has ended it, and not the time that a flush may take.
+	if line := s.until("telemetry was lost"); !strings.Contains(fmt.Sprint(line["error"]), "context canceled") {
+		t.Errorf("it says %v, want that it was cancelled", line)
+	}
+	s.exit()
+}
+
 func TestServeEndsWhenTheGraceIsOver(t *testing.T) {
 	model, arrived, _ := gated(t)
 	s := serveProcess(t, model, "drain: {grace: 50ms}")
@@ -321,5 +355,44 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSignalsAreTakenBeforeTheLibrariesAreReady: what takes milliseconds of a start
+// is their initialisation, and a signal in it must not kill a process that another
+// one has just begun to watch.
+func TestSignalsAreTakenBeforeTheLibrariesAreReady(t *testing.T) {
+	p := process("version")
+	p.Env = append(p.Env, "GODEBUG=inittrace=1")
+	var trace strings.Builder
+	p.Stderr = &trace
+	must(t, p.Run())
+	at := func(name string) int {
+		i := strings.Index(trace.String(), "init github.com/"+name)
+		if i < 0 {
+			t.Errorf("%s is not initialised: want it in\n%s", name, trace.String())
+		}
+		return i
+	}
+	signals := at("anteroom-gpu/anteroom/internal/signals ")
+	for _, library := range []string{"labstack/echo/", "prometheus/", "expr-lang/expr/builtin", "anteroom-gpu/anteroom/configs "} {
+		if at(library) < signals {
+			t.Errorf("%s is initialised before the signals are taken", library)
+		}
+	}
+}
+
+// TestACommandThatServesNothingEndsOfASignal as any process does.
+func TestACommandThatServesNothingEndsOfASignal(t *testing.T) {
+	p := process("simulate", "-c", write(t, serveFile("http://127.0.0.1:1", "1")), "--trace", "-")
+	in, err := p.StdinPipe() // which never ends
+	must(t, err)
+	must(t, p.Start())
+	defer in.Close()
+	fmt.Fprintln(in, "at") // it reads
+	must(t, p.Process.Signal(os.Interrupt))
+	p.Wait()
+	if status, ok := p.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGINT {
+		t.Errorf("it ended with %v, want by SIGINT", p.ProcessState)
 	}
 }

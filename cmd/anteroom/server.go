@@ -226,7 +226,7 @@ func needRestart(old, next *configs.Config) (keys []string) {
 	}
 	a, b := old.Proxy, next.Proxy
 	for _, f := range []fixed{
-		{"listen", a.Listen, b.Listen}, {"tls", a.TLS, b.TLS}, {"admin", a.Admin, b.Admin},
+		{"listen", a.Listen, b.Listen}, {"listeners", a.Listeners, b.Listeners}, {"tls", a.TLS, b.TLS}, {"admin", a.Admin, b.Admin},
 		{"limits.header", a.Limits.Header, b.Limits.Header}, {"limits.read_header", a.Limits.ReadHeader, b.Limits.ReadHeader},
 		{"limits.idle", a.Limits.Idle, b.Limits.Idle}, {"limits.connections", a.Limits.Connections, b.Limits.Connections},
 		{"limits.streams", a.Limits.Streams, b.Limits.Streams}, {"telemetry", old.Telemetry, next.Telemetry}, {"state", a.State, b.State},
@@ -239,13 +239,19 @@ func needRestart(old, next *configs.Config) (keys []string) {
 }
 
 // flushTime is what telemetry may take to send what it holds. A collector that
-// is gone must not hold the exit up.
-const flushTime = 5 * time.Second
+// is gone must not hold the exit up for more than three seconds, all told.
+const flushTime = 2500 * time.Millisecond
 
 // Stop drains: new requests are refused, what is queued is served or refused
 // as drain.queued says, what runs ends by itself. When ctx ends first, what is
 // left is cut, and named in the log and the error.
 func (s *server) Stop(ctx context.Context) error {
+	return s.stopWithin(ctx, context.WithoutCancel(ctx))
+}
+
+// stopWithin is Stop with an end for what it does after the drain: what is left then
+// is given up.
+func (s *server) stopWithin(ctx, all context.Context) error {
 	s.mu.Lock()
 	drain := s.cfg.Proxy.Drain
 	s.load = nil
@@ -271,7 +277,7 @@ func (s *server) Stop(ctx context.Context) error {
 	<-s.served
 	s.state.close()
 	s.handler.Close()
-	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
+	flush, cancel := context.WithTimeout(all, flushTime)
 	defer cancel()
 	if e := s.telemetry.Shutdown(flush); e != nil {
 		s.log.Warn("telemetry was lost at the end", "error", e.Error())

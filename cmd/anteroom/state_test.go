@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/admission/memory"
 	"github.com/anteroom-gpu/anteroom/proxy"
 )
 
@@ -23,7 +24,7 @@ func aState(t testing.TB) []byte {
 	h := new(admission.History)
 	for range 20 {
 		h.Learn(34*admission.GiB, 18*time.Second)
-		h.LearnPeak(34*admission.GiB, 20*admission.GiB, 0, true, true)
+		h.LearnPeak(time.Unix(0, 0), 34*admission.GiB, memory.Measurement{Seen: 20 * admission.GiB, Keeps: true, Exact: true, Grew: true})
 	}
 	learned, err := json.Marshal(h)
 	must(t, err)
@@ -183,16 +184,23 @@ func TestWhatIsLearnedOutlivesTheProcess(t *testing.T) {
 	if code != 0 || !strings.Contains(stdout, "routes[0]") || !strings.Contains(stdout, "64MiB") {
 		t.Errorf("learned gives %d, %s%s", code, stdout, stderr)
 	}
+	if code, _, stderr := anteroom("learned", "--admin", s.admin, "--forget", "nothing"); code != 1 || !strings.Contains(stderr, "nothing") {
+		t.Errorf("forget what is not there gives %d, %s", code, stderr)
+	}
 	s.signal(syscall.SIGTERM)
 	if code := s.exit(); code != 0 {
 		t.Errorf("it ended with %d, want 0", code)
 	}
-	if got := runs(serveProcessAt(t, s.file)); got != 10 {
+	s = serveProcessAt(t, s.file)
+	if got := runs(s); got != 10 {
 		t.Errorf("after a restart it knows of %d runs, want 10", got)
 	}
 	code, fromFile, stderr := anteroom("learned", "--state", state)
 	if code != 0 || !strings.Contains(fromFile, "routes[0]") {
 		t.Errorf("learned --state gives %d, %s%s", code, fromFile, stderr)
+	}
+	if code, stdout, stderr := anteroom("learned", "--admin", s.admin, "--forget", "routes[0]"); code != 0 || strings.Contains(stdout, "routes[0]") || runs(s) != 0 {
+		t.Errorf("learned --forget gives %d, %s%s", code, stdout, stderr)
 	}
 }
 
@@ -200,12 +208,12 @@ func TestLearnedShowsWhatIsOff(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.json")
 	must(t, os.WriteFile(file, aState(t), 0o600))
 	code, stdout, stderr := anteroom("learned", "--state", file)
-	if code != 0 || !strings.Contains(stdout, "images on flux: vram: declared 34GiB, seen 20GiB p95 over 20 runs: want about 20GiB") {
+	if code != 0 || !strings.Contains(stdout, "images on flux: vram: declared 34GiB, measured 20GiB at most over 20 runs: want about 20GiB") {
 		t.Errorf("got %d, %s%s", code, stdout, stderr)
 	}
 	code, stdout, _ = anteroom("learned", "--state", file, "--json")
 	var l proxy.Learned
-	if err := json.Unmarshal([]byte(stdout), &l); code != 0 || err != nil || len(l.Routes) != 1 || *l.Routes[0].Seen != 20<<30 || *l.Residents[0].Seen != 20<<30 {
+	if err := json.Unmarshal([]byte(stdout), &l); code != 0 || err != nil || len(l.Routes) != 1 || *l.Routes[0].Most != 20<<30 || *l.Residents[0].Seen != 20<<30 {
 		t.Errorf("got %d, %v, %s", code, err, stdout)
 	}
 	for _, args := range [][]string{{"--state", file + ".none"}, {"--admin", "127.0.0.1:1"}} {

@@ -180,7 +180,7 @@ func (p *plan) request(row *Row, epoch time.Time) admission.Request {
 		q.Boost = time.Duration(3-row.Priority) * p.box.Urgency
 	}
 	if row.Deadline > 0 {
-		q.Deadline = epoch.Add(row.At + row.Deadline)
+		q.Deadline, q.Fastest = epoch.Add(row.At+row.Deadline), r.history.Fastest(q.VRAM)
 	}
 	return q
 }

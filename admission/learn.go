@@ -1,0 +1,72 @@
+package admission
+
+import (
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission/history"
+	"github.com/anteroom-gpu/anteroom/admission/memory"
+)
+
+// What a run teaches. The Ledger measures, and the Histories learn: here is told
+// which run teaches what.
+//
+//  1. A good run tells how long it took, beside what, and in how much room it did.
+//  2. A run that was measured tells how much it took.
+//  3. An out-of-memory answer raises the figure, or, where the request is odd,
+//     that of its own second try. A second try that fails tells nothing more.
+//  4. Whatever was learned counts at once for what waits.
+
+// learn tells a ticket's History how its run ended. Where it has run out of memory
+// it says what a second try is to ask for.
+func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again secondTry) {
+	h := t.history
+	least, most, weights := t.run.Room()
+	switch res.Outcome {
+	case Done: // 1
+		h.Learn(t.own(), now-t.run.Started)
+		if classes, known := t.Company(); known {
+			h.LearnBeside(t.own(), now-t.run.Started, classes)
+		}
+		h.LearnRoom(at, t.own(), most, weights, t.run.Kind == memory.Trial)
+	case OutOfMemory: // 3
+		if t.shape.key.retry {
+			break
+		}
+		again.figure, again.isOdd = h.Exhausted(at, t.own(), history.Failure{Booked: t.run.Asked(), Room: least, Weights: weights, Said: res.needed(least)})
+	}
+	return again
+}
+
+// secondTry is what a request that ran out of memory is to ask for; zero: nothing
+// of its own. One that is odd says nothing of its route.
+type secondTry struct {
+	figure Bytes
+	isOdd  bool
+}
+
+// needed is what an out-of-memory answer says that a run needs, weights included,
+// where it could have had that room; zero: it does not say.
+func (r Result) needed(room Bytes) Bytes {
+	switch {
+	case r.Tried <= 0:
+		return 0
+	case r.InUse > 0:
+		return r.InUse + r.Tried
+	case r.Free > 0 && r.Free < room:
+		return room - r.Free + r.Tried
+	}
+	return 0
+}
+
+// learnPeak tells a ticket's History what its run took.
+func (t *Ticket) learnPeak(at time.Time, m memory.Measurement) { // 2
+	if t.history != nil {
+		t.history.LearnPeak(at, t.own(), m)
+	}
+}
+
+// relearned gives what waits beside a ticket the figure that is known now.
+func (t *Ticket) relearned(now time.Duration, s *Scheduler) { // 4
+	vram, unknown := t.history.Demand(t.own(), t.learns)
+	s.SetDemand(now, t, vram, unknown, t.history.Measured(t.own()))
+}

@@ -1,0 +1,54 @@
+package backend
+
+import "slices"
+
+// Route is what clients ask of an engine at some of its paths: work for a class, or
+// calls that need no card.
+type Route struct {
+	Class   string   // heavy or light, a hint; empty: it needs no card
+	Methods []string // none: any
+	Paths   []string // patterns, as in `match.path`
+}
+
+// The classes that an engine's work is for, where the file says no other.
+const (
+	Heavy = "heavy" // one at a time: images, video
+	Light = "light" // several at once: text, speech, embeddings
+)
+
+var post = []string{"POST"}
+
+// The paths of OpenAI's API that several engines have in common.
+const (
+	chatPath       = "/v1/chat/completions"
+	completePath   = "/v1/completions"
+	responsesPath  = "/v1/responses"
+	messagesPath   = "/v1/messages"
+	embeddingsPath = "/v1/embeddings"
+	modelsPath     = "/v1/models"
+)
+
+// Routes are those of the engine in the order in which they are tried; none: it is not
+// known, or has none of its own.
+func (b Config) Routes() []Route {
+	p := presets[b.Preset]
+	var all []Route
+	if len(p.heavy) > 0 {
+		all = append(all, Route{Heavy, post, p.heavy})
+	}
+	if len(p.light) > 0 {
+		all = append(all, Route{Light, post, p.light})
+	}
+	if len(p.free) > 0 {
+		all = append(all, Route{Paths: p.free})
+	}
+	return all
+}
+
+// ModelLists are the paths at which the engine lists its models, in a form that the
+// lists of several servers can be put together from.
+func (b Config) ModelLists() []string {
+	return slices.DeleteFunc([]string{modelsPath, "/api/tags"}, func(path string) bool {
+		return !slices.Contains(presets[b.Preset].free, path)
+	})
+}

@@ -1,0 +1,342 @@
+package configs
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/anteroom-gpu/anteroom/backend"
+)
+
+// fill completes what a file leaves open and what follows from the rest of it. The
+// values are those that were given, before any default is laid under them:
+//
+//  1. A backend with a preset is on the only GPU, where it names none.
+//  2. It gets the routes of its engine, behind those of the file, and the classes that
+//     these ask as.
+//     Where several list their models at the same path, the lists are put together.
+//  3. What it holds is learned, where it is on cards that are read.
+//  4. So is the demand of a class that gives none.
+func fill(values map[string]any) filled {
+	routes, _ := values["routes"].([]any)
+	f := &filler{values: values, filled: filled{first: len(routes)}}
+	names := slices.Sorted(maps.Keys(f.entries("backends")))
+	for _, name := range names {
+		f.preset(name)
+	}
+	f.lists()
+	for _, name := range names {
+		f.free(name, false)
+	}
+	for _, name := range names {
+		f.free(name, true)
+	}
+	for _, name := range names {
+		if b := f.backend(name); text(b, "preset") != "" && b["resident"] == nil && b["replicas"] == nil && f.isRead(name) {
+			b["resident"] = "learn" // 3
+		}
+	}
+	f.learnDemands()
+	return f.filled
+}
+
+// filled is what fill has added.
+type filled struct {
+	first    int      // of the routes that it made
+	made     []string // the key that each of them follows from
+	mistakes []Mistake
+}
+
+// source is the key that a path below a route follows from, where the file has no such
+// route; else the path itself.
+func (f *filled) source(path string) string {
+	var i int
+	if n, _ := fmt.Sscanf(path, "routes[%d]", &i); n == 1 && i >= f.first && i < f.first+len(f.made) {
+		return f.made[i-f.first]
+	}
+	return path
+}
+
+type filler struct {
+	values map[string]any
+	filled
+}
+
+// backend is the entry of a backend.
+func (f *filler) backend(name string) map[string]any {
+	b, _ := f.entries("backends")[name].(map[string]any)
+	return b
+}
+
+// routes are those of a backend's preset.
+func (f *filler) routes(name string) []backend.Route {
+	return (backend.Config{Preset: text(f.backend(name), "preset")}).Routes()
+}
+
+// preset does 1 for a backend, and 2 for its work. Paths that the preset of another
+// backend has too are told apart by the models.
+func (f *filler) preset(name string) {
+	b := f.backend(name)
+	_, spread := b["resident"].(map[string]any)
+	if gpus := slices.Collect(maps.Keys(f.entries("gpus"))); text(b, "preset") != "" && len(gpus) == 1 && b["gpu"] == nil && b["replicas"] == nil && !spread {
+		b["gpu"] = gpus[0] // 1
+	}
+	for i, route := range f.routes(name) {
+		if route.Class == "" {
+			continue
+		}
+		label := name
+		if i > 0 {
+			label += "-" + route.Class
+		}
+		class := cmp.Or(text(b, "class"), route.Class)
+		var own, shared []string
+		for _, path := range f.open(route.Paths) {
+			if with := f.sharer(name, path); with != "" {
+				shared = append(shared, path)
+				f.wantModels(name, path, with)
+			} else {
+				own = append(own, path)
+			}
+		}
+		for _, part := range []struct {
+			label  string
+			paths  []string
+			models any
+		}{{label, own, nil}, {label + "-by-model", shared, b["models"]}} {
+			if len(part.paths) == 0 {
+				continue
+			}
+			match := map[string]any{"method": texts(route.Methods), "path": texts(part.paths)}
+			if part.models != nil {
+				match["model"] = part.models
+			}
+			f.class(class, route.Class)
+			f.add(name, map[string]any{"name": part.label, "class": class, "match": match})
+		}
+	}
+}
+
+// free makes the route to what needs no card: of the paths that take all that is below
+// the root, or of the others, which come before.
+func (f *filler) free(name string, all bool) {
+	for _, route := range f.routes(name) {
+		paths := slices.DeleteFunc(f.open(route.Paths), func(path string) bool { return (path == everything) != all })
+		if route.Class != "" || len(paths) == 0 {
+			continue
+		}
+		if with := f.sharer(name, everything); all && with != "" {
+			f.wrong(name, fmt.Sprintf("all that no other route takes goes to %s too: want a listener of its own for one of them", with))
+		}
+		label := name + "-free"
+		if all {
+			label = name + "-rest"
+		}
+		f.add(name, map[string]any{"name": label, "pass": true, "match": map[string]any{"path": texts(paths)}})
+	}
+}
+
+// everything is the pattern of all paths.
+const everything = "/**"
+
+// open are the paths that no route of the file's own takes.
+func (f *filler) open(paths []string) []string {
+	return slices.DeleteFunc(slices.Clone(paths), f.given)
+}
+
+// add adds a route that follows from a backend's preset.
+func (f *filler) add(backend string, route map[string]any) {
+	route["backend"] = backend
+	if l := f.listener(backend); l != "" {
+		route["listener"] = l
+	}
+	routes, _ := f.values["routes"].([]any)
+	f.values["routes"] = append(routes, route)
+	f.made = append(f.made, "backends."+backend+".preset")
+}
+
+// wrong notes the first mistake of a backend's preset.
+func (f *filler) wrong(backend, problem string) {
+	path := "backends." + backend + ".preset"
+	if !slices.ContainsFunc(f.mistakes, func(m Mistake) bool { return m.Path == path }) {
+		f.mistakes = append(f.mistakes, Mistake{Path: path, Problem: problem})
+	}
+}
+
+// sharer is another backend of the same listener whose preset has a path too; empty:
+// there is none.
+func (f *filler) sharer(name, path string) string {
+	for _, other := range slices.Sorted(maps.Keys(f.entries("backends"))) {
+		if other == name || f.listener(name) != "" || f.listener(other) != "" {
+			continue
+		}
+		for _, route := range f.routes(other) {
+			if slices.Contains(route.Paths, path) {
+				return other
+			}
+		}
+	}
+	return ""
+}
+
+// wantModels notes that nothing tells whose a request for a path is.
+func (f *filler) wantModels(name, path, with string) {
+	if models, _ := f.backend(name)["models"].([]any); len(models) == 0 {
+		f.wrong(name, fmt.Sprintf("%s is a path of %s too: want models for both, listeners of their own, or routes that tell them apart", path, with))
+	}
+}
+
+// lists makes the routes at which the models of several backends are listed.
+func (f *filler) lists() {
+	with := make(map[string][]any) // path → backends
+	for _, name := range slices.Sorted(maps.Keys(f.entries("backends"))) {
+		if f.listener(name) != "" {
+			continue
+		}
+		for _, path := range (backend.Config{Preset: text(f.entries("backends")[name], "preset")}).ModelLists() {
+			with[path] = append(with[path], name)
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(with)) {
+		if backends := with[path]; len(backends) > 1 && !f.given(path) {
+			f.add(backends[0].(string), map[string]any{"name": "models", "pass": true, "merge": backends[1:],
+				"match": map[string]any{"method": texts([]string{"GET"}), "path": texts([]string{path})}})
+		}
+	}
+}
+
+// given says that a route of the file's own takes all requests for a path.
+func (f *filler) given(path string) bool {
+	routes, _ := f.values["routes"].([]any)
+	return slices.ContainsFunc(routes[:len(routes)-len(f.made)], func(r any) bool {
+		route, _ := r.(map[string]any)
+		match, _ := route["match"].(map[string]any)
+		for key := range match {
+			if key != "path" && key != "method" {
+				return false
+			}
+		}
+		if method, limited := match["method"]; limited && !slices.Contains(all(method), "POST") {
+			return false
+		}
+		paths := all(match["path"])
+		return len(paths) == 0 || slices.ContainsFunc(paths, func(p string) bool {
+			below, open := strings.CutSuffix(p, "/**")
+			return p == path || open && (path == below || strings.HasPrefix(path, below+"/"))
+		})
+	})
+}
+
+// listener is the one that is a backend's own; empty: it has none.
+func (f *filler) listener(backend string) string {
+	for _, name := range slices.Sorted(maps.Keys(f.entries("listeners"))) {
+		if text(f.entries("listeners")[name], "backend") == backend {
+			return name
+		}
+	}
+	return ""
+}
+
+// class makes a class that is not there.
+func (f *filler) class(name, kind string) {
+	classes := f.entries("classes")
+	if classes == nil {
+		classes = make(map[string]any)
+		f.values["classes"] = classes
+	}
+	if classes[name] == nil {
+		classes[name] = map[string]any{"slots": 8, "estimate": "2s"}
+		if kind == backend.Heavy {
+			classes[name] = map[string]any{"slots": 1, "estimate": "18s"}
+		}
+	}
+}
+
+// texts are a list as the file would have it.
+func texts(all []string) []any {
+	list := make([]any, len(all))
+	for i, text := range all {
+		list[i] = text
+	}
+	return list
+}
+
+// all are the texts of a value that is one or a list of them.
+func all(value any) []string {
+	switch v := value.(type) {
+	case string:
+		return []string{v}
+	case []any:
+		var list []string
+		for _, item := range v {
+			if text, ok := item.(string); ok {
+				list = append(list, text)
+			}
+		}
+		return list
+	}
+	return nil
+}
+
+// entries are those of a section, by name.
+func (f *filler) entries(section string) map[string]any {
+	all, _ := f.values[section].(map[string]any)
+	return all
+}
+
+// text is a value of an entry; empty: it has none.
+func text(entry any, key string) string {
+	m, _ := entry.(map[string]any)
+	s, _ := m[key].(string)
+	return s
+}
+
+// learnDemands has the demand of each class learned for which none is given, where all
+// its requests run on cards that are read, and on backends of which the file says
+// nothing else either: what one holds anyway may be all that its requests need.
+func (f *filler) learnDemands() {
+	learn := make(map[string]bool)
+	routes, _ := f.values["routes"].([]any)
+	for _, r := range routes {
+		route, _ := r.(map[string]any)
+		if pass, _ := route["pass"].(bool); pass || text(r, "vram") != "" {
+			continue
+		}
+		class := text(r, "class")
+		so, seen := learn[class]
+		learn[class] = f.isRead(text(r, "backend")) && (so || !seen)
+	}
+	for name, entry := range f.entries("classes") {
+		class, _ := entry.(map[string]any)
+		if _, given := class["vram"]; !given && class != nil && learn[name] {
+			class["vram"] = "learn"
+		}
+	}
+}
+
+// isRead says that a backend is on GPUs alone whose memory is read.
+func (f *filler) isRead(backend string) bool {
+	b, _ := f.entries("backends")[backend].(map[string]any)
+	if r, given := b["resident"]; given && r != "learn" {
+		return false
+	}
+	var gpus []string
+	if g := text(b, "gpu"); g != "" {
+		gpus = append(gpus, g)
+	}
+	replicas, _ := b["replicas"].([]any)
+	for _, r := range replicas {
+		if g := text(r, "gpu"); g != "" {
+			gpus = append(gpus, g)
+		}
+	}
+	for _, g := range gpus {
+		card, exists := f.entries("gpus")[g]
+		if !exists || text(card, "source") == "declared" {
+			return false
+		}
+	}
+	return len(gpus) > 0
+}

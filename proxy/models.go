@@ -1,0 +1,105 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
+)
+
+const (
+	// listWithin is how long a backend may take to list its models.
+	listWithin = 2 * time.Second
+	// mostList bounds what it may answer.
+	mostList = 1 << 20
+)
+
+// mergeModels answers with the models of several backends in one list: what the first
+// of them that answers says, with what the others list put behind. One that does not
+// answer in time, or not with a list, is left out.
+func (x *exchange) mergeModels() error {
+	names := append([]string{x.route.Backend}, x.route.Merge...)
+	answers := make([][]byte, len(names))
+	header := make(http.Header)
+	for _, name := range [...]string{"Authorization", "X-Api-Key", "Accept"} {
+		if values := x.in.Header[name]; values != nil {
+			header[name] = values
+		}
+	}
+	ctx, cancel := context.WithTimeout(x.ctx, listWithin)
+	defer cancel()
+	var all sync.WaitGroup
+	for i, name := range names {
+		all.Go(func() {
+			for _, b := range x.rules.backends[name] {
+				call := backend.Call{Method: http.MethodGet, Target: x.in.URL.RequestURI()}
+				if status, answer, err := b.Ask(ctx, call, "", header); err == nil && status == http.StatusOK && len(answer) <= mostList {
+					answers[i] = answer
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	merged := mergeLists(answers)
+	if merged == nil {
+		return refuse(admission.CodeBackendUnavailable, "none of %s lists its models", names)
+	}
+	h := x.out.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(merged)))
+	x.out.WriteHeader(http.StatusOK)
+	if x.in.Method != http.MethodHead {
+		x.out.Write(merged)
+	}
+	return nil
+}
+
+// mergeLists puts lists of models together, in OpenAI's form (data) or Ollama's
+// (models). A model that several list is in it once. Nil: there is no list.
+func mergeLists(answers [][]byte) []byte {
+	var first map[string]json.RawMessage
+	key := ""
+	models := []json.RawMessage{}
+	seen := make(map[string]bool)
+	for _, answer := range answers {
+		var object map[string]json.RawMessage
+		if json.Unmarshal(answer, &object) != nil {
+			continue
+		}
+		of := "data"
+		if _, isOpenAI := object[of]; !isOpenAI {
+			of = "models"
+		}
+		var list []json.RawMessage
+		if object[of] == nil || json.Unmarshal(object[of], &list) != nil || key != "" && of != key {
+			continue
+		}
+		if first == nil {
+			first, key = object, of
+		}
+		for _, model := range list {
+			var m struct{ ID, Model, Name string }
+			json.Unmarshal(model, &m)
+			if name := m.ID + "\x00" + m.Model + "\x00" + m.Name; !seen[name] {
+				seen[name] = true
+				models = append(models, model)
+			}
+		}
+	}
+	if first == nil {
+		return nil
+	}
+	first[key], _ = json.Marshal(models) // they were read from JSON a moment ago
+	var out bytes.Buffer
+	e := json.NewEncoder(&out)
+	e.SetEscapeHTML(false)
+	e.Encode(first)
+	return out.Bytes()
+}

@@ -1,0 +1,73 @@
+package routing
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/anteroom-gpu/anteroom/routing/body"
+)
+
+// modelKey is the key by which bodies name a model.
+var modelKey = func() *body.Names {
+	n := new(body.Names)
+	n.Add([]string{"model"}, nil, false)
+	return n
+}()
+
+// maxModel bounds a model's name, in bytes.
+const maxModel = 128
+
+// Model is the model that a request names: in its path, where the route's pattern has
+// {model}, or in its body, where the route speaks OpenAI's or Ollama's dialect. It is
+// for reports and decides nothing. Empty: it names none, or not within 128 bytes, or
+// its body is not in memory. seen gives the body, and is called only where it is
+// needed.
+func (t *Route) Model(r *http.Request, seen func() Body) string {
+	if t.modelAt > 0 {
+		return cutModel(pathSegment(r.URL.Path, t.modelAt))
+	}
+	if t.Errors != "openai" && t.Errors != "ollama" || r.Method != http.MethodPost {
+		return ""
+	}
+	b := seen()
+	if b.Truncated || len(b.Prefix) == 0 {
+		return ""
+	}
+	read := body.Read(r, &b, modelKey)
+	object, ok := read.Body.(map[string]any)
+	if !ok || read.Err != nil {
+		return ""
+	}
+	name, _ := object["model"].(string)
+	return cutModel(name)
+}
+
+func cutModel(name string) string {
+	if len(name) > maxModel {
+		return ""
+	}
+	return strings.Clone(name)
+}
+
+// modelSegment is the number of the segment {model} of a pattern, from 1; 0: it has
+// none.
+func modelSegment(pattern string) int {
+	at := strings.Index(pattern, "/{model}")
+	if at < 0 {
+		return 0
+	}
+	return strings.Count(pattern[:at+1], "/")
+}
+
+// pathSegment is the n-th segment of a path, from 1.
+func pathSegment(path string, n int) string {
+	for range n {
+		_, rest, ok := strings.Cut(path, "/")
+		if !ok {
+			return ""
+		}
+		path = rest
+	}
+	name, _, _ := strings.Cut(path, "/")
+	return name
+}

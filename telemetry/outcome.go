@@ -1,0 +1,429 @@
+package telemetry
+
+import (
+	"cmp"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Execution says how an execution ended.
+type Execution struct {
+	// Status is what the backend answered with; 0: no answer came.
+	Status int
+	// RPC is gRPC's status; -1: the answer is none of gRPC's, or broke off before it.
+	RPC int
+	// Code names what went wrong, in the words of the HTTP contract; empty: the
+	// answer came to its end, whatever its status is. Cause is a sentence for people.
+	Code, Cause string
+	// Left says that it ended because its client left, or because an operator gave its
+	// grant back (Code says so): no failure.
+	Left bool
+	// GPUs is how many GPUs it held while it ran.
+	GPUs int
+	// Estimate is how long it was expected to take; 0: that was not said.
+	Estimate time.Duration
+}
+
+// Ending says how a request ended for its client.
+type Ending struct {
+	// Status is what the client got, 499 where it left.
+	Status int
+	// RPC is the gRPC status of an answer of the proxy's own; -1: none.
+	RPC int
+	// Code is why the proxy answered itself, or that the client left; empty: the
+	// answer is the backend's. With Cut it is why an answer of the backend's that had
+	// begun was cut short; empty there: as the execution says.
+	Code string
+	Cut  bool
+	// FirstByte is when the first byte of the answer's body went out; zero: none did.
+	FirstByte time.Time
+	// Opened is when the connection was switched to another protocol; zero: it was not.
+	Opened time.Time
+	// In and Out are bytes of bodies, and of what went over a switched connection.
+	In, Out int64
+}
+
+// noRPC stands where there is no gRPC status.
+const noRPC = -1
+
+// outcome is what an execution came to.
+type outcome struct {
+	code string // of the failure; empty: none
+	left bool
+	rpc  int
+}
+
+// rpcNames are gRPC's status codes by their names, as the conventions want them.
+var rpcNames = [...]string{"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL",
+	"UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"}
+
+func rpcName(status int) string {
+	if status < 0 || status >= len(rpcNames) {
+		return "UNKNOWN"
+	}
+	return rpcNames[status]
+}
+
+// rpcFails says that a gRPC status is the server's failure, as 5xx is: those that
+// the conventions count among a server's errors, and RESOURCE_EXHAUSTED, with which
+// engines say that memory ran out.
+func rpcFails(status int) bool {
+	switch status {
+	case 2, 4, 8, 12, 13, 14, 15:
+		return true
+	}
+	return status > 16
+}
+
+// Codes of failures that are the backend's answer and no break.
+const (
+	codeBackendError    = "backend_error" // 5xx, or a gRPC status that is a failure
+	codeBackendProtocol = "backend_protocol"
+	codeCancelled       = "client_cancelled"
+)
+
+// outcomeOf judges an execution.
+func outcomeOf(e Execution) outcome {
+	o := outcome{code: e.Code, left: e.Left, rpc: e.RPC}
+	if o.code == "" && !o.left && (e.Status >= 500 || rpcFails(e.RPC)) {
+		o.code = codeBackendError
+	}
+	return o
+}
+
+func (o outcome) result() string {
+	switch {
+	case o.left, o.rpc == 1:
+		return ResultCancelled
+	case o.code != "":
+		return ResultFailed
+	}
+	return ResultOK
+}
+
+// Executed closes the CLIENT span at the backend's last byte, or at the end of the
+// work behind the answer.
+func (q *Request) Executed(at time.Time, e Execution) {
+	if q == nil {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.executeBegan.IsZero() || q.executed >= 0 {
+		return
+	}
+	q.executed, q.outcome = max(0, at.Sub(q.executeBegan)), outcomeOf(e)
+	result := q.outcome.result()
+	m, ctx := &q.t.metrics, q.context()
+	m.execution.Record(ctx, q.executed.Seconds(),
+		m.labelled(labels{kind: setExecution, class: q.class, backend: q.backend, result: result}).record...)
+	if result == ResultFailed {
+		m.failures.Add(ctx, 1, m.labelled(labels{kind: setFailures, class: q.class, backend: q.backend, extra: q.outcome.code}).add...)
+	}
+	if e.GPUs > 0 && q.grant != 0 {
+		by := m.labelled(labels{kind: setBill, class: q.class, route: q.route, tenant: q.t.knownTenant(q.tenant)}).add
+		m.gpuSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs), by...)
+		m.byteSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs)*float64(q.vram), by...)
+	}
+	if result == ResultOK && e.Estimate > 0 {
+		m.estimates.Record(ctx, q.executed.Seconds()/e.Estimate.Seconds(), m.labelled(labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
+	}
+	q.contended(q.executed.Seconds(), result == ResultOK)
+	if q.execution != nil {
+		q.endExecution(at, e)
+	}
+	if q.over {
+		q.workLine()
+	}
+	if q.record != nil {
+		q.finish(*q.record, at)
+	}
+}
+
+// endExecution closes the CLIENT span. The caller holds mu.
+func (q *Request) endExecution(at time.Time, e Execution) {
+	if e.Status != 0 {
+		q.execution.SetAttributes(semconv.HTTPResponseStatusCode(e.Status))
+	}
+	if e.RPC >= 0 {
+		q.execution.SetAttributes(semconv.RPCResponseStatusCode(rpcName(e.RPC)))
+	}
+	switch {
+	case e.Left:
+		q.execution.SetAttributes(semconv.ErrorTypeKey.String(cmp.Or(e.Code, codeCancelled)))
+	case e.Code != "":
+		q.execution.SetAttributes(semconv.ErrorTypeKey.String(e.Code))
+		q.execution.SetStatus(codes.Error, brief(e.Cause))
+	case e.RPC > 0:
+		q.execution.SetAttributes(semconv.ErrorTypeKey.String(rpcName(e.RPC)))
+		q.execution.SetStatus(codes.Error, "")
+	case e.Status >= 400:
+		q.execution.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(e.Status)))
+		q.execution.SetStatus(codes.Error, "")
+	}
+	q.execution.End(trace.WithTimestamp(at))
+}
+
+// brief makes an error's text fit for export. It may quote what a backend sent:
+// megabytes, or bytes that would make OTLP refuse the whole batch.
+func brief(text string) string {
+	const most = 512
+	if len(text) > most {
+		text = text[:most]
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
+// verdict is what a request came to.
+type verdict struct {
+	result string
+	code   string // of a refusal, a failure, or a client that left
+	own    bool   // the answer is the proxy's own
+	rpc    int
+	error  string // error.type; empty: no error
+}
+
+// verdictOf judges a request by its ending and its last execution.
+//
+//  1. A client that left is cancelled, whatever else went wrong.
+//  2. An answer of the proxy's own is refused before anything was sent to a backend,
+//     and failed after that or where the proxy itself is at fault.
+//  3. An answer that was cut short has failed.
+//  4. Else the execution counts: its answer is an error, or well.
+func verdictOf(e Ending, sent bool, o outcome) verdict {
+	v := verdict{result: ResultOK, code: e.Code, own: e.Code != "" && !e.Cut, rpc: e.RPC}
+	switch {
+	case e.Status == statusClientLeft: // 1
+		return verdict{result: ResultCancelled, code: e.Code, rpc: noRPC}
+	case v.own: // 2
+		v.result = ResultRefused
+		if sent || e.Status == 500 {
+			v.result = ResultFailed
+		}
+	case e.Cut: // 3
+		v.result, v.code = ResultFailed, cmp.Or(e.Code, o.code, codeBackendProtocol)
+	default: // 4
+		v.result, v.code, v.rpc = o.result(), o.code, o.rpc
+		if o.left {
+			// It was answered before its client left: the execution alone was cut.
+			v.result, v.code = ResultCancelled, cmp.Or(o.code, codeCancelled)
+		}
+		if v.code == "" && e.Status >= 500 {
+			v.result, v.code = ResultFailed, codeBackendError
+		}
+	}
+	switch {
+	case v.code == codeBackendError && v.rpc > 0:
+		v.error = rpcName(v.rpc)
+	case v.code == codeBackendError:
+		v.error = strconv.Itoa(clampStatus(e.Status)) // a label, too
+	case v.result == ResultFailed, e.Status >= 500, rpcFails(v.rpc):
+		v.error = v.code
+	}
+	return v
+}
+
+// statusClientLeft is what is told of a client that left before its answer's end.
+const statusClientLeft = 499
+
+// End closes the SERVER span, records the metrics and writes the log line.
+func (q *Request) End(at time.Time, e Ending) {
+	if q == nil {
+		return
+	}
+	total := max(0, at.Sub(q.began))
+	q.mu.Lock()
+	executed, sent, began := q.executed, q.sends > 0, q.executeBegan
+	v := verdictOf(e, sent, q.outcome)
+	q.over = true
+	if q.t.History != nil {
+		q.keep(q.recordOf(at, e, v, total), at, sent && executed < 0)
+	}
+	q.mu.Unlock()
+
+	m, ctx := &q.t.metrics, q.context()
+	answered := total
+	if !e.Opened.IsZero() {
+		// The HTTP exchange ends when the connection is switched.
+		answered = max(0, e.Opened.Sub(q.began))
+		m.open.Record(ctx, max(0, at.Sub(e.Opened)).Seconds(), m.labelled(labels{kind: setBackend, class: q.class, backend: q.backend}).record...)
+	}
+	m.server.Record(ctx, answered.Seconds(), m.labelled(labels{kind: setServer, method: q.method, scheme: q.scheme, route: q.pattern,
+		status: clampStatus(e.Status), extra: v.error}).record...)
+	m.requests.Add(ctx, 1, m.labelled(labels{kind: setRequests, route: q.route, class: q.class, result: v.result,
+		tenant: q.t.knownTenant(q.tenant), model: q.t.knownModel(q.model)}).add...)
+	switch {
+	case v.result == ResultCancelled:
+		m.cancellations.Add(ctx, 1, m.labelled(labels{kind: setCancellations, class: q.class, extra: q.phase(sent)}).add...)
+	case v.own:
+		m.refusals.Add(ctx, 1, m.labelled(labels{kind: setRefusals, class: q.class, extra: v.code}).add...)
+	}
+	firstByte := time.Duration(-1)
+	if sent && !e.FirstByte.IsZero() && !v.own {
+		firstByte = max(0, e.FirstByte.Sub(began))
+		m.firstByte.Record(ctx, firstByte.Seconds(), m.labelled(labels{kind: setBackend, class: q.class, backend: q.backend}).record...)
+	}
+	if q.wait != nil { // it panicked in the queue
+		q.endWait(at)
+	}
+	if q.server != nil {
+		q.endServer(at, e, v)
+	}
+	q.logLine(e, v, total, executed, firstByte, at)
+}
+
+// phase says how far a request had come whose client left.
+func (q *Request) phase(sent bool) string {
+	switch {
+	case sent:
+		return PhaseExecute
+	case q.queued:
+		return PhaseWait
+	}
+	return PhaseReceive
+}
+
+// endServer closes the SERVER span.
+func (q *Request) endServer(at time.Time, e Ending, v verdict) {
+	if !e.FirstByte.IsZero() {
+		q.server.AddEvent(EventFirstByte, trace.WithTimestamp(e.FirstByte))
+	}
+	if !e.Opened.IsZero() {
+		q.server.AddEvent(EventOpened, trace.WithTimestamp(e.Opened))
+	}
+	about := make([]attribute.KeyValue, 0, 16)
+	about = append(about, semconv.HTTPResponseStatusCode(e.Status), attribute.String(AttrRoute, q.route),
+		attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend), attribute.String(AttrResult, v.result),
+		semconv.HTTPRequestBodySize(int(e.In)), semconv.HTTPResponseBodySize(int(e.Out)))
+	for _, a := range [...]struct{ key, value string }{{AttrTenant, q.tenant}, {AttrReason, string(q.reason)}, {AttrCode, v.code}} {
+		if a.value != "" {
+			about = append(about, attribute.String(a.key, a.value))
+		}
+	}
+	if q.model != "" {
+		about = append(about, attribute.String(AttrModel, q.model))
+		if o := operationOf(q.pattern, q.url.Path); o != "" {
+			about = append(about, attribute.String(AttrOperation, o))
+		}
+	}
+	if q.queued {
+		about = append(about, attribute.Int(AttrPosition, q.position))
+	}
+	if v.rpc >= 0 {
+		about = append(about, semconv.RPCSystemNameGRPC, semconv.RPCResponseStatusCode(rpcName(v.rpc)))
+	}
+	if v.error != "" {
+		about = append(about, semconv.ErrorTypeKey.String(v.error))
+		q.server.SetStatus(codes.Error, v.code)
+	}
+	q.server.SetAttributes(about...)
+	q.server.End(trace.WithTimestamp(at))
+}
+
+// operationOf is gen_ai's word for what a path of OpenAI's or Ollama's API asks for.
+func operationOf(pattern, path string) string {
+	path = strings.TrimSuffix(path, "/")
+	switch {
+	case strings.HasSuffix(path, "/chat/completions"), strings.HasSuffix(path, "/api/chat"), strings.HasSuffix(path, "/messages"), strings.HasSuffix(path, "/responses"):
+		return "chat"
+	case strings.HasSuffix(path, "/completions"), strings.HasSuffix(path, "/api/generate"):
+		return "text_completion"
+	case strings.HasSuffix(path, "/embeddings"), strings.HasSuffix(path, "/api/embed"), strings.HasSuffix(path, "/embed"):
+		return "embeddings"
+	case strings.HasSuffix(path, ":generateContent"), strings.HasSuffix(path, ":streamGenerateContent"), strings.Contains(pattern, "/images/"):
+		return "generate_content"
+	}
+	return ""
+}
+
+// logLine writes the request's line. It has the path and no header, no query and no
+// body: they hold secrets and prompts.
+func (q *Request) logLine(e Ending, v verdict, total, executed, firstByte time.Duration, at time.Time) {
+	level := slog.LevelInfo
+	if v.error != "" {
+		level = slog.LevelWarn
+	}
+	ctx := q.context()
+	if !q.t.log.Enabled(ctx, level) {
+		return
+	}
+	attributes := make([]slog.Attr, 0, 32)
+	attributes = append(attributes, slog.String("method", q.method), slog.String("path", brief(q.url.EscapedPath())), slog.String("route", q.route),
+		slog.String("class", q.class), slog.String("backend", q.backend), slog.Int("status", e.Status), slog.String("result", v.result))
+	attributes = appendTold(attributes, "code", v.code)
+	attributes = appendTold(attributes, "tenant", q.tenant)
+	attributes = appendTold(attributes, "model", q.model)
+	attributes = appendTold(attributes, "client", q.client)
+	if v.rpc >= 0 {
+		attributes = append(attributes, slog.String("rpc_status", rpcName(v.rpc)))
+	}
+	if q.received >= 0 {
+		attributes = append(attributes, milliseconds("receive_ms", q.received))
+	}
+	if q.queued {
+		if q.grant != 0 {
+			attributes = append(attributes, slog.Uint64("grant", q.grant))
+		}
+		attributes = append(attributes, slog.Int("position", q.position), milliseconds("wait_ms", q.waited), slog.Int64("vram", int64(q.vram)))
+		attributes = appendTold(attributes, "reason", string(q.reason))
+	}
+	if firstByte >= 0 {
+		attributes = append(attributes, milliseconds("first_byte_ms", firstByte))
+	}
+	if executed >= 0 {
+		attributes = append(attributes, milliseconds("execute_ms", executed))
+	}
+	if !e.Opened.IsZero() {
+		attributes = append(attributes, milliseconds("open_ms", max(0, at.Sub(e.Opened))))
+	}
+	attributes = append(attributes, milliseconds("total_ms", total), slog.Int64("bytes_in", e.In), slog.Int64("bytes_out", e.Out))
+	q.t.log.LogAttrs(ctx, level, "request", q.appendTrace(attributes)...)
+}
+
+// workLine writes the line of work that went on behind its request: a job's, or one
+// whose client had left. The caller holds mu.
+func (q *Request) workLine() {
+	result, level := q.outcome.result(), slog.LevelInfo
+	if result == ResultFailed {
+		level = slog.LevelWarn
+	}
+	if !q.t.log.Enabled(q.context(), level) {
+		return
+	}
+	attributes := make([]slog.Attr, 0, 16)
+	attributes = append(attributes, slog.String("route", q.route), slog.String("class", q.class), slog.String("backend", q.backend),
+		slog.String("result", result))
+	attributes = appendTold(attributes, "code", q.outcome.code)
+	attributes = appendTold(attributes, "tenant", q.tenant)
+	if q.queued {
+		attributes = append(attributes, slog.Uint64("grant", q.grant), slog.Int64("vram", int64(q.vram)))
+	}
+	attributes = append(attributes, milliseconds("execute_ms", q.executed))
+	q.t.log.LogAttrs(q.context(), level, "work ended", q.appendTrace(attributes)...)
+}
+
+func appendTold(attributes []slog.Attr, key, value string) []slog.Attr {
+	if value == "" {
+		return attributes
+	}
+	return append(attributes, slog.String(key, brief(value)))
+}
+
+func (q *Request) appendTrace(attributes []slog.Attr) []slog.Attr {
+	if s := q.SpanContext(); s.IsValid() {
+		return append(attributes, slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String()))
+	}
+	return attributes
+}
+
+func milliseconds(key string, d time.Duration) slog.Attr {
+	return slog.Float64(key, float64(d.Microseconds())/1000)
+}
