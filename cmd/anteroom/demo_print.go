@@ -140,6 +140,9 @@ func meaning(scenes []simulation.Scene, f figures) (lines []string) {
 		case "backlog":
 			lines = append(lines, fmt.Sprintf("The same work is done %.1f times faster, with %d requests out of memory.",
 				ratio(anteroom.Throughput, fifo.Throughput), anteroom.OutOfMemory))
+		case "contention":
+			lines = append(lines, fmt.Sprintf("Where engines share the card's processor by time slices, the same work is done %.1f times faster.",
+				ratio(anteroom.Throughput, fifo.Throughput)))
 		case "wide_lights":
 			lines = append(lines, fmt.Sprintf("Where light requests take 3 GiB, fixed slots answer %d of them and Anteroom %d; "+
 				"a heavy one waits %.1f s, not %.1f s.", static.Light.Requests, anteroom.Light.Requests, anteroom.Heavy.Wait, static.Heavy.Wait))

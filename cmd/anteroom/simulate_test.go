@@ -66,7 +66,7 @@ type simulatedJSON struct {
 			GPU, Backend string
 			Bound        float64 `json:"bound_s"`
 		}
-		Tenants     []struct {
+		Tenants []struct {
 			Tenant, Class             string
 			Requests, Completed, Left int
 			Refused                   map[string]int
