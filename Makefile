@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo demo-real bench soak worlds outofmemory fieldcases clients load reloads conformance packages check
+.PHONY: build test demo demo-real bench soak worlds outofmemory fieldcases clients load reloads conformance packages e2e-telemetry check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -86,6 +86,12 @@ packages:
 	for deb in dist/*.deb; do packaging/debian/check $$deb || exit; done
 	packaging/goinstall $(VERSION) dist
 	go -C packaging/check test ./...
+
+# The dashboard's queries and the alert rules against a Prometheus that has read a
+# running proxy. It needs prometheus and promtool (Debian: apt-get install prometheus).
+e2e-telemetry: build
+	ANTEROOM=$(CURDIR)/bin/anteroom go test -tags e2e -count 1 -v ./examples/monitoring/generate
+	go test -tags e2e -count 1 -v -run TestADeadCollector ./cmd/anteroom
 
 check:
 	.ci/run

@@ -162,7 +162,9 @@ func (p *profile) walk(s *Scheduler, t *Ticket, r *replica, now time.Duration) t
 		at := p.marks[i].at
 		u.memory.Ahead = at - now
 		if from < forever && at >= from+t.p95 {
-			p.nowUntil = at - t.p95 + 1
+			// A reservation for after an unload moves along with now: it would be looked
+			// at each nanosecond.
+			p.nowUntil = max(at-t.p95+1, now+10*minRemaining)
 			return from
 		}
 		for ; i < len(p.marks) && p.marks[i].at == at; i++ {

@@ -162,7 +162,8 @@ async function usesComfyUI(url, through) {
   await hear((m) => m.type === "feature_flags");
   const nodes = await page("/object_info");
   assert.ok(nodes.KSampler && nodes.SaveImage.output_node);
-  for (const path of ["/system_stats", "/queue", "/history?max_items=64", "/settings", "/users", "/extensions", "/embeddings", "/i18n"]) await page(path);
+  const asked = ["/system_stats", "/queue", "/history?max_items=64", "/settings", "/users", "/extensions", "/embeddings", "/i18n"];
+  for (const path of asked) await page(path);
   const form = new FormData();
   form.append("image", new File(["an image"], "in.png"));
   const upload = await fetch(`${url}/api/upload/image`, { method: "POST", body: form });

@@ -192,15 +192,7 @@ func quote(text string) string {
 
 // unknown is the problem of a key that a section does not have.
 func (s *schema) unknown(key string) string {
-	best, distance := "", 1+len(key)/3
-	for _, known := range s.names() {
-		if len(key) > 2*len(known) {
-			continue
-		}
-		if d := edits(key, known); d <= distance && (best == "" || d < distance) {
-			best, distance = known, d
-		}
-	}
+	best := Nearest(key, s.names())
 	if best != "" {
 		return fmt.Sprintf("unknown key: want %s", best)
 	}
@@ -210,6 +202,21 @@ func (s *schema) unknown(key string) string {
 		}
 	}
 	return "unknown key: want one of " + strings.Join(s.names(), ", ")
+}
+
+// Nearest is the name that was probably meant by a word that is none of them; empty:
+// none is near.
+func Nearest(word string, names []string) string {
+	best, distance := "", 1+len(word)/3
+	for _, known := range names {
+		if len(word) > 2*len(known) {
+			continue
+		}
+		if d := edits(word, known); d <= distance && (best == "" || d < distance) {
+			best, distance = known, d
+		}
+	}
+	return best
 }
 
 func (s *schema) names() []string {

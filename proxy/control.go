@@ -60,6 +60,9 @@ func (a *admin) noted(action string, do echo.HandlerFunc) echo.HandlerFunc {
 			line = append(line, "backend", d.Backend)
 		case strings.HasPrefix(path, "/api/learned/"):
 			line = append(line, "route", word(c.Param("name")))
+		case strings.HasPrefix(path, "/api/learned/"):
+			d.Resource = word(c.Param("name"))
+			line = append(line, "route", d.Resource)
 		case c.Param("id") != "":
 			d.Grant, _ = strconv.ParseUint(c.Param("id"), 10, 64)
 			line = append(line, "grant", d.Grant)

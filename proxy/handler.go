@@ -163,7 +163,10 @@ func (x *exchange) serve() error {
 // the first that may apply.
 func (x *exchange) find() (routing.Candidates, error) {
 	var candidates routing.Candidates
-	err := checkTarget(x.in)
+	err := x.checkHead()
+	if err == nil {
+		err = checkTarget(x.in)
+	}
 	if err == nil {
 		candidates, err = x.rules.tables[x.listener].Find(x.in)
 	}
@@ -177,6 +180,21 @@ func (x *exchange) find() (routing.Candidates, error) {
 	x.trace.Classify(x.route.Name, x.route.ClassName, x.route.Backend, 0)
 	x.trace.Identify(x.tenant, "")
 	return candidates, nil
+}
+
+// checkHead refuses a head that another server could read as one of another request,
+// or of two.
+func (x *exchange) checkHead() error {
+	odd, lost := headsOf(x.in).begin(x.in)
+	// Within TLS it cannot be seen whether a request in chunks has a length too. What
+	// comes behind it is not served then, as RFC 9112, section 6.1 has it.
+	if odd != "" || lost || x.in.TLS != nil && x.in.ProtoMajor == 1 && len(x.in.TransferEncoding) > 0 {
+		x.out.Header().Set("Connection", "close")
+	}
+	if odd != "" {
+		return refuse(codeBadRequest, "the request's head can be read in two ways: %s", odd)
+	}
+	return nil
 }
 
 // checkTarget refuses what asks for more than an origin server's path: no client

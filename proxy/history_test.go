@@ -232,6 +232,7 @@ func TestWhatAnOperatorDoesIsTold(t *testing.T) {
 		{"/api/backends/quick/breaker/close", "close breaker", `"backend":"quick"`, 204},
 		{fmt.Sprintf("/api/queue/%d/cancel", waiting), "cancel", fmt.Sprintf(`"grant":%d`, waiting), 204},
 		{fmt.Sprintf("/api/grants/%d/release", running), "release", fmt.Sprintf(`"grant":%d`, running), 204},
+		{"/api/learned/light/forget", "forget", `"route":"light"`, 204},
 		{"/api/reload", "reload", `"by":"alice"`, 204},
 	} {
 		before := len(b.logs.String())

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"io"
 	"net"
 	"strconv"
 	"sync"
@@ -13,6 +14,7 @@ import (
 // be torn down.
 type limited struct {
 	net.Listener
+	plain  bool // its connections are without TLS, so that their heads can be looked at
 	places chan struct{}
 	closed chan struct{}
 	once   sync.Once
@@ -21,8 +23,8 @@ type limited struct {
 	malformed func(status int, client string)
 }
 
-func limit(l net.Listener, connections int, malformed func(status int, client string)) net.Listener {
-	return &limited{Listener: l, places: make(chan struct{}, connections), closed: make(chan struct{}), malformed: malformed}
+func limit(l net.Listener, connections int, plain bool, malformed func(status int, client string)) net.Listener {
+	return &limited{Listener: l, plain: plain, places: make(chan struct{}, connections), closed: make(chan struct{}), malformed: malformed}
 }
 
 func (l *limited) Accept() (net.Conn, error) {
@@ -37,13 +39,26 @@ func (l *limited) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	leave := sync.OnceFunc(func() { <-l.places })
+	var looked *heads
+	if l.plain {
+		looked = new(heads)
+	}
 	switch c := c.(type) {
 	case *net.TCPConn:
-		return &limitedTCP{c, leave, l}, nil
+		return &limitedTCP{c, leave, l, looked}, nil
 	case *net.UnixConn:
-		return &limitedUnix{c, leave, l}, nil
+		return &limitedUnix{c, leave, l, looked}, nil
 	}
-	return &limitedConn{c, leave}, nil
+	return &limitedConn{c, leave, looked}, nil
+}
+
+// read reads from a connection and looks at what was read.
+func read(c io.Reader, looked *heads, p []byte) (int, error) {
+	n, err := c.Read(p)
+	if looked != nil && n > 0 {
+		looked.see(p[:n])
+	}
+	return n, err
 }
 
 func (l *limited) Close() error {
@@ -71,9 +86,13 @@ func (l *limited) look(p []byte, c net.Conn) {
 
 type limitedTCP struct {
 	*net.TCPConn
-	leave func()
-	from  *limited
+	leave  func()
+	from   *limited
+	looked *heads // nil: at nothing
 }
+
+func (c *limitedTCP) Read(p []byte) (int, error) { return read(c.TCPConn, c.looked, p) }
+func (c *limitedTCP) heads() *heads              { return c.looked }
 
 func (c *limitedTCP) Write(p []byte) (int, error) {
 	c.from.look(p, c)
@@ -87,9 +106,13 @@ func (c *limitedTCP) Close() error {
 
 type limitedUnix struct {
 	*net.UnixConn
-	leave func()
-	from  *limited
+	leave  func()
+	from   *limited
+	looked *heads // nil: at nothing
 }
+
+func (c *limitedUnix) Read(p []byte) (int, error) { return read(c.UnixConn, c.looked, p) }
+func (c *limitedUnix) heads() *heads              { return c.looked }
 
 func (c *limitedUnix) Write(p []byte) (int, error) {
 	c.from.look(p, c)
@@ -103,8 +126,12 @@ func (c *limitedUnix) Close() error {
 
 type limitedConn struct {
 	net.Conn
-	leave func()
+	leave  func()
+	looked *heads // nil: at nothing
 }
+
+func (c *limitedConn) Read(p []byte) (int, error) { return read(c.Conn, c.looked, p) }
+func (c *limitedConn) heads() *heads              { return c.looked }
 
 func (c *limitedConn) Close() error {
 	defer c.leave()

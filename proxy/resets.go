@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,17 +98,31 @@ func (x *exchange) noteReset() {
 	}
 }
 
-// connection is one that HTTP/2 streams come by.
+// connection is one that requests come by.
 type connection struct {
 	net.Conn
-	resets atomic.Int64
+	resets atomic.Int64 // of HTTP/2 streams
+	heads  *heads       // of HTTP/1 requests; nil: they are not looked at
 }
 
 // connectionKey is where a request's context has the connection that it came by.
 type connectionKey struct{}
 
 func withConnection(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connectionKey{}, &connection{Conn: c})
+	connection := &connection{Conn: c}
+	if c, ok := c.(interface{ heads() *heads }); ok {
+		connection.heads = c.heads()
+	}
+	return context.WithValue(ctx, connectionKey{}, connection)
+}
+
+// headsOf are those of the connection that a request came by; nil: they are not looked
+// at.
+func headsOf(r *http.Request) *heads {
+	if c, ok := r.Context().Value(connectionKey{}).(*connection); ok {
+		return c.heads
+	}
+	return nil
 }
 
 func hostOf(address string) string {

@@ -72,7 +72,7 @@ func (s *Server) open(c Config, address string, h http.Handler) error {
 	server.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
 	server.Protocols.SetHTTP2(c.TLS.Cert != "")
 	// One connection more than the limit waits in the kernel: Accept sleeps.
-	s.public = append(s.public, door{server, limit(listener, c.Limits.Connections, s.handler.telemetry.Malformed)})
+	s.public = append(s.public, door{server, limit(listener, c.Limits.Connections, s.tls.Cert == "", s.handler.telemetry.Malformed)})
 	return nil
 }
 

@@ -154,7 +154,7 @@ func (a *a1111) progress(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, map[string]any{
 		"progress": float64(step) / samplingSteps, "eta_relative": 0.0, "current_image": nil, "textinfo": nil,
 		"state": map[string]any{
-			"skipped": false, "interrupted": false, "job": "", "job_count": jobs, "job_no": 0,
+			"skipped": false, "interrupted": false, "job": "", "job_count": jobs, "job_timestamp": "20261101000000", "job_no": 0,
 			"sampling_step": step, "sampling_steps": samplingSteps,
 		},
 	})

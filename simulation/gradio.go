@@ -36,6 +36,9 @@ func Gradio() Kind {
 			routes.HandleFunc("GET "+gradioPrefix+"/queue/data", g.data)
 			routes.HandleFunc("POST "+gradioPrefix+"/call/{function}", g.call)
 			routes.HandleFunc("GET "+gradioPrefix+"/call/{function}/{event}", g.told)
+			// The newer one, whose body has the parameters by their names.
+			routes.HandleFunc("POST "+gradioPrefix+"/call/v2/{function}", g.call)
+			routes.HandleFunc("GET "+gradioPrefix+"/call/v2/{function}/{event}", g.told)
 			routes.HandleFunc("POST "+gradioPrefix+"/run/{function}", g.direct)
 			routes.HandleFunc("POST "+gradioPrefix+"/cancel", g.cancel)
 			routes.HandleFunc("GET "+gradioPrefix+"/heartbeat/{session}", g.heartbeat)

@@ -68,7 +68,8 @@ func init() {
 	}
 	stories["infinity"] = []step{
 		ok("POST", "/embeddings", `{"model":"BAAI/bge-small-en-v1.5","input":["a"]}`, `"object":"embedding"`),
-		ok("POST", "/rerank", `{"model":"mixedbread-ai/mxbai-rerank-xsmall-v1","query":"b","documents":["a","b"],"top_n":1}`, `"results":[{"document":null,"index":1,"relevance_score":0.99`),
+		ok("POST", "/rerank", `{"model":"mixedbread-ai/mxbai-rerank-xsmall-v1","query":"b","documents":["a","b"],"top_n":1}`,
+			`"results":[{"document":null,"index":1,"relevance_score":0.99`),
 		{call{"POST", "/rerank", `{"query":"b","documents":["a"]}`}, 400, "does not support `rerank`"},
 		{call{"POST", "/embeddings", `{"input":7}`}, 422, `{"detail":[`},
 		{call{"POST", "/embeddings", `{"model":"gone","input":"a"}`}, 404, `"code":404`},
@@ -155,6 +156,7 @@ var signs = map[string][]step{
 		ok("POST", "/gradio_api/upload", attached("files", "a.txt", "hello")+end, `/a.txt"]`),
 		ok("POST", "/gradio_api/run/caption", `{"data":[{"path":"x"}]}`, `"data":["A small bird`),
 		{call{"POST", "/gradio_api/call/gone", `{"data":[]}`}, 404, "Not Found"},
+		ok("POST", "/gradio_api/call/v2/caption", `{"image":null}`, `{"event_id":"`),
 		{call{"GET", "/gradio_api/call/predict/gone", ""}, 404, "Event not found"},
 		{call{"GET", "/gradio_api/file=/etc/passwd", ""}, 403, "File not allowed"},
 		ok("POST", "/gradio_api/queue/join", `{"data":["?"],"session_hash":"third","fn_index":1}`, `{"event_id":"`),

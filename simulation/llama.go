@@ -121,7 +121,9 @@ func routerRoutes(e *Engine, routes *Routes) {
 	routes.HandleFunc("POST /chat/completions", e.chat(nil))
 	routes.HandleFunc("POST /completion", func(w http.ResponseWriter, r *http.Request) { nativeCompletion(e, w, r) })
 	routes.HandleFunc("POST /v1/completions", e.completions)
-	routes.HandleFunc("POST /v1/responses", e.responses)
+	for _, path := range []string{"/responses", "/v1/responses"} {
+		routes.HandleFunc("POST "+path, e.responses)
+	}
 	routes.HandleFunc("POST /v1/embeddings", e.embeddings)
 }
 

@@ -90,7 +90,8 @@ func (o ollama) details(m *model) map[string]any {
 	return map[string]any{
 		"name": m.Name, "model": m.Name, "size": int64(m.Weights), "digest": digest(m),
 		"details": map[string]any{
-			"parent_model": "", "format": "gguf", "family": family(m), "families": []string{family(m)}, "parameter_size": "3.2B", "quantization_level": "Q4_K_M",
+			"parent_model": "", "format": "gguf", "family": family(m), "families": []string{family(m)},
+			"parameter_size": "3.2B", "quantization_level": "Q4_K_M",
 		},
 	}
 }
@@ -208,7 +209,9 @@ func (o ollama) embed(w http.ResponseWriter, r *http.Request) {
 			for _, text := range a.Input {
 				vectors = append(vectors, vector(text))
 			}
-			return map[string]any{"model": m.Name, "embeddings": vectors, "total_duration": int64(length), "load_duration": 0, "prompt_eval_count": len(a.Input)}
+			return map[string]any{
+				"model": m.Name, "embeddings": vectors, "total_duration": int64(length), "load_duration": 0, "prompt_eval_count": len(a.Input),
+			}
 		})
 	}
 }

@@ -48,7 +48,8 @@ func SGLang() Kind {
 			for _, path := range []string{"/get_model_info", "/model_info"} {
 				routes.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
 					answer(w, http.StatusOK, map[string]any{
-						"model_path": m.Name, "tokenizer_path": m.Name, "is_generation": true, "preferred_sampling_params": nil, "weight_version": "default",
+						"model_path": m.Name, "tokenizer_path": m.Name, "is_generation": true,
+						"preferred_sampling_params": nil, "weight_version": "default",
 					})
 				})
 			}
@@ -56,7 +57,8 @@ func SGLang() Kind {
 				routes.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
 					answer(w, http.StatusOK, map[string]any{
 						"model_path": m.Name, "served_model_name": m.Name, "enable_memory_saver": true, "mem_fraction_static": 0.85, "tp_size": 1,
-						"internal_states": []any{map[string]any{"memory_usage": map[string]float64{"weight": float64(m.Weights) / float64(admission.GiB)}}}, "version": "0.5.6",
+						"internal_states": []any{map[string]any{"memory_usage": map[string]float64{"weight": float64(m.Weights) / float64(admission.GiB)}}},
+						"version":         "0.5.6",
 					})
 				})
 			}

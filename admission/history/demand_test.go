@@ -213,3 +213,106 @@ func TestTheCaseOfADemandStays(t *testing.T) {
 		t.Error("a demand has not one case of its own")
 	}
 }
+
+// What totals showed once may have been a neighbour's.
+func TestWhatTotalsShowedOnceFades(t *testing.T) {
+	const vram = gib
+	t.Run("after sixteen good runs", func(t *testing.T) {
+		h := learnt(1, vram, false, 20*gib)
+		h.good(fades-1, vram, 40*gib)
+		wantDemand(t, h, vram, false, 20*gib*103/100, false)
+		h.good(1, vram, 40*gib)
+		wantDemand(t, h, vram, false, vram, false)
+	})
+	t.Run("four times as late where another run confirms it", func(t *testing.T) {
+		h := learnt(2, vram, false, 20*gib, 19*gib)
+		h.good(fadesMore*fades-1, vram, 40*gib)
+		wantDemand(t, h, vram, false, 20*gib*103/100, false)
+		h.good(1, vram, 40*gib)
+		wantDemand(t, h, vram, false, vram, false)
+	})
+	t.Run("or an answer of a full card", func(t *testing.T) {
+		h := learnt(1, vram, false, 20*gib)
+		h.full(vram, vram, 3*gib, 0, 0)
+		h.good(fadesMore*fades-1, vram, 40*gib)
+		wantDemand(t, h, vram, false, 20*gib*103/100, false)
+		h.good(1, vram, 40*gib)
+		wantDemand(t, h, vram, false, vram, false)
+	})
+	t.Run("not what the driver said of its processes", func(t *testing.T) {
+		h := new(History)
+		h.LearnPeak(then, vram, memory.Measurement{Seen: 20 * gib, Exact: true, Grew: true})
+		h.good(200, vram, 40*gib)
+		wantDemand(t, h, vram, false, 20*gib*103/100, false)
+	})
+	t.Run("where nothing is declared, the next run is measured", func(t *testing.T) {
+		h := learnt(1, vram, false, 20*gib)
+		h.Demand(vram, true)
+		h.good(fades, vram, 40*gib)
+		wantDemand(t, h, vram, true, 25*gib, true)
+		h.peak(vram, 2*gib, 0, false)
+		wantDemand(t, h, vram, true, 25*gib/10, false)
+	})
+}
+
+// Three runs in a row that added nothing to what a backend keeps.
+func TestRunsThatAddNothingLowerAFigure(t *testing.T) {
+	const vram = 30 * gib
+	flat := func(h *History, n int, held memory.Bytes) {
+		for range n {
+			h.LearnPeak(then, vram, memory.Measurement{Seen: held, Exact: true, Keeps: true})
+		}
+	}
+	h := new(History)
+	h.LearnPeak(then, vram, memory.Measurement{Seen: 4 * gib, Exact: true, Keeps: true, Grew: true})
+	flat(h, enoughFlat-1, 6*gib)
+	wantDemand(t, h, vram, false, vram, false)
+	flat(h, 1, 6*gib)
+	wantDemand(t, h, vram, false, 6*gib*103/100, false)
+	// More is seen: that counts at once.
+	h.LearnPeak(then, vram, memory.Measurement{Seen: 10 * gib, Exact: true, Keeps: true, Grew: true})
+	wantDemand(t, h, vram, false, vram, false)
+	flat(h, enoughFlat, 6*gib)
+	wantDemand(t, h, vram, false, 10*gib*103/100, false)
+	h.full(vram, 11*gib, 12*gib, 0, 0)
+	wantDemand(t, h, vram, false, vram, false) // they say nothing any more
+}
+
+// A request that fails where others do well is odd, as long as fewer have failed
+// since than did well.
+func TestOddRequestsDoNotHideAModelThatWasExchanged(t *testing.T) {
+	h := new(History)
+	h.good(2, gib, 12*gib)
+	for n, want := range []bool{true, true, false} {
+		if again, isOdd := h.full(gib, gib, 12*gib, 0, 0); isOdd != want || again < 12*gib {
+			t.Errorf("failure %d in a row is odd: %v, want %v; a second try has %v", n+1, isOdd, want, again)
+		}
+	}
+	wantDemand(t, h, gib, false, 12*gib*102/100, false)
+}
+
+// Answers of requests that had started before a figure was raised do not raise it
+// once more.
+func TestWhatHadStartedBeforeARaiseDoesNotCount(t *testing.T) {
+	h := new(History)
+	for range 5 {
+		h.full(gib, gib, 12*gib, 0, 0)
+	}
+	if f := h.Figure(gib, false); f.ComesDownAfter != goodRuns {
+		t.Errorf("it comes down after %d runs, want %d", f.ComesDownAfter, goodRuns)
+	}
+	for n := range 5 {
+		f := h.Figure(gib, false)
+		if most := min(goodRuns<<n, mostGoodRuns); f.ComesDownAfter > most {
+			t.Errorf("after %d raises it comes down after %d runs, want %d", n+1, f.ComesDownAfter, most)
+		}
+		h.full(gib, f.Booked, 12*gib, 0, 0)
+	}
+	h.good(mostGoodRuns, gib, 40*gib)
+	wantDemand(t, h, gib, false, gib, false)
+	h.good(mostGoodRuns, gib, 40*gib)
+	h.full(gib, gib, 12*gib, 0, 0)
+	if f := h.Figure(gib, false); f.ComesDownAfter != goodRuns {
+		t.Errorf("a long time after them it comes down after %d runs, want %d", f.ComesDownAfter, goodRuns)
+	}
+}

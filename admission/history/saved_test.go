@@ -93,3 +93,92 @@ func FuzzASavedHistory(f *testing.F) {
 		}
 	})
 }
+
+// An older state says how much runs held, and not how that was seen.
+func TestAnOlderStateIsRead(t *testing.T) {
+	h := new(History)
+	text := `{"resident_bytes":2147483648,"demands":[{"vram_bytes":1073741824,"runs":3,"times":[[70,2]],"held_bytes":[5368709120,4294967296],
+		"measured":9,"least_bytes":10737418240,"since":2,"out_of_memory":7,"raises":9}]}`
+	if err := json.Unmarshal([]byte(text), h); err != nil {
+		t.Fatal(err)
+	}
+	f := h.Figure(memory.GiB, false)
+	if f.Booked != 10*memory.GiB || f.Evidence != ByExhausted || !f.Since.IsZero() || f.ComesDownAfter != mostGoodRuns-2 {
+		t.Errorf("it is booked as %+v, want 10 GiB by out of memory, down after %d runs", f, mostGoodRuns-2)
+	}
+	h.good(mostGoodRuns-2, memory.GiB, 40*memory.GiB)
+	// By then what was seen once counts no more.
+	wantDemand(t, h, memory.GiB, false, memory.GiB, false)
+	if l := h.Learned()[0]; l.Peak.Runs != 9 || l.Peak.OutOfMemory != 7 {
+		t.Errorf("it shows %+v", l)
+	}
+}
+
+// The evidence of a figure is saved with it.
+func TestTheEvidenceOfAFigureIsSaved(t *testing.T) {
+	const vram = 10 * memory.GiB
+	for name, x := range map[string]struct {
+		teach func(h *History)
+		by    Evidence
+	}{
+		"process figures": {func(h *History) {
+			h.LearnPeak(then, vram, memory.Measurement{Seen: 20 * memory.GiB, Exact: true, Grew: true})
+		}, ByProcess},
+		"totals":  {func(h *History) { h.peak(vram, 20*memory.GiB, 0, false) }, ByTotal},
+		"a trial": {func(h *History) { h.LearnRoom(then, vram, 5*memory.GiB, 0, true) }, ByTrial},
+		"out of memory": {func(h *History) {
+			h.full(vram, vram, 20*memory.GiB, 0, 0)
+			h.good(1, vram, 30*memory.GiB)
+		}, ByExhausted},
+		"runs that add nothing": {func(h *History) {
+			h.LearnPeak(then, vram, memory.Measurement{Seen: 2 * memory.GiB, Exact: true, Keeps: true, Grew: true})
+			for range enoughFlat {
+				h.LearnPeak(then, vram, memory.Measurement{Seen: 5 * memory.GiB, Exact: true, Keeps: true})
+			}
+		}, ByProcess},
+		"what will fade in ten runs": {func(h *History) {
+			h.peak(vram, 20*memory.GiB, 0, false)
+			h.full(vram, vram, 12*memory.GiB, 0, 0)
+			h.good(fades*fadesMore-10, vram, 30*memory.GiB)
+		}, ByTotal},
+	} {
+		h, again := new(History), new(History)
+		h.Demand(vram, false)
+		x.teach(h)
+		text, err := json.Marshal(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, again); err != nil {
+			t.Fatal(err)
+		}
+		f, g := h.Figure(vram, false), again.Figure(vram, false)
+		if f.Evidence != x.by || !f.Since.Equal(then) || f.Booked == vram {
+			t.Errorf("%s: it is booked as %+v, want another figure by %s since %v", name, f, x.by, then)
+		}
+		if !f.Since.Equal(g.Since) {
+			t.Errorf("%s: it was so since %v, and after a restart since %v", name, f.Since, g.Since)
+		}
+		f.Since, g.Since = time.Time{}, time.Time{}
+		if f != g {
+			t.Errorf("%s: it was booked as %+v, and after a restart as %+v", name, f, g)
+		}
+		// Both go on alike.
+		for range 60 {
+			h.good(1, vram, 30*memory.GiB)
+			again.good(1, vram, 30*memory.GiB)
+			if a, b := h.Figure(vram, false), again.Figure(vram, false); a.Booked != b.Booked || a.Evidence != b.Evidence {
+				t.Fatalf("%s: they go on with %+v and %+v", name, a, b)
+			}
+		}
+		if text, err = json.Marshal(h); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, again); err != nil {
+			t.Fatal(err)
+		}
+		if _, odd := again.full(vram, vram, 30*memory.GiB, 0, 0); !odd {
+			t.Errorf("%s: a failure where others did well is not odd after a restart", name)
+		}
+	}
+}

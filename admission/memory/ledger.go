@@ -383,7 +383,7 @@ func (l *Ledger) Start(now time.Duration, r *Run) {
 			r.room, r.weights = room, l.accounts[a].weights
 			r.used = l.GPUs[l.accounts[a].gpu].Used
 			r.taken = r.used - l.Accounts[a].Low
-			r.least = max(0, l.Budget(l.accounts[a].gpu)-r.taken-l.Accounts[a].Running)
+			r.least = max(0, l.Budget(l.accounts[a].gpu)-r.taken-l.Accounts[a].Running-l.growthBeside(a))
 		}
 	}
 	if r.Unknown && r.Kind != Fitting {
@@ -410,6 +410,17 @@ func (l *Ledger) Start(now time.Duration, r *Run) {
 			d.lone = r
 		}
 	}
+}
+
+// growthBeside is what the running work of the other accounts of a GPU may still
+// take.
+func (l *Ledger) growthBeside(a int) (sum Bytes) {
+	for _, i := range l.devices[l.accounts[a].gpu].accounts {
+		if i != a {
+			sum += l.Accounts[i].Growth()
+		}
+	}
+	return sum
 }
 
 // touch notes that work of ours moves memory on an account.

@@ -104,6 +104,7 @@ type page struct {
 	engine string // its address
 	config string // in force
 	ports  *strings.Replacer
+	admin  string    // the address of its listener
 	server *exec.Cmd // nil: it does not run
 }
 
@@ -114,7 +115,10 @@ func openPage(t *testing.T) *page {
 	p.engine = engine.URL
 	p.config = "{gpus: {gpu0: {memory: 24GiB}}, classes: {all: {slots: 4}}, backends: {engine: {url: '" + p.engine +
 		"', gpu: gpu0}}, routes: [{match: {path: /**}, class: all, backend: engine}]}"
-	script := "#!/bin/sh\nRUN_THE_COMMAND=1 exec '" + os.Args[0] + "' \"$@\"\n"
+	// Where a page names no admin listener, its commands ask the one that runs.
+	script := "#!/bin/sh\nexport RUN_THE_COMMAND=1\ncase $1 in\n" +
+		"backends|cancel|drain|forget|health|learned|pause|queue|release|reload|resume|unload|wake)\n" +
+		"\tc=$1; shift; set -- \"$c\" --admin \"http://$ADMIN\" \"$@\" ;;\nesac\nexec '" + os.Args[0] + "' \"$@\"\n"
 	if err := os.WriteFile(filepath.Join(p.folder, "anteroom"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +155,7 @@ func (p *page) run(b block) {
 	p.start(b)
 	shell := exec.Command("sh", "-euc", p.ports.Replace(b.text))
 	shell.Dir = p.folder
-	shell.Env = append(os.Environ(), "PATH="+p.folder+":"+os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0")
+	shell.Env = append(os.Environ(), "PATH="+p.folder+":"+os.Getenv("PATH"), "ADMIN="+p.admin, "GORACE=atexit_sleep_ms=0")
 	out, err := shell.CombinedOutput()
 	if err != nil {
 		p.t.Errorf("%s: %v\n%s\n%s", b.at, err, b.text, out)
@@ -184,6 +188,7 @@ func (p *page) start(b block) {
 	for lines.Scan() {
 		said += lines.Text() + "\n"
 		if at := listening.FindStringSubmatch(lines.Text()); at != nil {
+			p.admin = at[2]
 			p.ports = strings.NewReplacer("127.0.0.1:8080", at[1], "127.0.0.1:9090", at[2])
 			go func() {
 				for lines.Scan() {
@@ -258,6 +263,27 @@ func TestLoadsThePackagedConfigurations(t *testing.T) {
 			// The package does not know the card that it will be installed beside.
 			if !strings.Contains(file, "debian") || !strings.Contains(w.String(), "gpus.gpu0.memory") {
 				t.Errorf("%s warns: %v", file, w)
+			}
+		}
+	}
+}
+
+// TestWhatIsPackagedAsksForCommandsThatExist finds the commands of ours that the
+// image, the service and the pod run.
+func TestWhatIsPackagedAsksForCommandsThatExist(t *testing.T) {
+	call := regexp.MustCompile(`/usr/bin/anteroom(?:", "|, | )([a-z]+)`)
+	for _, file := range []string{"Dockerfile", "packaging/debian/anteroom.service", "packaging/kubernetes/base/deployment.yaml"} {
+		text, err := os.ReadFile(filepath.Join("../..", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls := call.FindAllStringSubmatch(string(text), -1)
+		if len(calls) == 0 {
+			t.Errorf("%s runs no command", file)
+		}
+		for _, found := range calls {
+			if !slices.ContainsFunc(commands, func(c command) bool { return c.name == found[1] }) {
+				t.Errorf("%s: there is no command %q", file, found[1])
 			}
 		}
 	}

@@ -41,6 +41,10 @@ func init() {
 	for _, a := range actions {
 		commands = append(commands, a.command())
 	}
+	commands = append(commands,
+		command{"schema", "print the JSON schema of the configuration, for editors", runSchema},
+		command{"completion", "print what completes commands in a shell: bash, zsh or fish", runCompletion},
+		command{"man", "print the manual page", runMan})
 }
 
 func main() {
@@ -76,7 +80,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 			return code
 		}
 	}
-	fmt.Fprintf(stderr, "anteroom: unknown command %q\n\n", args[0])
+	fmt.Fprintf(stderr, "anteroom: unknown command %q", args[0])
+	if meant := nearest(args[0]); meant != "" {
+		fmt.Fprintf(stderr, ": want %s?", meant)
+	}
+	fmt.Fprint(stderr, "\n\n")
 	usage(stderr)
 	return 2
 }
@@ -98,7 +106,7 @@ func (r *remembers) Write(p []byte) (int, error) {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "usage: anteroom COMMAND [flags]\n\n")
 	for _, c := range commands {
-		fmt.Fprintf(w, "  %-9s%s\n", c.name, c.does)
+		fmt.Fprintf(w, "  %-11s%s\n", c.name, c.does)
 	}
 	fmt.Fprint(w, "\nanteroom COMMAND -h lists a command's flags.\n")
 }
