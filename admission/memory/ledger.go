@@ -278,6 +278,9 @@ func (l *Ledger) Next(now time.Duration) (time.Duration, bool) {
 			if at, ok := l.Ended(a); ok {
 				take(at)
 			}
+			if acc := l.accounts[a]; acc.short > 0 {
+				take(acc.shortAt + shortFor*d.trialAfter())
+			}
 		}
 		if l.sight(g, now) == seen {
 			for _, a := range d.accounts {

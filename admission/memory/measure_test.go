@@ -385,3 +385,24 @@ func TestAFailureBesideANeighbourIsNotRepeated(t *testing.T) {
 		}
 	}
 }
+
+// A run that ran out of memory keeps others as large from what its account holds
+// for three times TrialAfter, and not until one of them has ended well.
+func TestWhatRanOutOfMemoryKeepsOthersFromItForAWhile(t *testing.T) {
+	p := newPlain(t, holder{"a", 4 * GiB, false})
+	held := map[string]Bytes{"a": 40 * GiB}
+	p.sees(40*GiB, held)
+	p.end(p.start("a", 30*GiB), OutOfMemory)
+	failed := p.now
+	for p.now-failed < shortFor*DefaultTrialAfter-time.Second {
+		p.sees(40*GiB, held)
+		p.fits("a", 30*GiB, false)
+	}
+	if at, ok := p.l.Next(p.now); !ok || at != failed+shortFor*DefaultTrialAfter {
+		t.Errorf("what fits changes next at %v (%v), want %v", at, ok, failed+shortFor*DefaultTrialAfter)
+	}
+	for range 4 {
+		p.sees(40*GiB, held)
+	}
+	p.fits("a", 30*GiB, true)
+}

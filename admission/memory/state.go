@@ -65,6 +65,10 @@ func (l *Ledger) need(st *State, a int) Bytes {
 // Growth is what running work may still take on an account.
 func (h *Account) Growth() Bytes { return max(0, h.Peak-h.Low) }
 
+// shortFor is for how many times TrialAfter a run that ran out of memory keeps
+// others as large from what its account holds.
+const shortFor = 3
+
 // Need is an account's Peak once one more run of that demand has started on it.
 // Where one no larger has just run out of memory, it may use nothing of what the
 // account holds: what is in use is used, whatever the figures say.
@@ -72,7 +76,7 @@ func (l *Ledger) Need(st *State, a int, demand Bytes, now time.Duration) Bytes {
 	acc, h := l.accounts[a], &st.Accounts[a]
 	w := acc.weights
 	n := w + h.Running + demand
-	if acc.short > 0 && demand >= acc.short {
+	if acc.short > 0 && demand >= acc.short && now+st.Ahead < acc.shortAt+shortFor*l.devices[acc.gpu].trialAfter() {
 		n = max(n, max(h.High, h.Peak)+demand)
 	}
 	if now+st.Ahead < h.lateBy() {
