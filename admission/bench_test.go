@@ -185,3 +185,14 @@ func BenchmarkWaiter(b *testing.B) {
 		b.ReportMetric(waiterBytes(b, 100_000, 2, 1000), "B/waiter")
 	}
 }
+
+// BenchmarkQueue describes 1000 waiting requests, with the start that is expected of
+// each.
+func BenchmarkQueue(b *testing.B) {
+	s, _ := fill(b, 1000, 2, 10)
+	b.ReportAllocs()
+	defer cpu(b)()
+	for b.Loop() {
+		s.Queue(0, 1000)
+	}
+}

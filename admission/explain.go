@@ -175,7 +175,7 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		w.Holders = s.running.holding(s.box, k)
 	}
 	if k.memory() {
-		s.memoryReason(now, sh, k, &w)
+		explainMemory(s, now, sh, k, &w)
 	}
 	return w
 }

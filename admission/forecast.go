@@ -285,7 +285,8 @@ func (c *copier) shape(sh *shape) *shape {
 	if n == nil {
 		b, class := c.to.box.backends[sh.backend.index], c.to.box.classes[sh.class.index]
 		known := *sh.known
-		n = &shape{Shape: queue.Shape[Ticket]{Group: &class.waiting}, key: sh.key, class: class, backend: b, vram: sh.vram, measured: sh.measured, known: &known, reserved: forever}
+		n = &shape{Shape: queue.Shape[Ticket]{Group: &class.waiting}, key: sh.key, class: class, backend: b,
+			vram: sh.vram, measured: sh.measured, known: &known, reserved: forever}
 		n.key.known = n.known
 		c.shapes[sh] = n
 		c.to.shapes.all[n.key] = n

@@ -87,8 +87,8 @@ func (x *shapes) stuck(s *Scheduler, now time.Duration, sh *shape) bool {
 	return true
 }
 
-// memoryReason fills in what a head waits for where memory bars it.
-func (s *Scheduler) memoryReason(now time.Duration, sh *shape, k block, w *Waiter) {
+// explainMemory fills in what a head waits for where memory bars it.
+func explainMemory(s *Scheduler, now time.Duration, sh *shape, k block, w *Waiter) {
 	l := s.box.ledger
 	w.Keepers = s.box.keepers(s.epoch, now, sh, k)
 	state := l.Describe(k.gpu, now)

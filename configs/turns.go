@@ -106,8 +106,9 @@ func (c *Config) warnOfSets(warn func(path, problem string)) {
 			continue
 		}
 		if set, first, stalls := c.stallOfSet(stays, waiter); stalls {
-			warn("backends."+waiter, fmt.Sprintf("needs %v of the %v of %s, and %s retain up to %v there together once they have worked, and are never unloaded: "+
-				"its requests then wait %s: want returns_memory: true where an engine gives memory back, a reclaim that is not pinned for one of them, or smaller demands",
+			warn("backends."+waiter, fmt.Sprintf("needs %v of the %v of %s, and %s retain up to %v there together once they have worked, "+
+				"and are never unloaded: its requests then wait %s: "+
+				"want returns_memory: true where an engine gives memory back, a reclaim that is not pinned for one of them, or smaller demands",
 				first.need, first.room, first.gpu, listed(set), first.retained, c.timeouts(waiter)))
 		}
 	}
