@@ -369,9 +369,10 @@ func TestARequestThatCanNeverFitIsAnswered(t *testing.T) {
 }
 
 // TestASecondTryWaitsForWhatIsCertain: for the end of what runs, and not where
-// nothing of ours makes room.
+// nothing of ours makes room. An odd one waits for neither.
 func TestASecondTryWaitsForWhatIsCertain(t *testing.T) {
-	for _, running := range []bool{true, false} {
+	for _, c := range []struct{ running, odd bool }{{true, false}, {false, false}, {true, true}} {
+		running := c.running
 		b := learning(t, server("other", 0, true), server("flux", 0, true))
 		p := &pupil{rig: b, class: "work", backend: "flux", declared: 10 * GiB}
 		b.readsFor(3, 0)
@@ -387,12 +388,12 @@ func TestASecondTryWaitsForWhatIsCertain(t *testing.T) {
 			b.end(other)
 			b.readsFor(8, 30*GiB)
 		}
-		retry := p.asks(func(r *Request) { r.Retry = true })
+		retry := p.asks(func(r *Request) { r.Retry, r.Odd = true, c.odd })
 		b.readsFor(2, 30*GiB)
-		if retry.Waiting() != running {
-			t.Errorf("while another runs: %v; the second try waits: %v", running, retry.Waiting())
+		if want := running && !c.odd; retry.Waiting() != want {
+			t.Errorf("%+v: the second try waits: %v, want %v", c, retry.Waiting(), want)
 		}
-		if running {
+		if retry.Waiting() {
 			b.end(other)
 			b.readsFor(2, 0)
 			b.runs(retry, true)
@@ -426,4 +427,23 @@ func TestAnEstimateRefusesNobody(t *testing.T) {
 	if r := p.asks(by(10)).Rejection(); r == nil || r.Code != CodeDeadlineUnmeetable || r.RetryAfter <= 0 {
 		t.Errorf("what none could meet gets %+v, want deadline_unmeetable and when to come back", r)
 	}
+}
+
+// TestNoRequestFollowsAFailureBeforeAReading: how full the card is nobody knows.
+// Smaller requests of the same backend go on.
+func TestNoRequestFollowsAFailureBeforeAReading(t *testing.T) {
+	b := learning(t, server("flux", 0, true))
+	p := &pupil{rig: b, class: "work", backend: "flux", declared: 10 * GiB}
+	b.readsFor(3, 0)
+	p.ends(p.asks(), Result{})
+	b.readsFor(2, 0)
+	if again := p.ends(p.asks(), Result{Outcome: OutOfMemory}); !again.isOdd {
+		t.Fatal("it is not odd")
+	}
+	y, small := p.asks(), b.submit("work", "flux", GiB)
+	b.runs(y, false)
+	b.runs(small, true)
+	b.after(.1)
+	b.reads(GiB)
+	b.runs(y, true)
 }

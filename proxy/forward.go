@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -100,13 +101,22 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 	// As it came: httputil drops parameters that it cannot parse, and a backend
 	// may see more in them than it does.
 	out.URL.RawQuery = p.In.URL.RawQuery
-	if path := rawPath(x.in); path != out.URL.EscapedPath() && !strings.HasPrefix(path, "//") {
+	raw := rawPath(x.in)
+	path := x.route.Rewrite.Path(raw)
+	if path != raw {
+		out.URL.Path, out.URL.RawPath = path, path
+		if decoded, err := url.PathUnescape(path); err == nil {
+			out.URL.Path = decoded
+		}
+	}
+	if path != out.URL.EscapedPath() && !strings.HasPrefix(path, "//") {
 		out.URL.Opaque = path // not in another encoding
 	}
 	if !backend.Config.PreserveHost {
 		out.Host = ""
 	}
 	x.rules.cleanHeader(p)
+	x.route.Rewrite.Header(out.Header)
 	if x.body != nil {
 		out.Header.Del("Expect") // the body is here
 	}

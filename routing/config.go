@@ -30,9 +30,14 @@ type RouteConfig struct {
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
 	HoldSlot    bool        `koanf:"hold_slot"` // a WebSocket counts as work
-	Listener    string      `koanf:"listener"`  // that it belongs to; empty: the main one, and its backend's
-	Merge       []string    `koanf:"merge"`     // backends whose lists of models are added to its backend's
-	Derived     bool        `koanf:"-"`         // it follows from a preset: another may take all of it first
+	// StripPrefix is taken off the path before it is forwarded, and AddPrefix put in
+	// front of what is left.
+	StripPrefix string        `koanf:"strip_prefix"`
+	AddPrefix   string        `koanf:"add_prefix"`
+	Headers     HeadersConfig `koanf:"headers"`
+	Listener    string        `koanf:"listener"` // that it belongs to; empty: the main one, and its backend's
+	Merge       []string      `koanf:"merge"`    // backends whose lists of models are added to its backend's
+	Derived     bool          `koanf:"-"`        // it follows from a preset: another may take all of it first
 	// Completion is the backend's, but for what it says itself.
 	Completion backend.CompletionConfig `koanf:"completion"`
 }
@@ -171,7 +176,7 @@ func (c Config) compile(i int, report func(path, problem string)) []rule {
 	r := c.Routes[i]
 	u := c.compileRest(i, report)
 	to := c.Backends[r.Backend]
-	closed := controls(to)
+	closed := r.seenAs(to)
 	var rules []rule
 	for at, method := range r.Match.Method.each("match.method") {
 		if method != "" && !httpguts.ValidHeaderFieldName(method) || method != strings.ToUpper(method) {
@@ -229,6 +234,7 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 	} else if u.when, err = expression.When(condition); err != nil {
 		report("match.when", fmt.Sprintf("%q: %v: want a condition such as body.model == \"flux\"", r.Match.When, err))
 	}
+	u.route.Rewrite = r.rewrite(report)
 	check.OneOf(report, "errors", r.Errors, backend.Dialects...)
 	if r.Backend == "" {
 		report("backend", "missing: want "+choices(c.Backends))

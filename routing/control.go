@@ -16,10 +16,10 @@ type control struct {
 	pattern pattern
 }
 
-// controls are those of a backend.
-func controls(b backend.Config) []control {
+// patterns are controls with their paths read.
+func patterns(controls []backend.Control) []control {
 	var all []control
-	for _, c := range b.Controls() {
+	for _, c := range controls {
 		p, err := parsePattern(c.Path)
 		if err != nil {
 			panic("routing: a control of backend's: " + err.Error())

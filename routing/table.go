@@ -82,6 +82,7 @@ type Route struct {
 	ClassName   string // empty for a pass route
 	Class       ClassConfig
 	Backend     string
+	Rewrite     Rewrite
 	Merge       []string // backends whose lists of models are added
 	Pass        bool
 	Learn       bool   // its demand is to be learned; what a Decision says is the least until then

@@ -294,7 +294,10 @@ func (k *kind) figure(weights memory.Bytes) Figure {
 		}
 	}
 	if k.floor > f.Booked || k.floor > 0 && f.Unknown {
-		raised := max(k.floor, k.vram)
+		raised := k.floor
+		if f.Unknown {
+			raised = max(raised, k.vram)
+		}
 		f.RaisedBy, f.ComesDownAfter = raised-f.Booked, k.needed()-k.since
 		f.Booked, f.Unknown, f.Evidence = raised, false, ByExhausted
 	}

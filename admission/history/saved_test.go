@@ -136,6 +136,11 @@ func TestTheEvidenceOfAFigureIsSaved(t *testing.T) {
 				h.LearnPeak(then, vram, memory.Measurement{Seen: 5 * memory.GiB, Exact: true, Keeps: true})
 			}
 		}, ByProcess},
+		"what will fade in ten runs": {func(h *History) {
+			h.peak(vram, 20*memory.GiB, 0, false)
+			h.full(vram, vram, 12*memory.GiB, 0, 0)
+			h.good(fades*fadesMore-10, vram, 30*memory.GiB)
+		}, ByTotal},
 	} {
 		h, again := new(History), new(History)
 		h.Demand(vram, false)
@@ -165,6 +170,15 @@ func TestTheEvidenceOfAFigureIsSaved(t *testing.T) {
 			if a, b := h.Figure(vram, false), again.Figure(vram, false); a.Booked != b.Booked || a.Evidence != b.Evidence {
 				t.Fatalf("%s: they go on with %+v and %+v", name, a, b)
 			}
+		}
+		if text, err = json.Marshal(h); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, again); err != nil {
+			t.Fatal(err)
+		}
+		if _, odd := again.full(vram, vram, 30*memory.GiB, 0, 0); !odd {
+			t.Errorf("%s: a failure where others did well is not odd after a restart", name)
 		}
 	}
 }

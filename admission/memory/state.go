@@ -139,9 +139,9 @@ func (l *Ledger) unread(a int, demand Bytes, now time.Duration) bool {
 	return acc.short > 0 && demand >= acc.short && !l.ReadSince(acc.gpu, acc.shortAt, now)
 }
 
-// ReadSince says that a GPU was read since an age, or is not read at all.
+// ReadSince says that a GPU was read after an age, or is not read at all.
 func (l *Ledger) ReadSince(g int, since, now time.Duration) bool {
-	return l.devices[g].goodAt >= since || l.sight(g, now) != seen
+	return l.devices[g].goodAt > since || l.sight(g, now) != seen
 }
 
 // Adds is what a run of that demand on account a would add to what is taken.
