@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/telemetry"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
@@ -162,11 +165,27 @@ func TestEventsAreASnapshotAndThenWhatHappens(t *testing.T) {
 }
 
 func TestWhatIsNotKeptIsNotFound(t *testing.T) {
-	b := open(t, newModel(t))
-	b.told.History = nil
-	var problem struct{ Detail string }
-	if code := b.ask("GET", "/api/history", &problem); code != 404 || !strings.Contains(problem.Detail, "telemetry.history.for") {
-		t.Errorf("got %d %s, want 404 and its cure", code, problem.Detail)
+	setup := aBox("http://127.0.0.1:1")
+	setup.Desk = desk(setup)
+	told, err := telemetry.Start(t.Context(), telemetry.Config{ServiceName: "test", Log: telemetry.LogConfig{Format: "json", Level: "info"}}, "test", io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	controller, err := admission.NewController(setup.Desk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := proxy.New(setup, controller, told)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	for _, path := range []string{"/api/history", "/api/decisions", "/api/events", "/api/record"} {
+		answer := httptest.NewRecorder()
+		proxy.Admin(h, setup.Proxy.Admin, proxy.Operations{}).ServeHTTP(answer, httptest.NewRequest("GET", "http://127.0.0.1:9090"+path, nil))
+		if answer.Code != 404 || !strings.Contains(answer.Body.String(), "telemetry.history.for") {
+			t.Errorf("%s: got %d %s, want 404 and its cure", path, answer.Code, answer.Body)
+		}
 	}
 }
 

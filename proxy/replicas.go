@@ -18,6 +18,7 @@ type replica struct {
 	cancel context.CancelFunc // ends its health check
 	link   *link
 	asking atomic.Bool // whether it sleeps
+	gpus   int         // how many it takes memory on
 }
 
 // replicas are the servers behind one backend's name, in the order of the file,
@@ -33,7 +34,7 @@ func newReplica(name string, config backend.Config) (*replica, error) {
 		return nil, fmt.Errorf("proxy: backend %s: %w", name, err)
 	}
 	b.Presence(l.present)
-	return &replica{Server: b, cancel: cancel, link: l}, nil
+	return &replica{Server: b, cancel: cancel, link: l, gpus: len(config.Places())}, nil
 }
 
 // link carries what may be used of a server, and whether its port refuses, to

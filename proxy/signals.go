@@ -62,7 +62,7 @@ func (e *attempt) execution(err error) telemetry.Execution {
 		t.Code = ""
 	}
 	if e.grant != nil && e.to != nil {
-		t.GPUs, t.Estimate = len(e.to.Config.Places()), e.grant.Estimate()
+		t.GPUs, t.Estimate = e.to.gpus, e.grant.Estimate()
 	}
 	return t
 }
@@ -115,8 +115,8 @@ func (x *exchange) ending(left, cut bool) telemetry.Ending {
 // identify tells who asks and for which model, as far as is known.
 func (x *exchange) identify() {
 	model := ""
-	if x.route != nil {
-		model = x.route.Model(x.in, x.seen)
+	if x.route.NamesModels() {
+		model = x.route.Model(x.in, x.seen())
 	}
 	x.trace.Identify(x.tenant, model)
 }

@@ -17,20 +17,20 @@ var modelKey = func() *body.Names {
 // maxModel bounds a model's name, in bytes.
 const maxModel = 128
 
-// Model is the model that a request names: in its path, where the route's pattern has
-// {model}, or in its body, where the route speaks OpenAI's or Ollama's dialect. It is
-// for reports and decides nothing. Empty: it names none, or not within 128 bytes, or
-// its body is not in memory. seen gives the body, and is called only where it is
-// needed.
-func (t *Route) Model(r *http.Request, seen func() Body) string {
+// NamesModels says that the route's requests may name a model: its pattern has {model},
+// or it speaks OpenAI's or Ollama's dialect.
+func (t *Route) NamesModels() bool {
+	return t.modelAt > 0 || t.Errors == "openai" || t.Errors == "ollama"
+}
+
+// Model is the model that a request names, in its path or in its body. It is for reports
+// and decides nothing. Empty: it names none, or not within 128 bytes, or its body is not
+// in memory.
+func (t *Route) Model(r *http.Request, b Body) string {
 	if t.modelAt > 0 {
 		return cutModel(pathSegment(r.URL.Path, t.modelAt))
 	}
-	if t.Errors != "openai" && t.Errors != "ollama" || r.Method != http.MethodPost {
-		return ""
-	}
-	b := seen()
-	if b.Truncated || len(b.Prefix) == 0 {
+	if r.Method != http.MethodPost || b.Truncated || len(b.Prefix) == 0 {
 		return ""
 	}
 	read := body.Read(r, &b, modelKey)

@@ -155,6 +155,7 @@ func (g *gradio) data(w http.ResponseWriter, r *http.Request) {
 			case <-j.ended:
 			case <-dropped:
 			case <-r.Context().Done():
+				g.leaves(session)
 				return
 			}
 			if happens == j.begun && closed(j.begun) && !send("process_starts", j, map[string]any{"eta": j.length.Seconds()}) {
@@ -167,6 +168,17 @@ func (g *gradio) data(w http.ResponseWriter, r *http.Request) {
 		g.tell(j)
 	}
 	send("close_stream", nil, nil)
+}
+
+// leaves takes those jobs of a session out whose turn has not come, as its stream has gone.
+func (g *gradio) leaves(session string) {
+	pending, _, _ := g.list()
+	for _, j := range pending {
+		if j.ask.(*gradioAsk).session == session {
+			j.cancel(errRemoved)
+			g.tell(j)
+		}
+	}
 }
 
 // outcome is what is told of a job at its end, or when it has been cancelled. An error is

@@ -42,6 +42,28 @@ func TestAStreamTellsOfWhatJoinsWhileItIsOpen(t *testing.T) {
 	})
 }
 
+func TestAStreamThatGoesTakesWhatWaitsWithIt(t *testing.T) {
+	inBubble(t, Gradio(), testCard, nil, func(b *bubble) {
+		b.load()
+		b.joins("s")
+		b.joins("s")
+		b.joins("other")
+		ctx, leave := context.WithCancel(b.Context())
+		stream := b.begin(ctx, call{"GET", "/gradio_api/queue/data?session_hash=s", ""})
+		synctest.Wait()
+		leave()
+		<-stream
+		synctest.Wait()
+		if r := b.do(call{"GET", "/gradio_api/queue/status", ""}); r.body != `{"queue_size":1}` {
+			t.Errorf("waiting: %s, want that of the other session", r.body)
+		}
+		r := b.do(call{"GET", "/gradio_api/queue/data?session_hash=s", ""})
+		if n := strings.Count(r.body, "process_completed"); n != 1 {
+			t.Errorf("%d jobs of the session have ended, want the one that ran:\n%s", n, r.body)
+		}
+	})
+}
+
 func TestACancelledJobIsToldAtOnceAndOneThatRunsGoesOn(t *testing.T) {
 	inBubble(t, Gradio(), testCard, nil, func(b *bubble) {
 		b.load()

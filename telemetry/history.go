@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"strings"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -18,8 +19,12 @@ func phaseOf(d time.Duration, was bool) float64 {
 // recordOf is what the history keeps of a request that is over for its client. The
 // caller holds mu.
 func (q *Request) recordOf(at time.Time, e Ending, v verdict, total time.Duration) timeline.Request {
+	path := brief(q.url.EscapedPath())
+	if q.url.RawQuery != "" || q.url.Host != "" {
+		path = strings.Clone(path) // else all of the request's line is kept for it
+	}
 	r := timeline.Request{At: q.began, Route: q.route, Class: q.class, Backend: q.backend, Replica: q.replica, Tenant: q.tenant, Model: q.model,
-		Method: q.method, Path: brief(q.url.EscapedPath()), Status: e.Status, Result: v.result, Code: v.code, Reason: string(q.reason),
+		Method: q.method, Path: path, Status: e.Status, Result: v.result, Code: v.code, Reason: string(q.reason),
 		Grant: q.grant, Position: q.position, VRAM: int64(q.vram), Priority: q.priority, In: e.In, Out: e.Out, Trace: timeline.TraceID(q.id.TraceID()),
 		Receive: phaseOf(q.received, q.received >= 0), Wait: phaseOf(q.waited, q.queued), Execute: -1, Total: total.Seconds(),
 		First: phaseOf(e.FirstByte.Sub(q.executeBegan), !e.FirstByte.IsZero() && q.sends > 0 && !v.own),

@@ -142,7 +142,8 @@ func (s *server) readNow(gpu string) {
 // warn tells of a request that nothing of ours will make room for. It returns at
 // once, however long the log takes.
 func (s *server) warn(w admission.Waiter) {
-	go s.log.Warn("a request waits for memory that nothing of Anteroom's will free", "id", w.ID, "class", w.Class, "backend", w.Backend,
+	go s.log.Warn("a request waits for memory that nothing of Anteroom's will free", "grant", w.ID,
+		"trace_id", telemetry.RequestOf(w.Origin).SpanContext().TraceID().String(), "class", w.Class, "backend", w.Backend,
 		"waits_for", w.Resource, "needs", admission.Bytes(w.Need).String(), "free", admission.Bytes(w.Free).String(), "because", w.Detail)
 }
 
