@@ -13,6 +13,10 @@ func lock(f *os.File) error    { return flock(f, syscall.LOCK_EX) }
 func tryLock(f *os.File) error { return flock(f, syscall.LOCK_EX|syscall.LOCK_NB) }
 func unlock(f *os.File) error  { return flock(f, syscall.LOCK_UN) }
 
+// lockedElsewhere says that another open file has the lock. Several may ask at once:
+// what they take for it until they close the file is a shared lock.
+func lockedElsewhere(f *os.File) bool { return flock(f, syscall.LOCK_SH|syscall.LOCK_NB) != nil }
+
 func flock(f *os.File, how int) error {
 	for {
 		err := syscall.Flock(int(f.Fd()), how)

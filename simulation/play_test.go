@@ -135,3 +135,11 @@ func TestAResultsJSONIsAContract(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}
 }
+
+func TestARunThatSharesTheProcessorIsNotLate(t *testing.T) {
+	slow := outcome(false, 0, 3, 3)
+	slow.Asked, slow.Late = seconds(1), seconds(0.5)
+	if got := Summarize(Scene{Contention: true}, []Outcome{slow}, Memory{}, 0); got.Late != 0.5 {
+		t.Errorf("%g s late, want the 0.5 by which it was sent late", got.Late)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -123,7 +122,7 @@ func (d *directory) working() (n int) {
 		}
 		var flag [1]byte
 		_, err = f.ReadAt(flag[:], heldDigits+1)
-		if err == nil && flag[0] == '1' && flock(f, syscall.LOCK_SH|syscall.LOCK_NB) != nil {
+		if err == nil && flag[0] == '1' && lockedElsewhere(f) {
 			n++ // its lock is held, so that its process lives
 		}
 		f.Close()

@@ -79,7 +79,7 @@ func Backlog(seed uint64) Scene {
 func Contention(seed uint64) Scene {
 	s := Backlog(seed)
 	s.Name, s.Contention = "contention", true
-	s.Says += ", and the engines share the processor by time slices (--contention): work side by side is slower"
+	s.Says += ", on a card whose processor the servers share by time slices"
 	return s
 }
 

@@ -70,12 +70,9 @@ func pageScenes(d demo, f figures) (list []pageScene) {
 	means := meaning(d.scenes, f)
 	for i, s := range d.scenes {
 		by := f[s.Name]
-		page := pageScene{Name: s.Name, Says: s.Says, Head: []string{""}}
+		page := pageScene{Name: s.Name, Says: s.Says, Note: note(s), Head: []string{""}}
 		if i < len(means) {
 			page.Means = means[i]
-		}
-		if s.Name == "backlog" {
-			page.Note = bound(s)
 		}
 		until := endOf(by)
 		for _, arm := range arms {

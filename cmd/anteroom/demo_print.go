@@ -35,7 +35,7 @@ func printBox(w io.Writer) {
 }
 
 // slowdown says what the simulated card leaves out.
-const slowdown = "Runs that share this card do not slow each other down. On a real card they do, where it computes for both."
+const slowdown = "Runs slow each other down in the scene contention alone. On a real card they do wherever both servers compute."
 
 // row is one line of a scene's table.
 type row struct {
@@ -115,12 +115,20 @@ func printScene(w io.Writer, s simulation.Scene, by map[string]played) {
 		}
 		fmt.Fprintln(w)
 	}
-	if s.Contention {
-		fmt.Fprintln(w, "  the same traffic as in backlog: a real card without MPS gives each process its part of the time, whether or not the process can use it up")
+	if text := note(s); text != "" {
+		fmt.Fprintln(w, " ", text)
 	}
-	if s.Name == "backlog" {
-		fmt.Fprintln(w, " ", bound(s))
+}
+
+// note says what to know of a scene's figures; empty: nothing.
+func note(s simulation.Scene) string {
+	switch {
+	case s.Contention:
+		return "the same traffic as in backlog: a card without MPS gives each process its part of the time, whether or not it can use it up"
+	case s.Name == "backlog":
+		return bound(s)
 	}
+	return ""
 }
 
 // bound says what could be had of a scene at best.
@@ -141,7 +149,7 @@ func meaning(scenes []simulation.Scene, f figures) (lines []string) {
 			lines = append(lines, fmt.Sprintf("The same work is done %.1f times faster, with %d requests out of memory.",
 				ratio(anteroom.Throughput, fifo.Throughput), anteroom.OutOfMemory))
 		case "contention":
-			lines = append(lines, fmt.Sprintf("Where engines share the card's processor by time slices, the same work is done %.1f times faster.",
+			lines = append(lines, fmt.Sprintf("Where the servers slow each other down, the work of backlog is done %.1f times faster than in one queue.",
 				ratio(anteroom.Throughput, fifo.Throughput)))
 		case "wide_lights":
 			lines = append(lines, fmt.Sprintf("Where light requests take 3 GiB, fixed slots answer %d of them and Anteroom %d; "+

@@ -113,7 +113,7 @@ func TestTheDemosJSONNamesScenesAndArms(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
-	for _, scene := range []string{"steady", "backlog", "wide_lights"} {
+	for _, scene := range []string{"steady", "backlog", "wide_lights", "contention"} {
 		for _, arm := range []string{"fifo", "static", "anteroom"} {
 			if !strings.Contains(string(got["scenes"][scene][arm]), `"over_budget"`) {
 				t.Errorf("%s, %s: %s", scene, arm, got["scenes"][scene][arm])
