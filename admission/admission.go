@@ -104,6 +104,9 @@ type Request struct {
 	// rest.
 	Raised   Bytes
 	Estimate Estimate
+	// Beside is the execution time to expect by what runs beside it on its GPU. Nil:
+	// Estimate, whatever does. Like Estimate it is the History's, where there is one.
+	Beside *Beside
 	// History takes the place of Estimate once it has learned enough, and
 	// learns from this request when it is done. Nil: nothing is learned. Only
 	// a Controller asks it.

@@ -65,6 +65,8 @@ type (
 	Evidence = history.Evidence
 	// Peak is what a History knows of the memory of one demand.
 	Peak = history.Peak
+	// Beside is the execution time to expect beside the work of each class.
+	Beside = history.Beside
 	// Estimate is the execution time to expect.
 	Estimate = history.Estimate
 )

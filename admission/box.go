@@ -23,6 +23,7 @@ type box struct {
 	byClass   map[string]*class   // those that are configured
 	byBackend map[string]*backend // those that are configured
 	live      usage
+	company   company
 }
 
 // class, backend and replica are the configured things with their state.

@@ -62,6 +62,7 @@ func (c *Controller) since(t time.Time) time.Duration {
 // has ended.
 type Grant struct {
 	ticket     Ticket
+	ran        ran // the ticket's
 	controller *Controller
 	again      secondTry // set by Release
 }
@@ -77,12 +78,14 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 		r.Deadline = c.epoch.Add(c.since(r.Deadline))
 	}
 	g := &Grant{controller: c}
+	g.ticket.ran = &g.ran
 	g.ticket.history, g.ticket.learns = r.History, r.Learn
 	if r.History != nil {
 		if r.Case == nil {
 			r.Case = r.History.Case(r.VRAM - r.Raised)
 		}
 		r.Estimate = r.History.Estimate(r.VRAM-r.Raised, r.Estimate)
+		r.Beside = r.History.Beside(r.VRAM - r.Raised)
 		if !r.Deadline.IsZero() {
 			r.Fastest = r.History.Fastest(r.VRAM - r.Raised)
 		}
@@ -304,8 +307,9 @@ func (c *Controller) Snapshot() Snapshot {
 // arrival.
 func (c *Controller) Queue(limit int) []Waiter {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rules.Queue(c.age(), limit)
+	all, f := listWaiting(c.rules, c.age(), limit)
+	c.mu.Unlock()
+	return f.expect(all)
 }
 
 // Running describes what runs.
@@ -318,8 +322,9 @@ func (c *Controller) Running() []Running {
 // Explain describes one waiting request; false: nobody of that id waits.
 func (c *Controller) Explain(id uint64) (Waiter, bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.rules.Explain(c.age(), id)
+	w, f := oneWaiting(c.rules, c.age(), id)
+	c.mu.Unlock()
+	return f.expect(w)[0], f != nil
 }
 
 // Drain refuses new requests from now on, serves what is queued if serve is
@@ -346,10 +351,10 @@ func (g *Grant) ID() uint64 { return g.ticket.ID() }
 
 // Replica is the place of the replica to use in its backend's list, as of the
 // grant: a Reconfigure since then may have moved it.
-func (g *Grant) Replica() int { return g.ticket.granted.number }
+func (g *Grant) Replica() int { return g.ticket.ran.granted.number }
 
 // ReplicaName is the name of the replica to use.
-func (g *Grant) ReplicaName() string { return g.ticket.granted.name }
+func (g *Grant) ReplicaName() string { return g.ticket.ran.granted.name }
 
 // Position is how many of its class were waiting before it on arrival.
 func (g *Grant) Position() int { return int(g.ticket.position) }

@@ -102,6 +102,12 @@ func (s *Scheduler) estimateWait(now time.Duration, sh *shape, p50 time.Duration
 // Queue describes the first limit waiting requests (0: all), in order of
 // arrival.
 func (s *Scheduler) Queue(now time.Duration, limit int) []Waiter {
+	all, f := listWaiting(s, now, limit)
+	return f.expect(all)
+}
+
+// listWaiting is Queue without expected starts, and the forecast that knows them.
+func listWaiting(s *Scheduler, now time.Duration, limit int) ([]Waiter, *forecast) {
 	var all []Waiter
 	for _, c := range s.box.classes {
 		position := 0
@@ -117,16 +123,26 @@ func (s *Scheduler) Queue(now time.Duration, limit int) []Waiter {
 	if limit > 0 && len(all) > limit {
 		all = all[:limit]
 	}
-	return all
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return all, newForecast(s, now)
 }
 
 // Explain describes one waiting request; false: no request of that id waits.
 func (s *Scheduler) Explain(now time.Duration, id uint64) (Waiter, bool) {
+	w, f := oneWaiting(s, now, id)
+	return f.expect(w)[0], f != nil
+}
+
+// oneWaiting is Explain without the expected start, and the forecast that knows it;
+// nil: no request of that id waits.
+func oneWaiting(s *Scheduler, now time.Duration, id uint64) ([]Waiter, *forecast) {
 	t, position := s.box.waiting(id)
 	if t == nil {
-		return Waiter{}, false
+		return []Waiter{{}}, nil
 	}
-	return s.describe(now, t, position), true
+	return []Waiter{s.describe(now, t, position)}, newForecast(s, now)
 }
 
 // waiting finds a waiting ticket and its position in its class; nil: there is none.
@@ -151,16 +167,6 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		VRAM: sh.vram, Declared: sh.key.own, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
 		Position: position, Reason: k.reason, Resource: k.resource, Need: k.need, Free: k.free,
 		Strict: s.strict.is(t), InFlow: t.InFlow(maxScan), Origin: t.origin(),
-	}
-	before := 0
-	if h := sh.head; h != t {
-		before = sh.Ahead(&t.Entry, maxScan)
-		if h != nil && t.Before(&h.Entry) {
-			before++ // a head stays the head, whoever comes that ranks before it
-		}
-	}
-	if _, barred := sh.barred(); !barred && (before > 0 || sh.reserved < forever) {
-		w.EstimatedStart = s.epoch.Add(s.estimateStart(now, sh, before, t.p50))
 	}
 	switch {
 	case k.reason == ReasonReservedForOther:

@@ -447,3 +447,82 @@ func TestNoRequestFollowsAFailureBeforeAReading(t *testing.T) {
 	b.reads(GiB)
 	b.runs(y, true)
 }
+
+// TestTheWordsOfAFailure: what a run needs by what its answer says.
+func TestTheWordsOfAFailure(t *testing.T) {
+	const room = 20 * GiB
+	for _, x := range []struct {
+		name string
+		res  Result
+		want Bytes
+	}{
+		{"it says nothing", Result{}, 0},
+		{"what was in use alone", Result{InUse: 8 * GiB}, 0},
+		{"in use and tried", Result{InUse: 8 * GiB, Tried: 9 * GiB}, 17 * GiB},
+		{"free and tried", Result{Free: 3 * GiB, Tried: 9 * GiB}, 26 * GiB},
+		{"more free than it could have", Result{Free: 30 * GiB, Tried: 9 * GiB}, 0},
+	} {
+		if got := x.res.needed(room); got != x.want {
+			t.Errorf("%s: %v, want %v", x.name, got, x.want)
+		}
+	}
+}
+
+// TestOversizedRequestsDoNotMakeALightRouteDear: of one client, among those of
+// others or in a burst, with words or without.
+func TestOversizedRequestsDoNotMakeALightRouteDear(t *testing.T) {
+	for _, burst := range []bool{false, true} {
+		for _, words := range []bool{false, true} {
+			b := learning(t, server("vqa", 512*MiB, true))
+			p := &pupil{rig: b, class: "work", backend: "vqa", declared: 512 * MiB}
+			b.readsFor(3, 512*MiB)
+			light := func() {
+				x := p.asks()
+				for k := 0; !b.started(x); k++ {
+					if k > 100 {
+						t.Fatalf("a light one does not start: %+v", b.gpu())
+					}
+					b.readsFor(.5, 512*MiB)
+				}
+				b.readsFor(.5, GiB)
+				p.ends(x, Result{})
+				b.readsFor(.5, 512*MiB)
+			}
+			for range 10 {
+				light()
+			}
+			res := Result{Outcome: OutOfMemory}
+			if words {
+				res.Tried, res.Free, res.InUse = 60*GiB, 47*GiB, 512*MiB
+			}
+			for range 2 {
+				var giants []*Ticket
+				for range 7 {
+					giants = append(giants, p.asks())
+					if !burst {
+						light()
+					}
+				}
+				for _, x := range giants {
+					if b.started(x) {
+						p.ends(x, res)
+					} else {
+						b.s.Leave(b.now, x, CodeClientCancelled)
+					}
+					if !burst {
+						light()
+					}
+				}
+				b.readsFor(.5, 512*MiB)
+			}
+			for range 20 {
+				light()
+			}
+			p.books(512*MiB, 0)
+			// As many run at once as before.
+			for range 8 {
+				b.runs(p.asks(), true)
+			}
+		}
+	}
+}

@@ -10,7 +10,7 @@ import (
 // What a run teaches. The Ledger measures, and the Histories learn: here is told
 // which run teaches what.
 //
-//  1. A good run tells how long it took, and in how much room it did.
+//  1. A good run tells how long it took, beside what, and in how much room it did.
 //  2. A run that was measured tells how much it took.
 //  3. An out-of-memory answer raises the figure, or, where the request is odd,
 //     that of its own second try. A second try that fails tells nothing more.
@@ -24,6 +24,9 @@ func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again secon
 	switch res.Outcome {
 	case Done: // 1
 		h.Learn(t.own(), now-t.run.Started)
+		if classes, known := t.Company(); known {
+			h.LearnBeside(t.own(), now-t.run.Started, classes)
+		}
 		h.LearnRoom(at, t.own(), most, weights, t.run.Kind == memory.Trial)
 	case OutOfMemory: // 3
 		if t.shape.key.retry {

@@ -113,20 +113,26 @@ func (s *Scheduler) memoryReason(now time.Duration, sh *shape, k block, w *Waite
 		w.Detail = inTheWay(k.resource, w.Keepers, w.Processes)
 	}
 	if doubt := s.box.doubt(sh, now); doubt != memory.NoDoubt && (k.reason == ReasonTrial || k.reason == ReasonRest || k.reason == ReasonResources) {
-		due := max(now, sh.blockedSince+l.TrialAfter(k.gpu))
-		if sh.unknown {
-			due = now
-		}
-		for _, t := range s.running {
-			if slices.ContainsFunc(t.replica.accounts, func(a int) bool { return l.GPUOf(a) == k.gpu }) {
-				due = max(due, t.end)
-			}
-		}
-		w.TrialAt = s.epoch.Add(due)
+		w.TrialAt = s.epoch.Add(trialDue(s, now, sh, k.gpu))
 		w.Doubt = [...]string{memory.DoubtHeld: "held", memory.DoubtDemand: "demand"}[doubt]
 		w.Detail = fmt.Sprintf("what %s is uncertain: it is tried alone once %s is at rest",
 			map[memory.Doubt]string{memory.DoubtHeld: "backend " + w.Backend + " holds already", memory.DoubtDemand: "the request needs"}[doubt], k.resource)
 	}
+}
+
+// trialDue is when the head of a shape may be tried on a GPU, as far as can be told.
+func trialDue(s *Scheduler, now time.Duration, sh *shape, g int) time.Duration {
+	l := s.box.ledger
+	due := now
+	if !sh.unknown {
+		due = max(due, sh.blockedSince+l.TrialAfter(g))
+	}
+	for _, t := range s.running {
+		if slices.ContainsFunc(t.replica.accounts, func(a int) bool { return l.GPUOf(a) == g }) {
+			due = max(due, t.end)
+		}
+	}
+	return due
 }
 
 // inTheWay says in a sentence what holds the memory of a GPU.

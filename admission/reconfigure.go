@@ -27,6 +27,8 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 		t.shape = n.shapes.moved(t.shape, n.box.classFor(t.shape.class), to.backend)
 		t.replica = to
 		n.box.live.count(t.shape, to, 1)
+		n.box.company.count(n.box, now, t, 1)
+		t.ran.with = nil // the clocks are others
 		n.running = append(n.running, t)
 	}
 	var waiting []*Ticket

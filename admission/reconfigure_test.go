@@ -42,7 +42,7 @@ func (b *rig) booked() string {
 
 func TestAReloadKeepsTheReplicasThatAreStillThere(t *testing.T) {
 	heavy := func(b *rig) *Ticket { return b.submit("heavy", "flux", 10*GiB) }
-	on := func(x *Ticket) string { return x.granted.name }
+	on := func(x *Ticket) string { return x.ran.granted.name }
 
 	t.Run("one is added", func(t *testing.T) {
 		b := newRig(t, replicated("a@g0"))

@@ -87,6 +87,12 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	t.position = int32(c.waiting.Len())
 	t.Size, t.Boost = int64(r.Size), c.cfg.Boost+r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
+	if r.Beside != nil {
+		if t.ran == nil {
+			t.ran = new(ran)
+		}
+		t.ran.table = r.Beside
+	}
 	t.Expires = forever
 	if c.cfg.QueueTimeout > 0 {
 		t.Expires = now + c.cfg.QueueTimeout
@@ -202,7 +208,10 @@ func (s *Scheduler) leave(t *Ticket) (matters bool) {
 // start grants a ticket that is in no queue.
 func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.state = stateRunning
-	t.replica, t.granted = r, r
+	if t.ran == nil {
+		t.ran = new(ran)
+	}
+	t.replica, t.ran.granted = r, r
 	s.starts++
 	t.order = s.starts
 	s.box.residency.Started(now, r.home)
@@ -215,8 +224,13 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	s.box.live.count(t.shape, r, 1)
 	t.shape.class.granted++
 	s.queue.Charge(&t.Entry, s.box.share(t), t.p50)
-	t.end = now + t.p50
+	moved := s.box.company.count(s.box, now, t, 1)
+	s.box.company.begin(s.box, now, t)
+	t.end = now + t.ran.pace
 	s.running.insert(t)
+	if moved {
+		s.running.repace(s.box, now)
+	}
 }
 
 // setDemand gives a shape the demand that is known now. An overestimate must not
@@ -252,6 +266,10 @@ func (s *Scheduler) End(now time.Duration, t *Ticket, res Result) bool {
 	t.state = stateOver
 	s.running.remove(t)
 	s.box.live.count(t.shape, t.replica, -1)
+	s.box.company.end(s.box, now, t)
+	if s.box.company.count(s.box, now, t, -1) {
+		s.running.repace(s.box, now)
+	}
 	s.box.residency.Ended(now, t.replica.home)
 	s.box.ledger.End(now, &t.run, res.ledger())
 	s.queue.Correct(&t.Entry, now-t.run.Started)

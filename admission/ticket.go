@@ -28,9 +28,9 @@ type Ticket struct {
 	stay *Stay // what it met in the queue; nil: it never queued
 
 	replica *replica      // on which it runs
-	granted *replica      // what replica was at the grant; Reconfigure leaves it alone
 	order   uint64        // of starts, for strict heads
 	end     time.Duration // predicted
+	ran     *ran          // beside what it runs; nil: it has not started, and that is not known
 
 	rejection *Rejection
 	caller    *caller  // the Controller's; nil: it does not wait
@@ -94,6 +94,20 @@ func (t *Ticket) Granted() (replica int, ok bool) {
 	return t.replica.number, true
 }
 
+// Company is beside the work of which classes a ticket that has ended ran for most of
+// its time; none: it was alone. known is false where neither can be said.
+func (t *Ticket) Company() (classes []string, known bool) {
+	if t.ran == nil || !t.ran.over {
+		return nil, false
+	}
+	for i, c := range t.ran.classes {
+		if t.ran.beside>>i&1 == 1 {
+			classes = append(classes, c.cfg.Name)
+		}
+	}
+	return classes, t.ran.alone || len(classes) > 0
+}
+
 // Waiting says that the ticket is in the queue.
 func (t *Ticket) Waiting() bool { return t.state == stateWaiting }
 
@@ -108,7 +122,7 @@ func (t *Ticket) Waited() time.Duration {
 	switch {
 	case t.rejection != nil:
 		return t.rejection.Waited
-	case t.granted != nil:
+	case t.ran != nil && t.ran.granted != nil:
 		return t.run.Started - t.Arrived()
 	}
 	return 0

@@ -23,6 +23,11 @@ func (b Config) Controls() []Control {
 			// By any method: some engines take GET for it too.
 			all = append(all, Control{Path: path})
 		}
+		for _, path := range presets[engine].posted {
+			for _, method := range [...]string{"POST", "PUT", "PATCH", "DELETE"} {
+				all = append(all, Control{method, path})
+			}
+		}
 	}
 	for _, line := range [...]string{b.Reclaim.Call, b.Reclaim.Wake} {
 		if method, target, _, ok := splitCall(line); ok {

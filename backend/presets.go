@@ -32,6 +32,7 @@ type preset struct {
 
 	needs    string   // what the engine must be started with to take these calls
 	controls []string // patterns of paths that are not for clients
+	posted   []string // the same, but for GET
 	serves   bool     // the call's own path is one that clients use
 
 	// Patterns of what clients ask for: work by POST, and what needs no card.
@@ -48,7 +49,8 @@ type holdings struct {
 var presets = map[string]preset{
 	// Memory returns a moment after the answer.
 	"ollama": {
-		light: []string{"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", chatPath, completePath, embeddingsPath, responsesPath, messagesPath},
+		light: []string{"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", chatPath, completePath, embeddingsPath, responsesPath, messagesPath,
+			"/v1/audio/transcriptions"},
 		free: []string{"/{$}", "/api/tags", "/api/ps", "/api/show", "/api/version", "/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete",
 			"/api/blobs/**", modelsPath, "/v1/models/{model}"},
 		cancel: "aborts", errors: "ollama", health: "/api/version",
@@ -90,7 +92,9 @@ var presets = map[string]preset{
 		},
 	},
 	"a1111": {
-		heavy: []string{"/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/extra-single-image", "/sdapi/v1/extra-batch-images"},
+		// A change of the options can load another checkpoint. What its own page asks for
+		// by the queue of Gradio is not told apart from its small things, and passes.
+		heavy: []string{"/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/extra-single-image", "/sdapi/v1/extra-batch-images", "/sdapi/v1/options"},
 		light: []string{"/sdapi/v1/interrogate"}, free: []string{"/**"},
 		abandon: 30 * time.Minute,
 		call:    "POST /sdapi/v1/unload-checkpoint", wake: "POST /sdapi/v1/reload-checkpoint", probe: "GET /sdapi/v1/memory",
@@ -122,23 +126,24 @@ var presets = map[string]preset{
 		needs: "--model-control-mode=explicit",
 		controls: []string{"/v2/repository/models/{model}/unload", "/v2/repository/models/{model}/load",
 			"/inference.GRPCInferenceService/RepositoryModelUnload", "/inference.GRPCInferenceService/RepositoryModelLoad"},
+		posted: []string{"/v2/models/{model}/trace/setting", "/v2/models/{model}/versions/{version}/trace/setting", "/v2/trace/setting", "/v2/logging"},
 	},
 	// The router that it is when started without a model.
 	"llama-server": {
-		light: []string{chatPath, "/chat/completions", completePath, "/completions", "/completion", "/infill", responsesPath, messagesPath, embeddingsPath,
-			"/embeddings", "/embedding", "/v1/rerank", "/rerank", "/v1/reranking", "/reranking"},
+		light: []string{chatPath, "/chat/completions", completePath, "/completions", "/completion", "/infill", responsesPath, "/responses", messagesPath, embeddingsPath,
+			"/v1/audio/transcriptions", "/audio/transcriptions", "/embeddings", "/embedding", "/v1/rerank", "/rerank", "/v1/reranking", "/reranking"},
 		free:   []string{modelsPath, "/**"},
 		cancel: "aborts", health: "/health",
 		call: "POST /models/unload", body: `{"model":"{{model}}"}`, probe: "GET /health",
 		inspect: "GET /models", read: readLlamaServer,
 		needs:    "no model of its own, so that it is a router",
-		controls: []string{"/models/unload", "/models/load"},
+		controls: []string{"/models/unload", "/models/load"}, posted: []string{"/models", "/slots/{id}", "/props", "/lora-adapters"},
 	},
 	// It tells its progress to the caller's stream alone, and each message once: who
 	// opened a second stream for the session would take messages from the caller. So
 	// nothing is asked; the caller's stream is watched as it passes.
 	"gradio": {
-		heavy: []string{"/queue/join", "/gradio_api/queue/join", "/call/{name}", "/gradio_api/call/{name}", "/run/{name}", "/gradio_api/run/{name}",
+		heavy: []string{"/queue/join", "/gradio_api/queue/join", "/call/{name}", "/gradio_api/call/{name}", "/call/v2/{name}", "/gradio_api/call/v2/{name}", "/run/{name}", "/gradio_api/run/{name}",
 			"/api/{name}", "/gradio_api/api/{name}"},
 		free:         []string{"/**"},
 		preserveHost: true, abandon: 30 * time.Minute,
@@ -148,9 +153,9 @@ var presets = map[string]preset{
 		},
 	},
 	"llama-swap": {
-		heavy: []string{"/v1/images/generations", "/v1/images/edits"},
+		heavy: []string{"/v1/images/generations", "/v1/images/edits", "/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/comfyui/**"},
 		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/v1/rerank", "/v1/reranking", "/rerank", "/reranking", "/infill",
-			"/completion", "/v1/audio/speech", "/v1/audio/transcriptions"},
+			"/completion", "/v1/audio/speech", "/v1/audio/transcriptions", "/upstream/**", "/v/**", "/audioapi/v1/tasks/run"},
 		free:   []string{modelsPath, "/**"},
 		cancel: "aborts", health: "/health",
 		call: "POST /api/models/unload", each: "POST /api/models/unload/{{model}}", probe: "GET /health",
@@ -161,28 +166,28 @@ var presets = map[string]preset{
 		cancel: "aborts", health: modelsPath,
 		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/api/v0/chat/completions", "/api/v0/completions",
 			"/api/v0/embeddings", "/api/v1/chat"},
-		free:     []string{modelsPath, "/v1/models/{model}", "/api/v0/models/**", "/api/v1/models"},
+		free:     []string{modelsPath, "/v1/models/{model}", "/api/v0/models/**", "/api/v1/models", "/api/v1/models/download/status/{id}"},
 		controls: []string{"/api/v1/models/load", "/api/v1/models/unload", "/api/v1/models/download"},
 	},
 	"tgi": {
 		cancel: "aborts", health: "/health",
 		light: []string{"/{$}", "/generate", "/generate_stream", chatPath, completePath, "/invocations", "/vertex"},
-		free:  []string{modelsPath, "/info", "/health", "/ping", "/metrics", "/tokenize", "/chat_tokenize", "/docs"},
+		free:  []string{modelsPath, "/{$}", "/info", "/health", "/ping", "/metrics", "/tokenize", "/chat_tokenize", "/docs"},
 	},
 	// Text Embeddings Inference, and Infinity, whose paths have no version by default.
 	"tei": {
 		cancel: "aborts", health: "/health",
-		light: []string{"/embed", "/embed_all", "/embed_sparse", "/predict", "/rerank", "/similarity", embeddingsPath, "/embeddings", "/classify", "/invocations",
-			"/vertex"},
-		free: []string{modelsPath, "/models", "/info", "/health", "/metrics", "/tokenize", "/decode", "/docs"},
+		light: []string{"/embed", "/embed_all", "/embed_sparse", "/predict", "/rerank", "/similarity", embeddingsPath, "/embeddings", "/embeddings_image", "/embeddings_audio",
+			"/classify", "/invocations", "/vertex"},
+		free: []string{modelsPath, "/{$}", "/models", "/info", "/health", "/ping", "/metrics", "/tokenize", "/decode", "/docs"},
 	},
 	// faster-whisper's servers with OpenAI's API, and the server of whisper.cpp.
 	"whisper": {
 		abandon: 30 * time.Minute,
-		light:   []string{"/v1/audio/transcriptions", "/v1/audio/translations", "/inference", "/asr"},
-		free:    []string{modelsPath, "/v1/models/{model...}", "/health", "/{$}", "/docs"},
+		light:   []string{"/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech", "/inference", "/asr"},
+		free:    []string{modelsPath, "/v1/models/{model...}", "/v1/audio/voices", "/api/ps", "/health", "/{$}", "/docs"},
 		// A model that is loaded under requests that run ends them.
-		controls: []string{"/load", "/api/ps/**"},
+		controls: []string{"/load", "/api/ps/{model}", "/api/ps/{owner}/{model}"},
 	},
 	// A server of one's own around a diffusers pipeline, and others with OpenAI's API
 	// for images.

@@ -56,11 +56,11 @@ routes:
 			map[bool]string{true: "pass"}[r.Pass], r.Merge))
 	}
 	want := `mine [POST] 1 [] to chat for heavy  []
-chat [POST] 11 [] to chat for talk  []
-chat-by-model [POST] 4 [qwen*] to chat for talk  []
+chat [POST] 10 [] to chat for talk  []
+chat-by-model [POST] 5 [qwen*] to chat for talk  []
 comfy ui[POST] 2 [] to comfy for heavy  []
 ollama [POST] 4 [] to ollama for light  []
-ollama-by-model [POST] 4 [llama3] to ollama for light  []
+ollama-by-model [POST] 5 [llama3] to ollama for light  []
 models [GET] 1 [] to chat for  pass [ollama]
 chat-free [] 13 [] to chat for  pass []
 ollama-free [] 13 [] to ollama for  pass []

@@ -21,15 +21,15 @@ import (
 // sampleEvery is how often the state is sampled.
 const sampleEvery = time.Second
 
-// sample adds the state to the history each second, until ctx ends.
-func (h *Handler) sample(ctx context.Context) {
-	if h.telemetry.History == nil {
+// sample adds the state to a history each second, until ctx ends. Nil: there is none.
+func (h *Handler) sample(ctx context.Context, history *timeline.Store) {
+	if history == nil {
 		return
 	}
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	for {
-		h.telemetry.History.AddSample(sampleOf(h.desk.Snapshot(), time.Now()))
+		history.AddSample(sampleOf(h.desk.Snapshot(), time.Now()))
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

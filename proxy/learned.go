@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -39,6 +40,8 @@ type LearnedRoute struct {
 	Estimate float64  `json:"estimate_s"` // as configured; 0: not known here
 	P50      *float64 `json:"p50_s"`      // null: too few runs
 	P95      *float64 `json:"p95_s"`
+	// Beside are the times by what ran beside it on its GPU.
+	Beside []LearnedBeside `json:"beside,omitempty"`
 
 	// Most is the most that a run took, of those measured runs that still count;
 	// null: none does.
@@ -57,6 +60,13 @@ type LearnedRoute struct {
 
 	// Hints say where a figure is off by more than a tenth.
 	Hints []string `json:"hints"`
+}
+
+// LearnedBeside is how long a demand of a route takes beside the work of a class.
+type LearnedBeside struct {
+	Class string  `json:"class"` // empty: alone
+	P50   float64 `json:"p50_s"`
+	P95   float64 `json:"p95_s"`
 }
 
 // LearnedResident is what a replica holds on a GPU while it is idle.
@@ -102,6 +112,9 @@ func DescribeHistory(route *routing.Route, history *admission.History) []Learned
 		if l.Estimate.P95 > 0 {
 			p50, p95 := l.Estimate.P50.Seconds(), l.Estimate.P95.Seconds()
 			r.P50, r.P95 = &p50, &p95
+		}
+		for _, class := range slices.Sorted(maps.Keys(l.Beside)) {
+			r.Beside = append(r.Beside, LearnedBeside{class, l.Beside[class].P50.Seconds(), l.Beside[class].P95.Seconds()})
 		}
 		if l.Peak.Most > 0 {
 			most := int64(l.Peak.Most)

@@ -52,7 +52,8 @@ func New(setup Setup, desk *admission.Controller, t *telemetry.Telemetry) (*Hand
 	}
 	h.install(next, nil)
 	h.ladder = newLadder(h)
-	h.ladder.steps.Go(func() { h.sample(h.ladder.life) })
+	history := h.telemetry.History
+	h.ladder.steps.Go(func() { h.sample(h.ladder.life, history) })
 	return h, nil
 }
 

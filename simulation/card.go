@@ -14,8 +14,9 @@ import (
 // with others through a directory (OpenCard). All methods may be called at once
 // from any goroutine.
 type Card struct {
-	clock  Clock
-	shared *directory // nil: this process's own
+	clock     Clock
+	shared    *directory // nil: this process's own
+	processor processor
 
 	mu      sync.Mutex
 	held    admission.Bytes // guarded by mu; taken through this Card

@@ -137,14 +137,19 @@ func (d *directory) holding(path string) (admission.Bytes, error) {
 	if err != nil || len(text) == 0 {
 		return 0, err
 	}
-	held, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	line, _, _ := strings.Cut(string(text), "\n")
+	held, err := strconv.ParseInt(line, 10, 64)
 	return admission.Bytes(held), err
 }
+
+// heldDigits is how long the number is with which a holder's file begins. After it
+// stands whether its process has work: see works.
+const heldDigits = 20
 
 // hold stores what this Card holds. The caller holds the lock.
 func (d *directory) hold(held admission.Bytes) error {
 	// Digits of one length, so that the file never has to be cut.
-	_, err := d.holder.WriteAt(fmt.Appendf(nil, "%020d\n", held), 0)
+	_, err := d.holder.WriteAt(fmt.Appendf(nil, "%0*d\n", heldDigits, held), 0)
 	return err
 }
 

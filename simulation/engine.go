@@ -48,6 +48,9 @@ type Options struct {
 	// Exit ends the process when a trap says that it dies. Nil: connections are
 	// cut and the memory goes back, as if it had ended.
 	Exit func()
+	// Contention says that the engines on its card share the processor by time slices,
+	// each as one process: see Speed. Run times are then those that a run has alone.
+	Contention bool
 	// Clock is what its runs take time by. Nil: the wall clock.
 	Clock Clock
 }
@@ -248,10 +251,19 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 	if err := e.take(m); err != nil {
 		return 0, err
 	}
+	if e.options.Contention {
+		e.card.enter(e, 1)
+		defer e.card.enter(e, -1)
+	}
 	for i := range steps {
-		// Towards a fixed end, so that late timers do not add up.
-		due := start.Add(e.real(length) * time.Duration(i+1) / time.Duration(steps))
-		if err = e.clock.Sleep(ctx, due.Sub(e.clock.Now())); err != nil {
+		if e.options.Contention {
+			err = e.card.work(ctx, e, e.kind.Parallel, e.real(length)/time.Duration(steps))
+		} else {
+			// Towards a fixed end, so that late timers do not add up.
+			due := start.Add(e.real(length) * time.Duration(i+1) / time.Duration(steps))
+			err = e.clock.Sleep(ctx, due.Sub(e.clock.Now()))
+		}
+		if err != nil {
 			err = context.Cause(ctx)
 			break
 		}

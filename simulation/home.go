@@ -22,7 +22,7 @@ func Flux() Kind {
 	return Kind{
 		Name: "flux", Does: "a home-made image server (diffusers in a FastAPI app)", Model: "flux",
 		Weights: 22 * admission.GiB, Load: 8 * time.Second,
-		PerRun: 12 * admission.GiB, Concurrency: 1,
+		PerRun: 12 * admission.GiB, Concurrency: 1, Parallel: 1,
 		Shortest: 17 * time.Second, Longest: 20 * time.Second,
 		Traps:  []string{keepsMemory, residue, freesLate, diesOnFree, slowWake},
 		Always: []string{ignoresCallers},
@@ -41,6 +41,7 @@ func VQA() Kind {
 		Name: "vqa", Does: "a small home-made server for questions about images", Model: "vqa",
 		Weights: 512 * admission.MiB, Load: 2 * time.Second,
 		PerRun:   480 * admission.MiB,
+		Parallel: 2.5,
 		Shortest: time.Second, Longest: 2 * time.Second,
 		Aborts: true,
 		Traps:  []string{keepsMemory, residue, freesLate, diesOnFree, slowWake, ignoresCallers},

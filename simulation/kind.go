@@ -52,6 +52,9 @@ type Kind struct {
 	// Concurrency is how many runs there are at once on a model; others wait
 	// inside the engine. Zero: no bound.
 	Concurrency int
+	// Parallel is how many runs at once have full speed where Options.Contention is on;
+	// more of them share it. Zero: any number.
+	Parallel float64
 	// Aborts stops a run when its caller leaves. False: it goes on.
 	Aborts bool
 	// Cut is the finish reason of an answer whose run was aborted by a sleep.

@@ -22,6 +22,9 @@ type Scene struct {
 	// when the one before has been answered.
 	Callers [][]time.Duration
 
+	// Contention says that the engines share the card's processor by time slices.
+	Contention bool `json:",omitzero"`
+
 	LightMemory admission.Bytes // what one light run takes
 	LightSlots  int             // that Anteroom may use
 	StaticSlots int             // for lights beside one heavy: the most that never run out of memory
@@ -42,7 +45,7 @@ type Job struct {
 // wait with static slots (wide lights; what queueing theory expects). How
 // Anteroom does has no part in the choice.
 func Scenes() []Scene {
-	return []Scene{Steady(246), Backlog(1), WideLights(262)}
+	return []Scene{Steady(246), Backlog(1), WideLights(262), Contention(1)}
 }
 
 // Steady is work as it comes: heavies every 50 s and lights every 4 s on average.
@@ -69,6 +72,14 @@ func Backlog(seed uint64) Scene {
 	for range 150 {
 		s.Jobs = append(s.Jobs, Job{Execute: light.execution()})
 	}
+	return s
+}
+
+// Contention is the backlog on a card whose processor is shared.
+func Contention(seed uint64) Scene {
+	s := Backlog(seed)
+	s.Name, s.Contention = "contention", true
+	s.Says += ", and the engines share the processor by time slices (--contention): work side by side is slower"
 	return s
 }
 

@@ -169,7 +169,8 @@ func (h *History) LearnRoom(at time.Time, vram, room, weights memory.Bytes, onTr
 	for i := range k.seen {
 		k.seen[i].age++
 	}
-	if was := (peaks{seen: slices.Clone(k.seen), flat: k.flat, keeps: k.keeps}); slices.ContainsFunc(was.seen, was.faded) {
+	if slices.ContainsFunc(k.seen, k.faded) {
+		was := peaks{seen: slices.Clone(k.seen), flat: k.flat, keeps: k.keeps}
 		if k.seen = slices.DeleteFunc(k.seen, was.faded); len(k.seen) == 0 && k.learn {
 			k.seen, k.anew = was.seen[len(was.seen)-1:], true
 		}

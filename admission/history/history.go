@@ -31,6 +31,7 @@ type History struct {
 	kinds []*kind // guarded by mu; the one used last comes first
 	// resident is what its backend holds while idle, as of the last peak.
 	resident memory.Bytes // guarded by mu
+	company  company      // guarded by mu
 }
 
 // Estimate is the execution time to expect. The zero value says that nothing is
@@ -45,6 +46,7 @@ type Learned struct {
 	VRAM     memory.Bytes
 	Runs     uint64
 	Estimate Estimate // the zero value until enough has been seen
+	Beside   Beside   // the same by company; nil: too few runs
 	Peak     Peak
 	Figure   Figure
 }
@@ -130,6 +132,9 @@ func (h *History) Learned() []Learned {
 		l.Figure.Since = k.last.Since
 		if k.runs >= enough {
 			l.Estimate = k.learnt
+		}
+		if b := h.company[k.vram]; b != nil && b.known != nil {
+			l.Beside = *b.known
 		}
 		all = append(all, l)
 	}

@@ -13,6 +13,8 @@ import (
 type savedHistory struct {
 	Resident int64       `json:"resident_bytes,omitempty"`
 	Demands  []savedKind `json:"demands"` // the one used last comes first
+	// Beside are the execution times by company.
+	Beside []savedBeside `json:"beside,omitempty"`
 }
 
 type savedKind struct {
@@ -57,6 +59,7 @@ func (h *History) MarshalJSON() ([]byte, error) {
 			saved.Demands = append(saved.Demands, k.save())
 		}
 	}
+	saved.Beside = h.company.saved()
 	h.mu.Unlock()
 	return json.Marshal(saved)
 }
@@ -117,7 +120,7 @@ func (h *History) UnmarshalJSON(text []byte) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.kinds, h.resident = kinds, memory.Bytes(saved.Resident)
+	h.kinds, h.resident, h.company = kinds, memory.Bytes(saved.Resident), restored(saved.Beside)
 	return nil
 }
 

@@ -27,6 +27,13 @@ type Entry[T any] struct {
 	charge  float64 // what its tenant paid in advance
 }
 
+// Stand makes an entry that does not wait stand for another in a copy of its queue,
+// with its number, arrival and charge.
+func (e *Entry[T]) Stand(of *Entry[T], owner *T, tenant *Tenant[T]) {
+	e.id, e.arrived, e.share, e.charge, e.owner, e.Tenant = of.id, of.arrived, of.share, of.charge, owner, tenant
+	e.Boost, e.Expires, e.Size = of.Boost, of.Expires, of.Size
+}
+
 // ID is the entry's number, unique within the queue and given in order of
 // arrival. Zero: it has not arrived.
 func (e *Entry[T]) ID() uint64 { return e.id }

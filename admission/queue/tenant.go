@@ -61,6 +61,15 @@ func (q *Queue[T]) open(name string) *Tenant[T] {
 	return t
 }
 
+// Copy takes the accounts of another queue, without what waits there.
+func (q *Queue[T]) Copy(of *Queue[T]) {
+	q.weights, q.virtual = of.weights, of.virtual
+	for name, t := range of.tenants {
+		c := q.open(name)
+		c.tag, c.weight, c.running = t.tag, t.weight, t.running
+	}
+}
+
 func (q *Queue[T]) weight(name string) float64 {
 	if w := q.weights[name]; w > 0 {
 		return w

@@ -57,7 +57,7 @@ type order struct {
 	given   bool  // false: what runs there has to end first
 	was     State // before it
 	began   time.Duration
-	run     memory.Run // of a trial
+	run     *memory.Run // of a trial
 }
 
 // Orders are what is to be done that no earlier call told of. The slice is valid
@@ -161,9 +161,9 @@ func (m *Manager) UnloadingBy(now time.Duration, ends func(*Replica) time.Durati
 		switch {
 		case o.Kind != Unload:
 		case o.given:
-			do(o.replica, max(o.began+UnloadTime, now+max(time.Second, (now-o.began)/10)))
+			do(o.replica, max(o.began+o.replica.unloadTime(), now+max(time.Second, (now-o.began)/10)))
 		default:
-			do(o.replica, max(now, ends(o.replica))+UnloadTime)
+			do(o.replica, max(now, ends(o.replica))+o.replica.unloadTime())
 		}
 	}
 }
@@ -226,6 +226,9 @@ func (m *Manager) Unloaded(now time.Duration, id uint64, e Ended) bool {
 	}
 	m.close(o)
 	r.State, r.empty, r.turn = Loaded, true, 0
+	if !e.Failed {
+		r.unload, r.mustWake = max(1, now-o.began), e.MustWake
+	}
 	if e.MustWake || o.was.Sleeps() && !e.Dead {
 		r.State = Asleep
 	}
@@ -258,8 +261,8 @@ func (m *Manager) load(now time.Duration, kind Kind, r *Replica, head Head, know
 	o.given = true
 	r.State = Loading
 	if o.Trial = known != nil; o.Trial {
-		o.run = memory.Run{Accounts: r.Accounts, Kind: memory.Trial, Case: known}
-		m.ledger.Start(now, &o.run)
+		o.run = &memory.Run{Accounts: r.Accounts, Kind: memory.Trial, Case: known}
+		m.ledger.Start(now, o.run)
 	}
 	for i, a := range r.Accounts {
 		will := m.willHold(r, i)
@@ -292,7 +295,7 @@ func (m *Manager) Loaded(now time.Duration, id uint64, e Ended) bool {
 		if e.Failed {
 			res.Outcome = memory.Failed
 		}
-		m.ledger.End(now, &o.run, res)
+		m.ledger.End(now, o.run, res)
 	}
 	for _, a := range r.Accounts {
 		m.ledger.Loaded(now, a, !e.Failed)

@@ -104,6 +104,8 @@ type Replica struct {
 	starts    float64 // recent ones; see wanted
 	startsAt  time.Duration
 	turn      time.Duration // when memory was last freed for it, since it last unloaded; 0: none was
+	unload    time.Duration // as last seen; 0: never
+	mustWake  bool          // it works only after a wake, once it has unloaded
 	endedAt   time.Duration // when a run of it last ended
 	reload    time.Duration // as last seen; 0: never
 	wakes     int           // that failed, in a row
@@ -185,7 +187,7 @@ func (r *Replica) Served() bool { return r.starts > 0 && r.startsAt >= r.loaded 
 // break-even rule of ski rental, which costs at most twice as much as to know the
 // future.
 func (m *Manager) IdleUntil(r *Replica) time.Duration {
-	cost := UnloadTime + m.reloadTime(r)
+	cost := r.unloadTime() + m.reloadTime(r)
 	if r.starts == 0 {
 		return r.endedAt
 	}

@@ -151,6 +151,14 @@ func (m *Manager) reloadTime(v *Replica) time.Duration {
 	return LoadTime(m.Holds(v))
 }
 
+// unloadTime is how long a replica takes to unload: as last seen.
+func (r *Replica) unloadTime() time.Duration {
+	if r.unload > 0 {
+		return r.unload
+	}
+	return UnloadTime
+}
+
 // LoadTime is how long so many weights are taken to load.
 func LoadTime(n memory.Bytes) time.Duration {
 	return time.Duration(float64(n) / float64(LoadRate) * float64(time.Second))

@@ -50,7 +50,7 @@ func newBox(ctx context.Context, clock simulation.Clock, s simulation.Scene, arm
 	var to [2]http.Handler
 	for i, kind := range []simulation.Kind{flux, vqa} {
 		kind.ReturnsMemory = true
-		e := simulation.NewEngine(kind, b.card, simulation.Options{Speed: speed, Seed: uint64(i), Clock: clock})
+		e := simulation.NewEngine(kind, b.card, simulation.Options{Speed: speed, Seed: uint64(i), Clock: clock, Contention: s.Contention})
 		b.engines = append(b.engines, e)
 		b.ends = append(b.ends, func() { e.Close() })
 		if err := e.Load(ctx); err != nil {

@@ -115,6 +115,9 @@ func printScene(w io.Writer, s simulation.Scene, by map[string]played) {
 		}
 		fmt.Fprintln(w)
 	}
+	if s.Contention {
+		fmt.Fprintln(w, "  the same traffic as in backlog: a real card without MPS gives each process its part of the time, whether or not the process can use it up")
+	}
 	if s.Name == "backlog" {
 		fmt.Fprintln(w, " ", bound(s))
 	}
@@ -137,6 +140,9 @@ func meaning(scenes []simulation.Scene, f figures) (lines []string) {
 		case "backlog":
 			lines = append(lines, fmt.Sprintf("The same work is done %.1f times faster, with %d requests out of memory.",
 				ratio(anteroom.Throughput, fifo.Throughput), anteroom.OutOfMemory))
+		case "contention":
+			lines = append(lines, fmt.Sprintf("Where engines share the card's processor by time slices, the same work is done %.1f times faster.",
+				ratio(anteroom.Throughput, fifo.Throughput)))
 		case "wide_lights":
 			lines = append(lines, fmt.Sprintf("Where light requests take 3 GiB, fixed slots answer %d of them and Anteroom %d; "+
 				"a heavy one waits %.1f s, not %.1f s.", static.Light.Requests, anteroom.Light.Requests, anteroom.Heavy.Wait, static.Heavy.Wait))

@@ -120,7 +120,7 @@ func TestTheDemosJSONNamesScenesAndArms(t *testing.T) {
 			}
 		}
 	}
-	if len(got) != 1 || len(got["scenes"]) != 3 || !slices.Equal(arms, []string{"fifo", "static", "anteroom"}) {
+	if len(got) != 1 || len(got["scenes"]) != 4 || !slices.Equal(arms, []string{"fifo", "static", "anteroom"}) {
 		t.Errorf("got %s", &out)
 	}
 }

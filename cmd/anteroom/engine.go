@@ -27,6 +27,7 @@ func runEngine(args []string, stdout, stderr io.Writer) int {
 	memory := fs.String("memory", "48GiB", "`SIZE` of the card in DIR where it is new")
 	speed := fs.Float64("speed", 1, "run `N` times faster than such a server would")
 	seed := fs.Uint64("seed", 1, "`N` that the run times are drawn from")
+	contention := fs.Bool("contention", false, "share the card's processor by time slices with the other engines that have this flag, as real cards do; run times are those that a run has alone")
 	if code, done := parse(fs, args, 0); done {
 		return code
 	}
@@ -66,7 +67,7 @@ func runEngine(args []string, stdout, stderr io.Writer) int {
 		return fail(err)
 	}
 	engine := simulation.NewEngine(kind, card, simulation.Options{
-		Speed: *speed, Seed: *seed, Traps: e.traps,
+		Speed: *speed, Seed: *seed, Traps: e.traps, Contention: *contention,
 		Exit: func() {
 			fmt.Fprintln(stderr, "anteroom engine: killed by a trap")
 			os.Exit(1)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -115,6 +116,16 @@ func printLearned(w io.Writer, l proxy.Learned) {
 		}
 		fmt.Fprintln(t, strings.Join([]string{r.Route, r.Backend, declared, booked, string(r.Evidence), since, raised, down,
 			maybe(r.Most), fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t"))
+	}
+	besides := false
+	for _, r := range l.Routes {
+		for _, b := range r.Beside {
+			if !besides {
+				besides = true
+				fmt.Fprintln(t, "\nROUTE\tDECLARED\tBESIDE\tP50\tP95")
+			}
+			fmt.Fprintln(t, strings.Join([]string{r.Route, amount(r.Declared), cmp.Or(b.Class, "(alone)"), seconds(b.P50), seconds(b.P95)}, "\t"))
+		}
 	}
 	if len(l.Residents) > 0 {
 		fmt.Fprintln(t, "\nBACKEND\tREPLICA\tGPU\tRESIDENT\tAT REST")

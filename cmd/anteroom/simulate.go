@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/configs"
@@ -48,6 +50,7 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 	fs.Var(&files, "c", "short for --config `FILE`")
 	from := fs.String("trace", "", "read the trace from `FILE`, or - for standard input: CSV with the columns at, class and execute, and where wanted vram, tenant, priority, deadline, leave and route")
 	fs.Var(&beside, "baseline", "add a `SCHEDULE` to compare with: fifo (one queue, one request at a time), clairvoyant (a list schedule that knows how long everything runs) or one-tenant (the same rules with fairness off); may be given often")
+	learned := fs.String("learned", "", "let work slow down other work on its GPU as a proxy has learned, by its state `FILE`: the trace's times are then those that a request has alone")
 	asJSON := fs.Bool("json", false, "print JSON")
 	pictures := fs.String("svg", "", "write pictures of each run into `DIR`")
 	if code, done := parse(fs, args, 0); done {
@@ -82,6 +85,17 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		mistakes = append(mistakes, err.Error())
 	}
+	if *learned != "" {
+		slower, err := readSlower(*learned)
+		if err != nil {
+			mistakes = append(mistakes, err.Error())
+		}
+		for _, box := range boxes {
+			if box != nil {
+				box.Slower = slower
+			}
+		}
+	}
 	if len(mistakes) > 0 {
 		fmt.Fprintln(stderr, strings.Join(mistakes, "\n"))
 		return 1
@@ -115,6 +129,11 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 		printJSON(stdout, map[string]any{"runs": results})
 	} else if err := replay.WriteTable(stdout, results); err != nil {
 		return fail(err)
+	} else {
+		for _, box := range boxes {
+			longest := replay.Longest(box, trace)
+			printTurns(stdout, box.Turns, func(backend string) time.Duration { return longest[backend] })
+		}
 	}
 	return 0
 }
@@ -158,6 +177,28 @@ func readTrace(file string) (*replay.Trace, error) {
 	}
 	defer f.Close()
 	return replay.Read(file, f)
+}
+
+// readSlower reads how much work slows down other work off a proxy's state file.
+func readSlower(file string) (replay.Slower, error) {
+	m, _, err := readState(file)
+	if err != nil {
+		return nil, err
+	}
+	slower := replay.Slower{}
+	for _, r := range m.Routes {
+		history := new(admission.History)
+		if err := json.Unmarshal(r.Learned, history); err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", file, r.Route, err)
+		}
+		if by := replay.SlowerThan(history.Learned()); by != nil {
+			slower[r.Route] = by
+		}
+	}
+	if len(slower) == 0 {
+		return nil, fmt.Errorf("%s: no route has run often enough both alone and beside others (4 times): want the state of a proxy that has served for longer", file)
+	}
+	return slower, nil
 }
 
 // drawRuns writes the pictures of each run, named after its configuration.

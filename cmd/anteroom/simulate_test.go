@@ -62,7 +62,11 @@ type simulatedJSON struct {
 		Utilisation map[string]float64 `json:"slot_utilisation"`
 		Decisions   string
 		Swaps       int
-		Tenants     []struct {
+		Turns       []struct {
+			GPU, Backend string
+			Bound        float64 `json:"bound_s"`
+		}
+		Tenants []struct {
 			Tenant, Class             string
 			Requests, Completed, Left int
 			Refused                   map[string]int
@@ -135,6 +139,11 @@ func TestSimulatesBackendsThatMakeRoom(t *testing.T) {
 	}
 	if wait := got.Classes["chat"].Wait["max"]; wait != 14 {
 		t.Errorf("the second chat waits for %v s, want 3 to unload and 11 to load 22 GiB", wait)
+	}
+	// Captions need 1 s, images 18 and chats 3. A turn is 30 s, an unload 3 and a load
+	// 12 of ComfyUI's 24 GiB, 11 of vLLM's 22.
+	if len(got.Turns) != 2 || got.Turns[0].Backend != "comfyui" || got.Turns[0].Bound != 30+3+3+12 || got.Turns[1].Bound != 30+18+3+11 {
+		t.Errorf("the bounds of turns are %+v, want 48 s for comfyui and 62 for vllm", got.Turns)
 	}
 	if got.Swaps != 2 || *got.OverBudget != 0 || got.Peak["gpu0"] > 47<<30 {
 		t.Errorf("%d swaps, %d times over budget, a peak of %d; want 2, none and 47 GiB at the most", got.Swaps, *got.OverBudget, got.Peak["gpu0"])

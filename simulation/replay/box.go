@@ -16,7 +16,7 @@ import (
 func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 	var mistakes configs.Mistakes
 	tenants := c.Proxy.Tenants
-	box := &Box{Name: file, Desk: c.Desk(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true, Wakes: map[string]bool{}}
+	box := &Box{Name: file, Desk: c.Desk(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true, Turns: c.Turns(), Wakes: map[string]bool{}}
 	for i := range box.Desk.GPUs {
 		g := &box.Desk.GPUs[i]
 		// There are no readings in virtual time, and no unmanaged memory.

@@ -32,6 +32,7 @@ type desk struct {
 	rules   *admission.Scheduler
 	log     Log
 	coming  agenda
+	shared  *shared // nil: work slows nothing down
 	waiting map[*admission.Ticket]int32
 	now     time.Duration
 	ticks   int // in a row without a step of time
@@ -45,6 +46,9 @@ func newDesk(p *plan) (*desk, error) {
 		return nil, err
 	}
 	d := &desk{plan: p, rules: rules, waiting: map[*admission.Ticket]int32{}}
+	if p.box.Slower != nil {
+		d.shared = &shared{plan: p}
+	}
 	d.log.Events = make([]Event, 0, 2*len(p.trace.Rows))
 	return d, nil
 }
@@ -57,6 +61,12 @@ func (d *desk) play() error {
 		at, what := time.Duration(0), 0
 		if len(d.coming) > 0 {
 			at, what = d.coming[0].at, 1
+		}
+		var run *sharedRun
+		if d.shared != nil {
+			if r, end := d.shared.next(); r != nil && (what == 0 || end <= at) {
+				at, what, run = end, 1, r
+			}
 		}
 		if due, ok := d.rules.Next(); ok && (what == 0 || due < at) {
 			at, what = due, 2
@@ -72,7 +82,11 @@ func (d *desk) play() error {
 		case 0:
 			return d.finish()
 		case 1:
-			d.happen(d.coming.pop())
+			if run != nil {
+				d.happen(d.shared.end(d.now, run))
+			} else {
+				d.happen(d.coming.pop())
+			}
 		case 2:
 			if d.ticks++; d.ticks > 1000 {
 				return fmt.Errorf("replay: the rules want to be asked again and again at %v", d.now)
@@ -109,8 +123,13 @@ func (d *desk) arrive(request int32) {
 }
 
 func (d *desk) start(t *admission.Ticket, request int32, replica int) {
-	end, fate := d.run(&d.trace.Rows[request], d.now)
+	row := &d.trace.Rows[request]
 	d.log.start(d.now, request, replica)
+	if d.shared != nil {
+		d.shared.add(d.now, appointment{request: request, ticket: t, started: d.now}, row, replica)
+		return
+	}
+	end, fate := d.run(row, d.now)
 	d.coming.push(appointment{at: end, request: request, ticket: t, fate: fate, started: d.now})
 }
 
@@ -122,10 +141,15 @@ func (d *desk) happen(a appointment) {
 	}
 	if !a.leave {
 		d.log.end(d.now, a.request, a.fate)
-		if row := &d.trace.Rows[a.request]; d.box.Learn && a.fate == Completed {
+		row := &d.trace.Rows[a.request]
+		learns := d.box.Learn && a.fate == Completed
+		if learns {
 			d.route(row).history.Learn(d.vram(row), d.now-a.started)
 		}
 		d.rules.End(d.now, a.ticket, admission.Result{})
+		if classes, known := a.ticket.Company(); learns && known {
+			d.route(row).history.LearnBeside(d.vram(row), d.now-a.started, classes)
+		}
 	} else if d.rules.Leave(d.now, a.ticket, admission.CodeClientCancelled) {
 		delete(d.waiting, a.ticket)
 		d.log.left(d.now, a.request)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/configs"
 )
 
 // Box is what a configuration says of the machine and of the requests that
@@ -36,6 +37,10 @@ type Box struct {
 	// Learn says that estimates are learned from what has ended, as serve does;
 	// else each request has its route's.
 	Learn bool
+	// Turns are those that backends take, as the configuration says.
+	Turns []configs.Turn
+	// Slower says how much work slows down other work on its GPU; nil: not at all.
+	Slower Slower
 	// Wakes are the backends that have to be woken after they were made to let go.
 	Wakes map[string]bool
 	// Unplayed says what of the configuration is not played.
@@ -167,6 +172,7 @@ func (p *plan) request(row *Row, epoch time.Time) admission.Request {
 	r := p.route(row)
 	q := admission.Request{Class: r.Class, Backend: r.Backend, VRAM: p.vram(row)}
 	q.Estimate = r.history.Estimate(q.VRAM, r.Estimate)
+	q.Beside = r.history.Beside(q.VRAM)
 	if p.box.Fair {
 		q.Tenant = p.trace.tenants[row.tenant]
 	}

@@ -30,8 +30,18 @@ type Result struct {
 
 	// Swaps is how often a backend was made to let go of its memory.
 	Swaps int `json:"swaps"`
+	// Turns are the bounds on the waits of queue heads where backends take turns.
+	Turns []TurnResult `json:"turns,omitempty"`
 	// Tenants are the figures of each tenant, where the trace names any.
 	Tenants []TenantResult `json:"tenants,omitempty"`
+}
+
+// TurnResult is the longest that a backend's queue head waits for the others on a GPU
+// that do not fit beside it, in seconds: see configs.Turn.
+type TurnResult struct {
+	GPU     string  `json:"gpu"`
+	Backend string  `json:"backend"`
+	Bound   float64 `json:"bound_s"`
 }
 
 // ClassResult is what became of one class's requests.
@@ -310,6 +320,10 @@ func (j *judge) result() (*Result, error) {
 		}
 	}
 	r.Throughput = round(r.Throughput)
+	longest := Longest(j.box, j.trace)
+	for _, t := range j.box.Turns {
+		r.Turns = append(r.Turns, TurnResult{t.GPU, t.Backend, seconds(t.Bound(func(b string) time.Duration { return longest[b] }))})
+	}
 	for i, g := range j.box.Desk.GPUs {
 		r.Peak[g.Name] = int64(j.peak[i])
 	}

@@ -87,6 +87,17 @@ func playTurns(t *testing.T, box *Box, trace *Trace) swaps {
 	return s
 }
 
+const threeChats = "1,chat,2\n101,chat,2\n201,chat,2\n"
+
+// everySeconds is a trace of an image each so many seconds, and chats.
+func everySeconds(t *testing.T, period float64, chats string) *Trace {
+	var rows strings.Builder
+	for at := 0.0; at < 320; at += period {
+		fmt.Fprintf(&rows, "%g,image,7\n", at)
+	}
+	return read(t, "at,class,execute\n"+chats+rows.String())
+}
+
 // Turns are scheduled and not won by luck: an image of 7 seconds comes each so many
 // seconds, and chats now and then.
 func TestTurnsBoundTheWait(t *testing.T) {
@@ -94,13 +105,9 @@ func TestTurnsBoundTheWait(t *testing.T) {
 	// that ends before a run which would end after it takes the run off.
 	const image, longest = 7 * time.Second, 45 * time.Second
 	for _, period := range []float64{7.2, 8, 9, 10, 12, 14, 20} {
-		for _, chats := range []string{"1,chat,2\n101,chat,2\n201,chat,2\n", "20,chat,2\n27,chat,2\n90,chat,2\n95,chat,2\n290,chat,2\n"} {
+		for _, chats := range []string{threeChats, "20,chat,2\n27,chat,2\n90,chat,2\n95,chat,2\n290,chat,2\n"} {
 			t.Run(fmt.Sprint(period, "/", chats[:2]), func(t *testing.T) {
-				var rows strings.Builder
-				for at := 0.0; at < 320; at += period {
-					fmt.Fprintf(&rows, "%g,image,7\n", at)
-				}
-				s := playTurns(t, twoEngines(), read(t, "at,class,execute\n"+chats+rows.String()))
+				s := playTurns(t, twoEngines(), everySeconds(t, period, chats))
 				if s.longest > longest {
 					t.Errorf("a chat waits %v, want %v at most", s.longest, longest)
 				}
