@@ -37,6 +37,7 @@ type rules struct {
 	watched      map[string]bool
 	trusted      []netip.Prefix
 	observe      bool
+	bounds       telemetry.Bounds
 	tenantHeader string   // canonical
 	reminded     sync.Map // by route: it was said that its GETs may be work
 }
@@ -88,6 +89,7 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 		config: setup.Proxy, limits: &setup.Proxy.Limits, tables: map[string]*routing.Table{"": table},
 		backends: make(map[string]replicas), observe: setup.Proxy.Mode == "observe",
 		histories: make(map[*routing.Route]*admission.History), tenantHeader: http.CanonicalHeaderKey(setup.Proxy.Tenants.Header),
+		bounds: boundsOf(setup),
 	}
 	known := make(map[routeKey]*admission.History)
 	if old != nil {
@@ -159,7 +161,7 @@ func (h *Handler) install(next, old *rules) {
 		}
 	}
 	h.rules.Store(next)
-	h.telemetry.Bound(next.bounds())
+	h.telemetry.Bound(next.bounds)
 	if old != nil {
 		h.recalled.keep(old, next)
 		old.retire(next)

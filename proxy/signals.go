@@ -121,18 +121,25 @@ func (x *exchange) identify() {
 	x.trace.Identify(x.tenant, model)
 }
 
-// bounds are the tenants and models that metrics tell apart: those that the
+// boundsOf are the tenants and models that metrics tell apart: those that the
 // configuration names.
-func (s *rules) bounds() telemetry.Bounds {
+func boundsOf(setup Setup) telemetry.Bounds {
 	b := telemetry.Bounds{Tenants: make(map[string]bool), Models: make(map[string]bool)}
-	for _, name := range s.config.Tenants.Keys {
+	for _, name := range setup.Proxy.Tenants.Keys {
 		b.Tenants[name] = true
 	}
-	for name := range s.config.Tenants.Weights {
+	for name := range setup.Proxy.Tenants.Weights {
 		b.Tenants[name] = true
 	}
-	for _, servers := range s.backends {
-		for _, name := range servers[0].Config.Reclaim.Models {
+	for _, route := range setup.Routing.Routes {
+		for _, name := range route.Match.Model {
+			if !strings.Contains(name, "*") {
+				b.Models[name] = true
+			}
+		}
+	}
+	for _, config := range setup.Routing.Backends {
+		for _, name := range config.Reclaim.Models {
 			b.Models[name] = true
 		}
 	}
