@@ -26,8 +26,9 @@ func (c *Controller) Warn(tell func(Waiter)) {
 }
 
 // ReadNow calls read with the name of a GPU on which a run has ended while others
-// wait: the sooner it is read, the sooner they know what is free. read runs under
-// the Controller's lock, so it must return at once.
+// wait: the sooner it is read, the sooner they know what is free. It does so too when
+// a run of unknown demand has started, which is to be seen while it runs. read runs
+// under the Controller's lock, so it must return at once.
 func (c *Controller) ReadNow(read func(gpu string)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -40,6 +41,14 @@ func (c *Controller) Busy(gpu string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.rules.box.ledger.Busy(gpu)
+}
+
+// Measuring says that a run is under way on a GPU of which it is not known what it
+// takes: only readings tell, and it may be short.
+func (c *Controller) Measuring(gpu string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rules.box.ledger.Measuring(gpu)
 }
 
 // AwaitReady returns when the card has been read since the last work on it

@@ -98,6 +98,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	}
 	c.settle()
 	if t.state != stateWaiting {
+		c.readStart(t)
 		rejection := t.rejection
 		c.mu.Unlock()
 		if rejection != nil {
@@ -138,6 +139,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 func (c *Controller) settle() {
 	for _, t := range c.rules.Decided() {
 		close(t.caller.ready)
+		c.readStart(t)
 	}
 	for _, m := range c.rules.Measured() {
 		m.Ticket.learnPeak(time.Now(), m.Measurement)
@@ -411,12 +413,23 @@ func (g *Grant) Release(res Result) {
 	}
 }
 
+// readStart asks for a reading of the GPUs of a run that has just started and whose
+// demand is not known. It is called under mu.
+func (c *Controller) readStart(t *Ticket) {
+	if c.read != nil && t.state == stateRunning && t.run.Unknown {
+		c.readOf(t)
+	}
+}
+
 // readAfter asks for a reading of the GPUs on which a run has ended, if anybody
 // waits. It is called under mu.
 func (c *Controller) readAfter(t *Ticket) {
-	if c.read == nil || c.rules.queue.Len() == 0 {
-		return
+	if c.read != nil && c.rules.queue.Len() > 0 {
+		c.readOf(t)
 	}
+}
+
+func (c *Controller) readOf(t *Ticket) {
 	for _, a := range t.run.Accounts {
 		l := c.rules.box.ledger
 		c.read(l.Name(l.GPUOf(a)))

@@ -7,9 +7,9 @@ import (
 
 // A request that has run out of memory is tried once more. It waits for a reading
 // since its failure. From then on it stops no other request, and waits only while
-// its client is better off so: for memory that is certain to come free, or that
-// processes which are not ours hold. An odd one waits for neither: others of its
-// route do well in what there is.
+// its client is better off so: for memory that is certain to come free, for what
+// running work may free beside, or for what processes which are not ours hold. An odd
+// one waits for none of these: others of its route do well in what there is.
 
 // givesUp says that the head of a shape is a second try whose client is to have
 // the answer of the first, since memory bars it, and nothing that is under way
@@ -28,7 +28,13 @@ func (sh *shape) givesUp(b *box, at, now time.Duration, k block) bool {
 	case sh.key.odd > 0:
 		return true
 	}
-	return at == forever && k.reason != ReasonUnmanagedMemory && k.reason != ReasonCapacityReduced && !b.residency.OrdersFor(t)
+	if at < forever || k.reason == ReasonLoneRun || k.reason == ReasonUnmanagedMemory || k.reason == ReasonCapacityReduced || b.residency.OrdersFor(t) {
+		return false
+	}
+	// What runs beside it may free more at its end than is certain.
+	return !slices.ContainsFunc(sh.backend.replicas, func(r *replica) bool {
+		return slices.ContainsFunc(r.accounts, func(a int) bool { return !b.ledger.Quiet(b.ledger.GPUOf(a)) })
+	})
 }
 
 // giveUp is the refusal of a second try. Its client does not see it.

@@ -30,6 +30,7 @@ var errLate = errors.New("the driver does not answer")
 // pace says when cards are read.
 type pace struct {
 	every     time.Duration // readings
+	closely   time.Duration // while a run is to be measured
 	processes time.Duration // the processes, while no work is under way: see source
 	after     time.Duration // for so long after work they are read as while it is under way
 	soonest   time.Duration // between a reading and one that is asked for
@@ -37,7 +38,8 @@ type pace struct {
 	absent    time.Duration // readings while there is no driver
 }
 
-var usual = pace{every: 500 * time.Millisecond, processes: 2500 * time.Millisecond, after: 2 * time.Second, soonest: 50 * time.Millisecond, patience: 2 * time.Second, absent: 10 * time.Second}
+var usual = pace{every: 500 * time.Millisecond, closely: 100 * time.Millisecond, processes: 2500 * time.Millisecond, after: 2 * time.Second,
+	soonest: 50 * time.Millisecond, patience: 2 * time.Second, absent: 10 * time.Second}
 
 // steady is how many readings in a row must agree before the log says that a
 // card can or cannot be read any more.
@@ -53,6 +55,10 @@ type Sensor struct {
 	// more, for what stays after work is learned too. It may be called from several
 	// goroutines. Nil: never.
 	Busy func(gpu string) bool
+	// Measuring says that a run is under way on a card whose demand only readings can
+	// tell: the card is then read ten times a second. It may be called as Busy. Nil:
+	// never.
+	Measuring func(gpu string) bool
 	// Now asks for a reading of a card at once, by its name, with its processes.
 	// Readings that are asked for come at most 20 times a second. Nil: none are.
 	Now <-chan string
@@ -73,7 +79,7 @@ func (s Sensor) Watch(ctx context.Context, observe func(admission.Reading), read
 		if len(sources) == 0 {
 			continue
 		}
-		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, busy: s.Busy, now: make(chan struct{}, 1), log: s.Log, observe: observe}
+		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, busy: s.Busy, measuring: s.Measuring, now: make(chan struct{}, 1), log: s.Log, observe: observe}
 		asked[name] = w.now
 		first.Add(1)
 		w.first = sync.OnceFunc(first.Done)
@@ -112,10 +118,12 @@ type watcher struct {
 	sources []source
 	owners  *Owners
 	busy    func(gpu string) bool // nil: never
-	now     chan struct{}         // asks for a reading at once; nil: nobody does
-	log     *slog.Logger
-	observe func(admission.Reading)
-	first   func()
+
+	measuring func(gpu string) bool // nil: never
+	now       chan struct{}         // asks for a reading at once; nil: nobody does
+	log       *slog.Logger
+	observe   func(admission.Reading)
+	first     func()
 
 	source      source // the one that the card is read from; nil: not found yet
 	processesAt time.Time
@@ -133,6 +141,8 @@ func (w *watcher) run(ctx context.Context) {
 		next, now := w.every, w.now
 		if !w.sample(ctx, asked) {
 			next, now = w.absent, nil
+		} else if w.measuring != nil && w.measuring(w.gpu) {
+			next = w.closely
 		}
 		due := time.After(next)
 		select {

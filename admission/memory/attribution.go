@@ -152,6 +152,7 @@ func (p *pass) set(a int, figure Bytes) {
 	if figure < 0 {
 		return
 	}
+	acc.last = figure
 	if over := figure - max(h.Peak, h.High); over > 0 && h.Runs > 0 {
 		// The work takes more than its figure says.
 		r := acc.runs[len(acc.runs)-1]

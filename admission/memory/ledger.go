@@ -97,6 +97,7 @@ type account struct {
 	moving    bool          // a load or an unload is under way
 	unloaded  bool          // an unload has ended since the last reading
 	figure    Bytes         // what the driver said at the last reading; -1: nothing
+	last      Bytes         // what it said when it last said something; -1: never
 	touchedAt time.Duration
 	endedAt   time.Duration
 	readBy    time.Duration // when a reading is expected to show what ended
@@ -145,7 +146,7 @@ func (l *Ledger) AddGPU(now time.Duration, g GPU) int {
 func (l *Ledger) AddAccount(p Place) int {
 	i := len(l.accounts)
 	l.accounts = append(l.accounts, &account{owner: owner{p.Backend, p.Replica}, gpu: p.GPU, declared: p.Weights, weights: p.Weights,
-		learn: p.Learn, split: !p.Learn, returns: p.Returns, figure: -1, touchedAt: never, endedAt: never})
+		learn: p.Learn, split: !p.Learn, returns: p.Returns, figure: -1, last: -1, touchedAt: never, endedAt: never})
 	l.devices[p.GPU].accounts = append(l.devices[p.GPU].accounts, i)
 	l.State.Accounts = append(l.State.Accounts, Account{})
 	return i

@@ -91,7 +91,14 @@ func (l *Ledger) follow(now time.Duration, a int, r *Run) {
 		x := l.accounts[i]
 		lone = lone && (i == a || l.Accounts[i].Runs == 0 && !x.moving && x.touchedAt < d.goodAt)
 	}
-	acc.meter = meter{run: r, lone: lone, exact: acc.figure >= 0, warm: acc.loaded == loaded, before: *h, least: h.Low, from: d.rest(l)}
+	acc.meter = meter{run: r, lone: lone, exact: acc.exact(h), warm: acc.loaded == loaded, before: *h, least: h.Low, from: d.rest(l)}
+}
+
+// exact says that process figures tell what an account holds: the last reading had
+// one, or the last that there was still holds, because a card at rest is mostly read
+// without its processes.
+func (a *account) exact(h *Account) bool {
+	return a.figure >= 0 || h.Low == h.High && a.last == h.Low
 }
 
 // rest is what is in use less the process figures of the accounts.

@@ -128,6 +128,17 @@ func (l *Ledger) Busy(gpu string) bool {
 	return g >= 0 && (!l.Quiet(g) || l.devices[g].movedAt >= l.devices[g].goodAt)
 }
 
+// Measuring says that a run of unknown demand is under way on a GPU, alone: what
+// it takes is seen by readings alone, and it may be short.
+func (l *Ledger) Measuring(gpu string) bool {
+	g := l.find(gpu)
+	if g < 0 {
+		return false
+	}
+	r := l.devices[g].lone
+	return r != nil && r.Unknown && r.state == running
+}
+
 // Doubt is what a trial could settle.
 type Doubt uint8
 

@@ -119,7 +119,8 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 	ready := make(chan struct{})
 	if read == nil {
 		read = func(ctx context.Context, now <-chan string, observe func(admission.Reading)) {
-			gpu.Sensor{Cards: cards, Owners: s.owners, Busy: s.desk.Busy, Now: now, Log: s.log}.Watch(ctx, observe, func() { close(ready) })
+			gpu.Sensor{Cards: cards, Owners: s.owners, Busy: s.desk.Busy, Measuring: s.desk.Measuring, Now: now, Log: s.log}.
+				Watch(ctx, observe, func() { close(ready) })
 		}
 	} else {
 		close(ready)
