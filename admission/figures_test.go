@@ -94,6 +94,12 @@ func server(name string, resident Bytes, returns bool) Backend {
 // keeps what its runs take (32330 MiB, then 35942) beside a small one. Nothing is
 // declared, and the driver names the processes.
 func TestTheFirstRunsOnARealCardAreLearned(t *testing.T) {
+	t.Run("each reading names the processes", func(t *testing.T) { firstRuns(t, false) })
+	// A card that has been at rest for a while is mostly read without them.
+	t.Run("none before a run", func(t *testing.T) { firstRuns(t, true) })
+}
+
+func firstRuns(t *testing.T, bare bool) {
 	flux, vqa := server("flux", 0, false), server("vqa", 0, false)
 	flux.LearnsResident, vqa.LearnsResident = true, true
 	b := learning(t, flux, vqa)
@@ -102,6 +108,8 @@ func TestTheFirstRunsOnARealCardAreLearned(t *testing.T) {
 		routes[name] = &pupil{rig: b, class: "work", backend: name, learns: true}
 	}
 	running := map[string]*Ticket{}
+	var used Bytes
+	ended := -time.Hour
 	f, err := os.Open("memory/testdata/h200/first-runs.csv")
 	if err != nil {
 		t.Fatal(err)
@@ -121,9 +129,13 @@ func TestTheFirstRunsOnARealCardAreLearned(t *testing.T) {
 		words := strings.Fields(line[1])
 		switch words[0] {
 		case "start":
+			if bare && len(b.s.running) == 0 && b.now-ended > time.Second {
+				b.s.Observe(b.now, Reading{GPU: "g0", Total: 143000 * MiB, Used: used, Source: "nvml"})
+			}
 			running[words[1]] = routes[words[1]].asks()
 		case "end":
 			// What had to wait here did not then: it leaves.
+			ended = b.now
 			x, res := running[words[1]], Result{}
 			if words[2] != "200" {
 				res.Outcome = Failed
@@ -140,6 +152,7 @@ func TestTheFirstRunsOnARealCardAreLearned(t *testing.T) {
 				}
 				mib[k] = Bytes(n) * MiB
 			}
+			used = mib[0]
 			b.s.Observe(b.now, Reading{GPU: "g0", Total: 143000 * MiB, Used: mib[0], Source: "nvml", Processes: []Process{
 				{PID: 1, Name: "flux", Used: mib[1], Backend: "flux"}, {PID: 2, Name: "vqa", Used: mib[2], Backend: "vqa"}}})
 			b.learned()
