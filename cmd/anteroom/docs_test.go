@@ -25,6 +25,7 @@ import (
 //	         follows; what stands above the first goes by one backend, engine
 //	sh       is run by a shell, with anteroom at hand and running: what fails, fails the test
 //	console  needs what a test cannot have, and only names commands of others
+//	text     is a picture, or what a command prints, and no command
 //
 // A block of any other kind fails. In what is run, 127.0.0.1:8080 and :9090 lead to
 // the running Anteroom, and backends to a server that answers everything.
@@ -42,8 +43,12 @@ func TestWhatTheDocsSayWorks(t *testing.T) {
 					ran++
 				case "console":
 					othersOnly(t, b)
+				case "text":
+					if strings.Contains("\n"+b.text, "\n$ ") {
+						t.Errorf("%s: a command stands in text: want it in a block of kind sh", b.at)
+					}
 				default:
-					t.Errorf("%s: a block of kind %q: want yaml, sh or console", b.at, b.kind)
+					t.Errorf("%s: a block of kind %q: want yaml, sh, console or text", b.at, b.kind)
 				}
 			}
 		})
