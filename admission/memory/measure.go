@@ -326,7 +326,7 @@ func (a *account) chained(beside bool) {
 		base = max(base, a.weights) // its load is no sign of what it keeps
 	}
 	switch c := &a.chains; {
-	case beside || !m.good || m.reads == 0 || !m.exact && !m.lone:
+	case beside || !m.good || m.reads < enoughReads || !m.exact && !m.lone: // fewer readings may have missed a peak
 		*c = chain{}
 	case c.top > 0:
 		c.runs++
