@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Controller is the desk in a live process: the Scheduler under one mutex, with
+// Controller is the scheduler in a live process: the Scheduler under one mutex, with
 // one timer and a channel for each waiter. All methods may be called at once
 // from any goroutine; none but Admit and Drain blocks.
 type Controller struct {
@@ -27,7 +27,7 @@ type Controller struct {
 	seen   chan struct{} // closed at the next reading; guarded by mu; nil: nobody waits for it
 }
 
-// NewController opens a desk for the box that cfg describes. It refuses a
+// NewController opens a controller for the box that cfg describes. It refuses a
 // configuration whose names do not resolve.
 func NewController(cfg Config) (*Controller, error) {
 	clock := cfg.Clock
@@ -193,7 +193,7 @@ func (c *Controller) change(event func(now time.Duration) bool) bool {
 }
 
 // Precheck says what is certain before a request's body has been read: that
-// the desk is draining, or that the class's queue is full. Nil: ask Admit.
+// the controller is draining, or that the class's queue is full. Nil: ask Admit.
 func (c *Controller) Precheck(class, backend string) *Rejection {
 	c.mu.Lock()
 	defer c.mu.Unlock()

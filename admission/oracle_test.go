@@ -55,9 +55,9 @@ func drawJobs(n draw, kinds, count int, every time.Duration) []*job {
 	return jobs
 }
 
-// desk plays jobs against the scheduler and gives them their starts; a job that
+// controller plays jobs against the scheduler and gives them their starts; a job that
 // leaves keeps −1.
-func desk(t *testing.T, kinds []kindOf, jobs []*job) {
+func controller(t *testing.T, kinds []kindOf, jobs []*job) {
 	s, err := NewScheduler(oracleConfig(kinds), time.Unix(0, 0))
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func against(t *testing.T, kinds []kindOf, jobs []*job, model func(kinds []kindO
 		copy := *j
 		other[i] = &copy
 	}
-	desk(t, kinds, jobs)
+	controller(t, kinds, jobs)
 	model(kinds, other)
 	for i := range jobs {
 		if jobs[i].start > jobs[i].at {
@@ -132,7 +132,7 @@ func against(t *testing.T, kinds []kindOf, jobs []*job, model func(kinds []kindO
 		}
 		if jobs[i].start != other[i].start {
 			for k, j := range jobs {
-				t.Logf("%2d shape %d at %v takes %v leaves %v: desk %v, model %v", k, j.shape, j.at, j.takes, j.leaves, j.start, other[k].start)
+				t.Logf("%2d shape %d at %v takes %v leaves %v: scheduler %v, model %v", k, j.shape, j.at, j.takes, j.leaves, j.start, other[k].start)
 			}
 			t.Errorf("17: job %d starts at %v, by the model at %v; shapes %v", i, jobs[i].start, other[i].start, kinds)
 			break

@@ -71,7 +71,7 @@ func soakAgain(seed uint64, requests int) error {
 	return err
 }
 
-// A reading may show that what was an outsider's is a backend's own. The room is
+// A reading may show that unmanaged memory is a backend's own. The room is
 // as before, and that backend's next request needs less of it; nobody told it.
 // The run is the one that found this.
 func TestAReadingThatMovesMemoryToABackendWakesItsQueue(t *testing.T) {

@@ -115,7 +115,7 @@ func TestAnIdleEngineMakesRoom(t *testing.T) {
 	if o.Bytes != 30*GiB || o.For != image.ID() {
 		t.Fatalf("the order is %+v, want 30 GiB for %d", o, image.ID())
 	}
-	// What waits for the one that is letting go waits for that.
+	// What waits for the one that is being unloaded waits for that.
 	again := b.submit("chat", "llm", 0)
 	b.reason(again, ReasonReclaiming)
 	b.at(42)

@@ -103,7 +103,7 @@ func TestByHandSaysWhatCannotBeDone(t *testing.T) {
 	}
 	o := b.order(Unload, "llm")
 	if err := b.s.WakeByHand(b.now, "llm"); err == nil {
-		t.Error("one that is letting go is woken")
+		t.Error("one that is being unloaded is woken")
 	}
 	b.reads(10 * GiB)
 	b.s.Unloaded(b.now, o.ID, Ended{MustWake: true}) // 10 GiB stay
@@ -114,7 +114,7 @@ func TestByHandSaysWhatCannotBeDone(t *testing.T) {
 	b.reads(0)
 	b.s.Unloaded(b.now, o.ID, Ended{MustWake: true})
 	if err := b.s.UnloadByHand(b.now, "llm"); err == nil {
-		t.Error("one that sleeps and holds nothing is told to let go")
+		t.Error("one that sleeps and holds nothing is told to unload")
 	}
 }
 

@@ -67,9 +67,9 @@ func (b Config) Places() []admission.Place {
 	return places
 }
 
-// Desk gives the backend's servers as the desk is told about them: by their urls,
+// Admission gives the backend's servers as the controller is told about them: by their urls,
 // which stay while places in a list do not.
-func (b Config) Desk() []admission.Replica {
+func (b Config) Admission() []admission.Replica {
 	var replicas []admission.Replica
 	for _, s := range b.Servers() {
 		replicas = append(replicas, admission.Replica{Name: s.URL, Places: s.Places()})

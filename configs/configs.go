@@ -210,21 +210,21 @@ func spreadResident(from, to reflect.Type, data any) (any, error) {
 	return data, nil
 }
 
-// Desk is the configuration of the admission controller, in the order of the
+// Admission is the configuration of the admission controller, in the order of the
 // names.
-func (c *Config) Desk() admission.Config {
-	desk := admission.Config{Tenants: admission.Tenants{QueueLimit: c.Proxy.Tenants.QueueLimit}}
+func (c *Config) Admission() admission.Config {
+	controller := admission.Config{Tenants: admission.Tenants{QueueLimit: c.Proxy.Tenants.QueueLimit}}
 	if len(c.Proxy.Tenants.Weights) > 0 {
-		desk.Tenants.Weights = c.Proxy.Tenants.Weights
+		controller.Tenants.Weights = c.Proxy.Tenants.Weights
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.GPUs)) {
 		g := c.GPUs[name]
-		desk.GPUs = append(desk.GPUs, admission.GPU{Name: name, Device: g.Device, Memory: g.Memory, Reserve: g.Reserve,
+		controller.GPUs = append(controller.GPUs, admission.GPU{Name: name, Device: g.Device, Memory: g.Memory, Reserve: g.Reserve,
 			Reads: g.Reads(), Hold: g.Unknown == "hold", TrialAfter: g.TrialAfter, Turn: g.Turn})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Classes)) {
 		k := c.Routing.Classes[name]
-		desk.Classes = append(desk.Classes, admission.Class{
+		controller.Classes = append(controller.Classes, admission.Class{
 			Name: name, Slots: k.Slots,
 			QueueLimit: k.Queue.Limit, QueueBytes: k.Queue.Bytes, QueueTimeout: k.Queue.Timeout,
 			Boost: k.Boost, StrictAfter: k.StrictAfter,
@@ -232,13 +232,13 @@ func (c *Config) Desk() admission.Config {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		b := c.Routing.Backends[name]
-		desk.Backends = append(desk.Backends, admission.Backend{
+		controller.Backends = append(controller.Backends, admission.Backend{
 			Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, LearnsResident: b.Resident.Learn,
 			Reclaims: b.Reclaim.Enabled(), Pinned: b.Pinned, MinResidency: b.MinResidency,
-			Replicas: b.Desk(), Reserved: c.reserved(name),
+			Replicas: b.Admission(), Reserved: c.reserved(name),
 		})
 	}
-	return desk
+	return controller
 }
 
 // Owners are the hints by which processes on a card are told to be a backend's.

@@ -56,12 +56,12 @@ func TestReadsTheSmallestFile(t *testing.T) {
 			{Name: "vqa", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Name: "http://127.0.0.1:8002", Places: []admission.Place{{GPU: "gpu0"}}}}},
 		},
 	}
-	if got := c.Desk(); !reflect.DeepEqual(got, want) {
-		t.Errorf("the desk is told\n%+v\nwant\n%+v", got, want)
+	if got := c.Admission(); !reflect.DeepEqual(got, want) {
+		t.Errorf("the controller is told\n%+v\nwant\n%+v", got, want)
 	}
 }
 
-func TestTellsTheDeskWhereEachReplicaIs(t *testing.T) {
+func TestTellsTheControllerWhereEachReplicaIs(t *testing.T) {
 	file := write(t, `
 gpus:
   gpu0: {memory: 48GiB}
@@ -91,7 +91,7 @@ routes:
 `)
 	told := func(c *Config) string {
 		var b strings.Builder
-		for _, backend := range c.Desk().Backends {
+		for _, backend := range c.Admission().Backends {
 			b.WriteString(backend.Name)
 			for _, r := range backend.Replicas {
 				fmt.Fprintf(&b, " %s", r.Name)
@@ -111,7 +111,7 @@ one http://one:1 gpu0:7GiB
 wide http://wide:1 gpu0:10GiB gpu1:20GiB
 `
 	if got := told(c); got != want {
-		t.Errorf("the desk is told\n%swant\n%s", got, want)
+		t.Errorf("the controller is told\n%swant\n%s", got, want)
 	}
 	c = load(t, Options{File: file, Env: []string{
 		"ANTEROOM_BACKENDS__ONE__RESIDENT=9GiB", "ANTEROOM_BACKENDS__WIDE__RESIDENT=8GiB", "ANTEROOM_BACKENDS__WIDE__GPU=gpu1",
@@ -120,7 +120,7 @@ wide http://wide:1 gpu0:10GiB gpu1:20GiB
 	got := told(c)
 	for _, want := range []string{"one http://one:1 gpu0:9GiB\n", "wide http://wide:1 gpu1:8GiB\n", "near http://near:3 gpu0:2GiB http://near:4 gpu0:2GiB\n"} {
 		if !strings.Contains(got, want) {
-			t.Errorf("with the environment the desk is told\n%swant %s", got, want)
+			t.Errorf("with the environment the controller is told\n%swant %s", got, want)
 		}
 	}
 }
@@ -390,7 +390,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatalf("got %v and %v", c, err)
 		}
 		if c != nil {
-			c.Desk()
+			c.Admission()
 			c.Public()
 		}
 	})

@@ -27,7 +27,7 @@ type Operations struct {
 	Config func() any
 }
 
-// Admin is the handler of the admin listener: health, metrics, and the desk's
+// Admin is the handler of the admin listener: health, metrics, and the controller's
 // state and controls.
 func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	a := &admin{Handler: h, operations: o}
@@ -124,7 +124,7 @@ func ownHost(c AdminConfig) echo.MiddlewareFunc {
 	}
 }
 
-// sameOrigin keeps a page of another site from steering the desk through an
+// sameOrigin keeps a page of another site from steering the controller through an
 // operator's browser.
 func sameOrigin(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
@@ -167,7 +167,7 @@ func (a *admin) ready(c echo.Context) error {
 	checks := []check{{Name: "listening", Ready: true}, {Name: "config", Ready: true}, {Name: "draining", Ready: !a.Draining()}, spool}
 	if _, verbose := c.QueryParams()["verbose"]; verbose {
 		// Told, not judged: work that needs neither is served all the same.
-		for _, g := range a.desk.Snapshot().GPUs {
+		for _, g := range a.controller.Snapshot().GPUs {
 			checks = append(checks, check{Name: "gpu " + g.Name, Ready: !g.Lost, Note: gpuNote(g)})
 		}
 		for name, states := range a.Breakers() {

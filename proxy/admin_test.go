@@ -39,7 +39,7 @@ func (b *box) ask(method, path string, into any, headers ...string) int {
 	return res.StatusCode
 }
 
-func TestAnOperatorSeesAndSteersTheDesk(t *testing.T) {
+func TestAnOperatorSeesAndSteersTheController(t *testing.T) {
 	m := newModel(t)
 	b := open(t, m)
 	first := make(chan int, 1)
@@ -216,7 +216,7 @@ func TestReload(t *testing.T) {
 		}
 		next := b.setup
 		setBackend(&next, "quick", func(c *backend.Config) { c.URL = answer("new").URL })
-		next.Desk = desk(next)
+		next.Admission = controller(next)
 		if err := b.handler.Reload(next); err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +236,7 @@ func TestReload(t *testing.T) {
 		eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 		next := b.setup
 		setBackend(&next, "slow", func(c *backend.Config) { c.Slots = 3 })
-		next.Desk = desk(next)
+		next.Admission = controller(next)
 		if err := b.handler.Reload(next); err != nil {
 			t.Fatal(err)
 		}
@@ -251,9 +251,9 @@ func TestReload(t *testing.T) {
 		b := openAt(t, answer("old").URL)
 		next := b.setup
 		next.Routing.Routes = nil
-		next.Desk = desk(next)
-		next.Desk.Classes = append(next.Desk.Classes, next.Desk.Classes[0]) // a name twice
-		next.Desk.Backends[0].Replicas[0].Places[0].GPU = "nowhere"
+		next.Admission = controller(next)
+		next.Admission.Classes = append(next.Admission.Classes, next.Admission.Classes[0]) // a name twice
+		next.Admission.Backends[0].Replicas[0].Places[0].GPU = "nowhere"
 		if err := b.handler.Reload(next); err == nil {
 			t.Error("a box whose names do not resolve was taken")
 		}
@@ -285,7 +285,7 @@ func TestObserveForwardsWhatItWouldHold(t *testing.T) {
 			Refused map[string]int
 		}
 	}
-	eventually(t, "the desk has judged all three", func() bool {
+	eventually(t, "the controller has judged all three", func() bool {
 		b.ask("GET", "/api/state", &state)
 		return b.running() == 1 && b.waiting() == 1 && state.Observed.Refused["queue_full"] == 1
 	})

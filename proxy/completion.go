@@ -17,7 +17,7 @@ import (
 
 // Some engines answer when they have put the work into a queue of their own.
 // There the work goes on behind the answer, and a goroutine follows it to
-// its real end: the grant is held, the desk's drain waits for it, and the
+// its real end: the grant is held, the controller's drain waits for it, and the
 // route's history learns how long it took.
 
 // maxSubmit is the longest answer that is looked into for a job. What is
@@ -375,7 +375,7 @@ func (s *jobs) release(grant uint64) {
 // releaseGrant gives a grant back by hand; a job that holds it is followed no
 // more. It says whether the grant was running.
 func (h *Handler) releaseGrant(id uint64) bool {
-	ok := h.desk.ReleaseGrant(id)
+	ok := h.controller.ReleaseGrant(id)
 	h.jobs.release(id)
 	return ok
 }

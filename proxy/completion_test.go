@@ -403,7 +403,7 @@ func TestAJobsGrantCanBeGivenBackByHand(t *testing.T) {
 	c := newComfy()
 	b := open(t, c, asComfy(interrupts))
 	b.do("POST", "/prompt", "{}")
-	id := b.desk.Running()[0].ID
+	id := b.controller.Running()[0].ID
 	res, err := b.client.Post(fmt.Sprintf("%s/api/grants/%d/release", b.server.AdminURL(), id), "", nil)
 	if err != nil || res.StatusCode != http.StatusNoContent || b.running() != 0 {
 		t.Fatalf("got %v, %v with %d grants held, want 204 and none", res, err, b.running())
@@ -420,7 +420,7 @@ func TestADrainWaitsForAJob(t *testing.T) {
 	b := open(t, c, asComfy())
 	b.do("POST", "/prompt", "{}")
 	drained := make(chan error, 1)
-	go func() { drained <- b.desk.Drain(t.Context(), true) }()
+	go func() { drained <- b.controller.Drain(t.Context(), true) }()
 	c.polled(t, 10)
 	select {
 	case err := <-drained:

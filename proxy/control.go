@@ -22,17 +22,17 @@ import (
 func (a *admin) controls(g *echo.Group) {
 	h := a.Handler
 	add := func(action, path string, do echo.HandlerFunc) { g.POST(path, a.noted(action, do)) }
-	add("pause", "/api/classes/:name/pause", named("class", h.desk.Pause))
-	add("resume", "/api/classes/:name/resume", named("class", h.desk.Resume))
-	add("drain", "/api/backends/:name/drain", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, true) }))
-	add("resume", "/api/backends/:name/resume", named("backend", func(name string) bool { return h.desk.SetBackendDraining(name, false) }))
-	add("unload", "/api/backends/:name/reclaim", asked(h.desk.UnloadByHand))
-	add("wake", "/api/backends/:name/wake", asked(h.desk.WakeByHand))
+	add("pause", "/api/classes/:name/pause", named("class", h.controller.Pause))
+	add("resume", "/api/classes/:name/resume", named("class", h.controller.Resume))
+	add("drain", "/api/backends/:name/drain", named("backend", func(name string) bool { return h.controller.SetBackendDraining(name, true) }))
+	add("resume", "/api/backends/:name/resume", named("backend", func(name string) bool { return h.controller.SetBackendDraining(name, false) }))
+	add("unload", "/api/backends/:name/reclaim", asked(h.controller.UnloadByHand))
+	add("wake", "/api/backends/:name/wake", asked(h.controller.WakeByHand))
 	for _, word := range [...]string{"close", "reset"} {
 		add("close breaker", "/api/backends/:name/breaker/"+word, named("backend", h.CloseBreaker))
 	}
 	add("forget", "/api/learned/:name/forget", named("route", h.Forget))
-	add("cancel", "/api/queue/:id/cancel", numbered("waiting request", h.desk.Cancel))
+	add("cancel", "/api/queue/:id/cancel", numbered("waiting request", h.controller.Cancel))
 	add("release", "/api/grants/:id/release", numbered("grant", h.releaseGrant))
 	add("reload", "/api/reload", a.reload)
 }
@@ -101,7 +101,7 @@ func numbered(what string, do func(id uint64) bool) echo.HandlerFunc {
 	}
 }
 
-// asked is a call on a backend that the desk may refuse. 202: it is under way,
+// asked is a call on a backend that the controller may refuse. 202: it is under way,
 // and the backend's state tells what comes of it.
 func asked(do func(backend string) error) echo.HandlerFunc {
 	return func(c echo.Context) error {

@@ -18,7 +18,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
-// The codes of refusals that are not the desk's. Together with admission's
+// The codes of refusals that are not the controller's. Together with admission's
 // they are a closed set and part of the HTTP contract.
 const (
 	codeNoRoute            admission.Code = "no_route"

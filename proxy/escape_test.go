@@ -90,7 +90,7 @@ func TestNoHeaderEscapesAdmission(t *testing.T) {
 		case status := <-answered:
 			t.Fatalf("%q: answered with %s before the backend had it", header, status)
 		}
-		for _, r := range b.desk.Running() {
+		for _, r := range b.controller.Running() {
 			s.slots++
 			s.class, s.vram = r.Class, r.VRAM
 		}

@@ -33,12 +33,12 @@ import (
 
 // Handler is what clients talk to. It is safe for concurrent use.
 type Handler struct {
-	desk      *admission.Controller
-	telemetry *telemetry.Telemetry
-	log       *slog.Logger
+	controller *admission.Controller
+	telemetry  *telemetry.Telemetry
+	log        *slog.Logger
 
 	rules atomic.Pointer[rules]
-	// reloading is held while the desk and rules may not agree on the replicas.
+	// reloading is held while the controller and rules may not agree on the replicas.
 	reloading sync.RWMutex
 	// drainUntil is when a shutdown's grace ends, in Unix nanoseconds; zero
 	// while there is none.
@@ -104,7 +104,7 @@ func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request)
 
 // serve is the life of a request. The order matters: what can be refused
 // without the body is refused before a byte of it is read, and nothing is
-// asked of the desk before the body is in.
+// asked of the controller before the body is in.
 func (x *exchange) serve() error {
 	if !routing.IsWebSocket(x.in) {
 		// httputil would pass every offer of another protocol on.
@@ -221,7 +221,7 @@ func (x *exchange) turnAway(certain bool) error {
 	if x.rules.observe || x.in.ContentLength >= 0 && x.in.ContentLength < worthAsking && x.in.Header["Expect"] == nil {
 		return nil
 	}
-	rejection := x.desk.Precheck(x.route.ClassName, x.route.Backend)
+	rejection := x.controller.Precheck(x.route.ClassName, x.route.Backend)
 	if rejection != nil && (certain || rejection.Code == admission.CodeDraining) {
 		return rejection
 	}
@@ -238,7 +238,7 @@ func (x *exchange) askBreaker() error {
 	if servers[0].Config.Breaker.WhenOpen == "hold" {
 		return nil
 	}
-	if remaining, down := servers.down(x.desk); down {
+	if remaining, down := servers.down(x.controller); down {
 		f := refuse(admission.CodeBackendUnavailable, "the backend %s is unavailable", x.route.Backend)
 		f.retry = remaining
 		return f
@@ -276,7 +276,7 @@ func (x *exchange) classify(d routing.Decision) {
 	x.identify()
 }
 
-// ask is the request as the desk sees it.
+// ask is the request as the controller sees it.
 func (x *exchange) ask(d routing.Decision) admission.Request {
 	ask := admission.Request{
 		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM, Tenant: x.tenant, Origin: x.trace.Origin(),
@@ -302,7 +302,7 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
 	x.trace.Asked(3-int(ask.Boost/Urgency), ask.Deadline)
 	x.trace.Wait(x.now)
-	grant, err := x.desk.Admit(x.ctx, ask)
+	grant, err := x.controller.Admit(x.ctx, ask)
 	if err != nil {
 		x.now = time.Now()
 		x.trace.Refused(x.now, rejectionOf(err))
@@ -317,7 +317,7 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	return grant, nil
 }
 
-// rejectionOf gives the desk's refusal, or one for a client that left.
+// rejectionOf gives the controller's refusal, or one for a client that left.
 func rejectionOf(err error) *admission.Rejection {
 	if r, ok := err.(*admission.Rejection); ok {
 		return r

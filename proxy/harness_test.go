@@ -21,15 +21,15 @@ import (
 
 // box is a proxy on real sockets in front of one model server.
 type box struct {
-	t       testing.TB
-	setup   proxy.Setup
-	desk    *admission.Controller
-	handler *proxy.Handler
-	server  *proxy.Server
-	url     string
-	client  *http.Client
-	logs    *lines
-	told    *telemetry.Telemetry
+	t          testing.TB
+	setup      proxy.Setup
+	controller *admission.Controller
+	handler    *proxy.Handler
+	server     *proxy.Server
+	url        string
+	client     *http.Client
+	logs       *lines
+	told       *telemetry.Telemetry
 }
 
 // aBox is a card of 48 GiB with a heavy class that one request fills and a
@@ -68,8 +68,8 @@ func aBox(url string) proxy.Setup {
 	}
 }
 
-// desk is the box as admission is told about it.
-func desk(s proxy.Setup) admission.Config {
+// controller is the box as admission is told about it.
+func controller(s proxy.Setup) admission.Config {
 	var c admission.Config
 	for name, room := range s.Routing.Room {
 		c.GPUs = append(c.GPUs, admission.GPU{Name: name, Memory: room + admission.GiB, Reserve: admission.GiB})
@@ -80,7 +80,7 @@ func desk(s proxy.Setup) admission.Config {
 	}
 	for name, b := range s.Routing.Backends {
 		c.Backends = append(c.Backends, admission.Backend{Name: name, Slots: b.Slots, ReturnsMemory: b.ReturnsMemory, LearnsResident: b.Resident.Learn,
-			Reclaims: b.Reclaim.Enabled(), Pinned: b.Pinned, MinResidency: b.MinResidency, Replicas: b.Desk()})
+			Reclaims: b.Reclaim.Enabled(), Pinned: b.Pinned, MinResidency: b.MinResidency, Replicas: b.Admission()})
 	}
 	return c
 }
@@ -126,17 +126,17 @@ func openTraced(t testing.TB, url string, traces telemetry.TracesConfig, change 
 	for _, c := range change {
 		c(&setup)
 	}
-	setup.Desk = desk(setup)
+	setup.Admission = controller(setup)
 	b := &box{t: t, setup: setup, logs: new(lines)}
 	tel, err := telemetry.Start(context.Background(), telemetry.Config{ServiceName: "test", Traces: traces,
 		Metrics: telemetry.MetricsConfig{Prometheus: true}, Log: telemetry.LogConfig{Format: "json", Level: "info"},
 		History: telemetry.HistoryConfig{For: 15 * time.Minute, Memory: 32 * admission.MiB}}, "test", b.logs)
 	b.told = tel
 	if err == nil {
-		b.desk, err = admission.NewController(setup.Desk)
+		b.controller, err = admission.NewController(setup.Admission)
 	}
 	if err == nil {
-		b.handler, err = proxy.New(setup, b.desk, tel)
+		b.handler, err = proxy.New(setup, b.controller, tel)
 	}
 	if err == nil {
 		admin := proxy.Admin(b.handler, setup.Proxy.Admin, proxy.Operations{Reload: func() error { return nil }, Config: func() any { return "config" }})
@@ -191,14 +191,14 @@ func (b *box) request(ctx context.Context, method, path, body string, headers ..
 
 // running is how many requests hold a grant, waiting how many wait for one.
 func (b *box) running() (n int) {
-	for _, c := range b.desk.Snapshot().Classes {
+	for _, c := range b.controller.Snapshot().Classes {
 		n += c.Running
 	}
 	return n
 }
 
 func (b *box) waiting() (n int) {
-	for _, c := range b.desk.Snapshot().Classes {
+	for _, c := range b.controller.Snapshot().Classes {
 		n += c.Queued
 	}
 	return n
@@ -217,7 +217,7 @@ func eventually(t testing.TB, what string, is func() bool) {
 	}
 }
 
-// model is a model server whose requests are held until they are let go.
+// model is a model server whose requests are held until they are let through.
 type model struct {
 	arrived chan *http.Request
 	let     chan struct{}
@@ -231,7 +231,7 @@ func newModel(t testing.TB) *model {
 	return &model{arrived: make(chan *http.Request, 1000), let: make(chan struct{}), over: t.Context().Done()}
 }
 
-// ServeHTTP works until it is let go, whether or not the caller is there.
+// ServeHTTP works until it is let through, whether or not the caller is there.
 func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)
 	m.total.Add(1)

@@ -29,7 +29,7 @@ func (h *Handler) sample(ctx context.Context, history *timeline.Store) {
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	for {
-		history.AddSample(sampleOf(h.desk.Snapshot(), time.Now()))
+		history.AddSample(sampleOf(h.controller.Snapshot(), time.Now()))
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

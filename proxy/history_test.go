@@ -166,12 +166,12 @@ func TestEventsAreASnapshotAndThenWhatHappens(t *testing.T) {
 
 func TestWhatIsNotKeptIsNotFound(t *testing.T) {
 	setup := aBox("http://127.0.0.1:1")
-	setup.Desk = desk(setup)
+	setup.Admission = controller(setup)
 	told, err := telemetry.Start(t.Context(), telemetry.Config{ServiceName: "test", Log: telemetry.LogConfig{Format: "json", Level: "info"}}, "test", io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	controller, err := admission.NewController(setup.Desk)
+	controller, err := admission.NewController(setup.Admission)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func TestWhatAnOperatorDoesIsTold(t *testing.T) {
 	}
 	<-m.arrived
 	eventually(t, "one waits", func() bool { return b.waiting() == 1 })
-	running, waiting := b.desk.Running()[0].ID, b.desk.Queue(1)[0].ID
+	running, waiting := b.controller.Running()[0].ID, b.controller.Queue(1)[0].ID
 	for _, c := range []struct {
 		path, action, on string
 		status           int

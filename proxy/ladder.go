@@ -49,13 +49,13 @@ const (
 func newLadder(h *Handler) *ladder {
 	l := &ladder{Handler: h, stopped: make(map[place]bool)}
 	l.life, l.end = context.WithCancel(context.Background())
-	h.desk.Attend(l.attend)
+	h.controller.Attend(l.attend)
 	return l
 }
 
 // close ends what is under way; its calls are cut.
 func (l *ladder) close() {
-	l.desk.Attend(nil)
+	l.controller.Attend(nil)
 	l.end()
 	l.steps.Wait()
 }
@@ -81,21 +81,21 @@ func (l *ladder) attend(o admission.Order) {
 		ended := func() {
 			told.End(time.Now(), telemetry.Done{Asked: o.Bytes, Freed: freed, GPUs: gpusOf(b), Failed: e.Failed, Note: e.Note})
 		}
-		// The end is told before the desk hears of it: the request that waits for it
+		// The end is told before the controller hears of it: the request that waits for it
 		// links to it.
 		switch o.Kind {
 		case admission.Unload:
 			e, freed = l.unload(b, o)
 			ended()
-			l.desk.Unloaded(o.ID, e)
+			l.controller.Unloaded(o.ID, e)
 		case admission.Wake:
 			e = l.wake(b, o)
 			ended()
-			l.desk.Loaded(o.ID, e)
+			l.controller.Loaded(o.ID, e)
 		case admission.Return:
 			e = l.awaitReturn(b, o)
 			ended()
-			l.desk.Loaded(o.ID, e)
+			l.controller.Loaded(o.ID, e)
 		}
 		l.orderEnded(name, o, e, freed, time.Since(began), origin)
 	})
@@ -128,7 +128,7 @@ func (l *ladder) unload(b *backend.Server, o admission.Order) (admission.Ended, 
 		return admission.Ended{Failed: true, Note: errGone.Error()}, 0
 	}
 	ready, cancel := context.WithTimeout(l.life, readySoon)
-	l.desk.AwaitReady(ready, o.ID)
+	l.controller.AwaitReady(ready, o.ID)
 	cancel()
 	var c climb
 	if b.HasHook() {
@@ -188,7 +188,7 @@ func (c *climb) step(l *ladder, b *backend.Server, o admission.Order, what strin
 		settle, cancel = context.WithTimeout(l.life, min(b.Config.Reclaim.Settle, 2*time.Second))
 		defer cancel()
 	}
-	freed, enough, known := l.desk.AwaitFreed(settle, o.ID)
+	freed, enough, known := l.controller.AwaitFreed(settle, o.ID)
 	c.freed = freed
 	switch {
 	case !known && err == nil:
@@ -236,7 +236,7 @@ func (l *ladder) awaitReturn(b *backend.Server, o admission.Order) admission.End
 	ctx, cancel := context.WithTimeout(l.life, wakeLimit)
 	defer cancel()
 	began := time.Now()
-	err := b.AwaitReturn(ctx, func() bool { return time.Since(began) < returnLimit || l.desk.TakesMemory(o.ID) })
+	err := b.AwaitReturn(ctx, func() bool { return time.Since(began) < returnLimit || l.controller.TakesMemory(o.ID) })
 	if err != nil {
 		return admission.Ended{Failed: true, Dead: true, Note: "it has not listened since it died of the unload: " + err.Error()}
 	}
@@ -269,9 +269,9 @@ func (l *ladder) inspect(s, old *rules) {
 				defer cancel()
 				if r.CanStart() && r.Down(ctx) {
 					l.setStopped(place{name, i}, true)
-					l.desk.SetLoaded(name, i, false, true)
+					l.controller.SetLoaded(name, i, false, true)
 				} else if loaded, known := r.Loaded(ctx); known {
-					l.desk.SetLoaded(name, i, loaded, r.MustWake())
+					l.controller.SetLoaded(name, i, loaded, r.MustWake())
 				}
 			})
 		}
@@ -282,7 +282,7 @@ func (l *ladder) inspect(s, old *rules) {
 const (
 	// sleepSoon bounds the wait for a backend to say whether it sleeps.
 	sleepSoon = time.Second
-	// sleepPause is between two tries to tell the desk of a backend that sleeps:
+	// sleepPause is between two tries to tell the controller of a backend that sleeps:
 	// it believes that only when nothing runs there.
 	sleepPause = 5 * time.Millisecond
 	// sleepTries bounds them.
@@ -291,7 +291,7 @@ const (
 
 // suspect asks a backend that has answered with an error whether it sleeps, where
 // it would have to be woken: somebody beside the proxy may have told it to. Nothing
-// more is sent there then, and the desk has it woken when what runs has ended. It
+// more is sent there then, and the controller has it woken when what runs has ended. It
 // returns when the backend has answered, so that whoever reads the error and sends
 // the next request finds it awake.
 func (l *ladder) suspect(b *replica) {
@@ -307,7 +307,7 @@ func (l *ladder) suspect(b *replica) {
 		defer b.asking.Store(false)
 		defer b.link.hold(false)
 		for try := range sleepTries {
-			if l.desk.SetLoaded(b.Name, l.numberOf(b), false, true) {
+			if l.controller.SetLoaded(b.Name, l.numberOf(b), false, true) {
 				l.log.Warn("a backend was put to sleep by another hand: its next request wakes it", "backend", b.Name)
 				return
 			}

@@ -21,14 +21,14 @@ import (
 )
 
 // engine is a model server that holds memory from its first request on, until
-// it is told to let go.
+// it is told to unload.
 type engine struct {
 	weights admission.Bytes
 	held    atomic.Int64
 	lies    atomic.Bool // it says yes and keeps its memory
 	slow    atomic.Bool // it sleeps and does not say so in time
 	abused  atomic.Bool // a request has come while it slept
-	dies    atomic.Bool // of being told to let go
+	dies    atomic.Bool // of being told to unload
 	asleep  atomic.Bool
 	server  *httptest.Server
 
@@ -82,7 +82,7 @@ func (e *engine) called() string {
 }
 
 // twoEngines is a card with two engines that do not fit beside each other, read
-// as often as the desk can.
+// as often as the controller can.
 func twoEngines(t *testing.T, change func(*backend.Config)) (b *box, large, other *engine) {
 	large, other = &engine{weights: 30 * admission.GiB}, &engine{weights: 28 * admission.GiB}
 	servers := []*httptest.Server{httptest.NewServer(large), httptest.NewServer(other)}
@@ -106,7 +106,7 @@ func twoEngines(t *testing.T, change func(*backend.Config)) (b *box, large, othe
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			b.desk.Observe(admission.Reading{GPU: "gpu0", Total: 48 * admission.GiB, Source: "nvml",
+			b.controller.Observe(admission.Reading{GPU: "gpu0", Total: 48 * admission.GiB, Source: "nvml",
 				Used: admission.Bytes(large.held.Load() + other.held.Load())})
 			select {
 			case <-stop:
@@ -266,7 +266,7 @@ func TestABackendThatAReloadBringsIsAskedWhetherItSleeps(t *testing.T) {
 	setBackend(&next, "slow", func(c *backend.Config) {
 		c.Reclaim = backend.ReclaimConfig{Preset: "vllm", Timeout: time.Minute}
 	})
-	next.Desk = desk(next)
+	next.Admission = controller(next)
 	if err := b.handler.Reload(next); err != nil {
 		t.Fatal(err)
 	}
@@ -317,11 +317,11 @@ func TestAPortThatRefusesHoldsNoMemory(t *testing.T) {
 		t.Errorf("the state says %s", state)
 	}
 	// The card has the last word on what is free.
-	if g := b.desk.Snapshot().GPUs[0]; g.Available > 17*admission.GiB {
+	if g := b.controller.Snapshot().GPUs[0]; g.Available > 17*admission.GiB {
 		t.Errorf("%v are available while 30 GiB are in use", g.Available)
 	}
 	large.held.Store(0)
-	eventually(t, "it is free", func() bool { return b.desk.Snapshot().GPUs[0].Available == 47*admission.GiB })
+	eventually(t, "it is free", func() bool { return b.controller.Snapshot().GPUs[0].Available == 47*admission.GiB })
 }
 
 func TestAWaitingRequestShowsWhatBlocksIt(t *testing.T) {

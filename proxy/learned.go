@@ -88,7 +88,7 @@ func (h *Handler) Learned() Learned {
 			out.Routes = append(out.Routes, DescribeHistory(route, history)...)
 		}
 	}
-	for _, b := range h.desk.Snapshot().Backends {
+	for _, b := range h.controller.Snapshot().Backends {
 		for _, a := range b.Accounts {
 			out.Residents = append(out.Residents, describeResident(b.Name, a))
 		}
@@ -175,7 +175,7 @@ func (h *Handler) Forget(name string) bool {
 	found := false
 	for route, history := range h.rules.Load().histories {
 		if route.Name == name && history != nil {
-			h.desk.Forget(history)
+			h.controller.Forget(history)
 			found = true
 		}
 	}

@@ -28,7 +28,7 @@ func (b *box) readsCard() *card {
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			b.desk.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: admission.Bytes(c.used.Load()), Source: "nvml"})
+			b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: admission.Bytes(c.used.Load()), Source: "nvml"})
 			c.reads.Add(1)
 			select {
 			case <-stop:
@@ -63,7 +63,7 @@ func (b *box) seen(m *model, c *card, path string, used admission.Bytes) {
 	m.let <- struct{}{}
 	<-done
 	b.hold(c, 0)
-	eventually(b.t, "a lone run is over", func() bool { return !b.desk.Snapshot().GPUs[0].LoneRun })
+	eventually(b.t, "a lone run is over", func() bool { return !b.controller.Snapshot().GPUs[0].LoneRun })
 }
 
 func (b *box) learned() proxy.Learned {
@@ -99,7 +99,7 @@ func TestADemandThatNobodyDeclaredIsLearned(t *testing.T) {
 		go func() { b.do("POST", "/light/x", "{}"); done <- struct{}{} }()
 		<-m.arrived
 	}
-	if got := b.desk.Snapshot().GPUs[0].Booked; got != 3*booked {
+	if got := b.controller.Snapshot().GPUs[0].Booked; got != 3*booked {
 		t.Errorf("%v are booked for three, want %v", got, 3*booked)
 	}
 	for range 3 {
@@ -162,7 +162,7 @@ func TestWhatIsLearnedGoesOnAfterARestartAndAReload(t *testing.T) {
 		t.Errorf("it remembers %+v", routes)
 	}
 	setup := aBox(again.setup.Routing.Backends["quick"].URL)
-	setup.Desk = desk(setup)
+	setup.Admission = controller(setup)
 	reload := func(change ...func(*proxy.Setup)) {
 		t.Helper()
 		next := setup
@@ -216,7 +216,7 @@ func TestWhatAnOlderStateSaysIsKeptIsIgnored(t *testing.T) {
 		})
 	})
 	b.handler.Recall(memory, time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC))
-	for _, x := range b.desk.Snapshot().Backends {
+	for _, x := range b.controller.Snapshot().Backends {
 		want := admission.Bytes(0)
 		if x.Name == "learns" {
 			want = 7 * admission.GiB

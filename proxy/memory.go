@@ -166,7 +166,7 @@ func (h *Handler) Memory() Memory {
 		}
 	}
 	configured := make(map[accountKey]bool)
-	for _, b := range h.desk.Snapshot().Backends {
+	for _, b := range h.controller.Snapshot().Backends {
 		for _, a := range b.Accounts {
 			configured[accountKey{b.Name, a.Replica, a.GPU}] = true
 			if a.Learns && a.Resident > 0 {
@@ -216,7 +216,7 @@ func (h *Handler) Recall(m Memory, now time.Time) {
 		if a.Resident == 0 {
 			continue // an older state tells of those that learned nothing
 		}
-		if !h.desk.SetResident(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Resident)) && a.Seen >= oldest && len(h.recalled.accounts) < maxRemembered {
+		if !h.controller.SetResident(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Resident)) && a.Seen >= oldest && len(h.recalled.accounts) < maxRemembered {
 			if h.recalled.accounts == nil {
 				h.recalled.accounts = make(map[accountKey]AccountMemory)
 			}

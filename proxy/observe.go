@@ -37,8 +37,8 @@ func (o *observed) read() (held int, refused map[admission.Code]int) {
 	return o.held, maps.Clone(o.refused)
 }
 
-// forwardObserved forwards at once and asks the desk beside it, so that its
-// books show what `enforce` would have done. The request that the desk would
+// forwardObserved forwards at once and asks the controller beside it, so that its
+// books show what `enforce` would have done. The request that the controller would
 // still hold when the work is over leaves its queue then.
 func (x *exchange) forwardObserved(d routing.Decision) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(x.ctx))
@@ -50,7 +50,7 @@ func (x *exchange) forwardObserved(d routing.Decision) error {
 // shadow stands in the queue for a request that did not have to.
 func (h *Handler) shadow(ctx context.Context, ask admission.Request, trace string) {
 	arrived := time.Now()
-	grant, err := h.desk.Admit(ctx, ask)
+	grant, err := h.controller.Admit(ctx, ask)
 	if err == nil {
 		defer grant.Release(admission.Result{Outcome: admission.Aborted})
 		if grant.Waited() == 0 {

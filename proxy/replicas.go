@@ -22,7 +22,7 @@ type replica struct {
 }
 
 // replicas are the servers behind one backend's name, in the order of the file,
-// which is the desk's too. There is one or more.
+// which is the controller's too. There is one or more.
 type replicas []*replica
 
 func newReplica(name string, config backend.Config) (*replica, error) {
@@ -42,13 +42,13 @@ func newReplica(name string, config backend.Config) (*replica, error) {
 type link struct {
 	backend string
 
-	mu     sync.Mutex
-	desk   *admission.Controller // guarded by mu; nil: not yet, or no longer
-	number int                   // guarded by mu; the replica's, there
-	slots  int                   // guarded by mu; the last word
-	gone   bool                  // guarded by mu; its port refuses
-	orders int                   // guarded by mu; under way for it
-	held   bool                  // guarded by mu; none may be used, whatever it says
+	mu         sync.Mutex
+	controller *admission.Controller // guarded by mu; nil: not yet, or no longer
+	number     int                   // guarded by mu; the replica's, there
+	slots      int                   // guarded by mu; the last word
+	gone       bool                  // guarded by mu; its port refuses
+	orders     int                   // guarded by mu; under way for it
+	held       bool                  // guarded by mu; none may be used, whatever it says
 }
 
 func (l *link) available(slots int) {
@@ -73,14 +73,14 @@ func (l *link) hold(held bool) {
 	l.tell()
 }
 
-// tell tells the desk. The caller holds mu.
+// tell tells the controller. The caller holds mu.
 func (l *link) tell() {
 	slots := l.slots
 	if l.held {
 		slots = 0
 	}
-	if l.desk != nil {
-		l.desk.SetAvailable(l.backend, l.number, slots)
+	if l.controller != nil {
+		l.controller.SetAvailable(l.backend, l.number, slots)
 	}
 }
 
@@ -91,8 +91,8 @@ func (l *link) present(there bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.gone = !there
-	if l.desk != nil && l.orders == 0 {
-		l.desk.SetThere(l.backend, l.number, there)
+	if l.controller != nil && l.orders == 0 {
+		l.controller.SetThere(l.backend, l.number, there)
 	}
 }
 
@@ -100,20 +100,20 @@ func (l *link) present(there bool) {
 func (l *link) ordered(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.orders += n; l.orders == 0 && l.gone && l.desk != nil {
-		l.desk.SetThere(l.backend, l.number, false)
+	if l.orders += n; l.orders == 0 && l.gone && l.controller != nil {
+		l.controller.SetThere(l.backend, l.number, false)
 	}
 }
 
 // connect makes the link speak to a controller as the replica of that number,
 // beginning with what was said last; nil silences it.
-func (l *link) connect(desk *admission.Controller, number int) {
+func (l *link) connect(controller *admission.Controller, number int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.desk, l.number = desk, number
+	l.controller, l.number = controller, number
 	l.tell()
-	if l.gone && desk != nil {
-		desk.SetThere(l.backend, number, false)
+	if l.gone && controller != nil {
+		controller.SetThere(l.backend, number, false)
 	}
 }
 
@@ -154,10 +154,10 @@ func (r replicas) first() *replica {
 
 // down says whether all breakers are open, and when the first of them will not
 // be. One that sleeps does not fail by not answering: it will be woken.
-func (r replicas) down(desk *admission.Controller) (remaining time.Duration, down bool) {
+func (r replicas) down(controller *admission.Controller) (remaining time.Duration, down bool) {
 	for i, b := range r {
 		d, open := b.Open()
-		if !open || b.Config.Reclaim.Enabled() && desk.Asleep(b.Name, i) {
+		if !open || b.Config.Reclaim.Enabled() && controller.Asleep(b.Name, i) {
 			return 0, false
 		}
 		if i == 0 || d < remaining {

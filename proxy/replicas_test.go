@@ -41,7 +41,7 @@ func (b *box) reload(change func(*proxy.Setup)) {
 	b.t.Helper()
 	next := b.setup
 	change(&next)
-	next.Desk = desk(next)
+	next.Admission = controller(next)
 	if err := b.handler.Reload(next); err != nil {
 		b.t.Fatal(err)
 	}
@@ -223,8 +223,8 @@ func TestASecondTryMayGoToAnotherReplica(t *testing.T) {
 	})
 	// Once it has been read, gpu0 shows that somebody else is there.
 	first.then = func() {
-		b.desk.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: 2 * admission.GiB, Source: "nvml"})
-		b.desk.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: 40 * admission.GiB, Source: "nvml"})
+		b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: 2 * admission.GiB, Source: "nvml"})
+		b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: 40 * admission.GiB, Source: "nvml"})
 	}
 	res, body := b.do("POST", "/heavy", `{"n":1}`)
 	if res.StatusCode != 200 || body != "done" {

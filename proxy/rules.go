@@ -15,11 +15,11 @@ import (
 )
 
 // Setup is everything that a configuration says to a handler. It is checked
-// already. The desk knows the replicas of a backend by their urls.
+// already. The controller knows the replicas of a backend by their urls.
 type Setup struct {
-	Proxy   Config
-	Routing routing.Config
-	Desk    admission.Config
+	Proxy     Config
+	Routing   routing.Config
+	Admission admission.Config
 }
 
 // rules are what one configuration makes of a handler. They are immutable; a
@@ -42,9 +42,9 @@ type rules struct {
 	reminded     sync.Map // by route: it was said that its GETs may be work
 }
 
-// New makes a handler in front of a desk that was opened for the same box.
-func New(setup Setup, desk *admission.Controller, t *telemetry.Telemetry) (*Handler, error) {
-	h := &Handler{desk: desk, telemetry: t, log: t.Log(), looks: make(chan struct{}, mostLooks)}
+// New makes a handler in front of a controller that was opened for the same box.
+func New(setup Setup, controller *admission.Controller, t *telemetry.Telemetry) (*Handler, error) {
+	h := &Handler{controller: controller, telemetry: t, log: t.Log(), looks: make(chan struct{}, mostLooks)}
 	h.ahead.limit.Store(readAheadMemory)
 	next, err := h.prepare(setup, nil)
 	if err != nil {
@@ -66,11 +66,11 @@ func (h *Handler) Reload(setup Setup) error {
 	if err != nil {
 		return err
 	}
-	// From here on the desk may send requests where only the new rules know the
+	// From here on the controller may send requests where only the new rules know the
 	// way; who is sent there waits for them.
 	h.reloading.Lock()
 	defer h.reloading.Unlock()
-	if err := h.desk.Reconfigure(setup.Desk); err != nil {
+	if err := h.controller.Reconfigure(setup.Admission); err != nil {
 		next.retire(old)
 		return err
 	}
@@ -157,7 +157,7 @@ func (h *Handler) install(next, old *rules) {
 	next.leavesOut(old, func(b *replica) { b.link.connect(nil, 0) })
 	for _, servers := range next.backends {
 		for i, b := range servers {
-			b.link.connect(h.desk, i)
+			b.link.connect(h.controller, i)
 		}
 	}
 	h.rules.Store(next)
@@ -208,7 +208,7 @@ func (h *Handler) Close() {
 }
 
 // Drain tells clients that are refused from now on when the grace ends; the
-// desk does the refusing.
+// controller does the refusing.
 func (h *Handler) Drain(until time.Time) { h.drainUntil.Store(until.UnixNano()) }
 
 // Draining says that Drain was called.

@@ -275,7 +275,7 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 		"refused": {play: func(p *played) { p.post("/never/x") }, want: want{status: "422", result: "refused", code: "never_fits", spans: []string{telemetry.SpanWait},
 			line: map[string]any{"level": "INFO", "execute_ms": nil}, metrics: []string{`anteroom_refusals_total{anteroom_class="never",anteroom_code="never_fits"}`}}},
 		"cancelled in the queue": {play: func(p *played) {
-			p.desk.Pause("light")
+			p.controller.Pause("light")
 			p.leave("/light/plain", "it waits", func() bool { return p.waiting() == 1 })
 		}, want: want{status: "499", result: "cancelled", code: "client_cancelled", spans: []string{telemetry.SpanWait},
 			about:   map[string]string{"anteroom.wait.reason": "paused"},

@@ -216,7 +216,7 @@ func (a *admin) state(c echo.Context) error { return c.JSON(http.StatusOK, a.des
 
 // describe is the state at this moment.
 func (a *admin) describe() stateJSON {
-	s := a.desk.Snapshot()
+	s := a.controller.Snapshot()
 	out := stateJSON{At: s.At, Mode: a.rules.Load().config.Mode, Draining: s.Draining || a.Draining(),
 		GPUs: []gpuJSON{}, Classes: []classJSON{}, Backends: a.describeBackends(s), Running: []runningJSON{}}
 	for _, g := range s.GPUs {
@@ -227,7 +227,7 @@ func (a *admin) describe() stateJSON {
 			QueueLimit: k.QueueLimit, QueuedBytes: int64(k.QueuedBytes), OldestWait: k.OldestWait.Seconds(),
 			Paused: k.Paused, Granted: k.Granted, Refused: k.Refused})
 	}
-	for _, r := range a.desk.Running() {
+	for _, r := range a.controller.Running() {
 		out.Running = append(out.Running, runningJSON{ID: r.ID, Class: r.Class, Backend: r.Backend, Tenant: r.Tenant,
 			VRAM: int64(r.VRAM), Started: r.Started, Elapsed: r.Elapsed.Seconds(), EstimatedEnd: known(r.EstimatedEnd)})
 	}
@@ -260,19 +260,19 @@ func describeGPU(g admission.GPUState, backends []admission.BackendState) gpuJSO
 }
 
 func (a *admin) backends(c echo.Context) error {
-	return c.JSON(http.StatusOK, map[string]any{"backends": a.describeBackends(a.desk.Snapshot())})
+	return c.JSON(http.StatusOK, map[string]any{"backends": a.describeBackends(a.controller.Snapshot())})
 }
 
 // describeBackends puts the controller's view and the breaker's side by side.
 func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 	rules := a.rules.Load()
-	desk := make(map[string]admission.BackendState, len(s.Backends))
+	controller := make(map[string]admission.BackendState, len(s.Backends))
 	for _, b := range s.Backends {
-		desk[b.Name] = b
+		controller[b.Name] = b
 	}
 	out := []backendJSON{}
 	for _, name := range rules.backendNames() {
-		d := desk[name]
+		d := controller[name]
 		replicas := describeReplicas(rules.backends[name], d.Replicas)
 		best := replicas[0]
 		for _, r := range replicas {
@@ -295,13 +295,13 @@ func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 	return out
 }
 
-func describeReplicas(servers replicas, desk []admission.ReplicaState) []replicaJSON {
+func describeReplicas(servers replicas, controller []admission.ReplicaState) []replicaJSON {
 	out := make([]replicaJSON, len(servers))
 	for i, b := range servers {
 		remaining, _ := b.Open()
 		out[i] = replicaJSON{Replica: i, URL: b.Config.URL, Breaker: b.State(), OpenFor: remaining.Seconds(), Healthy: b.Healthy()}
-		if i < len(desk) { // a reload may be under way
-			r := desk[i]
+		if i < len(controller) { // a reload may be under way
+			r := controller[i]
 			out[i].Residency, out[i].Since, out[i].Swaps = r.Residency, known(r.Since), r.Swaps
 			out[i].Failures, out[i].NotBefore, out[i].Note = r.Failures, known(r.NotBefore), r.Note
 		}
@@ -319,7 +319,7 @@ func (a *admin) queue(c echo.Context) error {
 		limit = min(n, maxListed)
 	}
 	waiting := []waiterJSON{}
-	for _, w := range a.desk.Queue(limit) {
+	for _, w := range a.controller.Queue(limit) {
 		waiting = append(waiting, describeWaiter(w))
 	}
 	return c.JSON(http.StatusOK, map[string]any{"waiting": waiting})
@@ -332,7 +332,7 @@ func describeProcess(p admission.Process) processJSON {
 func (a *admin) waiter(c echo.Context) error {
 	id, err := strconv.ParseUint(c.Param("id"), 10, 64)
 	if err == nil {
-		if w, ok := a.desk.Explain(id); ok {
+		if w, ok := a.controller.Explain(id); ok {
 			return c.JSON(http.StatusOK, describeWaiter(w))
 		}
 	}

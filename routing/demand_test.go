@@ -45,7 +45,7 @@ func TestADemandIsAConstantOrWorkedOut(t *testing.T) {
 		{images, `{"n":"2"}`, 26 * gib},
 		{images, `{"n":2,"size":"auto"}`, 26 * gib},
 		{images, `{"size":"2000x1000"}`, 26 * gib},
-		{images, `{"n":1000}`, 4096 * gib}, // more than the card: the desk refuses it
+		{images, `{"n":1000}`, 4096 * gib}, // more than the card: the controller refuses it
 		{images, `{"n":1e290}`, 1 << 60},
 		{"gib(size)", `{"a":1}`, 7 * gib},
 	} {

@@ -129,9 +129,9 @@ func TestAReplicaTakesFromItsBackendWhatItDoesNotSay(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	replicas := b.Desk()
+	replicas := b.Admission()
 	if len(replicas) != 4 || replicas[3].Name != "http://a:4" || len(replicas[3].Places) != 2 {
-		t.Errorf("the desk is told %+v", replicas)
+		t.Errorf("the controller is told %+v", replicas)
 	}
 }
 

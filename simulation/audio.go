@@ -14,7 +14,7 @@ import (
 )
 
 // Whisper is Speaches, which faster-whisper-server was called before. A model is loaded by
-// its first request, and let go of when it has not been asked for in 5 minutes.
+// its first request, and unloaded when it has not been asked for in 5 minutes.
 func Whisper() Kind {
 	return Kind{
 		Name: "whisper", Does: "Speaches, formerly faster-whisper-server", Model: "Systran/faster-whisper-large-v3", Owner: "Systran",
@@ -248,7 +248,7 @@ func inference(e *Engine, w http.ResponseWriter, r *http.Request) {
 	transcript(w, "transcribe", lasts(len(file)), field(form, "response_format"))
 }
 
-// otherWeights lets go of the weights and loads those of a file, which are as large.
+// otherWeights unloads the weights and loads those of a file, which are as large.
 func otherWeights(e *Engine, w http.ResponseWriter, r *http.Request) {
 	form, _, ok := e.form(w, r)
 	if !ok {

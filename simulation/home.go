@@ -61,7 +61,7 @@ func VQA() Kind {
 	}
 }
 
-// ownerRoutes let go of the weights and bring them back. A request brings them
+// ownerRoutes unload the weights and bring them back. A request brings them
 // back too.
 func ownerRoutes(e *Engine, routes *Routes) {
 	routes.HandleFunc("POST /unload", func(w http.ResponseWriter, r *http.Request) {

@@ -39,9 +39,9 @@ type Kind struct {
 	// Explicit loads the first model at the start, the others when told to, and
 	// none for a request.
 	Explicit bool
-	// Single lets go of one model before it loads another.
+	// Single unloads one model before it loads another.
 	Single bool
-	// Wake is how long weights take that have been let go of before, because they
+	// Wake is how long weights take that have been unloaded before, because they
 	// wait in main memory. Zero: as long as the first time.
 	Wake time.Duration
 	// ReturnsMemory gives PerRun back to the card when a run ends. False: it

@@ -19,16 +19,16 @@ type model struct {
 	// All below are guarded by the engine's mu.
 	loaded admission.Bytes // of the weights
 	cached admission.Bytes // kept by the allocator, in no run
-	left   admission.Bytes // stayed behind when it was let go of
+	left   admission.Bytes // stayed behind when it was unloaded
 	atWork admission.Bytes // of the runs
 	takes  time.Duration   // how long the next load takes
 	runs   int             // that may use the weights, or wait for them
 	begun  int             // how many runs there ever were
 	asleep chan struct{}   // closed when it wakes; nil: it is awake
-	wanted chan struct{}   // closed when it has been let go of, after its runs; nil: nobody asked
+	wanted chan struct{}   // closed when it has been unloaded, after its runs; nil: nobody asked
 	life   context.Context
 	cut    context.CancelCauseFunc // ends life, and with it the runs
-	until  time.Time               // it is let go of then, if nobody asks for it; of Ollama's
+	until  time.Time               // it is unloaded then, if nobody asks for it; of Ollama's
 	forget context.CancelFunc      // ends the wait for that; may be nil
 }
 
@@ -96,14 +96,14 @@ func (e *Engine) enter(ctx context.Context, m *model) (context.Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Whoever is in keeps the weights from being let go of: they stay loaded.
+	// Whoever is in keeps the weights from being unloaded: they stay loaded.
 	if err := e.load(ctx, m); err != nil {
 		return nil, errors.Join(err, e.leave(m))
 	}
 	return life, nil
 }
 
-// clear lets go of the other models where only one may be there. Until done is
+// clear unloads the other models where only one may be there. Until done is
 // called no other takes m's place.
 func (e *Engine) clear(ctx context.Context, m *model) (done func(), err error) {
 	if !e.kind.Single && !e.traps[oneAtATime] {
@@ -196,7 +196,7 @@ func (e *Engine) give(m *model) error {
 	return nil
 }
 
-// free lets go of what m holds, when no run is on it. Where that is not now, it
+// free unloads what m holds, when no run is on it. Where that is not now, it
 // returns when it has happened, or at once if wait is false.
 func (e *Engine) free(ctx context.Context, m *model, wait bool) error {
 	if err := e.begin(); err != nil {
@@ -310,7 +310,7 @@ func (e *Engine) suspend(ctx context.Context, m *model, deep, wait bool) error {
 }
 
 // wake brings m back and lets runs begin. It stays asleep after an error. A
-// sleep that still waits for runs to end is over, and nothing was let go of.
+// sleep that still waits for runs to end is over, and nothing was unloaded.
 func (e *Engine) wake(ctx context.Context, m *model) error {
 	e.mu.Lock()
 	if m.wanted != nil {

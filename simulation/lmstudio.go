@@ -9,7 +9,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// LMStudio is LM Studio's server with two models. A request loads its model and lets go of
+// LMStudio is LM Studio's server with two models. A request loads its model and unloads
 // the one before. It answers 200 to every path, known or not.
 func LMStudio() Kind {
 	return Kind{

@@ -12,7 +12,7 @@ import (
 )
 
 // Ollama is Ollama with two models. Each is loaded by its first request, with
-// its key-value cache, and let go of when it has not been asked for as long as
+// its key-value cache, and unloaded when it has not been asked for as long as
 // the last request's keep_alive says: five minutes, if it says nothing.
 func Ollama() Kind {
 	return Kind{
@@ -126,7 +126,7 @@ func (o ollama) ps(w http.ResponseWriter, _ *http.Request) {
 }
 
 // work is /api/generate and /api/chat, which differ in how they carry text.
-// Without a prompt they load the model or, with keep_alive 0, let go of it.
+// Without a prompt they load the model or, with keep_alive 0, unload it.
 func (o ollama) work(w http.ResponseWriter, r *http.Request, carry func(string) (string, any)) {
 	var a struct {
 		Model     string            `json:"model"`
@@ -231,7 +231,7 @@ func (o ollama) oldEmbed(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// keep lets go of m after that time, unless it is asked for again by then.
+// keep unloads m after that time, unless it is asked for again by then.
 func (o ollama) keep(m *model, k keepAlive) error {
 	d := time.Duration(k)
 	ctx, forget := context.WithCancel(o.life)

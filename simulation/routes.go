@@ -19,7 +19,7 @@ func commonRoutes(e *Engine, routes *Routes) {
 	modelRoutes(e, routes, nil)
 }
 
-// health says whether it has come up. That its weights have been let go of since
+// health says whether it has come up. That its weights have been unloaded since
 // does not make it ill.
 func (e *Engine) health(w http.ResponseWriter, _ *http.Request) {
 	if e.up.Load() {

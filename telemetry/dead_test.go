@@ -17,7 +17,7 @@ import (
 )
 
 // stuck is an exporter that does not come back, whatever its context says,
-// until it is let go.
+// until it is let through.
 type stuck struct {
 	letGo chan struct{}
 	got   atomic.Int64

@@ -56,10 +56,10 @@ func (m *metrics) observe(t *Telemetry, k *maker) {
 		o.ObserveInt64(lost, t.spansLost.Load())
 		o.ObserveInt64(lines, t.logs.Lost())
 		s := t.sources.Load()
-		if s == nil || s.Desk == nil {
+		if s == nil || s.Admission == nil {
 			return nil
 		}
-		snapshot := s.Desk()
+		snapshot := s.Admission()
 		for _, c := range snapshot.Classes {
 			classes(o, c)
 		}

@@ -56,11 +56,11 @@ func series(f *dto.MetricFamily) map[string]float64 {
 	return found
 }
 
-// box is a desk's snapshot in which no two numbers are the same, so that none
+// box is a controller's snapshot in which no two numbers are the same, so that none
 // can stand in another's place.
 func box() Sources {
 	return Sources{
-		Desk: func() admission.Snapshot {
+		Admission: func() admission.Snapshot {
 			return admission.Snapshot{At: time.Unix(100, 0),
 				GPUs: []admission.GPUState{
 					{GPUState: memory.GPUState{Name: "gpu0", Capacity: 48, Reserve: 2, Booked: 29, Unmanaged: 3, Unattributed: 5, Available: 9, Observed: 38, Device: "GPU-a"}, ObservedAt: time.Unix(96, 0)},
@@ -186,16 +186,16 @@ func TestDurationsReachTenMinutes(t *testing.T) {
 	}
 }
 
-// Before the desk is there, and after it is, a scrape works.
+// Before the controller is there, and after it is, a scrape works.
 func TestTheGaugesWaitForTheirSources(t *testing.T) {
 	noOTEL(t)
 	telemetry := start(t, usual(), &logs{})
 	if _, families := scrape(t, telemetry); families["anteroom_queue_length"] != nil || families["anteroom_config_last_reload"] == nil {
 		t.Error("without sources want the gauges that need none, and no other")
 	}
-	telemetry.Observe(Sources{Desk: box().Desk})
+	telemetry.Observe(Sources{Admission: box().Admission})
 	if _, families := scrape(t, telemetry); families["anteroom_queue_length"] == nil || families["anteroom_breaker_state"] != nil {
-		t.Error("with a desk alone want its gauges, and no breaker's")
+		t.Error("with a controller alone want its gauges, and no breaker's")
 	}
 }
 

@@ -69,7 +69,7 @@ type Telemetry struct {
 // Sources are what the gauges read when they are collected. A nil one reports
 // nothing.
 type Sources struct {
-	Desk func() admission.Snapshot
+	Admission func() admission.Snapshot
 	// Breakers gives the breaker state of each backend's replicas, in order:
 	// closed, half-open, open.
 	Breakers func() map[string][]string

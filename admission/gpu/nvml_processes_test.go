@@ -120,6 +120,6 @@ func TestProcessesComeWithWhoseTheyAre(t *testing.T) {
 		t.Errorf("got %+v of the backend's", p)
 	}
 	if p := list[1]; p.Backend != "" {
-		t.Errorf("got %+v of an outsider", p)
+		t.Errorf("got %+v of a process that is not ours", p)
 	}
 }

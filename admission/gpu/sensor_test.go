@@ -33,7 +33,7 @@ type seen struct {
 	Processes        []admission.Process
 	Lost, Ready      bool
 	Listed           bool // the processes are known
-	Desk             books
+	Admission        books
 	Measured         measured
 }
 
@@ -49,10 +49,10 @@ func init() {
 
 // setup is what a sensor's process is to do.
 type setup struct {
-	Cards map[string]Config
-	Hints []Hint
-	Desk  bool // a desk takes the readings
-	Load  bool // light requests come and go there without a pause
+	Cards     map[string]Config
+	Hints     []Hint
+	Admission bool // a controller takes the readings
+	Load      bool // light requests come and go there without a pause
 	// Impatient makes readings late after a moment. Else they are not on a box
 	// that has better things to do either.
 	Impatient bool
@@ -80,9 +80,9 @@ func (s setup) run() {
 		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	var d *desk
-	if s.Desk {
-		d = openDesk(ctx)
+	var d *controller
+	if s.Admission {
+		d = openController(ctx)
 		defer d.close()
 		if s.Load {
 			d.run(ctx)
@@ -97,7 +97,7 @@ func (s setup) run() {
 			s.Err = r.Err.Error()
 		}
 		if d != nil {
-			s.Desk = d.see(r)
+			s.Admission = d.see(r)
 		}
 		out.Encode(s)
 	}, func() {

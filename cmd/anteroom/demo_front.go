@@ -16,10 +16,10 @@ import (
 // and the admission controller of a configuration, as the proxy has them, before
 // engines that it calls.
 type front struct {
-	table     *routing.Table
-	desk      *admission.Controller
-	histories map[*routing.Route]*admission.History
-	engines   map[string]http.Handler // by backend
+	table      *routing.Table
+	controller *admission.Controller
+	histories  map[*routing.Route]*admission.History
+	engines    map[string]http.Handler // by backend
 }
 
 // newFront opens a front, which reads the card until ctx ends.
@@ -29,23 +29,23 @@ func newFront(ctx context.Context, clock simulation.Clock, card *simulation.Card
 	if err != nil {
 		return nil, err
 	}
-	desk := cfg.Desk()
-	desk.Clock = clock
+	controller := cfg.Admission()
+	controller.Clock = clock
 	f := &front{table: table, histories: make(map[*routing.Route]*admission.History), engines: engines}
-	if f.desk, err = admission.NewController(desk); err != nil {
+	if f.controller, err = admission.NewController(controller); err != nil {
 		return nil, err
 	}
 	for _, r := range table.Routes() {
 		f.histories[r] = new(admission.History)
 	}
-	f.desk.ReadNow(func(gpu string) {
+	f.controller.ReadNow(func(gpu string) {
 		// Not at once: it is called under the controller's lock.
-		clock.AfterFunc(0, func() { f.desk.Observe(card.Reading(gpu)) })
+		clock.AfterFunc(0, func() { f.controller.Observe(card.Reading(gpu)) })
 	})
-	for _, g := range desk.GPUs {
+	for _, g := range controller.GPUs {
 		clock.Go(func() {
 			for ok := true; ok; ok = clock.Sleep(ctx, readEvery) == nil {
-				f.desk.Observe(card.Reading(g.Name))
+				f.controller.Observe(card.Reading(g.Name))
 			}
 		})
 	}
@@ -65,7 +65,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	grant, err := f.desk.Admit(r.Context(), admission.Request{
+	grant, err := f.controller.Admit(r.Context(), admission.Request{
 		Class: d.Route.ClassName, Backend: d.Route.Backend, VRAM: d.VRAM,
 		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
 		History:  f.histories[d.Route],

@@ -240,20 +240,20 @@ func (b *three) play(length time.Duration) {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		for _, w := range b.server.desk.Queue(10) {
+		for _, w := range b.server.controller.Queue(10) {
 			b.t.Logf("waits: %+v", w)
 		}
-		for _, w := range b.server.desk.Running() {
+		for _, w := range b.server.controller.Running() {
 			b.t.Logf("runs: %+v", w)
 		}
-		b.t.Fatalf("not all is answered: %+v", b.server.desk.Snapshot())
+		b.t.Fatalf("not all is answered: %+v", b.server.controller.Snapshot())
 	}
 }
 
-// swaps is how often each engine was made to let go.
+// swaps is how often each engine was unloaded.
 func (b *three) swaps() map[string]uint64 {
 	n := map[string]uint64{}
-	for _, backend := range b.server.desk.Snapshot().Backends {
+	for _, backend := range b.server.controller.Snapshot().Backends {
 		for _, r := range backend.Replicas {
 			n[backend.Name] += r.Swaps
 		}
@@ -309,7 +309,7 @@ func TestThreeEnginesShareACard(t *testing.T) {
 			periods := uint64(time.Since(began)/b.real(30*time.Second)) + 1
 			for name, n := range swaps {
 				if n > periods {
-					t.Errorf("%s was made to let go %d times in %d times min_residency: %s", name, n, periods, summary)
+					t.Errorf("%s was unloaded %d times in %d times min_residency: %s", name, n, periods, summary)
 				}
 			}
 		})
@@ -319,7 +319,7 @@ func TestThreeEnginesShareACard(t *testing.T) {
 func (b *three) want(what string, ok bool) {
 	b.t.Helper()
 	if !ok {
-		b.t.Fatalf("%s fails: %v; %+v", what, b.answered, b.server.desk.Snapshot())
+		b.t.Fatalf("%s fails: %v; %+v", what, b.answered, b.server.controller.Snapshot())
 	}
 }
 
@@ -352,7 +352,7 @@ func TestAProxyStartsBeforeEnginesThatAreLoaded(t *testing.T) {
 			b.want("a caption on a model that is loaded", b.caption())
 			for name, n := range b.swaps() {
 				if n > 0 {
-					t.Errorf("%s was made to let go %d times, want never: all fits", name, n)
+					t.Errorf("%s was unloaded %d times, want never: all fits", name, n)
 				}
 			}
 			// It dies behind the proxy's back, and nobody starts it anew.

@@ -59,7 +59,7 @@ func TestARecordReplays(t *testing.T) {
 			if len(mistakes) > 0 {
 				t.Fatal(mistakes)
 			}
-			log, err := replay.Desk(box, trace)
+			log, err := replay.Admission(box, trace)
 			must(t, err)
 			result, err := replay.Judge(box, trace, log)
 			must(t, err)

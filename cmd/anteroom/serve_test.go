@@ -103,7 +103,7 @@ func (s *served) exit() int {
 	return 0
 }
 
-// gated answers each request when it is let go.
+// gated answers each request when it is let through.
 func gated(t *testing.T) (url string, arrived <-chan struct{}, open func()) {
 	t.Helper()
 	came, gate := make(chan struct{}, 1000), make(chan struct{})

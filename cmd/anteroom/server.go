@@ -21,16 +21,16 @@ import (
 // server is a running proxy with all that belongs to it: controller, sensor,
 // listeners, telemetry.
 type server struct {
-	log       *slog.Logger
-	telemetry *telemetry.Telemetry
-	desk      *admission.Controller
-	handler   *proxy.Handler
-	proxy     *proxy.Server
-	served    chan error // what ended Serve
-	owners    *gpu.Owners
-	locks     gpu.Locks   // guarded by mu, once it serves
-	now       chan string // asks for a reading of a GPU at once
-	state     *stateFile
+	log        *slog.Logger
+	telemetry  *telemetry.Telemetry
+	controller *admission.Controller
+	handler    *proxy.Handler
+	proxy      *proxy.Server
+	served     chan error // what ended Serve
+	owners     *gpu.Owners
+	locks      gpu.Locks   // guarded by mu, once it serves
+	now        chan string // asks for a reading of a GPU at once
+	state      *stateFile
 
 	// read observes the cards until its context ends; nil: the real ones.
 	read  func(ctx context.Context, now <-chan string, observe func(admission.Reading))
@@ -59,7 +59,7 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read 
 		defer cancel()
 		return nil, errors.Join(err, t.Shutdown(ctx))
 	}
-	t.Observe(telemetry.Sources{Desk: s.desk.Snapshot, Breakers: s.handler.Breakers, Memory: s.handler.RouteMemory})
+	t.Observe(telemetry.Sources{Admission: s.controller.Snapshot, Breakers: s.handler.Breakers, Memory: s.handler.RouteMemory})
 	go func() { s.served <- s.proxy.Serve() }()
 	s.log.Info("listening", "url", s.URL(), "admin", s.AdminURL(), "version", buildVersion(), "mode", cfg.Proxy.Mode)
 	if err := cfg.Proxy.Limits.CheckSpool(); err != nil {
@@ -80,14 +80,14 @@ func (s *server) open(cfg *configs.Config) (err error) {
 			return err
 		}
 	}
-	desk := cfg.Desk()
-	desk.Speed = s.speed
-	if s.desk, err = admission.NewController(desk); err != nil {
+	controller := cfg.Admission()
+	controller.Speed = s.speed
+	if s.controller, err = admission.NewController(controller); err != nil {
 		return err
 	}
-	s.desk.ReadNow(s.readNow)
-	s.desk.Warn(s.warn)
-	if s.handler, err = proxy.New(setup(cfg), s.desk, s.telemetry); err != nil {
+	s.controller.ReadNow(s.readNow)
+	s.controller.Warn(s.warn)
+	if s.handler, err = proxy.New(setup(cfg), s.controller, s.telemetry); err != nil {
 		return err
 	}
 	s.state = newStateFile(cfg.Proxy.State.File, s.log)
@@ -105,7 +105,7 @@ func (s *server) open(cfg *configs.Config) (err error) {
 }
 
 func setup(cfg *configs.Config) proxy.Setup {
-	return proxy.Setup{Proxy: cfg.Proxy, Routing: cfg.Routing, Desk: cfg.Desk()}
+	return proxy.Setup{Proxy: cfg.Proxy, Routing: cfg.Routing, Admission: cfg.Admission()}
 }
 
 // watchCards begins to read the cards, or begins anew, and returns when each
@@ -119,7 +119,7 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 	ready := make(chan struct{})
 	if read == nil {
 		read = func(ctx context.Context, now <-chan string, observe func(admission.Reading)) {
-			gpu.Sensor{Cards: cards, Owners: s.owners, Busy: s.desk.Busy, Measuring: s.desk.Measuring, Now: now, Log: s.log}.
+			gpu.Sensor{Cards: cards, Owners: s.owners, Busy: s.controller.Busy, Measuring: s.controller.Measuring, Now: now, Log: s.log}.
 				Watch(ctx, observe, func() { close(ready) })
 		}
 	} else {
@@ -127,7 +127,7 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 	}
 	go func() {
 		defer close(ended)
-		read(ctx, s.now, s.desk.Observe)
+		read(ctx, s.now, s.controller.Observe)
 	}()
 	<-ready
 }
@@ -265,7 +265,7 @@ func (s *server) stopWithin(ctx, all context.Context) error {
 	s.handler.Drain(until)
 	s.log.Info("draining", "until", until)
 
-	err := s.desk.Drain(ctx, drain.Queued == "serve")
+	err := s.controller.Drain(ctx, drain.Queued == "serve")
 	left := s.unfinished()
 	if shutdown := s.proxy.Shutdown(ctx); err == nil && shutdown != nil {
 		err = fmt.Errorf("answers were still being sent: %w", shutdown)
@@ -293,10 +293,10 @@ func (s *server) stopWithin(ctx, all context.Context) error {
 
 // unfinished names the work that runs or waits.
 func (s *server) unfinished() (jobs []string) {
-	for _, r := range s.desk.Running() {
+	for _, r := range s.controller.Running() {
 		jobs = append(jobs, fmt.Sprintf("#%d %s on %s, running for %v", r.ID, r.Class, r.Backend, r.Elapsed.Round(time.Millisecond)))
 	}
-	for _, w := range s.desk.Queue(100) {
+	for _, w := range s.controller.Queue(100) {
 		jobs = append(jobs, fmt.Sprintf("#%d %s for %s, waiting for %v", w.ID, w.Class, w.Backend, w.Waited.Round(time.Millisecond)))
 	}
 	return jobs

@@ -104,7 +104,7 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 		for _, what := range box.Unplayed {
 			fmt.Fprintf(stderr, "%s: %s\n", box.Name, what)
 		}
-		if slices.ContainsFunc(box.Desk.Backends, func(b admission.Backend) bool { return b.Reclaims }) && len(beside) > 0 {
+		if slices.ContainsFunc(box.Admission.Backends, func(b admission.Backend) bool { return b.Reclaims }) && len(beside) > 0 {
 			fmt.Fprintf(stderr, "%s: reclaim: the baselines make no room: what a backend keeps stays\n", box.Name)
 		}
 	}
@@ -152,7 +152,7 @@ func simulate(boxes []*replay.Box, trace *replay.Trace, beside []string) ([]simu
 	}
 	var mistakes []error
 	for _, box := range boxes {
-		if err := add(box, replay.Desk); err != nil {
+		if err := add(box, replay.Admission); err != nil {
 			mistakes = append(mistakes, err)
 			continue
 		}

@@ -104,14 +104,14 @@ func TestSimulatesConfigurationsSideBySide(t *testing.T) {
 	if !slices.Equal(names, want) {
 		t.Fatalf("got runs %q, want %q", names, want)
 	}
-	desk, fifo := got.Runs[0], got.Runs[1]
-	if desk.Classes["light"].Wait["max"] != 0 || fifo.Classes["light"].Wait["max"] != 33 || desk.Makespan != 35 || fifo.Makespan != 36.5 {
-		t.Errorf("the light waits %v s until %v s, in a single queue %v s until %v s; want 0, 35, 33 and 36.5", desk.Classes["light"].Wait["max"],
-			desk.Makespan, fifo.Classes["light"].Wait["max"], fifo.Makespan)
+	controller, fifo := got.Runs[0], got.Runs[1]
+	if controller.Classes["light"].Wait["max"] != 0 || fifo.Classes["light"].Wait["max"] != 33 || controller.Makespan != 35 || fifo.Makespan != 36.5 {
+		t.Errorf("the light waits %v s until %v s, in a single queue %v s until %v s; want 0, 35, 33 and 36.5", controller.Classes["light"].Wait["max"],
+			controller.Makespan, fifo.Classes["light"].Wait["max"], fifo.Makespan)
 	}
 	// The expression of the light route has no body to look at: its class counts.
-	if desk.Peak["gpu0"] != 34<<30+512<<20 || *desk.OverBudget != 0 {
-		t.Errorf("the peak is %d, want a heavy and a light", desk.Peak["gpu0"])
+	if controller.Peak["gpu0"] != 34<<30+512<<20 || *controller.OverBudget != 0 {
+		t.Errorf("the peak is %d, want a heavy and a light", controller.Peak["gpu0"])
 	}
 	// 2 × 34 GiB do not fit, whatever the slots.
 	if got.Runs[3].Makespan != 35 || got.Runs[3].Utilisation["heavy"] != 0.5 {

@@ -40,12 +40,12 @@ func TestTheClairvoyantUsesExactDurations(t *testing.T) {
 		35 light of 3.5 ends`)
 }
 
-func TestTheClairvoyantKeepsToTheDesksLimits(t *testing.T) {
+func TestTheClairvoyantKeepsToTheControllersLimits(t *testing.T) {
 	for name, x := range map[string]struct {
 		change      func(*Box)
 		trace, want string
 	}{
-		"the queue's limit": {func(b *Box) { b.Desk.Classes[0].QueueLimit = 1 },
+		"the queue's limit": {func(b *Box) { b.Admission.Classes[0].QueueLimit = 1 },
 			"at,class,execute\n0,heavy,18\n1,heavy,18\n2,heavy,18\n19,heavy,18\n", `
 			0 heavy of 0 starts
 			2 heavy of 2 queue_full
@@ -54,7 +54,7 @@ func TestTheClairvoyantKeepsToTheDesksLimits(t *testing.T) {
 			36 heavy of 1 ends
 			36 heavy of 19 starts
 			54 heavy of 19 ends`},
-		"the queue's timeout": {func(b *Box) { b.Desk.Classes[0].QueueTimeout = 10 * time.Second },
+		"the queue's timeout": {func(b *Box) { b.Admission.Classes[0].QueueTimeout = 10 * time.Second },
 			"at,class,execute\n0,heavy,18\n1,heavy,18\n9,heavy,18\n", `
 			0 heavy of 0 starts
 			1 heavy of 1 queue_timeout
@@ -65,7 +65,7 @@ func TestTheClairvoyantKeepsToTheDesksLimits(t *testing.T) {
 			0 heavy of 0 starts
 			1 heavy of 1 deadline_unmeetable
 			18 heavy of 0 ends`},
-		"a backend's slots": {func(b *Box) { b.Desk.Backends[1].Slots = 1 },
+		"a backend's slots": {func(b *Box) { b.Admission.Backends[1].Slots = 1 },
 			"at,class,execute\n0,light,2\n1,light,2\n", `
 			0 light of 0 starts
 			2 light of 0 ends
@@ -73,7 +73,7 @@ func TestTheClairvoyantKeepsToTheDesksLimits(t *testing.T) {
 			4 light of 1 ends`},
 		"slots reserved for another class": {func(b *Box) {
 			b.Routes[1].Backend = "flux"
-			b.Desk.Backends[0].Slots, b.Desk.Backends[0].Reserved = 2, map[string]int{"heavy": 1}
+			b.Admission.Backends[0].Slots, b.Admission.Backends[0].Reserved = 2, map[string]int{"heavy": 1}
 		}, "at,class,execute\n0,light,2\n1,light,2\n1.5,heavy,18\n", `
 			0 light of 0 starts
 			1.5 heavy of 1.5 starts
@@ -82,8 +82,8 @@ func TestTheClairvoyantKeepsToTheDesksLimits(t *testing.T) {
 			4 light of 1 ends
 			19.5 heavy of 1.5 ends`},
 		"memory that is kept": {func(b *Box) {
-			b.Desk.Backends[0].ReturnsMemory = false
-			b.Desk.Classes[1].QueueTimeout = 0
+			b.Admission.Backends[0].ReturnsMemory = false
+			b.Admission.Classes[1].QueueTimeout = 0
 		}, "at,class,execute,vram\n0,heavy,18,\n1,light,1,14GiB\n2,light,1,13GiB\n", `
 			0 heavy of 0 starts
 			1 light of 1 never_started
@@ -102,7 +102,7 @@ func TestTheClairvoyantKeepsToTheDesksLimits(t *testing.T) {
 			}
 			tells(t, story(t, Clairvoyant, box, read(t, x.trace)), x.want)
 			if name == "slots reserved for another class" {
-				tells(t, story(t, Desk, box, read(t, x.trace)), x.want)
+				tells(t, story(t, Admission, box, read(t, x.trace)), x.want)
 			}
 		})
 	}
@@ -120,7 +120,7 @@ func TestTheClairvoyantPlacesEachAsEarlyAsCanBe(t *testing.T) {
 			text += fmt.Sprintf("%d,light,%d,%dGiB\n", at, 1+r.IntN(6), []int{5, 15, 30}[r.IntN(3)])
 		}
 		box, trace := card(), read(t, text)
-		box.Desk.Classes[1].Slots, box.Desk.Classes[1].QueueTimeout = 3, 0
+		box.Admission.Classes[1].Slots, box.Admission.Classes[1].QueueTimeout = 3, 0
 		log, err := Clairvoyant(box, trace)
 		if err != nil {
 			t.Fatal(err)

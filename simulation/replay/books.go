@@ -7,7 +7,7 @@ import (
 )
 
 // books add up what a schedule takes, straight from the definition of a
-// footprint and beside the desk's ledger: they are there to find it wrong.
+// booked memory and beside the controller's ledger: they are there to find it wrong.
 type books struct {
 	box      *Box
 	gpus     map[string]int
@@ -29,13 +29,13 @@ type placeBook struct {
 }
 
 func newBooks(box *Box) *books {
-	b := &books{box: box, gpus: map[string]int{}, classes: make([]int, len(box.Desk.Classes))}
-	for i, g := range box.Desk.GPUs {
+	b := &books{box: box, gpus: map[string]int{}, classes: make([]int, len(box.Admission.Classes))}
+	for i, g := range box.Admission.GPUs {
 		b.gpus[g.Name] = i
 		b.budget = append(b.budget, budget(g))
 	}
 	b.booked = make([]admission.Bytes, len(b.budget))
-	for _, cfg := range box.Desk.Backends {
+	for _, cfg := range box.Admission.Backends {
 		replicas := make([]replicaBook, len(cfg.Replicas))
 		for i, r := range cfg.Replicas {
 			for _, p := range r.Places {
@@ -62,8 +62,8 @@ func (b *books) start(class, backend, replica int, vram admission.Bytes) (overSl
 	r.runs++
 	r.demand += vram
 	b.add()
-	limit := b.box.Desk.Backends[backend].Slots
-	return b.classes[class] > b.box.Desk.Classes[class].Slots || limit > 0 && r.runs > limit
+	limit := b.box.Admission.Backends[backend].Slots
+	return b.classes[class] > b.box.Admission.Classes[class].Slots || limit > 0 && r.runs > limit
 }
 
 func (b *books) end(class, backend, replica int, vram admission.Bytes) {
@@ -72,7 +72,7 @@ func (b *books) end(class, backend, replica int, vram admission.Bytes) {
 	for i := range r.places {
 		p := &r.places[i]
 		stays := r.footprint(*p)
-		if b.box.Desk.Backends[backend].ReturnsMemory {
+		if b.box.Admission.Backends[backend].ReturnsMemory {
 			stays = p.resident // the weights stay loaded
 		}
 		p.kept = max(p.kept, stays)
@@ -82,7 +82,7 @@ func (b *books) end(class, backend, replica int, vram admission.Bytes) {
 	b.add()
 }
 
-// move books that a replica which runs nothing lets go, or takes its weights again.
+// move books that a replica which runs nothing frees, or takes its weights again.
 func (b *books) move(what What, backend, replica int) {
 	r := &b.backends[backend][replica]
 	for i := range r.places {

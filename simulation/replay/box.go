@@ -16,9 +16,9 @@ import (
 func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 	var mistakes configs.Mistakes
 	tenants := c.Proxy.Tenants
-	box := &Box{Name: file, Desk: c.Desk(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true, Turns: c.Turns(), Wakes: map[string]bool{}}
-	for i := range box.Desk.GPUs {
-		g := &box.Desk.GPUs[i]
+	box := &Box{Name: file, Admission: c.Admission(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true, Turns: c.Turns(), Wakes: map[string]bool{}}
+	for i := range box.Admission.GPUs {
+		g := &box.Admission.GPUs[i]
 		// There are no readings in virtual time, and no unmanaged memory.
 		g.Reads, g.Hold = false, false
 		if g.Memory == 0 {
@@ -66,5 +66,5 @@ func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 func OneTenant(box *Box, trace *Trace) (*Log, error) {
 	unfair := *box
 	unfair.Fair = false
-	return Desk(&unfair, trace)
+	return Admission(&unfair, trace)
 }

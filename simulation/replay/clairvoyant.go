@@ -11,7 +11,7 @@ import (
 // Clairvoyant plays a trace by a list schedule that knows how long everything
 // runs: in order of arrival each request gets the earliest start at which it
 // fits for as long as it will really run, beside all that were placed before
-// it. The resources are those of the desk; requests of one shape start in order
+// it. The resources are those of the controller; requests of one shape start in order
 // of arrival, there as here. A request whose place comes too late for its
 // timeout, deadline or client is not placed at all.
 func Clairvoyant(box *Box, trace *Trace) (*Log, error) {
@@ -78,9 +78,9 @@ func (h *startHeap) Pop() any {
 
 func newClairvoyant(p *plan) *clairvoyant {
 	c := &clairvoyant{plan: p, empty: newBooks(p.box), last: map[shapeKey]time.Duration{}}
-	c.starts = make([]startHeap, len(p.box.Desk.Classes))
+	c.starts = make([]startHeap, len(p.box.Admission.Classes))
 	replicas := 0
-	for i, b := range p.box.Desk.Backends {
+	for i, b := range p.box.Admission.Backends {
 		c.first = append(c.first, replicas)
 		var of [][]int
 		for k := range b.Replicas {
@@ -95,9 +95,9 @@ func newClairvoyant(p *plan) *clairvoyant {
 		c.of = append(c.of, of)
 	}
 	c.future = []step{{
-		classes: make([]int32, len(p.box.Desk.Classes)),
+		classes: make([]int32, len(p.box.Admission.Classes)),
 		runs:    make([]int32, replicas),
-		mine:    make([]int32, replicas*len(p.box.Desk.Classes)),
+		mine:    make([]int32, replicas*len(p.box.Admission.Classes)),
 		demand:  make([]admission.Bytes, len(c.accounts)),
 		kept:    make([]admission.Bytes, len(c.accounts)),
 	}}
@@ -126,7 +126,7 @@ func (c *clairvoyant) place(request int32) {
 			replica, start = k, at
 		}
 	}
-	class := &c.box.Desk.Classes[r.class]
+	class := &c.box.Admission.Classes[r.class]
 	switch {
 	case row.Leave > 0 && (replica < 0 || row.At+row.Leave <= start):
 		c.log.left(row.At+row.Leave, request)
@@ -203,7 +203,7 @@ func (c *clairvoyant) conflict(i int, end time.Duration, r *route, replica int, 
 		s := &c.future[k]
 		inside := k == i || s.at < end
 		if inside {
-			if int(s.classes[r.class]) >= c.box.Desk.Classes[r.class].Slots || !c.slotFree(s, r, replica) {
+			if int(s.classes[r.class]) >= c.box.Admission.Classes[r.class].Slots || !c.slotFree(s, r, replica) {
 				return k
 			}
 		}
@@ -234,13 +234,13 @@ func (c *clairvoyant) conflict(i int, end time.Duration, r *route, replica int, 
 // slotFree says whether a replica has a slot for a route's class; what others
 // have reserved of it and do not use is not free.
 func (c *clairvoyant) slotFree(s *step, r *route, replica int) bool {
-	b := &c.box.Desk.Backends[r.backend]
+	b := &c.box.Admission.Backends[r.backend]
 	if b.Slots == 0 {
 		return true
 	}
 	at := c.first[r.backend] + replica
 	free := b.Slots - int(s.runs[at])
-	for i, class := range c.box.Desk.Classes {
+	for i, class := range c.box.Admission.Classes {
 		if i != r.class {
 			free -= max(0, b.Reserved[class.Name]-int(s.mine[at*len(s.classes)+i]))
 		}

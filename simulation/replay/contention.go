@@ -67,7 +67,7 @@ func (s *shared) pass(now time.Duration) {
 func (s *shared) add(now time.Duration, a appointment, row *Row, replica int) {
 	s.pass(now)
 	r := &sharedRun{appointment: a, row: row, route: s.plan.route(row), left: row.Execute.Seconds()}
-	for _, p := range s.plan.box.Desk.Backends[r.route.backend].Replicas[replica].Places {
+	for _, p := range s.plan.box.Admission.Backends[r.route.backend].Replicas[replica].Places {
 		r.gpus = append(r.gpus, p.GPU)
 	}
 	// What ends it early goes by the clock.

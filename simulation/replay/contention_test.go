@@ -15,7 +15,7 @@ func TestWorkSlowsDownOtherWork(t *testing.T) {
 	box := card()
 	box.Slower = Slower{"images": {"light": 2}, "questions": {"heavy": 3}}
 	trace := read(t, "at,class,execute\n0,heavy,18\n2,light,1.5\n30,light,1.5\n")
-	tells(t, story(t, Desk, box, trace), `
+	tells(t, story(t, Admission, box, trace), `
 		0 heavy of 0 starts
 		2 light of 2 starts
 		6.5 light of 2 ends
@@ -41,7 +41,7 @@ func TestFactorsAreLearnedBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := newDesk(p)
+	d, err := newController(p)
 	if err != nil {
 		t.Fatal(err)
 	}

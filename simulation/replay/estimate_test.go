@@ -20,7 +20,7 @@ func TestAHeadsEstimatedStartIsTrue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := newDesk(p)
+		d, err := newController(p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func wrongBy(t *testing.T, box *Box, trace *Trace) (all []time.Duration, none in
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := newDesk(p)
+	d, err := newController(p)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,8 +114,8 @@ func TestEveryExpectedStartIsTrue(t *testing.T) {
 	sizes.Routes = append(sizes.Routes, sizes.Routes[0])
 	sizes.Routes[len(sizes.Routes)-1].Name, sizes.Routes[len(sizes.Routes)-1].VRAM = "sketch", 10*admission.GiB
 	sizes.Learn, sizes.Routes[len(sizes.Routes)-1].Estimate = true, estimate(4.25)
-	for i := range sizes.Desk.Classes {
-		sizes.Desk.Classes[i].QueueLimit = 1000
+	for i := range sizes.Admission.Classes {
+		sizes.Admission.Classes[i].QueueLimit = 1000
 	}
 	var rows strings.Builder
 	rows.WriteString("at,class,execute,route\n")

@@ -47,7 +47,7 @@ var examples = []struct{ config, trace string }{
 	{"three-classes", "three-classes"}, {"two-tenants", "two-tenants"}, {"two-gpus", "two-gpus"},
 }
 
-// logs keeps what the desk did with an example: several tests look at it.
+// logs keeps what the controller did with an example: several tests look at it.
 var logs = map[[2]string]*Log{}
 
 // run plays an example.
@@ -56,7 +56,7 @@ func run(t testing.TB, config, trace string) (*Box, *Trace, *Log) {
 	box, rows := example(t, config, trace)
 	key := [2]string{config, trace}
 	if logs[key] == nil {
-		log, err := Desk(box, rows)
+		log, err := Admission(box, rows)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +92,7 @@ func eachExample(t *testing.T, do func(t *testing.T, box *Box, trace *Trace, log
 func TestExamplesStayWithinTheBudgetAndNearTheBound(t *testing.T) {
 	eachExample(t, func(t *testing.T, box *Box, trace *Trace, log *Log) {
 		r := figures(t, box, trace, log)
-		for _, g := range box.Desk.GPUs {
+		for _, g := range box.Admission.GPUs {
 			if peak := admission.Bytes(r.Peak[g.Name]); peak > budget(g) || peak == 0 {
 				t.Errorf("the peak of %s is %v, want some and %v at most", g.Name, peak, budget(g))
 			}
@@ -112,7 +112,7 @@ func TestExamplesStarveNoClass(t *testing.T) {
 		for i := range trace.Rows {
 			longest = max(longest, trace.Rows[i].Execute)
 		}
-		for _, c := range box.Desk.Classes {
+		for _, c := range box.Admission.Classes {
 			strict = max(strict, c.StrictAfter)
 		}
 		// The head is protected after so long, and what ran then has ended.
@@ -122,7 +122,7 @@ func TestExamplesStarveNoClass(t *testing.T) {
 			t.Fatal(err)
 		}
 		all := passages(p, log)
-		for class, c := range box.Desk.Classes {
+		for class, c := range box.Admission.Classes {
 			if got := drought(all, class); got > limit {
 				t.Errorf("%s waits and none of it starts for %v, want %v at most", c.Name, got, limit)
 			}
@@ -182,7 +182,7 @@ func TestAFloodOfLightsDelaysNoHeavyForLong(t *testing.T) {
 			box, trace, log := run(t, e.config, e.trace)
 			with := starts(trace, log)
 			heavies := trace.Without(func(r *Row) bool { return trace.Class(r) != "heavy" })
-			log, err := Desk(box, heavies)
+			log, err := Admission(box, heavies)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -193,7 +193,7 @@ func TestAFloodOfLightsDelaysNoHeavyForLong(t *testing.T) {
 					allowed = max(allowed, row.Execute)
 				}
 			}
-			for _, c := range box.Desk.Classes {
+			for _, c := range box.Admission.Classes {
 				if c.Name == "heavy" {
 					allowed += c.StrictAfter
 				}
@@ -223,8 +223,8 @@ func starts(trace *Trace, log *Log) map[time.Duration]time.Duration {
 
 func TestAWideMiddleClassCostsTheHeaviesLittle(t *testing.T) {
 	box, trace := example(t, "three-classes", "three-classes")
-	with := play(t, Desk, box, trace).Classes["heavy"].Wait
-	alone := play(t, Desk, box, trace.Without(func(r *Row) bool { return trace.Class(r) != "heavy" })).Classes["heavy"].Wait
+	with := play(t, Admission, box, trace).Classes["heavy"].Wait
+	alone := play(t, Admission, box, trace.Without(func(r *Row) bool { return trace.Class(r) != "heavy" })).Classes["heavy"].Wait
 	if with.P50 > alone.P50+10 {
 		t.Errorf("p50 of the heavies' wait is %v s, and %v s alone on the card: want 10 s more at most", with.P50, alone.P50)
 	}
@@ -241,7 +241,7 @@ func TestAPoliteTenantDoesNotQueueBehindAGreedyOne(t *testing.T) {
 		t.Fatal("there is no polite tenant")
 		return Spread{}
 	}
-	fair, off := polite(Desk), polite(OneTenant)
+	fair, off := polite(Admission), polite(OneTenant)
 	if fair.P50*10 > off.P50 {
 		t.Errorf("p50 of the polite tenant's wait is %v s, and %v s with fairness off: want ten times less", fair.P50, off.P50)
 	}
@@ -250,7 +250,7 @@ func TestAPoliteTenantDoesNotQueueBehindAGreedyOne(t *testing.T) {
 func TestTwoCardsWorkSideBySide(t *testing.T) {
 	box, trace, both := run(t, "two-gpus", "two-gpus")
 	onLarge := trace.Without(func(r *Row) bool { return trace.kinds[r.kind].route == "sketches" })
-	log, err := Desk(box, onLarge)
+	log, err := Admission(box, onLarge)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func DrawGantt(box *Box, trace *Trace, log *Log) ([]byte, error) {
 		return nil, err
 	}
 	all := passages(p, log)
-	g := gantt{plan: p, colours: paints(box.Desk.Classes)}
+	g := gantt{plan: p, colours: paints(box.Admission.Classes)}
 	var cut bool
 	g.from, g.to, cut = stretch(all)
 	subtitle := fmt.Sprintf("%s, %d requests of %s", box.Name, len(all), trace.File)
@@ -33,7 +33,7 @@ func DrawGantt(box *Box, trace *Trace, log *Log) ([]byte, error) {
 	var bands []band
 	var legend []entry
 	gone := false
-	for class, c := range box.Desk.Classes {
+	for class, c := range box.Admission.Classes {
 		var mine []passage
 		for _, x := range all {
 			if x.class == class && x.end >= g.from && x.arrived <= g.to {
@@ -191,7 +191,7 @@ func queue(of []passage) []length {
 }
 
 func (g *gantt) band(b band, top float64) {
-	colour, c := g.colours[b.class], g.box.Desk.Classes[b.class]
+	colour, c := g.colours[b.class], g.box.Admission.Classes[b.class]
 	slots := "1 slot"
 	if c.Slots != 1 {
 		slots = fmt.Sprintf("%d slots", c.Slots)

@@ -36,7 +36,7 @@ const (
 	Started What = iota
 	Ended        // its work is over
 	Gone         // refused, or its client left before it could start
-	Freed        // a replica that ran nothing let go of its memory
+	Freed        // a replica that ran nothing freed its memory
 	Loaded       // a replica that slept takes its memory again
 )
 
@@ -50,7 +50,7 @@ const (
 	Refused
 )
 
-// The codes of refusals that are not the desk's.
+// The codes of refusals that are not the controller's.
 const (
 	codeExecutionTimeout admission.Code = "execution_timeout"
 	// codeNeverStarted is a request without a timeout that nothing let start.
@@ -103,7 +103,7 @@ func (l *Log) sort() {
 }
 
 // Decisions is a hash over the sequence of decisions: who was started where,
-// who was refused why, and what let go or was woken, when and in which order.
+// who was refused why, and what was unloaded or woken, when and in which order.
 func (l *Log) Decisions() string {
 	h := sha256.New()
 	var buf []byte

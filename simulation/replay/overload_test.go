@@ -62,17 +62,17 @@ func TestStrictAfterIsThePriceOfAnOverload(t *testing.T) {
 		for seed := range uint64(1) {
 			box := card()
 			box.Learn = true
-			for i := range box.Desk.Classes {
-				box.Desk.Classes[i].QueueLimit, box.Desk.Classes[i].QueueTimeout = 100_000, 0
+			for i := range box.Admission.Classes {
+				box.Admission.Classes[i].QueueLimit, box.Admission.Classes[i].QueueTimeout = 100_000, 0
 			}
 			trace := overloaded(t, diurnal, seed)
 			best := meanWait(t, box, trace, Clairvoyant)
 			var ratio []float64
 			for _, after := range []time.Duration{5 * time.Second, 2 * time.Minute} {
-				for i := range box.Desk.Classes {
-					box.Desk.Classes[i].StrictAfter = after
+				for i := range box.Admission.Classes {
+					box.Admission.Classes[i].StrictAfter = after
 				}
-				ratio = append(ratio, meanWait(t, box, trace, Desk)/best)
+				ratio = append(ratio, meanWait(t, box, trace, Admission)/best)
 			}
 			t.Logf("diurnal %v, seed %d: mean wait ÷ clairvoyant is %.3f with strict_after 5s, %.3f with 2m (%.0f s)", diurnal, seed, ratio[0], ratio[1], best)
 			if ratio[1] > 1.05 {

@@ -64,7 +64,7 @@ func look(t *testing.T, svg []byte) (words string) {
 
 func TestPicturesAreXMLAndSayWhatTheyShow(t *testing.T) {
 	trace := read(t, "at,class,execute,leave\n0,heavy,18,\n1,heavy,17,\n2,light,1.5,\n3,heavy,18,1\n")
-	log, err := Desk(card(), trace)
+	log, err := Admission(card(), trace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestPicturesAreXMLAndSayWhatTheyShow(t *testing.T) {
 
 func TestPicturesShowTheColoursOfTheClasses(t *testing.T) {
 	trace := read(t, "at,class,execute\n0,heavy,18\n1,heavy,17\n2,light,1.5\n")
-	log, err := Desk(card(), trace)
+	log, err := Admission(card(), trace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,8 +111,8 @@ func TestPicturesOfAnyTraceAreWhole(t *testing.T) {
 		trace := read(t, jumble(rand.New(rand.NewPCG(seed, 1)), 80))
 		box := card()
 		box.Name = `a <b> & "c".yaml`
-		box.Desk.Backends[1].ReturnsMemory = false
-		log, err := Desk(box, trace)
+		box.Admission.Backends[1].ReturnsMemory = false
+		log, err := Admission(box, trace)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -156,7 +156,7 @@ func TestPicturesOfTheExamplesAreWhole(t *testing.T) {
 
 func TestAPictureOfNothingThatRanIsStillOne(t *testing.T) {
 	trace := read(t, "at,class,execute,vram\n0,heavy,18,100GiB\n")
-	log, err := Desk(card(), trace)
+	log, err := Admission(card(), trace)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,9 +24,9 @@ import (
 // Box is what a configuration says of the machine and of the requests that
 // come to it.
 type Box struct {
-	Name   string // what its runs are called; the configuration's file
-	Desk   admission.Config
-	Routes []Route // the first of a class stands for the class
+	Name      string // what its runs are called; the configuration's file
+	Admission admission.Config
+	Routes    []Route // the first of a class stands for the class
 	// Fair says that a trace's tenants are told apart; else all requests are one
 	// tenant's.
 	Fair bool
@@ -41,7 +41,7 @@ type Box struct {
 	Turns []configs.Turn
 	// Slower says how much work slows down other work on its GPU; nil: not at all.
 	Slower Slower
-	// Wakes are the backends that have to be woken after they were made to let go.
+	// Wakes are the backends that have to be woken after they were unloaded.
 	Wakes map[string]bool
 	// Unplayed says what of the configuration is not played.
 	Unplayed []string
@@ -73,7 +73,7 @@ type plan struct {
 // route is a Route with its names looked up.
 type route struct {
 	Route
-	class, backend int // in the box's Desk
+	class, backend int // in the box's Admission
 	history        *admission.History
 }
 
@@ -98,8 +98,8 @@ func newPlan(box *Box, trace *Trace) (*plan, error) {
 				r.history = other.history
 			}
 		}
-		r.class = slices.IndexFunc(box.Desk.Classes, func(c admission.Class) bool { return c.Name == r.Class })
-		r.backend = slices.IndexFunc(box.Desk.Backends, func(b admission.Backend) bool { return b.Name == r.Backend })
+		r.class = slices.IndexFunc(box.Admission.Classes, func(c admission.Class) bool { return c.Name == r.Class })
+		r.backend = slices.IndexFunc(box.Admission.Backends, func(b admission.Backend) bool { return b.Name == r.Backend })
 		if r.class < 0 || r.backend < 0 {
 			return nil, fmt.Errorf("replay: route %q of %s names class %q and backend %q, and one of them is not there", r.Name, box.Name, r.Class, r.Backend)
 		}
@@ -167,7 +167,7 @@ func (p *plan) run(row *Row, start time.Duration) (end time.Duration, fate Fate)
 	return done, fate
 }
 
-// request is what the desk is asked.
+// request is what the controller is asked.
 func (p *plan) request(row *Row, epoch time.Time) admission.Request {
 	r := p.route(row)
 	q := admission.Request{Class: r.Class, Backend: r.Backend, VRAM: p.vram(row)}

@@ -14,7 +14,7 @@ import (
 func card() *Box {
 	return &Box{
 		Name: "card",
-		Desk: admission.Config{
+		Admission: admission.Config{
 			GPUs: []admission.GPU{{Name: "gpu0", Memory: 48 * admission.GiB, Reserve: admission.GiB}},
 			Classes: []admission.Class{
 				{Name: "heavy", Slots: 1, QueueLimit: 100, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
@@ -60,7 +60,7 @@ func play(t testing.TB, how func(*Box, *Trace) (*Log, error), box *Box, trace *T
 }
 
 // schedules are all ways to play a trace.
-var schedules = map[string]func(*Box, *Trace) (*Log, error){"desk": Desk, "fifo": FIFO, "clairvoyant": Clairvoyant, "one tenant": OneTenant}
+var schedules = map[string]func(*Box, *Trace) (*Log, error){"anteroom": Admission, "fifo": FIFO, "clairvoyant": Clairvoyant, "one tenant": OneTenant}
 
 // story is a log in words: one line for each thing that happened.
 func story(t testing.TB, how func(*Box, *Trace) (*Log, error), box *Box, trace *Trace) string {

@@ -28,7 +28,7 @@ type Result struct {
 	Utilisation map[string]float64 `json:"slot_utilisation"`
 	Decisions   string             `json:"decisions"`
 
-	// Swaps is how often a backend was made to let go of its memory.
+	// Swaps is how often a backend was made to freed its memory.
 	Swaps int `json:"swaps"`
 	// Turns are the bounds on the waits of queue heads where backends take turns.
 	Turns []TurnResult `json:"turns,omitempty"`
@@ -157,18 +157,18 @@ type state struct {
 }
 
 func newJudge(p *plan, log *Log) *judge {
-	desk := &p.box.Desk
+	controller := &p.box.Admission
 	j := &judge{
 		plan: p, log: log, books: newBooks(p.box),
 		state:   make([]state, len(p.trace.Rows)),
 		tenants: map[[2]string]*tally{},
 		named:   len(p.trace.tenants) > 1 || p.trace.tenants[0] != "",
-		busy:    make([]time.Duration, len(desk.Classes)),
-		servers: make([]time.Duration, len(desk.Backends)),
-		own:     make([]float64, len(desk.GPUs)),
-		peak:    make([]admission.Bytes, len(desk.GPUs)),
+		busy:    make([]time.Duration, len(controller.Classes)),
+		servers: make([]time.Duration, len(controller.Backends)),
+		own:     make([]float64, len(controller.GPUs)),
+		peak:    make([]admission.Bytes, len(controller.GPUs)),
 	}
-	for range desk.Classes {
+	for range controller.Classes {
 		j.classes = append(j.classes, &tally{ClassResult: newClassResult()})
 	}
 	for i := range p.trace.Rows {
@@ -201,7 +201,7 @@ func (j *judge) see(e Event) error {
 	j.now = e.At
 	if e.What == Freed || e.What == Loaded {
 		if r := &j.books.backends[e.Request][e.Replica]; r.runs > 0 {
-			return fmt.Errorf("replay: at %v backend %s moves its memory while it runs %d requests", e.At, j.box.Desk.Backends[e.Request].Name, r.runs)
+			return fmt.Errorf("replay: at %v backend %s moves its memory while it runs %d requests", e.At, j.box.Admission.Backends[e.Request].Name, r.runs)
 		}
 		j.books.move(e.What, int(e.Request), int(e.Replica))
 		if e.What == Freed {
@@ -276,12 +276,12 @@ func (j *judge) work(request int32, vram admission.Bytes, took time.Duration) {
 
 // bound is what no schedule of the work that was done comes below.
 func (j *judge) bound() float64 {
-	desk := &j.box.Desk
+	controller := &j.box.Admission
 	bound := j.latest.Seconds()
-	for i, c := range desk.Classes {
+	for i, c := range controller.Classes {
 		bound = max(bound, j.busy[i].Seconds()/float64(c.Slots))
 	}
-	for i, b := range desk.Backends {
+	for i, b := range controller.Backends {
 		if b.Slots > 0 {
 			bound = max(bound, j.servers[i].Seconds()/float64(b.Slots*len(b.Replicas)))
 		}
@@ -310,7 +310,7 @@ func (j *judge) result() (*Result, error) {
 		Classes: map[string]ClassResult{}, Peak: map[string]int64{}, Utilisation: map[string]float64{},
 		Decisions: j.log.Decisions(),
 	}
-	for i, c := range j.box.Desk.Classes {
+	for i, c := range j.box.Admission.Classes {
 		r.Classes[c.Name] = j.classes[i].result()
 		if j.last > 0 {
 			r.Utilisation[c.Name] = round(j.busy[i].Seconds() / float64(c.Slots) / j.last.Seconds())
@@ -324,7 +324,7 @@ func (j *judge) result() (*Result, error) {
 	for _, t := range j.box.Turns {
 		r.Turns = append(r.Turns, TurnResult{t.GPU, t.Backend, seconds(t.Bound(func(b string) time.Duration { return longest[b] }))})
 	}
-	for i, g := range j.box.Desk.GPUs {
+	for i, g := range j.box.Admission.GPUs {
 		r.Peak[g.Name] = int64(j.peak[i])
 	}
 	keys := slices.SortedFunc(maps.Keys(j.tenants), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) })

@@ -13,7 +13,7 @@ import (
 
 func TestWritesTheFiguresAsDocumented(t *testing.T) {
 	trace := read(t, "at,class,execute,leave\n0,heavy,18,\n1,heavy,17,\n2,light,1.5,\n3,heavy,18,1\n")
-	got, err := json.Marshal(play(t, Desk, card(), trace))
+	got, err := json.Marshal(play(t, Admission, card(), trace))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,14 +37,14 @@ func TestTheBoundIsThatOfTheScarcestResource(t *testing.T) {
 		want   float64
 	}{
 		"the slots of a class": {nil, "at,class,execute\n0,heavy,18\n0,heavy,18\n0,heavy,18\n", 54},
-		"the slots of a backend": {func(b *Box) { b.Desk.Backends[1].Slots = 2 },
+		"the slots of a backend": {func(b *Box) { b.Admission.Backends[1].Slots = 2 },
 			"at,class,execute\n0,light,3\n0,light,3\n0,light,3\n", 4.5},
 		// 3 × 40 GiB × 3 s over 47 GiB.
 		"memory":           {nil, "at,class,execute,vram\n0,light,3,40GiB\n0,light,3,40GiB\n0,light,3,40GiB\n", 360.0 / 47},
 		"the last arrival": {nil, "at,class,execute\n0,heavy,18\n30,light,2\n", 32},
 		"two cards together": {func(b *Box) {
-			b.Desk.GPUs = append(b.Desk.GPUs, admission.GPU{Name: "gpu1", Memory: 47 * gib})
-			b.Desk.Backends[1].Replicas = append(b.Desk.Backends[1].Replicas, admission.Replica{Places: []admission.Place{{GPU: "gpu1"}}})
+			b.Admission.GPUs = append(b.Admission.GPUs, admission.GPU{Name: "gpu1", Memory: 47 * gib})
+			b.Admission.Backends[1].Replicas = append(b.Admission.Backends[1].Replicas, admission.Replica{Places: []admission.Place{{GPU: "gpu1"}}})
 		}, "at,class,execute,vram\n0,light,3,40GiB\n0,light,3,40GiB\n0,light,3,40GiB\n0,light,3,40GiB\n", 480.0 / 94},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestTheBoundIsThatOfTheScarcestResource(t *testing.T) {
 			if x.change != nil {
 				x.change(box)
 			}
-			if got := play(t, Desk, box, read(t, x.trace)).Bound; got != round(x.want) {
+			if got := play(t, Admission, box, read(t, x.trace)).Bound; got != round(x.want) {
 				t.Errorf("got %v, want %v", got, round(x.want))
 			}
 		})
@@ -121,7 +121,7 @@ func TestATableSaysItForPeople(t *testing.T) {
 	fifo := *box
 	fifo.Name = "card (fifo)"
 	var out bytes.Buffer
-	if err := WriteTable(&out, []*Result{play(t, Desk, box, trace), play(t, FIFO, &fifo, trace)}); err != nil {
+	if err := WriteTable(&out, []*Result{play(t, Admission, box, trace), play(t, FIFO, &fifo, trace)}); err != nil {
 		t.Fatal(err)
 	}
 	var lines []string

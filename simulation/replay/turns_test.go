@@ -14,7 +14,7 @@ import (
 func twoEngines() *Box {
 	return &Box{
 		Name: "two engines",
-		Desk: admission.Config{
+		Admission: admission.Config{
 			GPUs: []admission.GPU{{Name: "gpu0", Memory: 48 * admission.GiB, Reserve: admission.GiB, Turn: 30 * time.Second}},
 			Classes: []admission.Class{
 				{Name: "chat", Slots: 16, QueueLimit: 100, StrictAfter: 5 * time.Second},
@@ -48,7 +48,7 @@ type swaps struct {
 // playTurns plays a trace of images and chats on the two engines.
 func playTurns(t *testing.T, box *Box, trace *Trace) swaps {
 	t.Helper()
-	log, err := Desk(box, trace)
+	log, err := Admission(box, trace)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,9 +19,9 @@ func DrawVRAM(box *Box, trace *Trace, log *Log) ([]byte, error) {
 	const panel, gap = 300.0, 76.0
 	m := sampleMemory(p, log, int(plotRight-plotLeft))
 	c := &canvas{}
-	colours := paints(box.Desk.Classes)
+	colours := paints(box.Admission.Classes)
 	var legend []entry
-	for i, class := range box.Desk.Classes {
+	for i, class := range box.Admission.Classes {
 		legend = append(legend, entry{fill: colours[i].full, words: class.Name})
 	}
 	if m.kept {
@@ -29,7 +29,7 @@ func DrawVRAM(box *Box, trace *Trace, log *Log) ([]byte, error) {
 	}
 	legend = append(legend, entry{fill: alarm, words: "budget: memory less reserve", line: true})
 	top := c.legend(86, legend) + 24
-	for gpu, g := range box.Desk.GPUs {
+	for gpu, g := range box.Admission.GPUs {
 		bottom := top + panel
 		x := c.timeAxis(0, m.until, top, bottom)
 		gib := func(b admission.Bytes) float64 { return float64(b) / float64(admission.GiB) }
@@ -74,9 +74,9 @@ func DrawVRAM(box *Box, trace *Trace, log *Log) ([]byte, error) {
 // widestFirst orders classes by what one request takes: what is wide changes
 // least and makes a steady ground for the others.
 func widestFirst(box *Box) []int {
-	widest := make([]admission.Bytes, len(box.Desk.Classes))
+	widest := make([]admission.Bytes, len(box.Admission.Classes))
 	order := make([]int, len(widest))
-	for i, c := range box.Desk.Classes {
+	for i, c := range box.Admission.Classes {
 		order[i] = i
 		for _, r := range box.Routes {
 			if r.Class == c.Name {
@@ -103,18 +103,18 @@ type column struct {
 }
 
 func sampleMemory(p *plan, log *Log, columns int) *memory {
-	desk := &p.box.Desk
-	m := &memory{columns: make([]column, columns), peak: make([]admission.Bytes, len(desk.GPUs))}
+	controller := &p.box.Admission
+	m := &memory{columns: make([]column, columns), peak: make([]admission.Bytes, len(controller.GPUs))}
 	for _, e := range log.Events {
 		m.until = max(m.until, e.At)
 	}
 	m.until = max(m.until, time.Duration(columns))
 	m.step = (m.until + time.Duration(columns) - 1) / time.Duration(columns)
-	now := newColumn(len(desk.GPUs), len(desk.Classes))
+	now := newColumn(len(controller.GPUs), len(controller.Classes))
 	b := newBooks(p.box)
 	replicas := make([]uint8, len(p.trace.Rows))
 	at := 0
-	m.columns[0] = newColumn(len(desk.GPUs), len(desk.Classes))
+	m.columns[0] = newColumn(len(controller.GPUs), len(controller.Classes))
 	note := func() {
 		for gpu, n := range b.booked {
 			running := admission.Bytes(0)
@@ -130,7 +130,7 @@ func sampleMemory(p *plan, log *Log, columns int) *memory {
 	for i, e := range log.Events {
 		for at < columns-1 && time.Duration(at+1)*m.step <= e.At {
 			at++
-			m.columns[at] = newColumn(len(desk.GPUs), len(desk.Classes))
+			m.columns[at] = newColumn(len(controller.GPUs), len(controller.Classes))
 			m.columns[at].raise(now) // as it was when the column began
 		}
 		if e.What == Freed || e.What == Loaded {
@@ -160,7 +160,7 @@ func sampleMemory(p *plan, log *Log, columns int) *memory {
 		}
 	}
 	for at++; at < columns; at++ {
-		m.columns[at] = newColumn(len(desk.GPUs), len(desk.Classes))
+		m.columns[at] = newColumn(len(controller.GPUs), len(controller.Classes))
 		m.columns[at].raise(now)
 	}
 	return m

@@ -19,8 +19,8 @@ func DrawWaits(box *Box, trace *Trace, log *Log) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	waits := make([][]time.Duration, len(box.Desk.Classes))
-	requests := make([]int, len(box.Desk.Classes))
+	waits := make([][]time.Duration, len(box.Admission.Classes))
+	requests := make([]int, len(box.Admission.Classes))
 	longest := time.Second
 	for _, x := range passages(p, log) {
 		requests[x.class]++
@@ -30,9 +30,9 @@ func DrawWaits(box *Box, trace *Trace, log *Log) ([]byte, error) {
 		}
 	}
 	c := &canvas{}
-	colours := paints(box.Desk.Classes)
+	colours := paints(box.Admission.Classes)
 	var legend []entry
-	for i, class := range box.Desk.Classes {
+	for i, class := range box.Admission.Classes {
 		if requests[i] == 0 {
 			continue
 		}
@@ -70,7 +70,7 @@ func DrawWaits(box *Box, trace *Trace, log *Log) ([]byte, error) {
 	c.line(plotLeft, top, plotLeft, bottom, ink, "")
 	c.text((plotLeft+plotRight)/2, bottom+44, "middle", ink, "", "wait (seconds, logarithmic)")
 	c.text(40, (top+bottom)/2, "middle", ink, fmt.Sprintf(`transform="rotate(-90 40 %s)"`, number((top+bottom)/2)), "share of requests that have started")
-	for i := range box.Desk.Classes {
+	for i := range box.Admission.Classes {
 		if len(waits[i]) > 0 {
 			c.distribution(x, y, waits[i], requests[i], colours[i].full)
 		}

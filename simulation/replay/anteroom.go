@@ -12,22 +12,22 @@ import (
 // the same each time.
 var epoch = time.Unix(0, 0)
 
-// Desk plays a trace against the admission rules. Its error is Mistakes where
+// Admission plays a trace against the admission rules. Its error is Mistakes where
 // the trace asks for what the box does not have.
-func Desk(box *Box, trace *Trace) (*Log, error) {
+func Admission(box *Box, trace *Trace) (*Log, error) {
 	p, err := newPlan(box, trace)
 	if err != nil {
 		return nil, err
 	}
-	d, err := newDesk(p)
+	d, err := newController(p)
 	if err != nil {
 		return nil, err
 	}
 	return &d.log, d.play()
 }
 
-// desk is one run of the rules.
-type desk struct {
+// controller is one run of the rules.
+type controller struct {
 	*plan
 	rules   *admission.Scheduler
 	log     Log
@@ -40,12 +40,12 @@ type desk struct {
 	atRest func() error
 }
 
-func newDesk(p *plan) (*desk, error) {
-	rules, err := admission.NewScheduler(p.box.Desk, epoch)
+func newController(p *plan) (*controller, error) {
+	rules, err := admission.NewScheduler(p.box.Admission, epoch)
 	if err != nil {
 		return nil, err
 	}
-	d := &desk{plan: p, rules: rules, waiting: map[*admission.Ticket]int32{}}
+	d := &controller{plan: p, rules: rules, waiting: map[*admission.Ticket]int32{}}
 	if p.box.Slower != nil {
 		d.shared = &shared{plan: p}
 	}
@@ -54,7 +54,7 @@ func newDesk(p *plan) (*desk, error) {
 }
 
 // play goes from event to event until nothing is left.
-func (d *desk) play() error {
+func (d *controller) play() error {
 	rows := d.trace.Rows
 	for next := 0; ; {
 		// 1. work that ends and clients that leave, 2. the clock, 3. arrivals.
@@ -106,7 +106,7 @@ func (d *desk) play() error {
 	}
 }
 
-func (d *desk) arrive(request int32) {
+func (d *controller) arrive(request int32) {
 	row := &d.trace.Rows[request]
 	t := new(admission.Ticket)
 	d.rules.Submit(d.now, t, d.request(row, epoch))
@@ -122,7 +122,7 @@ func (d *desk) arrive(request int32) {
 	}
 }
 
-func (d *desk) start(t *admission.Ticket, request int32, replica int) {
+func (d *controller) start(t *admission.Ticket, request int32, replica int) {
 	row := &d.trace.Rows[request]
 	d.log.start(d.now, request, replica)
 	if d.shared != nil {
@@ -134,7 +134,7 @@ func (d *desk) start(t *admission.Ticket, request int32, replica int) {
 }
 
 // happen is the end of work, or a client's leaving.
-func (d *desk) happen(a appointment) {
+func (d *controller) happen(a appointment) {
 	if a.order.ID != 0 {
 		d.moved(a.order)
 		return
@@ -158,7 +158,7 @@ func (d *desk) happen(a appointment) {
 
 // ordered carries out what the rules order. Each unload succeeds after a while,
 // and a wake takes as long as its size takes to load.
-func (d *desk) ordered() {
+func (d *controller) ordered() {
 	for _, o := range d.rules.Orders() {
 		took := admission.UnloadTime
 		if o.Kind == admission.Wake {
@@ -170,7 +170,7 @@ func (d *desk) ordered() {
 }
 
 // moved is the end of an order.
-func (d *desk) moved(o admission.Order) {
+func (d *controller) moved(o admission.Order) {
 	if o.Kind == admission.Wake {
 		d.rules.Loaded(d.now, o.ID, admission.Ended{})
 		return
@@ -179,12 +179,12 @@ func (d *desk) moved(o admission.Order) {
 	d.rules.Unloaded(d.now, o.ID, admission.Ended{MustWake: d.box.Wakes[o.Backend]})
 }
 
-func (d *desk) backend(o admission.Order) int {
-	return slices.IndexFunc(d.box.Desk.Backends, func(b admission.Backend) bool { return b.Name == o.Backend })
+func (d *controller) backend(o admission.Order) int {
+	return slices.IndexFunc(d.box.Admission.Backends, func(b admission.Backend) bool { return b.Name == o.Backend })
 }
 
 // decided takes note of what the last event brought the others.
-func (d *desk) decided() {
+func (d *controller) decided() {
 	for _, t := range d.rules.Decided() {
 		request := d.waiting[t]
 		delete(d.waiting, t)
@@ -197,7 +197,7 @@ func (d *desk) decided() {
 }
 
 // finish writes down who still waits when nothing will happen any more.
-func (d *desk) finish() error {
+func (d *controller) finish() error {
 	if len(d.waiting) == 0 {
 		return nil
 	}

@@ -12,7 +12,7 @@ import (
 
 func TestALightRunsBesideAHeavyAndAnotherHeavyWaits(t *testing.T) {
 	trace := read(t, "at,class,execute\n0,heavy,18\n1,heavy,17\n2,light,1.5\n")
-	tells(t, story(t, Desk, card(), trace), `
+	tells(t, story(t, Admission, card(), trace), `
 		0 heavy of 0 starts
 		2 light of 2 starts
 		3.5 light of 2 ends
@@ -24,10 +24,10 @@ func TestALightRunsBesideAHeavyAndAnotherHeavyWaits(t *testing.T) {
 func TestAHeavysPlaceIsKeptForIt(t *testing.T) {
 	box := card()
 	// No protection helps it: the reservation alone must do.
-	box.Desk.Classes[0].StrictAfter, box.Desk.Classes[1].StrictAfter = time.Hour, time.Hour
+	box.Admission.Classes[0].StrictAfter, box.Admission.Classes[1].StrictAfter = time.Hour, time.Hour
 	box.Routes[1].Estimate = estimate(10)
 	trace := read(t, "at,class,execute,vram\n0,light,10,20GiB\n1,heavy,18,\n2,light,8,13GiB\n3,light,10,14GiB\n")
-	tells(t, story(t, Desk, box, trace), `
+	tells(t, story(t, Admission, box, trace), `
 		0 light of 0 starts
 		2 light of 2 starts
 		10 light of 0 ends
@@ -41,9 +41,9 @@ func TestAHeavysPlaceIsKeptForIt(t *testing.T) {
 func TestWorkEndsBeforeARequestOfTheSameMomentArrives(t *testing.T) {
 	// Else the queue would be full.
 	box := card()
-	box.Desk.Classes[0].QueueLimit = 1
+	box.Admission.Classes[0].QueueLimit = 1
 	trace := read(t, "at,class,execute\n0,heavy,18\n1,heavy,17\n18,heavy,17\n")
-	tells(t, story(t, Desk, box, trace), `
+	tells(t, story(t, Admission, box, trace), `
 		0 heavy of 0 starts
 		18 heavy of 0 ends
 		18 heavy of 1 starts
@@ -55,7 +55,7 @@ func TestWorkEndsBeforeARequestOfTheSameMomentArrives(t *testing.T) {
 func TestARowsOwnMemoryCounts(t *testing.T) {
 	// Beside 34 GiB there is room for 13.
 	trace := read(t, "at,class,execute,vram\n0,heavy,18,\n1,light,1,14GiB\n2,light,1,13GiB\n2,light,1,50000000000000\n")
-	tells(t, story(t, Desk, card(), trace), `
+	tells(t, story(t, Admission, card(), trace), `
 		0 heavy of 0 starts
 		2 light of 2 starts
 		2 light of 2 never_fits
@@ -86,17 +86,17 @@ func TestTheClientLeaves(t *testing.T) {
 				"from work that its backend stops":  "at,class,execute,leave\n0,light,18,3\n",
 				"from work that goes on without it": "at,class,execute,leave\n0,heavy,18,3\n1,heavy,17,\n",
 			}[name]
-			tells(t, story(t, Desk, card(), read(t, trace)), want)
+			tells(t, story(t, Admission, card(), read(t, trace)), want)
 		})
 	}
 }
 
 func TestWhatMayWaitIsLimited(t *testing.T) {
 	box := card()
-	box.Desk.Classes[0].QueueLimit = 1
-	box.Desk.Classes[0].QueueTimeout = 10 * time.Second
+	box.Admission.Classes[0].QueueLimit = 1
+	box.Admission.Classes[0].QueueTimeout = 10 * time.Second
 	trace := read(t, "at,class,execute\n0,heavy,18\n1,heavy,17\n2,heavy,17\n")
-	tells(t, story(t, Desk, box, trace), `
+	tells(t, story(t, Admission, box, trace), `
 		0 heavy of 0 starts
 		2 heavy of 2 queue_full
 		11 heavy of 1 queue_timeout
@@ -108,7 +108,7 @@ func TestADeadlineThatCannotBeMetIsRefused(t *testing.T) {
 	trace := read(t, "at,class,execute,deadline\n0,heavy,18,100\n1,heavy,18,5\n19,heavy,18,5\n20,heavy,18,100\n")
 	box := card()
 	box.Learn = true
-	tells(t, story(t, Desk, box, trace), `
+	tells(t, story(t, Admission, box, trace), `
 		0 heavy of 0 starts
 		6 heavy of 1 deadline_unmeetable
 		18 heavy of 0 ends
@@ -122,7 +122,7 @@ func TestWorkThatTakesTooLongAnswersNobody(t *testing.T) {
 	box.Routes[0].ExecutionTimeout = 10 * time.Second
 	box.Routes[1].ExecutionTimeout = time.Second
 	trace := read(t, "at,class,execute\n0,heavy,18\n1,light,3\n")
-	tells(t, story(t, Desk, box, trace), `
+	tells(t, story(t, Admission, box, trace), `
 		0 heavy of 0 starts
 		1 light of 1 starts
 		2 light of 1 execution_timeout
@@ -132,10 +132,10 @@ func TestWorkThatTakesTooLongAnswersNobody(t *testing.T) {
 func TestWhatNeverStartsIsSaid(t *testing.T) {
 	// The first keeps its 40 GiB for good, and nobody's timeout ends the second.
 	box := card()
-	box.Desk.Backends[0].ReturnsMemory = false
-	box.Desk.Classes[1].QueueTimeout = 0
+	box.Admission.Backends[0].ReturnsMemory = false
+	box.Admission.Classes[1].QueueTimeout = 0
 	trace := read(t, "at,class,execute,vram\n0,heavy,18,40GiB\n1,light,1,10GiB\n")
-	tells(t, story(t, Desk, box, trace), `
+	tells(t, story(t, Admission, box, trace), `
 		0 heavy of 0 starts
 		18 heavy of 0 ends
 		18 light of 1 never_started`)
@@ -144,9 +144,9 @@ func TestWhatNeverStartsIsSaid(t *testing.T) {
 func TestARouteStandsForItself(t *testing.T) {
 	box := card()
 	box.Routes = append(box.Routes, Route{Name: "small", Class: "heavy", Backend: "flux", VRAM: admission.GiB, Estimate: estimate(1)})
-	box.Desk.Classes[0].Slots = 2
+	box.Admission.Classes[0].Slots = 2
 	trace := read(t, "at,class,execute,route\n0,heavy,18,\n1,heavy,1,small\n2,heavy,18,images\n")
-	tells(t, story(t, Desk, box, trace), `
+	tells(t, story(t, Admission, box, trace), `
 		0 heavy of 0 starts
 		1 heavy of 1 starts
 		2 heavy of 1 ends
@@ -159,10 +159,10 @@ func TestARouteStandsForItself(t *testing.T) {
 // takes room on the first or, spread out, on both at once.
 func twoCards(spread bool) *Box {
 	box := card()
-	box.Desk.GPUs = append(box.Desk.GPUs, admission.GPU{Name: "gpu1", Memory: 24 * admission.GiB})
-	box.Desk.Backends[1].Replicas = append(box.Desk.Backends[1].Replicas, admission.Replica{Places: []admission.Place{{GPU: "gpu1"}}})
+	box.Admission.GPUs = append(box.Admission.GPUs, admission.GPU{Name: "gpu1", Memory: 24 * admission.GiB})
+	box.Admission.Backends[1].Replicas = append(box.Admission.Backends[1].Replicas, admission.Replica{Places: []admission.Place{{GPU: "gpu1"}}})
 	if spread {
-		places := &box.Desk.Backends[0].Replicas[0].Places
+		places := &box.Admission.Backends[0].Replicas[0].Places
 		*places = append(*places, admission.Place{GPU: "gpu1"})
 		box.Routes[0].VRAM = 20 * admission.GiB
 	}
@@ -201,7 +201,7 @@ func TestTenantsTakeTurnsUnlessFairnessIsOff(t *testing.T) {
 	box := card()
 	box.Fair = true
 	// The head that waits since 1 s keeps its place.
-	if fair := story(t, Desk, box, trace); !strings.Contains(fair, "\n36 heavy of 3 starts") {
+	if fair := story(t, Admission, box, trace); !strings.Contains(fair, "\n36 heavy of 3 starts") {
 		t.Errorf("b does not come as soon as it can:\n%s", fair)
 	}
 	off := story(t, OneTenant, box, trace)
@@ -209,7 +209,7 @@ func TestTenantsTakeTurnsUnlessFairnessIsOff(t *testing.T) {
 		t.Errorf("with fairness off b does not come last:\n%s", off)
 	}
 	box.Fair = false
-	if got := story(t, Desk, box, trace); got != off {
+	if got := story(t, Admission, box, trace); got != off {
 		t.Errorf("a box that does not tell tenants apart gives\n%swant\n%s", got, off)
 	}
 }
@@ -224,7 +224,7 @@ func TestAnUrgentRequestCountsAsEarlier(t *testing.T) {
 	} {
 		box := card()
 		box.Urgency = urgency
-		if got := story(t, Desk, box, trace); !strings.Contains(got, "\n"+want) {
+		if got := story(t, Admission, box, trace); !strings.Contains(got, "\n"+want) {
 			t.Errorf("%v: there is no %q in\n%s", urgency, want, got)
 		}
 	}
@@ -274,9 +274,9 @@ func TestHoldsItsPromisesOnAnyTrace(t *testing.T) {
 		box := card()
 		box.Fair = true
 		box.Urgency = time.Duration(r.IntN(3)) * 10 * time.Second
-		box.Desk.Classes[1].Slots = 1 + r.IntN(8)
-		box.Desk.Backends[r.IntN(2)].Slots = r.IntN(4)
-		box.Desk.Backends[1].ReturnsMemory = r.IntN(2) == 0
+		box.Admission.Classes[1].Slots = 1 + r.IntN(8)
+		box.Admission.Backends[r.IntN(2)].Slots = r.IntN(4)
+		box.Admission.Backends[1].ReturnsMemory = r.IntN(2) == 0
 		for name, how := range schedules {
 			got := play(t, how, box, trace)
 			if name != "fifo" && got.OverBudget > 0 {
@@ -294,7 +294,7 @@ func TestHoldsItsPromisesOnAnyTrace(t *testing.T) {
 
 func TestTheHashIsThatOfTheDecisions(t *testing.T) {
 	one := read(t, "at,class,execute\n0,heavy,18\n1,heavy,17\n2,light,1.5\n")
-	hash := play(t, Desk, card(), one).Decisions
+	hash := play(t, Admission, card(), one).Decisions
 	if len(hash) != len("sha256:")+64 || !strings.HasPrefix(hash, "sha256:") {
 		t.Fatalf("got %q, want sha256: and 64 digits", hash)
 	}
@@ -303,20 +303,20 @@ func TestTheHashIsThatOfTheDecisions(t *testing.T) {
 		"another request": "at,class,execute\n0,heavy,18\n1,light,1.5\n2,heavy,17\n",
 		"one more":        "at,class,execute\n0,heavy,18\n1,heavy,17\n2,light,1.5\n3,light,1\n",
 	} {
-		if got := play(t, Desk, card(), read(t, other)).Decisions; got == hash {
+		if got := play(t, Admission, card(), read(t, other)).Decisions; got == hash {
 			t.Errorf("%s: the hash stays the same", name)
 		}
 	}
 	// Nothing is decided when work ends.
-	if got := play(t, Desk, card(), read(t, "at,class,execute\n0,heavy,18\n1,heavy,17.3\n2,light,1.7\n")).Decisions; got != hash {
+	if got := play(t, Admission, card(), read(t, "at,class,execute\n0,heavy,18\n1,heavy,17.3\n2,light,1.7\n")).Decisions; got != hash {
 		t.Error("the hash is another with the same decisions")
 	}
 }
 
-func BenchmarkDesk(b *testing.B) {
+func BenchmarkController(b *testing.B) {
 	box, trace := example(b, "mixed", "mixed")
 	for b.Loop() {
-		if _, err := Desk(box, trace); err != nil {
+		if _, err := Admission(box, trace); err != nil {
 			b.Fatal(err)
 		}
 	}

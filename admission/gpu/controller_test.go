@@ -14,16 +14,16 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// desk is one in the sensor's process. A heavy request runs all the time, and
+// controller is one in the sensor's process. A heavy request runs all the time, and
 // another waits for its room.
-type desk struct {
+type controller struct {
 	*admission.Controller
 	held   *admission.Grant
 	cancel context.CancelFunc
 	load   sync.WaitGroup
 }
 
-// books are the desk's after a reading.
+// books are the controller's after a reading.
 type books struct {
 	Booked          admission.Bytes
 	Observed        admission.Bytes // in use, by the last good reading
@@ -35,8 +35,8 @@ type books struct {
 
 const heavyTakes = 34 * admission.GiB
 
-// openDesk opens a desk and gives it the heavy ones.
-func openDesk(ctx context.Context) *desk {
+// openController opens a controller and gives it the heavy ones.
+func openController(ctx context.Context) *controller {
 	everywhere := []admission.Replica{{Places: []admission.Place{{GPU: "gpu0"}}}}
 	c, err := admission.NewController(admission.Config{
 		GPUs: []admission.GPU{{Name: "gpu0", Memory: 47 * admission.GiB}},
@@ -49,7 +49,7 @@ func openDesk(ctx context.Context) *desk {
 	if err != nil {
 		panic(err)
 	}
-	d := &desk{Controller: c}
+	d := &controller{Controller: c}
 	ctx, d.cancel = context.WithCancel(ctx)
 	read := func(used admission.Bytes) {
 		d.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 47 * admission.GiB, Used: used, Source: "nvml"})
@@ -68,14 +68,14 @@ func openDesk(ctx context.Context) *desk {
 	return d
 }
 
-func (d *desk) admitLight(ctx context.Context) {
+func (d *controller) admitLight(ctx context.Context) {
 	if g, err := d.Admit(ctx, admission.Request{Class: "light", Backend: "vqa", VRAM: admission.GiB / 2}); err == nil {
 		g.Release(admission.Result{})
 	}
 }
 
-// run admits light requests until the desk closes.
-func (d *desk) run(ctx context.Context) {
+// run admits light requests until the controller closes.
+func (d *controller) run(ctx context.Context) {
 	for range 2 {
 		d.load.Go(func() {
 			for ctx.Err() == nil {
@@ -85,14 +85,14 @@ func (d *desk) run(ctx context.Context) {
 	}
 }
 
-func (d *desk) close() {
+func (d *controller) close() {
 	d.cancel()
 	d.load.Wait()
 	d.held.Release(admission.Result{})
 }
 
 // see takes a reading and describes the books.
-func (d *desk) see(r admission.Reading) (b books) {
+func (d *controller) see(r admission.Reading) (b books) {
 	d.Observe(r)
 	s := d.Snapshot()
 	g := s.GPUs[0]
@@ -115,7 +115,7 @@ type measured struct {
 }
 
 // measure times n admissions by some callers at once.
-func (d *desk) measure(ctx context.Context, n, callers int) measured {
+func (d *controller) measure(ctx context.Context, n, callers int) measured {
 	took := make([][]time.Duration, callers)
 	var all sync.WaitGroup
 	for i := range took {
@@ -139,7 +139,7 @@ func (d *desk) measure(ctx context.Context, n, callers int) measured {
 	return measured{Mean: sum / time.Duration(len(times)), P50: at(0.5), P99: at(0.99), P999: at(0.999)}
 }
 
-// shared is a card of 47 GiB of which the desk's heavy request holds 34, and
+// shared is a card of 47 GiB of which the controller's heavy request holds 34, and
 // others some more.
 func shared(others int, more ...string) []string {
 	return append(slices.Clone(more), "cards 1", "0.uuid GPU-aaaa", "0.total 50465865728", fmt.Sprintf("0.used %d", int64(34+others)<<30))
@@ -157,12 +157,12 @@ func (b books) reads(others int) bool {
 func (s *sensor) untilOthers(others int) {
 	s.t.Helper()
 	s.until(func(r seen) bool {
-		return r.Err == "" && !r.Desk.Bad && r.Desk.reads(others)
+		return r.Err == "" && !r.Admission.Bad && r.Admission.reads(others)
 	})
 }
 
 func TestTheLedgerGoesOnWithoutTheDriverAndIsTakenUpAgain(t *testing.T) {
-	s := startAll(t, modern(t), setup{Cards: gpu0, Desk: true, Load: true, Impatient: true}, shared(4)...)
+	s := startAll(t, modern(t), setup{Cards: gpu0, Admission: true, Load: true, Impatient: true}, shared(4)...)
 	s.untilOthers(4)
 	others := 4
 	for _, outage := range []struct {
@@ -175,10 +175,10 @@ func TestTheLedgerGoesOnWithoutTheDriverAndIsTakenUpAgain(t *testing.T) {
 		{[]string{"0.memory 999", "init 999"}, "container"},
 	} {
 		s.set(shared(others, outage.state...)...)
-		from := s.untilError(outage.says).Desk.Granted
+		from := s.untilError(outage.says).Admission.Granted
 		// It admits as before, by the books and what was last read.
 		s.until(func(r seen) bool {
-			b, failed := r.Desk, r.Err != "" // one that was under way may still be good
+			b, failed := r.Admission, r.Err != "" // one that was under way may still be good
 			if b.Booked < heavyTakes || b.Heavy != 1 || b.Waiting != 1 || b.Failed != 0 || !b.reads(others) || b.Bad != failed {
 				t.Fatalf("%s: the books say %+v", outage.says, b)
 			}
@@ -191,7 +191,7 @@ func TestTheLedgerGoesOnWithoutTheDriverAndIsTakenUpAgain(t *testing.T) {
 }
 
 func TestAbsurdFiguresChangeNothing(t *testing.T) {
-	s := startAll(t, modern(t), setup{Cards: gpu0, Desk: true}, shared(4)...)
+	s := startAll(t, modern(t), setup{Cards: gpu0, Admission: true}, shared(4)...)
 	s.untilOthers(4)
 	for name, state := range map[string][]string{
 		"not available":            {"0.total 18446744073709551615"},
@@ -204,10 +204,10 @@ func TestAbsurdFiguresChangeNothing(t *testing.T) {
 		s.set(shared(4, state...)...)
 		for range 20 {
 			s.until(func(r seen) bool {
-				if !r.Desk.reads(4) {
+				if !r.Admission.reads(4) {
 					t.Fatalf("%s: %+v", name, r)
 				}
-				return r.Desk.Bad
+				return r.Admission.Bad
 			})
 		}
 		s.set(shared(4)...)
@@ -229,7 +229,7 @@ func BenchmarkAdmission(b *testing.B) {
 			{"flips", [][]string{well, shared(4, "0.memory 9", "init 9"), well, shared(4, "hang 1"), well, shared(4, "0.memory 999", "init 18")}},
 		} {
 			b.Run(fmt.Sprintf("callers=%d/driver=%s", callers, driver.name), func(b *testing.B) {
-				do := setup{Cards: gpu0, Desk: true, Measure: b.N, Callers: callers, Impatient: true, Every: 5 * time.Millisecond}
+				do := setup{Cards: gpu0, Admission: true, Measure: b.N, Callers: callers, Impatient: true, Every: 5 * time.Millisecond}
 				s := startAll(b, modern(b), do, well...)
 				m := s.measure(driver.states)
 				b.ReportMetric(float64(m.Mean), "ns/op")
