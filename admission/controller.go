@@ -12,6 +12,7 @@ import (
 // from any goroutine; none but Admit and Drain blocks.
 type Controller struct {
 	clock Clock
+	wall  bool // clock is the wall clock
 	epoch time.Time
 	speed float64 // how many times faster its time runs
 
@@ -43,12 +44,18 @@ func NewController(cfg Config) (*Controller, error) {
 	if speed == 0 {
 		speed = 1
 	}
-	return &Controller{clock: clock, epoch: epoch, speed: speed, rules: rules, armed: forever}, nil
+	_, wall := clock.(WallClock)
+	return &Controller{clock: clock, wall: wall, epoch: epoch, speed: speed, rules: rules, armed: forever}, nil
 }
 
 // age is the time the scheduler knows. It is monotonic: a step of the wall
 // clock moves no wait and no deadline.
-func (c *Controller) age() time.Duration { return c.since(c.clock.Now()) }
+func (c *Controller) age() time.Duration {
+	if c.wall && c.speed == 1 {
+		return time.Since(c.epoch) // half of what time.Now costs: it reads the monotonic clock alone
+	}
+	return c.since(c.clock.Now())
+}
 
 // since is the age at a moment of the clock.
 func (c *Controller) since(t time.Time) time.Duration {
