@@ -50,13 +50,18 @@ func Watch(ctx context.Context, o Options, changed func()) {
 	}()
 }
 
-// sum stands for the content of files; false: one cannot be read.
+// sum stands for the content of files; false: the first of them cannot be read. One of
+// the others that is not there is as good as a content: the first may stop naming it.
 func sum(files []string) (sum [sha256.Size]byte, ok bool) {
 	all := sha256.New()
-	for _, file := range files {
+	for i, file := range files {
 		text, err := contents(file)
-		if err != nil {
+		switch {
+		case err != nil && i == 0:
 			return sum, false
+		case err != nil:
+			fmt.Fprint(all, "none ")
+			continue
 		}
 		fmt.Fprintf(all, "%d ", len(text))
 		all.Write(text)

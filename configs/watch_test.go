@@ -90,6 +90,22 @@ func TestTellsOnlyOfAContentThatStays(t *testing.T) {
 	})
 }
 
+// What a file includes is watched with it, also while it names one that is not there.
+func TestSeesWhatAFileIncludes(t *testing.T) {
+	dir := t.TempDir()
+	file, more := filepath.Join(dir, "a.yaml"), filepath.Join(dir, "more.yaml")
+	put(t, file, "include: [more.yaml]")
+	put(t, more, "x-a: 1")
+	watched(t, file, func(told func() []string) {
+		put(t, more, "x-a: 2")
+		expect(t, told, "include: [more.yaml]")
+		put(t, file, "include: [none.yaml]")
+		expect(t, told, "include: [none.yaml]")
+		put(t, file, "x-b: 1")
+		expect(t, told, "x-b: 1")
+	})
+}
+
 // watched plays a story with a file that is watched; told gives the file's
 // content at each call since it was asked last.
 func watched(t *testing.T, file string, story func(told func() []string)) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/anteroom-gpu/anteroom/configs"
@@ -36,8 +35,7 @@ func helpOf(c command) help {
 	var out bytes.Buffer
 	c.run([]string{"-h"}, io.Discard, &out)
 	h := help{command: c}
-	paragraphs := strings.Split(out.String(), "\n")
-	for i, line := range paragraphs {
+	for i, line := range strings.Split(out.String(), "\n") {
 		name, isFlag := strings.CutPrefix(line, "  -")
 		switch {
 		case i == 0:
@@ -148,9 +146,5 @@ func nearest(name string) string {
 	for _, c := range commands {
 		names = append(names, c.name)
 	}
-	best := configs.Nearest(name, names)
-	if !slices.Contains(names, best) {
-		return ""
-	}
-	return best
+	return configs.Nearest(name, names)
 }
