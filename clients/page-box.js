@@ -24,7 +24,7 @@ export async function serve(config, dir) {
       return false;
     }
   });
-  return { url: p.url.url, admin: p.url.admin, file, said: p.said, stop: p.stop };
+  return { url: p.url.url, admin: p.url.admin, file, said: p.said, pid: p.pid, stop: p.stop };
 }
 
 export const folder = () => mkdtempSync(join(tmpdir(), "anteroom-page-"));
