@@ -162,7 +162,7 @@ func anteroom(spans bool, level string, routes int) func(b *bench, dir, address 
 		}
 		var more strings.Builder
 		for i := range routes - 1 {
-			fmt.Fprintf(&more, "  - {match: {path: \"/other/%d/{rest...}\"}, class: all, backend: up}\n", i)
+			fmt.Fprintf(&more, "  - {match: {path: \"/other/%d/**\"}, class: all, backend: up}\n", i)
 		}
 		file, err := write(dir, "anteroom.yaml", fmt.Sprintf(`
 listen: %s
@@ -174,8 +174,8 @@ classes:
 backends:
   up: {url: "http://%s", gpu: card, slots: 50000}
 routes:
-%s  - {match: {path: "/queue/{rest...}"}, class: one, backend: up}
-  - {match: {path: "/{rest...}"}, class: all, backend: up}
+%s  - {match: {path: "/queue/**"}, class: one, backend: up}
+  - {match: {path: "/**"}, class: all, backend: up}
 limits: {connections: 50000, spool: 100GiB}
 state: {file: ""}
 telemetry:
