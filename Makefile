@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo demo-real bench bench-path bench-peers bench-mixed soak worlds outofmemory fieldcases clients load reloads conformance packages e2e-telemetry check
+.PHONY: build test demo demo-real bench bench-path bench-peers bench-mixed soak worlds outofmemory fieldcases clients terminal load reloads conformance packages e2e-telemetry check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -102,6 +102,10 @@ conformance: build
 clients:
 	go build -o bin/anteroom ./cmd/anteroom
 	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm test --silent
+
+# anteroom top in a terminal, before a proxy with simulated engines. It needs tmux.
+terminal:
+	go test -tags terminal -count 1 -timeout 5m -run InATerminal ./cmd/anteroom
 
 # What a release consists of, in dist, and each part as the programs that read it
 # take it: the package by dpkg and systemd, the version by go install, the files of
