@@ -240,7 +240,7 @@ func (w *world) fitsEmpty(sh *shape) bool {
 		w.s.box.give(&u, t.shape, t.replica, &t.run)
 	}
 	for _, r := range sh.backend.replicas {
-		if _, ok := w.s.box.fits(&u, sh, r, w.now); ok {
+		if w.s.box.fits(&u, sh, r, w.now) == noBar {
 			return true
 		}
 	}
