@@ -69,7 +69,6 @@ func (c *Controller) since(t time.Time) time.Duration {
 // has ended.
 type Grant struct {
 	ticket     Ticket
-	ran        ran // the ticket's
 	controller *Controller
 	again      secondTry // set by Release
 }
@@ -85,7 +84,6 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 		r.Deadline = c.epoch.Add(c.since(r.Deadline))
 	}
 	g := &Grant{controller: c}
-	g.ticket.ran = &g.ran
 	g.ticket.history, g.ticket.learns = r.History, r.Learn
 	if r.History != nil {
 		if r.Case == nil {
@@ -99,7 +97,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	}
 	t := &g.ticket
 	c.mu.Lock()
-	c.rules.Submit(c.age(), t, r)
+	c.rules.submit(c.age(), t, &r)
 	if t.state == stateWaiting {
 		t.caller = &caller{make(chan struct{}), r.Origin}
 	}

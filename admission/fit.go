@@ -323,7 +323,7 @@ func (b *box) runDemand(sh *shape, r *replica) Bytes {
 
 // share is the largest fraction of any one resource that a ticket takes.
 func (b *box) share(t *Ticket) float64 {
-	share := 1 / float64(t.shape.class.cfg.Slots)
+	share := t.shape.class.share
 	for _, a := range t.replica.accounts {
 		if c := b.ledger.Capacity(b.ledger.GPUOf(a)); c > 0 {
 			share = max(share, min(1, float64(t.shape.vram)/float64(c)))

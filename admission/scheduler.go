@@ -69,9 +69,12 @@ func (s *Scheduler) Stuck() []Waiter {
 
 // Submit asks for the right to run. Afterwards the ticket is granted, refused
 // or waiting.
-func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
+func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) { s.submit(now, t, &r) }
+
+// submit is Submit of a request that is not copied; it is only read.
+func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 	s.queue.Arrive(now, &t.Entry, t)
-	sh := s.shapes.find(&r)
+	sh := s.shapes.find(r)
 	var c *class
 	var b *backend
 	if sh != nil {
@@ -87,12 +90,7 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	t.position = int32(c.waiting.Len())
 	t.Size, t.Boost = int64(r.Size), c.cfg.Boost+r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
-	if r.Beside != nil {
-		if t.ran == nil {
-			t.ran = new(ran)
-		}
-		t.ran.table = r.Beside
-	}
+	t.ran.table = r.Beside
 	t.Expires = forever
 	if c.cfg.QueueTimeout > 0 {
 		t.Expires = now + c.cfg.QueueTimeout
@@ -103,13 +101,13 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 			t.Expires, t.deadline = max(last, now-1), true
 		}
 	}
-	if rejection := s.atTheDoor(now, t, c, b, &r); rejection != nil {
+	if rejection := s.atTheDoor(now, t, c, b, r); rejection != nil {
 		c.refused++
 		t.refuse(rejection)
 		return
 	}
 	if sh == nil {
-		sh = s.shapes.of(c, b, &r)
+		sh = s.shapes.of(c, b, r)
 	}
 	s.setDemand(sh, r.VRAM, r.Unknown)
 	t.shape = sh
@@ -117,8 +115,8 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	// With an empty queue there is nobody to be fair to, and no profile to work
 	// out.
 	if _, barred := sh.barred(); s.queue.Len() == 0 && !barred {
-		if r := s.pick(sh, now, nil); r != nil {
-			s.start(now, t, r)
+		if to := s.pick(sh, now, nil); to != nil {
+			s.start(now, t, to)
 			return
 		}
 	}
@@ -208,9 +206,6 @@ func (s *Scheduler) leave(t *Ticket) (matters bool) {
 // start grants a ticket that is in no queue.
 func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.state = stateRunning
-	if t.ran == nil {
-		t.ran = new(ran)
-	}
 	t.replica, t.ran.granted = r, r
 	s.starts++
 	t.order = s.starts

@@ -30,7 +30,7 @@ type Ticket struct {
 	replica *replica      // on which it runs
 	order   uint64        // of starts, for strict heads
 	end     time.Duration // predicted
-	ran     *ran          // beside what it runs; nil: it has not started, and that is not known
+	ran     ran           // beside what it runs
 
 	rejection *Rejection
 	caller    *caller  // the Controller's; nil: it does not wait
@@ -97,15 +97,15 @@ func (t *Ticket) Granted() (replica int, ok bool) {
 // Company is beside the work of which classes a ticket that has ended ran for most of
 // its time; none: it was alone. known is false where neither can be said.
 func (t *Ticket) Company() (classes []string, known bool) {
-	if t.ran == nil || !t.ran.over {
+	if t.ran.of == nil {
 		return nil, false
 	}
-	for i, c := range t.ran.classes {
-		if t.ran.beside>>i&1 == 1 {
+	for i, c := range t.ran.of.classes {
+		if t.ran.beside&^alone>>i&1 == 1 {
 			classes = append(classes, c.cfg.Name)
 		}
 	}
-	return classes, t.ran.alone || len(classes) > 0
+	return classes, t.ran.beside != 0
 }
 
 // Waiting says that the ticket is in the queue.
@@ -122,7 +122,7 @@ func (t *Ticket) Waited() time.Duration {
 	switch {
 	case t.rejection != nil:
 		return t.rejection.Waited
-	case t.ran != nil && t.ran.granted != nil:
+	case t.ran.granted != nil:
 		return t.run.Started - t.Arrived()
 	}
 	return 0

@@ -5,7 +5,7 @@ import "time"
 // Tenant is the account of one tenant. It counts across all shapes and groups.
 type Tenant[T any] struct {
 	name    string
-	tag     float64 // virtual start of its next request
+	tag     float64 // virtual start of its next request, in nanoseconds of the whole
 	weight  float64
 	waiting int
 	running int
@@ -85,7 +85,7 @@ func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 	q.virtual = max(q.virtual, e.Tenant.tag)
 	e.Tenant.running++
 	e.share = float32(share)
-	e.charge = float64(e.share) * expected.Seconds() / e.Tenant.weight
+	e.charge = float64(e.share) * float64(expected) / e.Tenant.weight
 	q.retag(e.Tenant, e.charge)
 }
 
@@ -93,7 +93,7 @@ func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 // one. It is called once, when the work has ended.
 func (q *Queue[T]) Correct(e *Entry[T], took time.Duration) {
 	e.Tenant.running--
-	q.retag(e.Tenant, float64(e.share)*took.Seconds()/e.Tenant.weight-e.charge)
+	q.retag(e.Tenant, float64(e.share)*float64(took)/e.Tenant.weight-e.charge)
 }
 
 func (q *Queue[T]) retag(t *Tenant[T], by float64) {
