@@ -162,8 +162,8 @@ func (s *Scheduler) countStart(t *Ticket, before []*shape) {
 
 // leaveQueue starts a waiting ticket on a replica.
 func (s *Scheduler) leaveQueue(now time.Duration, t *Ticket, to *replica) {
-	if t.stay != nil {
-		t.stay.Last = s.blockOf(t).blocked()
+	if t.wait.met || t.wait.stay != nil {
+		t.stayed().Last = s.blockOf(t).blocked()
 	}
 	s.leave(t)
 	s.start(now, t, to)

@@ -18,10 +18,9 @@ type ran struct {
 	granted *replica      // what replica was at the grant; Reconfigure leaves it alone
 	table   *Beside       // how long it runs, by company; nil: not known
 	pace    time.Duration // how long it runs in the company that it has now
-	// After its end: of which classes work ran beside it for most of its time, as
-	// bits. alone: hardly anything did.
+	// After its end: of which classes of its box work ran beside it for most of its
+	// time, as bits. alone: hardly anything did. 0: neither can be said.
 	beside uint64
-	of     *box  // whose classes those are; nil: it has not ended, or that is not known
 	with   int32 // its place in begun, counted from 1
 }
 
@@ -129,7 +128,7 @@ func (x *company) end(b *box, now time.Duration, t *Ticket) {
 			t.ran.beside |= 1 << i
 		}
 	}
-	if t.ran.of = b; longest*hardly < took {
+	if longest*hardly < took {
 		t.ran.beside |= alone
 	}
 	x.free = append(x.free, t.ran.with)

@@ -167,7 +167,7 @@ func (w *world) queues() {
 		before, last := map[flow]int{}, uint64(0)
 		for t := range c.waiting.All() {
 			f := flow{t.shape, t.Tenant.Name(), t.Boost}
-			if n := t.InFlow(len(w.waiting)); n != before[f] || t.ID() < last {
+			if n := t.wait.InFlow(len(w.waiting)); n != before[f] || t.ID() < last {
 				w.fail("3: ticket %d comes after %d in its class and has %d before it in its flow, want %d", t.ID(), last, n, before[f])
 			}
 			before[f]++
