@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,7 +33,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
@@ -48,10 +48,10 @@ type Telemetry struct {
 	History *timeline.Store
 
 	log        *slog.Logger
-	tracer     trace.Tracer // nil: tracing is off
+	tracer     *tracer // nil: tracing is off
 	propagator propagation.TextMapPropagator
-	stale      []string                 // the headers, canonical, that it writes
-	traces     *sdktrace.TracerProvider // nil: tracing is off
+	w3c        bool     // propagator is W3C's trace context alone
+	stale      []string // the headers, canonical, that it writes
 	meters     *sdkmetric.MeterProvider
 	handler    http.Handler
 	metrics    metrics
@@ -99,7 +99,7 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: %w", err)
 	}
-	if t.propagator, err = propagator(); err != nil {
+	if t.propagator, t.w3c, err = propagator(); err != nil {
 		return nil, err
 	}
 	for _, name := range t.propagator.Fields() {
@@ -114,12 +114,12 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 		return nil, fmt.Errorf("telemetry: resource: %w", err)
 	}
 	otel.SetErrorHandler(t.complain())
-	exporter, err := spanExporter(ctx, c.Traces, logs, t.log)
+	to, err := spanSink(ctx, c.Traces, about, logs, t.log)
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: traces: %w", err)
 	}
-	if exporter != nil {
-		t.trace(c.Traces, about, exporter)
+	if to != nil {
+		t.trace(c.Traces, to)
 	}
 	if err := t.measure(ctx, c, about); err != nil {
 		return nil, fmt.Errorf("telemetry: metrics: %w", err)
@@ -129,19 +129,19 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 
 // propagator is W3C's trace context or what OTEL_PROPAGATORS asks for. Baggage is
 // left out: it is no business of ours, it passes like any header, and the trouble
-// that reading it may cause would be logged with a client's words in it.
-func propagator() (propagation.TextMapPropagator, error) {
+// that reading it may cause would be logged with a client's words in it. It reports
+// whether it is W3C's alone.
+func propagator() (p propagation.TextMapPropagator, w3c bool, err error) {
 	var names []string
 	for name := range strings.SplitSeq(cmp.Or(os.Getenv("OTEL_PROPAGATORS"), "tracecontext"), ",") {
 		if name = strings.TrimSpace(name); name != "" && name != "baggage" {
 			names = append(names, name)
 		}
 	}
-	p, err := autoprop.TextMapPropagator(names...)
-	if err != nil {
-		return nil, fmt.Errorf("telemetry: OTEL_PROPAGATORS: %w", err)
+	if p, err = autoprop.TextMapPropagator(names...); err != nil {
+		return nil, false, fmt.Errorf("telemetry: OTEL_PROPAGATORS: %w", err)
 	}
-	return p, nil
+	return p, slices.Equal(names, []string{"tracecontext"}), nil
 }
 
 func newLog(c LogConfig, w io.Writer) *slog.Logger {
@@ -184,21 +184,12 @@ func asked(names ...string) bool {
 const maxAttribute = 2048
 
 // trace sets the tracer up.
-func (t *Telemetry) trace(c TracesConfig, about *resource.Resource, exporter sdktrace.SpanExporter) {
+func (t *Telemetry) trace(c TracesConfig, to sink) {
 	limits := sdktrace.NewSpanLimits() // with what OTEL_* says
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = maxAttribute
 	}
-	options := []sdktrace.TracerProviderOption{
-		sdktrace.WithResource(about),
-		sdktrace.WithRawSpanLimits(limits),
-		sdktrace.WithSpanProcessor(newOutbox(exporter, &t.spansLost)),
-	}
-	if !asked("OTEL_TRACES_SAMPLER") {
-		options = append(options, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.Sample))))
-	}
-	t.traces = sdktrace.NewTracerProvider(options...)
-	t.tracer = t.traces.Tracer(scope)
+	t.tracer = &tracer{sampler: samplerOf(c.Sample), limits: limits, out: newOutbox(to, &t.spansLost)}
 }
 
 // measure sets the meters up: for Prometheus to collect, and for OTLP where
@@ -252,11 +243,11 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	ended := make(chan error, 2)
 	go func() { ended <- t.meters.Shutdown(ctx) }()
 	go func() {
-		if t.traces == nil {
+		if t.tracer == nil {
 			ended <- nil
 			return
 		}
-		ended <- t.traces.Shutdown(ctx)
+		ended <- t.tracer.out.shutdown(ctx)
 	}()
 	var errs error
 	for range 2 {
