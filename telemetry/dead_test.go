@@ -264,7 +264,8 @@ func TestADeadCollectorIsSaidOnceAMinute(t *testing.T) {
 	noOTEL(t)
 	synctest.Test(t, func(t *testing.T) {
 		out := &logs{}
-		complain := (&Telemetry{log: newLog(usual().Log, out)}).complain()
+		log, _ := newLog(usual().Log, out)
+		complain := (&Telemetry{log: log}).complain()
 		lines := func() int { return strings.Count(out.String(), "\n") }
 		for range 59 {
 			complain(errors.New("refused"))

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -350,8 +351,7 @@ func (q *Request) logLine(e Ending, v verdict, total, executed, firstByte time.D
 	if v.error != "" {
 		level = slog.LevelWarn
 	}
-	ctx := q.context()
-	if !q.t.log.Enabled(ctx, level) {
+	if !q.t.log.Enabled(context.Background(), level) {
 		return
 	}
 	attributes := make([]slog.Attr, 0, 32)
@@ -384,7 +384,7 @@ func (q *Request) logLine(e Ending, v verdict, total, executed, firstByte time.D
 		attributes = append(attributes, milliseconds("open_ms", max(0, at.Sub(e.Opened))))
 	}
 	attributes = append(attributes, milliseconds("total_ms", total), slog.Int64("bytes_in", e.In), slog.Int64("bytes_out", e.Out))
-	q.t.log.LogAttrs(ctx, level, "request", q.appendTrace(attributes)...)
+	q.line(level, "request", q.appendTrace(attributes))
 }
 
 // workLine writes the line of work that went on behind its request: a job's, or one
@@ -394,7 +394,7 @@ func (q *Request) workLine() {
 	if result == ResultFailed {
 		level = slog.LevelWarn
 	}
-	if !q.t.log.Enabled(q.context(), level) {
+	if !q.t.log.Enabled(context.Background(), level) {
 		return
 	}
 	attributes := make([]slog.Attr, 0, 16)
@@ -406,7 +406,7 @@ func (q *Request) workLine() {
 		attributes = append(attributes, slog.Uint64("grant", q.grant), slog.Int64("vram", int64(q.vram)))
 	}
 	attributes = append(attributes, milliseconds("execute_ms", q.executed))
-	q.t.log.LogAttrs(q.context(), level, "work ended", q.appendTrace(attributes)...)
+	q.line(level, "work ended", q.appendTrace(attributes))
 }
 
 func appendTold(attributes []slog.Attr, key, value string) []slog.Attr {
@@ -417,10 +417,7 @@ func appendTold(attributes []slog.Attr, key, value string) []slog.Attr {
 }
 
 func (q *Request) appendTrace(attributes []slog.Attr) []slog.Attr {
-	if s := q.SpanContext(); s.IsValid() {
-		return append(attributes, slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String()))
-	}
-	return attributes
+	return append(attributes, slog.String("trace_id", q.text[:traceText]), slog.String("span_id", q.text[traceText+1:]))
 }
 
 func milliseconds(key string, d time.Duration) slog.Attr {

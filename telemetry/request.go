@@ -36,6 +36,7 @@ type Request struct {
 	url    *url.URL
 	ctx    context.Context   // holds the SERVER span's context; nil where there is none
 	id     trace.SpanContext // the SERVER span's, or made up while tracing is off
+	text   string            // of id: the trace's and the span's id with a hyphen between them
 
 	pattern, route, class, backend string
 	tenant, model, client          string // empty: none, or not told
@@ -91,6 +92,7 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 	caller := t.caller(r.Header)
 	if t.tracer == nil {
 		q.id = newID(caller)
+		q.text = textOf(q.id)
 		return q
 	}
 	name := spanName(q.method)
@@ -98,6 +100,7 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 		name += " " + route
 	}
 	q.id, q.server = t.tracer.root(caller, name, trace.SpanKindServer, q.began)
+	q.text = textOf(q.id)
 	if q.server == nil {
 		return q
 	}
@@ -114,6 +117,28 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 		q.server.set(semconv.HTTPRoute(route))
 	}
 	return q
+}
+
+// traceText is the length of a trace's id as text.
+const traceText = 32
+
+func textOf(id trace.SpanContext) string {
+	var text [traceText + 17]byte
+	trace, span := id.TraceID(), id.SpanID()
+	hex.Encode(text[:], trace[:])
+	text[traceText] = '-'
+	hex.Encode(text[traceText+1:], span[:])
+	return string(text[:])
+}
+
+// ID is what its client can name the request by: the ids of its trace and of its SERVER
+// span, or what stands for them while tracing is off, with a hyphen between them.
+// Empty: of a nil Request.
+func (q *Request) ID() string {
+	if q == nil {
+		return ""
+	}
+	return q.text
 }
 
 // caller is the trace context that a request brought along.

@@ -48,7 +48,8 @@ type Telemetry struct {
 	History *timeline.Store
 
 	log        *slog.Logger
-	tracer     *tracer // nil: tracing is off
+	lines      *lineWriter // nil: log writes the lines of requests
+	tracer     *tracer     // nil: tracing is off
 	propagator propagation.TextMapPropagator
 	w3c        bool     // propagator is W3C's trace context alone
 	stale      []string // the headers, canonical, that it writes
@@ -85,7 +86,8 @@ type RouteMemory struct {
 
 // Start sets the providers up. Log lines go to logs, one Write each.
 func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
-	t := &Telemetry{log: newLog(c.Log, logs), clients: c.Client, models: c.Models}
+	t := &Telemetry{clients: c.Client, models: c.Models}
+	t.log, t.lines = newLog(c.Log, logs)
 	t.bounds.Store(new(Bounds))
 	t.History = timeline.New(timeline.Config{For: c.History.For, Bytes: int64(c.History.Memory)}, time.Now())
 	if w, ok := logs.(*LogWriter); ok {
@@ -142,17 +144,6 @@ func propagator() (p propagation.TextMapPropagator, w3c bool, err error) {
 		return nil, false, fmt.Errorf("telemetry: OTEL_PROPAGATORS: %w", err)
 	}
 	return p, slices.Equal(names, []string{"tracecontext"}), nil
-}
-
-func newLog(c LogConfig, w io.Writer) *slog.Logger {
-	var level slog.Level
-	// Check has seen to the text; the zero level is info.
-	_ = level.UnmarshalText([]byte(c.Level))
-	options := &slog.HandlerOptions{Level: level}
-	if c.Format == "text" {
-		return slog.New(slog.NewTextHandler(w, options))
-	}
-	return slog.New(slog.NewJSONHandler(w, options))
 }
 
 // complain logs the trouble of OpenTelemetry's own parts, once a minute: a
