@@ -82,18 +82,37 @@ func (t *times) add(took time.Duration) {
 	t.next = (t.next + 1) % rememberedBeside
 }
 
-// learn makes anew what is known, for those who hold what was.
+// learn makes anew what is known, for those who hold what was, if it has changed.
 func (b *besides) learn() {
-	known := Beside{}
+	var known Beside
 	for name, t := range b.times {
-		if t.runs >= enoughBeside {
-			sorted := slices.Sorted(slices.Values(t.last))
-			known[name] = Estimate{P50: sorted[len(sorted)/2], P95: sorted[len(sorted)-1]}
+		if t.runs < enoughBeside {
+			continue
 		}
+		now := t.estimate()
+		if b.known != nil {
+			if before, ok := (*b.known)[name]; ok && before == now {
+				continue
+			}
+		}
+		if known == nil {
+			known = Beside{}
+			if b.known != nil {
+				maps.Copy(known, *b.known)
+			}
+		}
+		known[name] = now
 	}
-	if len(known) > 0 {
+	if known != nil {
 		b.known = &known
 	}
+}
+
+func (t *times) estimate() Estimate {
+	var room [rememberedBeside]time.Duration
+	sorted := room[:copy(room[:], t.last)]
+	slices.Sort(sorted)
+	return Estimate{P50: sorted[len(sorted)/2], P95: sorted[len(sorted)-1]}
 }
 
 // Beside is what to expect of work with that demand by its company; nil: nothing is
