@@ -108,7 +108,7 @@ func TestEachMistakeHasItsPlaceCauseAndCure(t *testing.T) {
 		// What a request must look like.
 		{"all before the rest", "path: /v1/images/generations}, class: draw, backend: painter}\n", "path: /**}, class: chat, backend: talker}\n  - {match: {method: POST, path: /v1/images/generations}, class: draw, backend: painter}\n",
 			"11:6: routes[1].match: never reached: routes[0] matches all of it first: want this one before it, or a narrower one there"},
-		{"one star", "path: /**", "path: /*", `11:20: routes[1].match.path: "/*": "*" is half a wildcard: want {name} for a whole segment, or /** for all below`},
+		{"one star", "path: /**", "path: /*", `11:20: routes[1].match.path: "/*": "*" is no wildcard: want {name} for one segment, or ** at the end for all below`},
 		{"a regular expression", "path: /v1/images/generations", `path: "^/v1/images/.*$"`,
 			`10:34: routes[0].match.path: "^/v1/images/.*$": regular expressions are not patterns: want {name} for one segment, /** for all below, or match.when with matches`},
 		{"a slash at the end, for all below", "path: /v1/images/generations", "path: /v1/", good},
