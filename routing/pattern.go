@@ -93,7 +93,7 @@ func parsePattern(text string) (pattern, error) {
 		case braced:
 			p.segments = append(p.segments, segment{name: name})
 		case strings.ContainsAny(part, "{}*"):
-			return p, fmt.Errorf("%q is half a wildcard: want a whole segment, such as {name}", part)
+			return p, fmt.Errorf("%q is no wildcard: want {name} for one segment, or ** at the end for all below", part)
 		case strings.Contains(part, "?"):
 			return p, fmt.Errorf("%q has a query: want match.when for that, such as query.n == \"1\"", part)
 		case strings.Contains(part, "%"):

@@ -22,7 +22,7 @@ type Entry[T any] struct {
 	arrived time.Duration
 	flow    *flow[T] // nil until Push
 	links   [listKinds]link[T]
-	heap    int32   // index in the expiry heap
+	heap    int32   // index in the expiry heap; inOrder: it is not there
 	share   float32 // as given to Charge
 	charge  float64 // what its tenant paid in advance
 }

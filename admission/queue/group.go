@@ -1,12 +1,17 @@
 package queue
 
-import "iter"
+import (
+	"iter"
+	"time"
+)
 
 // Group counts entries of any number of shapes together, in order of arrival.
 // The zero value is empty.
 type Group[T any] struct {
 	waiting list[T]
 	size    int64
+	timed   *Entry[T]     // the first of those that expire in order of arrival; nil: none does
+	latest  time.Duration // when the last of those expires
 }
 
 // Len is the number of waiting entries.

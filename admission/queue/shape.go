@@ -49,7 +49,7 @@ func (sh *Shape[T]) Next() *T {
 	if len(sh.flows) == 0 {
 		return nil
 	}
-	return sh.flows[0].waiting.first.owner
+	return sh.flows[0].flow.waiting.first.owner
 }
 
 // Ahead counts the entries of the shape that rank before a waiting entry, up to
@@ -90,7 +90,8 @@ func (sh *Shape[T]) remove(e *Entry[T]) {
 func (sh *Shape[T]) Dump() string {
 	var b strings.Builder
 	fmt.Fprint(&b, sh.waiting)
-	for _, f := range sh.flows {
+	for _, p := range sh.flows {
+		f := p.flow
 		fmt.Fprint(&b, " ", f.tenant.name, f.tenant.tag, f.waiting.first.id)
 	}
 	return b.String()

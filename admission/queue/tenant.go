@@ -10,6 +10,7 @@ type Tenant[T any] struct {
 	waiting int
 	running int
 	flows   []*flow[T] // those with waiting entries
+	twins   int        // how many of them are in a shape in which another one is
 }
 
 // Name is the tenant's name; empty for the anonymous one.
@@ -99,9 +100,12 @@ func (q *Queue[T]) retag(t *Tenant[T], by float64) {
 	if by == 0 {
 		return
 	}
-	if len(t.flows) == 1 {
+	if t.twins == 0 {
 		t.tag += by
-		t.flows[0].shape.flows.fix(t.flows[0].heap)
+		for _, f := range t.flows {
+			f.shape.flows[f.heap].tag = t.tag
+			f.shape.flows.fix(f.heap)
+		}
 		return
 	}
 	// Several flows of one heap would move at once, and a heap mends one.
@@ -132,13 +136,19 @@ func (q *Queue[T]) join(e *Entry[T], sh *Shape[T]) {
 	}
 	t.waiting++
 	var f *flow[T]
+	twin := 0
 	for _, x := range t.flows {
-		if x.shape == sh && x.boost == e.Boost {
+		if x.shape != sh {
+			continue
+		}
+		twin = 1
+		if x.boost == e.Boost {
 			f = x
 			break
 		}
 	}
 	if f == nil {
+		t.twins += twin
 		f = &flow[T]{tenant: t, shape: sh, boost: e.Boost}
 		t.flows = append(t.flows, f)
 	}
@@ -160,38 +170,49 @@ func (q *Queue[T]) part(e *Entry[T]) {
 		return
 	}
 	sh.flows.remove(f)
+	place, twin := 0, 0
 	for i, x := range t.flows {
 		if x == f {
-			n := len(t.flows) - 1
-			t.flows[i] = t.flows[n]
-			t.flows = t.flows[:n]
-			break
+			place = i
+		} else if x.shape == sh {
+			twin = 1
 		}
 	}
+	t.twins -= twin
+	last := len(t.flows) - 1
+	t.flows[place], t.flows[last] = t.flows[last], nil
+	t.flows = t.flows[:last]
 }
 
 // flows is a binary heap of a shape's flows that have waiting entries: the one
 // furthest behind its fair share first, then the one whose oldest ranks first.
-type flows[T any] []*flow[T]
+type flows[T any] []place[T]
+
+// place is that of a flow in the heap, with its tenant's tag beside it, so that the
+// heap is mostly compared in its own memory.
+type place[T any] struct {
+	tag  float64
+	flow *flow[T]
+}
 
 func (h flows[T]) before(i, j int) bool {
-	a, b := h[i], h[j]
-	if a.tenant.tag != b.tenant.tag {
-		return a.tenant.tag < b.tenant.tag
+	a, b := &h[i], &h[j]
+	if a.tag != b.tag {
+		return a.tag < b.tag
 	}
-	return a.waiting.first.Before(b.waiting.first)
+	return a.flow.waiting.first.Before(b.flow.waiting.first)
 }
 
 func (h *flows[T]) push(f *flow[T]) {
 	f.heap = len(*h)
-	*h = append(*h, f)
+	*h = append(*h, place[T]{f.tenant.tag, f})
 	h.up(f.heap)
 }
 
 func (h *flows[T]) remove(f *flow[T]) {
 	last, i := len(*h)-1, f.heap
 	h.swap(i, last)
-	(*h)[last] = nil
+	(*h)[last] = place[T]{}
 	*h = (*h)[:last]
 	if i < last {
 		h.fix(i)
@@ -200,7 +221,7 @@ func (h *flows[T]) remove(f *flow[T]) {
 
 func (h flows[T]) swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].heap, h[j].heap = i, j
+	h[i].flow.heap, h[j].flow.heap = i, j
 }
 
 func (h flows[T]) up(i int) {
