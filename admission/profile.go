@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -19,6 +20,7 @@ type profile struct {
 	nowUntil     time.Duration // how long the last walk would give now, if nothing but time passes
 	scratch      usage
 	passes       uint64 // that have begun
+	acting       int    // no head from this place on acts
 }
 
 // mark is a moment in the profile at which something changes. One with nothing but a
@@ -43,7 +45,7 @@ const (
 )
 
 func (p *profile) reset() {
-	p.marks, p.laid, p.reservations, p.barsAlone = p.marks[:0], false, 0, false
+	p.marks, p.laid, p.reservations, p.barsAlone, p.acting = p.marks[:0], false, 0, false, math.MaxInt
 }
 
 // lay begins the profile with what runs and what is being unloaded.
