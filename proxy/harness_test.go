@@ -204,16 +204,23 @@ func (b *box) waiting() (n int) {
 	return n
 }
 
-// eventually waits for what other goroutines bring about.
+// eventually waits for what other goroutines bring about. Nothing but the timeout of
+// the tests bounds it, for a machine may be slow.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !is() {
-		if time.Now().After(deadline) {
-			t.Fatalf("after 10 s still not: %s", what)
+	var over <-chan time.Time
+	if x, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
+		if deadline, ok := x.Deadline(); ok {
+			over = time.After(time.Until(deadline) - 5*time.Second)
 		}
-		// Polling a real socket's other end: nothing signals this.
-		<-time.After(time.Millisecond)
+	}
+	// Polling a real socket's other end: nothing signals this.
+	for tick := time.Tick(time.Millisecond); !is(); {
+		select {
+		case <-tick:
+		case <-over:
+			t.Fatalf("the tests are about to time out, and still not: %s", what)
+		}
 	}
 }
 

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/anteroom-gpu/anteroom/proxy"
 )
@@ -303,7 +302,6 @@ func exchanged(t *testing.T, b *box, request string) (statuses []int) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(2 * time.Second)) // one that waits for more
 	io.WriteString(c, request)
 	for in := bufio.NewReader(c); ; {
 		res, err := http.ReadResponse(in, nil)
