@@ -1,7 +1,9 @@
 package routing
 
 import (
+	"cmp"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -37,4 +39,19 @@ func (t *Table) Readings(r *http.Request, b Body) ([]Reading, error) {
 		all = append(all, reading)
 	}
 	return all, nil
+}
+
+// Label is what a route is called where its number would not do: by its name, else by
+// what it matches.
+func (r *RouteConfig) Label() string {
+	if r.Name != "" {
+		return r.Name
+	}
+	label := strings.TrimSpace(strings.Join(slices.Concat(r.Match.Method, r.Match.Path, r.Match.Model), " "))
+	for _, more := range []string{r.Match.Host, r.Match.When} {
+		if more != "" {
+			label += " " + more
+		}
+	}
+	return cmp.Or(label, "/**")
 }
