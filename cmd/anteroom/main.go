@@ -30,6 +30,7 @@ var commands = []command{
 	{"simulate", "play a trace against the rules in virtual time: -c FILE --trace FILE.csv", runSimulate},
 	{"demo", "play the same traffic through one queue, static slots and Anteroom", runDemo},
 	{"engine", "run one simulated model server", runEngine},
+	{"top", "show what a running proxy does, on a screen that follows it; sort, pause and cancel", runTop},
 	{"health", "say whether a running proxy is ready, by the exit code", runHealth},
 	{"record", "write what a running proxy served as a trace for simulate", runRecord},
 	{"version", "print the version", runVersion},
