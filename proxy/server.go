@@ -22,8 +22,8 @@ type Server struct {
 	handler       *Handler
 	public        []door // the main one first
 	admin         *http.Server
-	adminListener net.Listener // nil: there is none
-	tls           TLSConfig
+	adminListener net.Listener     // nil: there is none
+	certificate   *tls.Certificate // nil: without TLS
 }
 
 // door is a listener for clients.
@@ -35,11 +35,13 @@ type door struct {
 // Listen opens the listeners of a configuration that Check accepts, the admin
 // one for the given handler, and serves nothing yet.
 func Listen(c Config, h *Handler, admin http.Handler) (*Server, error) {
-	s := &Server{handler: h, tls: c.TLS}
+	s := &Server{handler: h}
 	if c.TLS.Cert != "" {
-		if _, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key); err != nil {
+		certificate, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key)
+		if err != nil {
 			return nil, fmt.Errorf("proxy: tls: %w", err)
 		}
+		s.certificate = &certificate
 	}
 	if err := s.open(c, c.Listen, h); err != nil {
 		return nil, fmt.Errorf("proxy: listen: %w", err)
@@ -69,10 +71,15 @@ func (s *Server) open(c Config, address string, h http.Handler) error {
 	}
 	server := newServer(c.Limits, edge(h), s.handler.log)
 	server.ConnContext = withConnection
-	server.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
-	server.Protocols.SetHTTP2(c.TLS.Cert != "")
+	plain, malformed := s.certificate == nil, s.handler.telemetry.Malformed
+	server.Protocols.SetUnencryptedHTTP2(plain)
+	server.Protocols.SetHTTP2(!plain)
 	// One connection more than the limit waits in the kernel: Accept sleeps.
-	s.public = append(s.public, door{server, limit(listener, c.Limits.Connections, s.tls.Cert == "", s.handler.telemetry.Malformed)})
+	listener = limit(listener, c.Limits.Connections, plain, malformed)
+	if !plain {
+		listener = secure(listener, *s.certificate, c.Limits.ReadHeader, malformed)
+	}
+	s.public = append(s.public, door{server, listener})
 	return nil
 }
 
@@ -148,13 +155,7 @@ func (s *Server) Serve() error {
 		go func() { failed <- s.admin.Serve(s.adminListener) }()
 	}
 	for _, d := range s.public {
-		go func() {
-			if s.tls.Cert != "" {
-				failed <- d.ServeTLS(d.Listener, s.tls.Cert, s.tls.Key)
-				return
-			}
-			failed <- d.Serve(d.Listener)
-		}()
+		go func() { failed <- d.Serve(d.Listener) }()
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("proxy: serve: %w", err)
@@ -199,7 +200,7 @@ func (s *Server) Close() {
 // URL is where clients reach the public listener; AdminURL where operators
 // reach the admin listener, empty where there is none.
 func (s *Server) URL() string {
-	if s.tls.Cert != "" {
+	if s.certificate != nil {
 		return address("https", s.public[0].Listener)
 	}
 	return address("http", s.public[0].Listener)
