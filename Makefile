@@ -3,7 +3,7 @@
 # go-nvml wraps calls that NVIDIA has marked as deprecated: a hundred warnings.
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 
-.PHONY: build test demo demo-real bench soak worlds outofmemory fieldcases clients load reloads conformance packages e2e-telemetry check
+.PHONY: build test demo demo-real bench bench-path bench-peers bench-mixed soak worlds outofmemory fieldcases clients terminal load reloads conformance packages e2e-telemetry check
 
 build:
 	go build -trimpath -o bin/anteroom ./cmd/anteroom
@@ -25,6 +25,32 @@ bench:
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) -benchtime 2s ./proxy
 	go test -run '^$$' -bench . -benchtime 20000x -count $(COUNT) ./cmd/anteroom
 	go test -run '^$$' -bench . -benchmem -count $(COUNT) ./simulation/replay
+
+# What a forwarded request costs the proxy: CPU, allocations, reads and writes. With
+# BASE, another binary, both run at once and the figures are ratios.
+BASE ?=
+PATHFLAGS ?=
+bench-path: build
+	go run ./benchmarks/path -binaries $(if $(BASE),$(BASE)$(comma))bin/anteroom $(PATHFLAGS)
+comma := ,
+
+# Anteroom beside HAProxy, nginx, Caddy and httputil.ReverseProxy, in less than 15
+# minutes on two cores. HAProxy, nginx and wrk are Debian's; Caddy is built into bin.
+# PEERSFLAGS such as -only Memory or -rounds 1 make it shorter.
+CADDY_VERSION = v2.11.9
+PEERSFLAGS ?=
+bench-peers:
+	command -v haproxy wrk nginx >/dev/null || apt-get install -y -qq --no-install-recommends haproxy wrk nginx-light
+	test -x bin/caddy || GOBIN=$(CURDIR)/bin CGO_ENABLED=0 go install github.com/caddyserver/caddy/v2/cmd/caddy@$(CADDY_VERSION)
+	go build -trimpath -ldflags '-s -w' -o bin/anteroom-stripped ./cmd/anteroom
+	go build -o bin/peers ./benchmarks/peers
+	ANTEROOM=$(CURDIR)/bin/anteroom-stripped CADDY=$(CURDIR)/bin/caddy bin/peers $(PEERSFLAGS)
+
+# The demo's scenes over sockets, MIXEDSPEED times as fast, with HAProxy's queues of
+# fixed places in front of the simulated engines, and with Anteroom.
+MIXEDSPEED ?= 10
+bench-mixed:
+	go test -tags peers -count 1 -timeout 30m -run TestMixed -v ./cmd/anteroom -mixedspeed $(MIXEDSPEED)
 
 # Ten million drawn requests against the admission rules, every promise held after
 # every event but for what TestSoak says. Minutes, and not a part of check.
@@ -76,6 +102,10 @@ conformance: build
 clients:
 	go build -o bin/anteroom ./cmd/anteroom
 	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm test --silent
+
+# anteroom top in a terminal, before a proxy with simulated engines. It needs tmux.
+terminal:
+	go test -tags terminal -count 1 -timeout 5m -run InATerminal ./cmd/anteroom
 
 # What a release consists of, in dist, and each part as the programs that read it
 # take it: the package by dpkg and systemd, the version by go install, the files of

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -30,7 +31,7 @@ type Operations struct {
 // Admin is the handler of the admin listener: health, metrics, and the controller's
 // state and controls.
 func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
-	a := &admin{Handler: h, operations: o}
+	a := &admin{Handler: h, operations: o, started: time.Now()}
 	rand.Read(a.salt[:])
 	e := newEcho()
 	e.HTTPErrorHandler = adminError
@@ -61,7 +62,9 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 type admin struct {
 	*Handler
 	operations Operations
+	started    time.Time
 	salt       [16]byte // of the words for tenants
+	shown      board
 }
 
 // survive answers a handler's panic with a 500. What means to abort goes

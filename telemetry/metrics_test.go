@@ -302,7 +302,9 @@ func TestTheNamesAreTheContract(t *testing.T) {
 	left := telemetry.Begin(generate(), pattern)
 	left.End(time.Now(), Ending{Status: 499, RPC: -1, Code: "client_cancelled"})
 	telemetry.Reloaded(true)
-	telemetry.OutOfMemory("flux", OOMRetried)
+	full := telemetry.Begin(generate(), pattern)
+	full.Classify("images", "heavy", "flux", 0)
+	full.OutOfMemory(OOMRetried)
 	telemetry.Ordered(SpanUnload, time.Now(), "flux", 7, nil).End(time.Now(), Done{Asked: admission.GiB, GPUs: []string{"gpu0"}, Failed: true, Note: "200, and nothing came back"})
 	telemetry.Ordered(SpanWake, time.Now(), "flux", 0, nil).End(time.Now(), Done{Asked: admission.GiB})
 	telemetry.Malformed(431, "10.0.0.1:99")
@@ -325,7 +327,7 @@ func TestTheNamesAreTheContract(t *testing.T) {
 		line := []string{"metric", strings.ToLower(families[name].GetType().String()), name}
 		fmt.Fprintln(&got, strings.Join(append(line, slices.Sorted(maps.Keys(labels))...), " "))
 	}
-	telemetry.traces.ForceFlush(t.Context())
+	telemetry.tracer.out.flush(t.Context())
 	found := map[string]bool{}
 	for _, s := range memory.GetSpans() {
 		for _, a := range s.Attributes {

@@ -106,7 +106,7 @@ func (c *readCard) processes(gpu int) []admission.Process {
 		for k := range replicas {
 			for _, p := range replicas[k].places {
 				if p.gpu == gpu {
-					all = append(all, admission.Process{PID: 1 + len(all), Used: replicas[k].footprint(p), Backend: c.box.Admission.Backends[i].Name, Replica: k})
+					all = append(all, admission.Process{PID: 1 + len(all), Used: replicas[k].booked(p), Backend: c.box.Admission.Backends[i].Name, Replica: k})
 				}
 			}
 		}
