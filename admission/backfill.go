@@ -162,8 +162,8 @@ func (s *Scheduler) countStart(t *Ticket, before []*shape) {
 
 // leaveQueue starts a waiting ticket on a replica.
 func (s *Scheduler) leaveQueue(now time.Duration, t *Ticket, to *replica) {
-	if t.stay != nil {
-		t.stay.Last = s.blockOf(t).blocked()
+	if t.wait.met || t.wait.stay != nil {
+		t.stayed().Last = s.blockOf(t).blocked()
 	}
 	s.leave(t)
 	s.start(now, t, to)
@@ -232,38 +232,41 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Durat
 // pickNow gives the best replica on which a shape fits now, or what bars it on
 // the one where most can be done about it.
 func (s *Scheduler) pickNow(sh *shape, now time.Duration) (*replica, block) {
-	best := s.pick(sh, now, nil)
-	if best != nil {
-		return best, block{gpu: -1}
-	}
-	why := block{gpu: -1}
-	for _, r := range sh.backend.replicas {
-		if k, _ := s.startable(sh, r, now); why.reason == ReasonNone || actionable(k) >= actionable(why) {
-			why = k
+	if len(sh.backend.replicas) > 1 {
+		if best := s.pick(sh, now, nil); best != nil {
+			return best, block{gpu: -1}
 		}
 	}
-	return nil, why
+	why, on := noBar, (*replica)(nil)
+	for _, r := range sh.backend.replicas {
+		if k := s.startable(sh, r, now); on == nil || actionable(k) >= actionable(why) {
+			why, on = k, r
+		}
+	}
+	if why == noBar {
+		return on, block{gpu: -1}
+	}
+	return nil, s.box.block(&s.box.live, sh, on, why, now)
 }
 
 // startable says whether a shape fits on a replica now and no rest bars it.
-func (s *Scheduler) startable(sh *shape, r *replica, now time.Duration) (block, bool) {
-	k, ok := s.box.fits(&s.box.live, sh, r, now)
-	if !ok && k.reason != ReasonWaking {
-		return k, false
-	}
-	if k, ok := s.turns.bar(s, now, sh, r); !ok {
-		return k, false
-	}
-	if !ok {
-		return k, false
+func (s *Scheduler) startable(sh *shape, r *replica, now time.Duration) bar {
+	k := s.box.fits(&s.box.live, sh, r, now)
+	switch {
+	case k != noBar && !k.waking():
+		return k
+	case len(s.turns) > 0 && s.turns.bars(s, now, sh, r):
+		return barTurn
+	case k != noBar:
+		return k
 	}
 	return s.rests.bar(s.box, sh, r)
 }
 
-// actionable ranks blocks by what can be done about them: a wake, then memory.
-func actionable(k block) int {
+// actionable ranks what bars a start by what can be done about it: a wake, then memory.
+func actionable(k bar) int {
 	switch {
-	case k.reason == ReasonWaking:
+	case k.waking():
 		return 2
 	case k.memory():
 		return 1
@@ -279,7 +282,7 @@ func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bo
 	var bestNeed, bestFree Bytes
 	only := len(sh.backend.replicas) == 1
 	for _, r := range sh.backend.replicas {
-		if _, ok := s.startable(sh, r, now); !ok || allowed != nil && !allowed(r) {
+		if s.startable(sh, r, now) != noBar || allowed != nil && !allowed(r) {
 			continue
 		}
 		if only {

@@ -61,7 +61,30 @@ func BenchmarkAdmitUncontended(b *testing.B) {
 	}
 }
 
-// BenchmarkAdmitContended is the same with many goroutines and fewer slots
+// BenchmarkAdmitLearning is the same with a History, as the proxy has it: what the
+// run teaches is in the figure.
+func BenchmarkAdmitLearning(b *testing.B) {
+	c, err := NewController(benchConfig(1, 64))
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, ctx := benchLight, context.Background()
+	r.History = new(History)
+	for range 20 {
+		r.History.Learn(r.VRAM, r.Estimate.P50)
+	}
+	b.ReportAllocs()
+	defer cpu(b)()
+	for b.Loop() {
+		g, err := c.Admit(ctx, r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		g.Release(Result{Outcome: Done})
+	}
+}
+
+// BenchmarkAdmitContended is AdmitUncontended with many goroutines and fewer slots
 // than goroutines, so that most grants are hand-offs.
 func BenchmarkAdmitContended(b *testing.B) {
 	c, err := NewController(benchConfig(1, 4))

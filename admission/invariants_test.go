@@ -167,7 +167,7 @@ func (w *world) queues() {
 		before, last := map[flow]int{}, uint64(0)
 		for t := range c.waiting.All() {
 			f := flow{t.shape, t.Tenant.Name(), t.Boost}
-			if n := t.InFlow(len(w.waiting)); n != before[f] || t.ID() < last {
+			if n := t.wait.InFlow(len(w.waiting)); n != before[f] || t.ID() < last {
 				w.fail("3: ticket %d comes after %d in its class and has %d before it in its flow, want %d", t.ID(), last, n, before[f])
 			}
 			before[f]++
@@ -240,7 +240,7 @@ func (w *world) fitsEmpty(sh *shape) bool {
 		w.s.box.give(&u, t.shape, t.replica, &t.run)
 	}
 	for _, r := range sh.backend.replicas {
-		if _, ok := w.s.box.fits(&u, sh, r, w.now); ok {
+		if w.s.box.fits(&u, sh, r, w.now) == noBar {
 			return true
 		}
 	}

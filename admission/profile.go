@@ -118,7 +118,7 @@ func (p *profile) keeps(s *Scheduler, t *Ticket, r *replica, now time.Duration) 
 		}
 		u.memory.Ahead = m.at - now
 		if m.start {
-			if _, ok := s.box.fits(u, m.shape, m.to, now); !ok {
+			if s.box.fits(u, m.shape, m.to, now) != noBar {
 				p.inTheWay = m.by
 				return false
 			}
@@ -153,7 +153,7 @@ func (p *profile) walk(s *Scheduler, t *Ticket, r *replica, now time.Duration) t
 	b, u := s.box, &p.scratch
 	b.copyLive(u, now)
 	from := forever
-	if _, ok := b.fits(u, t.shape, r, now); ok {
+	if b.fits(u, t.shape, r, now) == noBar {
 		from = now
 	}
 	reserved := false
@@ -174,7 +174,7 @@ func (p *profile) walk(s *Scheduler, t *Ticket, r *replica, now time.Duration) t
 		if from < forever && !reserved {
 			continue // the end of other work takes nothing from it
 		}
-		if _, ok := b.fits(u, t.shape, r, now); !ok {
+		if b.fits(u, t.shape, r, now) != noBar {
 			from = forever
 		} else if from == forever {
 			from = at

@@ -11,6 +11,7 @@
 package backend
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"sync"
@@ -244,6 +246,9 @@ func (b *Server) sendOnce(out *http.Request) *upload {
 			out.Header[lower[name]] = v // Transport looks for the canonical name
 		}
 	}
+	if reflect.TypeOf(out.Body) == inMemory {
+		return nil // reading it does not fail, and http.Transport knows the type
+	}
 	if out.Body != nil && out.Body != http.NoBody {
 		sent := &upload{ReadCloser: out.Body}
 		out.Body = sent
@@ -266,6 +271,9 @@ var (
 	lower    = map[string]string{"Idempotency-Key": "idempotency-key", "X-Idempotency-Key": "x-idempotency-key"}
 	identity = []string{"identity"}
 )
+
+// inMemory is the type of bodies that are sent together with their heads.
+var inMemory = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
 
 type emptyBody struct{}
 

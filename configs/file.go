@@ -118,7 +118,7 @@ func (d *document) parse(file string, text []byte) *yaml.Node {
 		root = first.Content[0]
 	}
 	if root == nil || isNull(root) {
-		top(1, "the file is empty: want backends, classes and routes")
+		top(1, "the file is empty: want gpus and backends, as `anteroom init` writes them")
 		return nil
 	}
 	if root.Kind != yaml.MappingNode {

@@ -382,8 +382,8 @@ func (x *exchange) refuse(f *refusal) {
 
 // describe sets the headers that every answer to a client carries.
 func (x *exchange) describe(header http.Header) {
-	if span := x.trace.SpanContext(); span.IsValid() {
-		header.Set("X-Anteroom-Request-Id", span.TraceID().String()+"-"+span.SpanID().String())
+	if id := x.trace.ID(); id != "" {
+		header.Set("X-Anteroom-Request-Id", id)
 	}
 	if x.route != nil && x.route.ClassName != "" {
 		header.Set("X-Anteroom-Class", x.route.ClassName)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 )
 
 // limited is a listener with so many connections open at the most: one more waits
@@ -18,12 +19,13 @@ type limited struct {
 	places chan struct{}
 	closed chan struct{}
 	once   sync.Once
+	left   atomic.Bool // see leave
 	// malformed is told of each request that net/http has answered before it became
 	// one.
 	malformed func(status int, client string)
 }
 
-func limit(l net.Listener, connections int, plain bool, malformed func(status int, client string)) net.Listener {
+func limit(l net.Listener, connections int, plain bool, malformed func(status int, client string)) *limited {
 	return &limited{Listener: l, plain: plain, places: make(chan struct{}, connections), closed: make(chan struct{}), malformed: malformed}
 }
 
@@ -36,6 +38,10 @@ func (l *limited) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		<-l.places
+		if l.left.Load() {
+			<-l.closed
+			return nil, net.ErrClosed
+		}
 		return nil, err
 	}
 	leave := sync.OnceFunc(func() { <-l.places })
@@ -61,8 +67,18 @@ func read(c io.Reader, looked *heads, p []byte) (int, error) {
 	return n, err
 }
 
+// leave gives the socket up: no connection is taken from it any more. Accept returns
+// only when the listener is closed, so that its server is not at its end.
+func (l *limited) leave() {
+	l.left.Store(true)
+	l.Listener.Close()
+}
+
 func (l *limited) Close() error {
 	l.once.Do(func() { close(l.closed) })
+	if l.left.Load() {
+		return nil
+	}
 	return l.Listener.Close()
 }
 

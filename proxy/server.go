@@ -9,10 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/labstack/echo/v4"
 )
@@ -29,41 +26,49 @@ type Server struct {
 // door is a listener for clients.
 type door struct {
 	*http.Server
-	net.Listener
+	*limited
+	inherited bool // the socket outlives this process
 }
 
 // Listen opens the listeners of a configuration that Check accepts, the admin
-// one for the given handler, and serves nothing yet.
-func Listen(c Config, h *Handler, admin http.Handler) (*Server, error) {
+// one for the given handler, and serves nothing yet. Where the process was started
+// with sockets for some of the addresses, it takes those; one that is for no address
+// of the configuration is an error.
+func Listen(c Config, h *Handler, admin http.Handler, inherited ...net.Listener) (*Server, error) {
 	s := &Server{handler: h, tls: c.TLS}
+	from := &sockets{inherited}
 	if c.TLS.Cert != "" {
 		if _, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key); err != nil {
 			return nil, fmt.Errorf("proxy: tls: %w", err)
 		}
 	}
-	if err := s.open(c, c.Listen, h); err != nil {
+	if err := s.open(c, from, c.Listen, h); err != nil {
 		return nil, fmt.Errorf("proxy: listen: %w", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
-		if err := s.open(c, c.Listeners[name].Listen, h.On(name)); err != nil {
+		if err := s.open(c, from, c.Listeners[name].Listen, h.On(name)); err != nil {
 			s.Close()
 			return nil, fmt.Errorf("proxy: listen for listeners.%s: %w", name, err)
 		}
 	}
 	if c.Admin.Listen != "" {
 		var err error
-		if s.adminListener, err = listen(c.Admin.Listen); err != nil {
+		if s.adminListener, _, err = from.listen(c.Admin.Listen); err != nil {
 			s.Close()
 			return nil, fmt.Errorf("proxy: admin listen: %w", err)
 		}
 		s.admin = newServer(c.Limits, admin, h.log)
 	}
+	if err := from.left(); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
 	return s, nil
 }
 
 // open opens a listener for clients.
-func (s *Server) open(c Config, address string, h http.Handler) error {
-	listener, err := listen(address)
+func (s *Server) open(c Config, from *sockets, address string, h http.Handler) error {
+	listener, inherited, err := from.listen(address)
 	if err != nil {
 		return err
 	}
@@ -72,7 +77,8 @@ func (s *Server) open(c Config, address string, h http.Handler) error {
 	server.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
 	server.Protocols.SetHTTP2(c.TLS.Cert != "")
 	// One connection more than the limit waits in the kernel: Accept sleeps.
-	s.public = append(s.public, door{server, limit(listener, c.Limits.Connections, s.tls.Cert == "", s.handler.telemetry.Malformed)})
+	limited := limit(listener, c.Limits.Connections, s.tls.Cert == "", s.handler.telemetry.Malformed)
+	s.public = append(s.public, door{server, limited, inherited})
 	return nil
 }
 
@@ -117,30 +123,6 @@ func newEcho() *echo.Echo {
 	return e
 }
 
-// listen opens host:port or unix:/path. A socket file that nobody listens on
-// is left over from a process that died, and is replaced.
-func listen(address string) (net.Listener, error) {
-	path, ok := strings.CutPrefix(address, "unix:")
-	if !ok {
-		return net.Listen("tcp", address)
-	}
-	listener, err := net.Listen("unix", path)
-	if err == nil {
-		return listener, nil
-	}
-	if c, dialErr := net.DialTimeout("unix", path, time.Second); dialErr == nil {
-		c.Close()
-		return nil, err
-	}
-	if info, statErr := os.Lstat(path); statErr != nil || info.Mode()&os.ModeSocket == 0 {
-		return nil, err
-	}
-	if err := os.Remove(path); err != nil {
-		return nil, err
-	}
-	return net.Listen("unix", path)
-}
-
 // Serve serves until Shutdown or Close, and returns what ended it otherwise.
 func (s *Server) Serve() error {
 	failed := make(chan error, 1+len(s.public))
@@ -150,16 +132,27 @@ func (s *Server) Serve() error {
 	for _, d := range s.public {
 		go func() {
 			if s.tls.Cert != "" {
-				failed <- d.ServeTLS(d.Listener, s.tls.Cert, s.tls.Key)
+				failed <- d.ServeTLS(d.limited, s.tls.Cert, s.tls.Key)
 				return
 			}
-			failed <- d.Serve(d.Listener)
+			failed <- d.Serve(d.limited)
 		}()
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("proxy: serve: %w", err)
 	}
 	return nil
+}
+
+// Leave takes no more connections from sockets that the process was started with: who
+// connects from now on waits for the process that gets them next. Other listeners stay
+// open, so that their clients are told that the proxy is going.
+func (s *Server) Leave() {
+	for _, d := range s.public {
+		if d.inherited {
+			d.leave()
+		}
+	}
 }
 
 // Shutdown takes no new connections and waits for what is being answered until
@@ -189,7 +182,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() {
 	for _, d := range s.public {
 		d.Server.Close()
-		d.Listener.Close() // it may not be served yet
+		d.limited.Close() // it may not be served yet
 	}
 	if s.admin != nil {
 		s.admin.Close()
@@ -200,9 +193,9 @@ func (s *Server) Close() {
 // reach the admin listener, empty where there is none.
 func (s *Server) URL() string {
 	if s.tls.Cert != "" {
-		return address("https", s.public[0].Listener)
+		return address("https", s.public[0].limited)
 	}
-	return address("http", s.public[0].Listener)
+	return address("http", s.public[0].limited)
 }
 
 func (s *Server) AdminURL() string {

@@ -290,7 +290,7 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 		}
 	})
 	if r.Class == "" {
-		report("class", "missing: want a class, or pass: true")
+		report("class", "missing: want "+choices(c.Classes)+", or pass: true")
 	} else if _, ok := c.Classes[r.Class]; !ok {
 		report("class", fmt.Sprintf("%q: not in classes: want %s", r.Class, choices(c.Classes)))
 	}

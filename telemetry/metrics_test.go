@@ -327,7 +327,7 @@ func TestTheNamesAreTheContract(t *testing.T) {
 		line := []string{"metric", strings.ToLower(families[name].GetType().String()), name}
 		fmt.Fprintln(&got, strings.Join(append(line, slices.Sorted(maps.Keys(labels))...), " "))
 	}
-	telemetry.traces.ForceFlush(t.Context())
+	telemetry.tracer.out.flush(t.Context())
 	found := map[string]bool{}
 	for _, s := range memory.GetSpans() {
 		for _, a := range s.Attributes {

@@ -49,7 +49,7 @@ func (l *Ledger) Observe(now, begun time.Duration, r Reading) bool {
 	if r.Err != nil {
 		return true
 	}
-	p := pass{l: l, g: g, d: d, now: now, begun: begun, t: &l.GPUs[g], first: d.goodAt == never,
+	p := pass{l: l, g: g, d: d, now: now, begun: begun, since: d.goodAt, t: &l.GPUs[g], first: d.goodAt == never,
 		complete: r.Processes != nil, change: r.Used - d.read, left: r.Used}
 	xlow := p.t.XLow
 	figures := p.figures(r) // 1
@@ -87,8 +87,9 @@ type pass struct {
 	d          *device
 	t          *Total
 	now, begun time.Duration
-	first      bool // of this GPU
-	complete   bool // the processes of every account are named
+	since      time.Duration // when the last good one was begun
+	first      bool          // of this GPU
+	complete   bool          // the processes of every account are named
 	// change is that of what is in use less the accounts that had a figure before
 	// and have one now; left is what is in use less all that have one now.
 	change, left Bytes

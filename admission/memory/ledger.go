@@ -107,6 +107,7 @@ type account struct {
 	shortAt   time.Duration
 	short     Bytes // the least demand that ran out of memory since one as large ended well; 0: none
 	runs      []*Run
+	failed    *Run // the last that ran out of memory, until a reading a second later
 	late      []late
 	unload    unload
 	meter     meter

@@ -142,10 +142,15 @@ func (l *Ledger) growthBeside(a int) (sum Bytes) {
 
 // touch notes that work of ours moves memory on an account.
 func (l *Ledger) touch(now time.Duration, a int) {
+	l.moved(now, a)
+	l.devices[l.accounts[a].gpu].calm = 0
+}
+
+// moved notes that an account may have moved memory, whose process has come or gone.
+// No work of ours has: readings that agree go on doing so.
+func (l *Ledger) moved(now time.Duration, a int) {
 	acc := l.accounts[a]
-	d := l.devices[acc.gpu]
-	acc.touchedAt, d.movedAt = now, now
-	d.calm = 0
+	acc.touchedAt, l.devices[acc.gpu].movedAt = now, now
 }
 
 // End takes a run off the books. What it took stays in Peak until a reading.
@@ -187,6 +192,9 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 		case OutOfMemory:
 			if acc.loaded, acc.shortAt = unknown, now; acc.short == 0 || r.asked < acc.short {
 				acc.short = max(1, r.asked)
+			}
+			if r.Case != nil {
+				acc.failed = r
 			}
 			if acc.figure < 0 {
 				h.Low = 0

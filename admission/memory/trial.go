@@ -13,7 +13,9 @@ type Case struct {
 	TooSmall, Well Bytes
 
 	failures  int
-	used      Bytes         // in use, after the last one
+	last      *Run          // the last one; nil: one has ended since
+	before    Bytes         // TooSmall, without it
+	used      Bytes         // in use, after it
 	taken     Bytes         // the same without what it surely held
 	notBefore time.Duration // the next is tried, on the same evidence
 }
@@ -59,8 +61,33 @@ func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
 	return used > c.used-evidenceMoved && used-l.Accounts[a].Low > c.taken-evidenceMoved
 }
 
+// Roomier says that account a could have more room than any that was too small for
+// this route and size, or that no failure of it still counts.
+func (l *Ledger) Roomier(c *Case, a int, now time.Duration) bool {
+	return c == nil || c.failures == 0 || now >= c.notBefore || c.roomier(l.room(a))
+}
+
+// roomier says that a room is larger than any that was too small.
+func (c *Case) roomier(room Bytes) bool { return room > c.TooSmall+c.TooSmall/roomier }
+
 // Until is when the last failure ceases to count, whatever the card shows.
 func (c *Case) Until() time.Duration { return c.notBefore }
+
+// failed takes a reading after a run that ran out of memory: the room that it had,
+// and a second later what is in use.
+func (p *pass) failed(acc *account, h *Account) {
+	r := acc.failed
+	if r == nil || r.ended > p.begun {
+		return
+	}
+	if acc.figure >= 0 && p.since < r.ended {
+		r.Case.failedIn(r, p.l.Budget(p.g)-p.d.read+acc.figure)
+	}
+	if r.ended+settleTime <= p.begun {
+		r.Case.evidence(p.d.read, p.d.read-h.Low, acc.figure >= 0)
+		acc.failed = nil
+	}
+}
 
 // evidence takes what is in use after a run, in all and beside what its backend
 // surely holds. exact says that the driver told what that is: then what others
@@ -73,13 +100,22 @@ func (c *Case) evidence(used, taken Bytes, exact bool) {
 	}
 }
 
+// failedIn says that the last run which failed had no more than so much room: a
+// neighbour may have come since its start.
+func (c *Case) failedIn(r *Run, room Bytes) {
+	if c.last == r {
+		r.least = min(r.least, max(0, room))
+		c.TooSmall = max(c.before, r.least)
+	}
+}
+
 // judge takes the end of a run into what is known of its route and size.
 func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	c := r.Case
 	if c == nil {
 		return
 	}
-	switch {
+	switch c.last = nil; {
 	case res.Outcome == Good:
 		c.failures = 0
 		if c.Well == 0 || r.room < c.Well {
@@ -91,16 +127,17 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried > r.least):
 		// Of one that fitted its own words count, until the penalty ends: the card may
 		// have been fuller than was known.
+		c.taken, c.used = r.taken, r.used
 		if r.Kind != Fitting {
-			c.TooSmall = max(c.TooSmall, r.least)
+			c.last, c.before = r, c.TooSmall
+			c.failedIn(r, r.least)
 			if c.Well > 0 && c.Well <= r.least {
 				c.Well = 0
 			}
 		}
-		after := l.devices[l.accounts[r.Accounts[0]].gpu].trialAfter()
-		c.notBefore = now + min(10*after<<min(c.failures, 10), longestPenalty)
+		d := l.devices[l.accounts[r.Accounts[0]].gpu]
+		c.notBefore = now + min(10*d.trialAfter()<<min(c.failures, 10), longestPenalty)
 		c.failures++
-		c.taken, c.used = r.taken, r.used
 	}
 }
 
@@ -179,13 +216,13 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown bool,
 		return NoDoubt
 	}
 	least := min(demand, declared)
-	if w := l.accounts[a].weights; l.accounts[a].loaded != loaded && own > 0 && own < w {
+	if w := l.accounts[a].weights; own > 0 && own < w {
 		least -= w - own // what it holds may be all of its weights
 	}
 	if l.Unmanaged(st, a, least, now) > 0 {
 		return NoDoubt
 	}
-	if c == nil || room > c.TooSmall+c.TooSmall/roomier {
+	if c == nil || c.roomier(room) {
 		return DoubtDemand
 	}
 	return NoDoubt

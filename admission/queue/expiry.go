@@ -14,29 +14,29 @@ import (
 const inOrder = -1
 
 // pushExpiry takes note of an entry that expires and has just joined its group.
-func (q *Queue[T]) pushExpiry(e *Entry[T], g *Group[T]) {
-	if g.timed != nil && e.Expires < g.latest {
-		q.expiries.push(e)
+func (q *Queue[T]) pushExpiry(p *Place[T], g *Group[T]) {
+	if g.timed != nil && p.Expires < g.latest {
+		q.expiries.push(p)
 		return
 	}
-	e.heap, g.latest = inOrder, e.Expires
+	p.heap, g.latest = inOrder, p.Expires
 	if g.timed == nil {
-		g.timed = e
+		g.timed = p
 		q.timed = append(q.timed, g)
 	}
 }
 
 // removeExpiry forgets an entry that expires and is about to leave its group. Of the
 // entries of a group each is passed over once at the most.
-func (q *Queue[T]) removeExpiry(e *Entry[T], g *Group[T]) {
-	if e.heap != inOrder {
-		q.expiries.remove(e)
+func (q *Queue[T]) removeExpiry(p *Place[T], g *Group[T]) {
+	if p.heap != inOrder {
+		q.expiries.remove(p)
 		return
 	}
-	if g.timed != e {
+	if g.timed != p {
 		return
 	}
-	x := e.links[inGroup].next
+	x := p.links[inGroup].next
 	for x != nil && (x.Expires >= Forever || x.heap != inOrder) {
 		x = x.links[inGroup].next
 	}
@@ -47,14 +47,14 @@ func (q *Queue[T]) removeExpiry(e *Entry[T], g *Group[T]) {
 }
 
 // soonest is the entry that expires first; nil: none does.
-func (q *Queue[T]) soonest() *Entry[T] {
-	var first *Entry[T]
+func (q *Queue[T]) soonest() *Place[T] {
+	var first *Place[T]
 	if len(q.expiries) > 0 {
-		first = q.expiries[0].entry
+		first = q.expiries[0].place
 	}
 	for _, g := range q.timed {
-		if e := g.timed; first == nil || e.Expires < first.Expires || e.Expires == first.Expires && e.id < first.id {
-			first = e
+		if p := g.timed; first == nil || p.Expires < first.Expires || p.Expires == first.Expires && p.entry.id < first.entry.id {
+			first = p
 		}
 	}
 	return first
@@ -63,16 +63,16 @@ func (q *Queue[T]) soonest() *Entry[T] {
 // Expired returns the waiting entry that expired first, at the latest now, and
 // leaves it in the queue. Nil: there is none.
 func (q *Queue[T]) Expired(now time.Duration) *T {
-	if e := q.soonest(); e != nil && e.Expires <= now {
-		return e.owner
+	if p := q.soonest(); p != nil && p.Expires <= now {
+		return p.entry.owner
 	}
 	return nil
 }
 
 // NextExpiry is when the next waiting entry expires. Forever: none does.
 func (q *Queue[T]) NextExpiry() time.Duration {
-	if e := q.soonest(); e != nil {
-		return e.Expires
+	if p := q.soonest(); p != nil {
+		return p.Expires
 	}
 	return Forever
 }
@@ -85,19 +85,19 @@ type expiries[T any] []expiry[T]
 // memory.
 type expiry[T any] struct {
 	at    time.Duration
-	entry *Entry[T]
+	place *Place[T]
 }
 
-func (h *expiries[T]) push(e *Entry[T]) {
-	e.heap = int32(len(*h))
-	*h = append(*h, expiry[T]{e.Expires, e})
-	h.up(int(e.heap))
+func (h *expiries[T]) push(p *Place[T]) {
+	p.heap = int32(len(*h))
+	*h = append(*h, expiry[T]{p.Expires, p})
+	h.up(int(p.heap))
 }
 
-func (h *expiries[T]) remove(e *Entry[T]) {
+func (h *expiries[T]) remove(p *Place[T]) {
 	old := *h
 	last := len(old) - 1
-	i := int(e.heap)
+	i := int(p.heap)
 	old.swap(i, last)
 	old[last] = expiry[T]{}
 	*h = old[:last]
@@ -109,7 +109,7 @@ func (h *expiries[T]) remove(e *Entry[T]) {
 
 func (h expiries[T]) swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].entry.heap, h[j].entry.heap = int32(i), int32(j)
+	h[i].place.heap, h[j].place.heap = int32(i), int32(j)
 }
 
 // sooner breaks ties by arrival, so that the order of expiry is the same
@@ -118,7 +118,7 @@ func (h expiries[T]) sooner(i, j int) bool {
 	if h[i].at != h[j].at {
 		return h[i].at < h[j].at
 	}
-	return h[i].entry.id < h[j].entry.id
+	return h[i].place.entry.id < h[j].place.entry.id
 }
 
 func (h expiries[T]) up(i int) {

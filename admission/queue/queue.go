@@ -1,6 +1,6 @@
 // Package queue holds the requests that wait and says which of them is next.
 //
-// An Entry is one waiting request. It waits in a Shape, the queue of all
+// An Entry is one request, and while it waits it has a Place in a Shape, the queue of all
 // requests with the same demand, and counts in a Group, which is a class to the
 // scheduler. Within a shape, a flow is the FIFO of one tenant at one priority.
 // There are two orders:
@@ -59,28 +59,29 @@ func (q *Queue[T]) Arrive(now time.Duration, e *Entry[T], owner *T) {
 }
 
 // Push puts an entry behind the others of its flow. The entry has arrived, does
-// not wait, and has its Tenant, Boost, Expires and Size set.
-func (q *Queue[T]) Push(e *Entry[T], sh *Shape[T]) {
-	sh.Group.waiting.push(e, inGroup)
-	sh.Group.size += e.Size
-	sh.push(e)
-	q.join(e, sh)
+// not wait, and has its Tenant and Boost set, and its place Expires and Size.
+func (q *Queue[T]) Push(e *Entry[T], p *Place[T], sh *Shape[T]) {
+	p.entry = e
+	sh.Group.waiting.push(p, inGroup)
+	sh.Group.size += p.Size
+	sh.push(p)
+	q.join(p, sh)
 	q.waiting++
-	if e.Expires < Forever {
-		q.pushExpiry(e, sh.Group)
+	if p.Expires < Forever {
+		q.pushExpiry(p, sh.Group)
 	}
 }
 
-// Remove takes a waiting entry out.
-func (q *Queue[T]) Remove(e *Entry[T]) {
-	sh := e.flow.shape
-	if e.Expires < Forever {
-		q.removeExpiry(e, sh.Group)
+// Remove takes a waiting entry out of its place.
+func (q *Queue[T]) Remove(p *Place[T]) {
+	sh := p.flow.shape
+	if p.Expires < Forever {
+		q.removeExpiry(p, sh.Group)
 	}
-	sh.Group.waiting.remove(e, inGroup)
-	sh.Group.size -= e.Size
-	sh.remove(e)
-	q.part(e)
+	sh.Group.waiting.remove(p, inGroup)
+	sh.Group.size -= p.Size
+	sh.remove(p)
+	q.part(p)
 	q.waiting--
 }
 
@@ -105,10 +106,10 @@ func (q *Queue[T]) Dump() string {
 	var b strings.Builder
 	fmt.Fprint(&b, q.waiting, " ", q.virtual, " expire")
 	for _, g := range q.timed {
-		fmt.Fprint(&b, " ", g.timed.id, " ", g.latest)
+		fmt.Fprint(&b, " ", g.timed.entry.id, " ", g.latest)
 	}
 	for _, e := range q.expiries {
-		fmt.Fprint(&b, " ", e.entry.id)
+		fmt.Fprint(&b, " ", e.place.entry.id)
 	}
 	return b.String()
 }

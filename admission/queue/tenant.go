@@ -5,7 +5,7 @@ import "time"
 // Tenant is the account of one tenant. It counts across all shapes and groups.
 type Tenant[T any] struct {
 	name    string
-	tag     float64 // virtual start of its next request
+	tag     float64 // virtual start of its next request, in nanoseconds of the whole
 	weight  float64
 	waiting int
 	running int
@@ -85,7 +85,7 @@ func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 	q.virtual = max(q.virtual, e.Tenant.tag)
 	e.Tenant.running++
 	e.share = float32(share)
-	e.charge = float64(e.share) * expected.Seconds() / e.Tenant.weight
+	e.charge = float64(e.share) * float64(expected) / e.Tenant.weight
 	q.retag(e.Tenant, e.charge)
 }
 
@@ -93,7 +93,7 @@ func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 // one. It is called once, when the work has ended.
 func (q *Queue[T]) Correct(e *Entry[T], took time.Duration) {
 	e.Tenant.running--
-	q.retag(e.Tenant, float64(e.share)*took.Seconds()/e.Tenant.weight-e.charge)
+	q.retag(e.Tenant, float64(e.share)*float64(took)/e.Tenant.weight-e.charge)
 }
 
 func (q *Queue[T]) retag(t *Tenant[T], by float64) {
@@ -128,7 +128,8 @@ type flow[T any] struct {
 }
 
 // join puts an entry behind the others of its flow.
-func (q *Queue[T]) join(e *Entry[T], sh *Shape[T]) {
+func (q *Queue[T]) join(p *Place[T], sh *Shape[T]) {
+	e := p.entry
 	t := e.Tenant
 	if t.waiting == 0 && t.tag < q.virtual {
 		// Idle time is not credit.
@@ -152,18 +153,18 @@ func (q *Queue[T]) join(e *Entry[T], sh *Shape[T]) {
 		f = &flow[T]{tenant: t, shape: sh, boost: e.Boost}
 		t.flows = append(t.flows, f)
 	}
-	e.flow = f
-	f.waiting.push(e, inFlow)
+	p.flow = f
+	f.waiting.push(p, inFlow)
 	if f.waiting.length == 1 {
 		sh.flows.push(f)
 	}
 }
 
 // part takes an entry out of its flow.
-func (q *Queue[T]) part(e *Entry[T]) {
-	f, t := e.flow, e.Tenant
+func (q *Queue[T]) part(p *Place[T]) {
+	f, t := p.flow, p.entry.Tenant
 	sh := f.shape
-	f.waiting.remove(e, inFlow)
+	f.waiting.remove(p, inFlow)
 	t.waiting--
 	if f.waiting.length > 0 {
 		sh.flows.fix(f.heap)
@@ -186,11 +187,11 @@ func (q *Queue[T]) part(e *Entry[T]) {
 
 // flows is a binary heap of a shape's flows that have waiting entries: the one
 // furthest behind its fair share first, then the one whose oldest ranks first.
-type flows[T any] []place[T]
+type flows[T any] []keyed[T]
 
-// place is that of a flow in the heap, with its tenant's tag beside it, so that the
-// heap is mostly compared in its own memory.
-type place[T any] struct {
+// keyed is a flow in the heap, with its tenant's tag beside it, so that the heap is
+// mostly compared in its own memory.
+type keyed[T any] struct {
 	tag  float64
 	flow *flow[T]
 }
@@ -200,19 +201,19 @@ func (h flows[T]) before(i, j int) bool {
 	if a.tag != b.tag {
 		return a.tag < b.tag
 	}
-	return a.flow.waiting.first.Before(b.flow.waiting.first)
+	return a.flow.waiting.first.before(b.flow.waiting.first)
 }
 
 func (h *flows[T]) push(f *flow[T]) {
 	f.heap = len(*h)
-	*h = append(*h, place[T]{f.tenant.tag, f})
+	*h = append(*h, keyed[T]{f.tenant.tag, f})
 	h.up(f.heap)
 }
 
 func (h *flows[T]) remove(f *flow[T]) {
 	last, i := len(*h)-1, f.heap
 	h.swap(i, last)
-	(*h)[last] = place[T]{}
+	(*h)[last] = keyed[T]{}
 	*h = (*h)[:last]
 	if i < last {
 		h.fix(i)

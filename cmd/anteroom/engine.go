@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -104,6 +107,8 @@ func runEngine(args []string, stdout, stderr io.Writer) int {
 func openCard(where string, size admission.Bytes) (*simulation.Card, error) {
 	if own, err := admission.ParseBytes(where); err == nil && own > 0 {
 		return simulation.NewCard(own), nil
+	} else if _, bare := strconv.ParseFloat(where, 64); bare == nil {
+		return nil, fmt.Errorf("--card: %w", cmp.Or(err, errors.New("0 is no size: want one such as 48GiB")))
 	}
 	return simulation.OpenCard(where, size)
 }

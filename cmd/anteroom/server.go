@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
@@ -92,8 +96,13 @@ func (s *server) open(cfg *configs.Config) (err error) {
 	}
 	s.state = newStateFile(cfg.Proxy.State.File, s.log)
 	s.handler.Recall(s.state.read(), time.Now())
-	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public})
-	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, admin); err != nil {
+	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public, Version: buildVersion(), Compare: s.compare})
+	inherited, err := inheritedSockets()
+	if err != nil {
+		s.handler.Close()
+		return err
+	}
+	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, admin, inherited...); err != nil {
 		s.handler.Close()
 		return err
 	}
@@ -102,6 +111,19 @@ func (s *server) open(cfg *configs.Config) (err error) {
 	s.handler.Inspect()
 	s.state.keep(s.handler.Memory)
 	return nil
+}
+
+// inheritedSockets are those that the process was started with, by systemd or
+// whatever else follows sd_listen_fds(3). Its children do not get them.
+func inheritedSockets() ([]net.Listener, error) {
+	listeners, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("the sockets of LISTEN_FDS: %w", err)
+	}
+	if i := slices.Index(listeners, nil); i >= 0 {
+		return nil, fmt.Errorf("file descriptor %d, of LISTEN_FDS, is no stream socket that listens: want ListenStream= in the socket unit", 3+i)
+	}
+	return listeners, nil
 }
 
 func setup(cfg *configs.Config) proxy.Setup {
@@ -262,6 +284,7 @@ func (s *server) stopWithin(ctx, all context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		until = deadline
 	}
+	s.proxy.Leave()
 	s.handler.Drain(until)
 	s.log.Info("draining", "until", until)
 
