@@ -11,7 +11,7 @@ if (!anteroom) throw new Error("ANTEROOM: want the path of the program");
 
 // start runs the program and returns what it says first that `find` can use, and how to
 // end it.
-async function start(args, find) {
+export async function start(args, find) {
   const child = spawn(anteroom, args, { stdio: ["ignore", "pipe", "pipe"] });
   const said = [];
   let found;
@@ -27,6 +27,7 @@ async function start(args, find) {
   });
   return {
     url,
+    said,
     async stop() {
       child.kill("SIGKILL");
       await ended;

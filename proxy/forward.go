@@ -144,6 +144,7 @@ func rawPath(r *http.Request) string {
 // client is.
 func (s *rules) cleanHeader(p *httputil.ProxyRequest) {
 	header, trusted := p.Out.Header, s.trusts(p.In.RemoteAddr)
+	withoutCookie(header)
 	_, realIP := header["X-Real-Ip"]
 	for name := range header {
 		switch {

@@ -97,7 +97,7 @@ func (s *server) open(cfg *configs.Config) (err error) {
 	}
 	s.state = newStateFile(cfg.Proxy.State.File, s.log)
 	s.handler.Recall(s.state.read(), time.Now())
-	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public})
+	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public, Version: buildVersion(), Compare: s.compare})
 	inherited, err := inheritedSockets()
 	if err != nil {
 		s.handler.Close()

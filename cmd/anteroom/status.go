@@ -98,9 +98,7 @@ type waiterView struct {
 	VRAM                   int64   `json:"vram_bytes"`
 	Waited                 float64 `json:"waited_s"`
 	Position               int
-	Reason                 admission.Reason
-	Resource, Detail       string
-	Need, Free             int64
+	Reason, Resource, Says string
 	BlockedBy              struct {
 		Running []uint64
 		Idle    []struct {
@@ -109,14 +107,13 @@ type waiterView struct {
 		}
 		Processes []processView
 	} `json:"blocked_by"`
-	ReservedFor    uint64     `json:"reserved_for"`
 	EstimatedStart *time.Time `json:"estimated_start"`
 	Strict         bool
 }
 
 // waitsFor is what a request waits for, in a few words.
 func (w waiterView) waitsFor() string {
-	why := string(w.Reason)
+	why := w.Reason
 	if w.Resource != "" {
 		why += " (" + w.Resource + ")"
 	}

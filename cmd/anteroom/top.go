@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
@@ -52,10 +51,9 @@ func runTop(args []string, stdout, stderr io.Writer) int {
 const (
 	// askTime is how long one answer may take.
 	askTime = 5 * time.Second
-	// askEvery is how often the state is asked for where nothing tells of a change, and
-	// askApart how long after the last time where something does.
-	askEvery = time.Second
-	askApart = 200 * time.Millisecond
+	// everySecond is how often the clock is looked at, and the state asked for while no
+	// events come.
+	everySecond = time.Second
 	// staleAfter is the age from which on figures are shown as old ones.
 	staleAfter = 3 * time.Second
 	// mostRequests is how many of the last requests are listed.
@@ -79,8 +77,8 @@ type top struct {
 	failed   error              // of the last time that it was asked for; nil: it came
 	since    time.Time          // of which it fails
 	asking   bool
-	asked    time.Time
-	stream   error // why no events come; nil: they do
+	streams  bool  // events come
+	stream   error // why they do not; nil: that is not known
 
 	panels [panelCount]panelState
 	tables [panelCount][]line // as they are shown; settle makes them
@@ -123,7 +121,6 @@ type (
 	}
 	requestsMsg []timeline.Request // that have ended, the last one last
 	streamMsg   struct{ err error }
-	changedMsg  struct{} // something was decided
 	doneMsg     struct {
 		offer offer
 		err   error
@@ -140,7 +137,7 @@ func newTop(c *client) top {
 // Init asks for the state, and whether the terminal is light.
 func (t top) Init() tea.Cmd { return tea.Batch(tea.RequestBackgroundColor, t.ask(), tick()) }
 
-func tick() tea.Cmd { return tea.Tick(askEvery, func(at time.Time) tea.Msg { return tickMsg(at) }) }
+func tick() tea.Cmd { return tea.Tick(everySecond, func(at time.Time) tea.Msg { return tickMsg(at) }) }
 
 // ask asks for the state and the queue, one after the other.
 func (t top) ask() tea.Cmd {
@@ -154,15 +151,6 @@ func (t top) ask() tea.Cmd {
 	}
 }
 
-// askAgain is ask, unless an answer is awaited or came a moment ago.
-func (t top) askAgain(apart time.Duration) (top, tea.Cmd) {
-	if t.asking || t.now.Sub(t.asked) < apart {
-		return t, nil
-	}
-	t.asking, t.asked = true, t.now
-	return t, t.ask()
-}
-
 // Update takes a message.
 func (t top) Update(m tea.Msg) (tea.Model, tea.Cmd) {
 	var then tea.Cmd
@@ -172,9 +160,10 @@ func (t top) Update(m tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.BackgroundColorMsg:
 		t.light = !m.IsDark()
 	case tickMsg:
-		t.now = time.Time(m)
-		t, then = t.askAgain(0)
-		return t.settle(), tea.Batch(then, tick())
+		t.now, then = time.Time(m), tick()
+		if !t.streams && !t.asking {
+			t.asking, then = true, tea.Batch(then, t.ask())
+		}
 	case stateMsg:
 		t.asking, t.now = false, m.at
 		switch {
@@ -187,18 +176,13 @@ func (t top) Update(m tea.Msg) (tea.Model, tea.Cmd) {
 		}
 	case requestsMsg:
 		t.requests = addRequests(t.requests, m)
-		t, then = t.askAgain(askApart)
-	case changedMsg:
-		t.now = time.Now()
-		t, then = t.askAgain(askApart)
 	case streamMsg:
-		t.stream = m.err
+		t.streams, t.stream = m.err == nil, m.err
 	case doneMsg:
 		t.said, t.wrong = m.offer.done(), false
 		if m.err != nil {
 			t.said, t.wrong = m.offer.does+": "+m.err.Error(), true
 		}
-		t, then = t.askAgain(0)
 	case tea.PasteMsg:
 		t.typed += clean(m.Content)
 	case tea.KeyPressMsg:
@@ -207,26 +191,31 @@ func (t top) Update(m tea.Msg) (tea.Model, tea.Cmd) {
 	return t.settle(), then
 }
 
-// addRequests puts those that have ended before the ones that are known, once each.
+// requestKey tells requests apart that have ended.
+type requestKey struct {
+	trace     timeline.TraceID
+	at, ended int64
+	grant     uint64
+}
+
+func keyOf(r timeline.Request) requestKey {
+	return requestKey{r.Trace, r.At.UnixNano(), r.Ended.UnixNano(), r.Grant}
+}
+
+// addRequests puts those that have ended before the ones that are known. A stream that
+// was opened anew tells again of some that are.
 func addRequests(known, more []timeline.Request) []timeline.Request {
-	have := make(map[string]bool, len(known))
+	have := make(map[requestKey]bool, len(known))
 	for _, r := range known {
-		have[keyOfRequest(r)] = true
+		have[keyOf(r)] = true
 	}
-	all := slices.Clone(known)
-	for _, r := range more {
-		if !have[keyOfRequest(r)] {
+	var all []timeline.Request
+	for _, r := range slices.Backward(more) {
+		if len(all) < mostRequests && !have[keyOf(r)] {
 			all = append(all, r)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b timeline.Request) int { return b.Ended.Compare(a.Ended) })
-	return all[:min(len(all), mostRequests)]
-}
-
-// keyOfRequest tells requests apart that have ended.
-func keyOfRequest(r timeline.Request) string {
-	trace, _ := r.Trace.MarshalText()
-	return string(trace) + " " + strconv.FormatInt(r.At.UnixNano(), 36) + " " + strconv.FormatInt(r.Ended.UnixNano(), 36) + " " + strconv.FormatUint(r.Grant, 36)
+	return append(all, known[:min(len(known), mostRequests-len(all))]...)
 }
 
 // press takes a key.

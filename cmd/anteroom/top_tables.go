@@ -297,13 +297,7 @@ func waitingRows(t *top) (rows []line) {
 
 // explain is all that is known of why a request waits.
 func (w waiterView) explain() string {
-	said := fmt.Sprintf("%d waits: %s", w.ID, words(w.Reason.Words()))
-	if w.Resource != "" {
-		said += ": " + w.Resource
-		if w.Need > 0 && !strings.Contains(w.Resource, " ") { // a card: bytes
-			said += fmt.Sprintf(" has %s available, it needs %s", bytesOf(w.Free), bytesOf(w.Need))
-		}
-	}
+	said := fmt.Sprintf("request %d %s", w.ID, w.Says)
 	var by []string
 	for _, id := range w.BlockedBy.Running {
 		by = append(by, fmt.Sprintf("grant %d", id))
@@ -314,14 +308,8 @@ func (w waiterView) explain() string {
 	for _, p := range w.BlockedBy.Processes {
 		by = append(by, fmt.Sprintf("%s (PID %d) with %s", p.Name, p.PID, bytesOf(p.Used)))
 	}
-	if w.ReservedFor != 0 {
-		by = append(by, fmt.Sprintf("the reservation of %d", w.ReservedFor))
-	}
 	if len(by) > 0 {
 		said += "; in the way: " + strings.Join(by, ", ")
-	}
-	if w.Detail != "" {
-		said += "; " + w.Detail
 	}
 	if w.Strict {
 		said += "; nothing may overtake it any more"
@@ -369,7 +357,7 @@ func requestRows(t *top) (rows []line) {
 		if q.Code != "" {
 			result = q.Code
 		}
-		r := line{key: keyOfRequest(q), cells: []cell{{q.Ended.In(t.zone).Format("15:04:05"), float64(q.Ended.UnixNano())}, text(words(q.Class)), text(words(q.Backend)), text(words(result)),
+		r := line{key: fmt.Sprint(keyOf(q)), cells: []cell{{q.Ended.In(t.zone).Format("15:04:05"), float64(q.Ended.UnixNano())}, text(words(q.Class)), text(words(q.Backend)), text(words(result)),
 			figure(q.Status), span(q.Wait), span(q.Execute), span(q.Total), text(words(q.Tenant)), text(strings.TrimSpace(q.Method + " " + q.Path + " " + q.Model))},
 			detail: clean(fmt.Sprintf("%s %s, route %s, ended %s, trace %s%s", q.Method, q.Path, words(q.Route), words(q.Result), words(string(trace)), lastReason(q)))}
 		switch q.Result {

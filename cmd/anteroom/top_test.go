@@ -158,18 +158,23 @@ func TestTopFollowsWhatHappens(t *testing.T) {
 	m.state.Classes[0].Queued, m.state.Classes[0].Running = 0, 7
 	s.send(m)
 	s.has("waiting 1", "running 9", "4 WAITING", "none")
-	then := s.send(requestsMsg{{At: noon, Ended: noon.Add(2 * time.Second), Class: "light", Result: "ok", Status: 299, Method: "POST", Path: "/new"}})
+	s.send(requestsMsg{{At: noon, Ended: noon.Add(2 * time.Second), Class: "light", Result: "ok", Status: 299, Method: "POST", Path: "/new"}})
 	s.has("299", "POST /new")
-	if then == nil || !s.asking {
-		t.Error("a request has ended, and the state is not asked for")
-	}
 	before := len(s.requests)
 	s.send(requestsMsg(slices.Clone(s.requests)))
 	if len(s.requests) != before {
 		t.Errorf("what was known is listed twice: %d requests, want %d", len(s.requests), before)
 	}
-	if then := s.send(changedMsg{}); then != nil {
-		t.Error("the state is asked for while an answer is awaited")
+	// While no events come it asks.
+	s.send(streamMsg{})
+	s.send(tickMsg(noon))
+	if s.asking {
+		t.Error("the state is asked for while it comes by itself")
+	}
+	s.send(streamMsg{errors.New("no history is kept")})
+	s.send(tickMsg(noon))
+	if !s.asking {
+		t.Error("the state is not asked for while no events come")
 	}
 }
 
@@ -356,7 +361,7 @@ func TestNothingOfAClientsSteersTheTerminal(t *testing.T) {
 	s := aScreen(t, 200, 60)
 	bad := "\x1b]0;owned\a\x1b[2J\u202e\r\n"
 	s.send(requestsMsg{{At: noon, Ended: noon.Add(time.Second), Class: "heavy", Tenant: bad, Model: bad, Path: "/" + bad, Result: "ok", Status: 200}})
-	s.queue.Waiting[0].Tenant, s.queue.Waiting[0].Detail = bad, bad
+	s.queue.Waiting[0].Tenant, s.queue.Waiting[0].Says = bad, bad
 	s.send(stateMsg{state: s.state, queue: s.queue, at: noon})
 	s.has("owned")
 	for _, panel := range []string{"4", "6"} {
@@ -398,9 +403,13 @@ func TestTopReadsTheEvents(t *testing.T) {
 		}
 		return strings.Join(all, " ")
 	}
+	state := false
 	wait := func(path string) {
 		t.Helper()
 		for m := range got {
+			if now, ok := m.(stateMsg); ok && len(now.state.Classes) == 1 {
+				state = true
+			}
 			if paths(m) == path {
 				return
 			}
@@ -412,6 +421,9 @@ func TestTopReadsTheEvents(t *testing.T) {
 	wait("/before")
 	ask("/after")
 	wait("/after")
+	if !state {
+		t.Error("the stream has no state")
+	}
 	must(t, s.process.Process.Kill())
 	for m := range got {
 		if failed, ok := m.(streamMsg); ok && failed.err != nil {

@@ -16,8 +16,9 @@ const (
 	// allPanels is the height from which on all panels are shown, and not the one in
 	// focus alone.
 	allPanels = 18
-	// mostListed is how many waiting requests the proxy lists at most.
-	mostListed = 1000
+	// fewest is from how many waiting requests on a list may be only the first of each
+	// class.
+	fewest = 50
 	// detailLines is what is shown of the selected row's detail.
 	detailLines = 2
 )
@@ -199,7 +200,7 @@ func (t *top) count(i, n int) string {
 		for _, c := range t.state.Classes {
 			waiting += c.Queued
 		}
-		if listed := len(t.queue.Waiting); listed >= mostListed && waiting > listed {
+		if listed := len(t.queue.Waiting); listed >= fewest && waiting > listed {
 			said += fmt.Sprintf(", the first of %d", waiting)
 		}
 	}
