@@ -92,7 +92,7 @@ func twoEngines(t *testing.T, change func(*backend.Config)) (b *box, large, othe
 			setBackend(s, name, func(c *backend.Config) {
 				c.URL = servers[i].URL
 				c.Resident.Amount = []admission.Bytes{30 * admission.GiB, 28 * admission.GiB}[i]
-				c.Reclaim = backend.ReclaimConfig{Call: "POST /sleep", Wake: "POST /wake_up", Probe: "GET /health", Timeout: time.Minute, Settle: 2 * time.Second}
+				c.Reclaim = backend.ReclaimConfig{Call: "POST /sleep", Wake: "POST /wake_up", Probe: "GET /health", Timeout: time.Minute, Settle: time.Minute}
 				if change != nil {
 					change(c)
 				}
