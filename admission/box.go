@@ -29,6 +29,7 @@ type box struct {
 // class, backend and replica are the configured things with their state.
 type class struct {
 	cfg     Class
+	box     *box
 	index   int
 	label   string // for explanations
 	gone    bool
@@ -37,6 +38,7 @@ type class struct {
 	granted uint64
 	refused uint64
 	counts  Counts
+	share   float64 // that a request takes of the slots
 }
 
 type backend struct {
@@ -106,7 +108,7 @@ func newBox(cfg Config, now time.Duration) (*box, error) {
 }
 
 func (b *box) addClass(c *class) {
-	c.index, c.label = len(b.classes), "class "+c.cfg.Name
+	c.box, c.index, c.label, c.share = b, len(b.classes), "class "+c.cfg.Name, 1/float64(c.cfg.Slots)
 	if !c.gone {
 		b.byClass[c.cfg.Name] = c
 	}
@@ -213,8 +215,11 @@ func (b *box) neverFits(x *backend, vram Bytes) (detail string, never bool) {
 			g := b.ledger.GPUOf(a)
 			if most := b.ledger.Ceiling(g); most > 0 && b.ledger.DeclaredWeights(a)+vram > most {
 				fits = false
-				detail = fmt.Sprintf("%v on top of the %v that backend %s holds is more than the %v that %s can ever give",
-					vram, b.ledger.DeclaredWeights(a), x.cfg.Name, most, b.ledger.Name(g))
+				beside := ""
+				if w := b.ledger.DeclaredWeights(a); w > 0 {
+					beside = fmt.Sprintf(" on top of the %v that backend %s holds", w, x.cfg.Name)
+				}
+				detail = fmt.Sprintf("%v%s is more than the %v that %s can ever give", vram, beside, most, b.ledger.Name(g))
 			}
 		}
 		if fits {

@@ -20,8 +20,11 @@ func (s *Scheduler) blockOf(t *Ticket) block {
 	if k, barred := sh.barred(); barred {
 		return k
 	}
-	return block{reason: ReasonBehind, resource: "the head of its queue", gpu: -1}
+	return behind
 }
+
+// behind is what bars a ticket that is not the head of its shape.
+var behind = block{reason: ReasonBehind, resource: "the head of its queue", gpu: -1}
 
 // maxScan bounds how far a position is counted.
 const maxScan = 256
@@ -172,7 +175,7 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		ID: t.ID(), Class: sh.class.cfg.Name, Backend: sh.backend.cfg.Name, Tenant: t.Tenant.Name(),
 		VRAM: sh.vram, Declared: sh.key.own, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
 		Position: position, Reason: k.reason, Resource: k.resource, Need: k.need, Free: k.free,
-		Strict: s.strict.is(t), InFlow: t.InFlow(maxScan), Origin: t.origin(),
+		Strict: s.strict.is(t), InFlow: t.wait.InFlow(maxScan), Origin: t.origin(),
 	}
 	switch {
 	case k.reason == ReasonReservedForOther:

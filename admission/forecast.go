@@ -221,7 +221,7 @@ func (c *copier) box(now time.Duration) {
 		return nil
 	})
 	for _, x := range old.classes {
-		n := &class{cfg: x.cfg, index: x.index, label: x.label, gone: x.gone, paused: x.paused}
+		n := &class{cfg: x.cfg, box: b, index: x.index, label: x.label, share: x.share, gone: x.gone, paused: x.paused}
 		b.classes = append(b.classes, n)
 		if !x.gone {
 			b.byClass[x.cfg.Name] = n
@@ -259,10 +259,11 @@ func (c *copier) ticket(t *Ticket) *Ticket {
 		x = &Ticket{state: t.state, deadline: t.deadline, stuck: t.stuck, position: t.position, p50: t.p50, p95: t.p95, order: t.order, end: t.end,
 			run: t.run, shape: t.shape, replica: t.replica}
 		x.run.Owner, x.run.Case = x, nil
-		if t.ran != nil {
-			x.ran = &ran{granted: t.ran.granted, table: t.ran.table, pace: t.ran.pace}
-		}
+		x.ran = ran{granted: t.ran.granted, table: t.ran.table, pace: t.ran.pace}
 		x.Stand(&t.Entry, x, c.to.queue.Tenant(t.Tenant.Name()))
+		if t.state == stateWaiting {
+			x.wait = &waiting{Place: queue.Place[Ticket]{Expires: t.wait.Expires, Size: t.wait.Size}}
+		}
 		c.tickets[t] = x
 		if len(c.to.box.replicas) > 0 {
 			c.settle(x)

@@ -28,7 +28,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 		t.replica = to
 		n.box.live.count(t.shape, to, 1)
 		n.box.company.count(n.box, now, t, 1)
-		t.ran.with = nil // the clocks are others
+		t.ran.with = 0 // the clocks are others
 		n.running = append(n.running, t)
 	}
 	var waiting []*Ticket

@@ -69,9 +69,12 @@ func (s *Scheduler) Stuck() []Waiter {
 
 // Submit asks for the right to run. Afterwards the ticket is granted, refused
 // or waiting.
-func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
+func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) { s.submit(now, t, &r) }
+
+// submit is Submit of a request that is not copied; it is only read.
+func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 	s.queue.Arrive(now, &t.Entry, t)
-	sh := s.shapes.find(&r)
+	sh := s.shapes.find(r)
 	var c *class
 	var b *backend
 	if sh != nil {
@@ -85,31 +88,26 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		return
 	}
 	t.position = int32(c.waiting.Len())
-	t.Size, t.Boost = int64(r.Size), c.cfg.Boost+r.Boost
+	t.Boost = c.cfg.Boost + r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
-	if r.Beside != nil {
-		if t.ran == nil {
-			t.ran = new(ran)
-		}
-		t.ran.table = r.Beside
-	}
-	t.Expires = forever
+	t.ran.table = r.Beside
+	expires := forever
 	if c.cfg.QueueTimeout > 0 {
-		t.Expires = now + c.cfg.QueueTimeout
+		expires = now + c.cfg.QueueTimeout
 	}
 	if !r.Deadline.IsZero() {
 		// From here on it could not be met, whatever is free.
-		if last := r.Deadline.Sub(s.epoch) - r.Fastest; last < t.Expires {
-			t.Expires, t.deadline = max(last, now-1), true
+		if last := r.Deadline.Sub(s.epoch) - r.Fastest; last < expires {
+			expires, t.deadline = max(last, now-1), true
 		}
 	}
-	if rejection := s.atTheDoor(now, t, c, b, &r); rejection != nil {
+	if rejection := s.atTheDoor(c, b, r, t.deadline && expires < now); rejection != nil {
 		c.refused++
 		t.refuse(rejection)
 		return
 	}
 	if sh == nil {
-		sh = s.shapes.of(c, b, &r)
+		sh = s.shapes.of(c, b, r)
 	}
 	s.setDemand(sh, r.VRAM, r.Unknown)
 	t.shape = sh
@@ -117,16 +115,17 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 	// With an empty queue there is nobody to be fair to, and no profile to work
 	// out.
 	if _, barred := sh.barred(); s.queue.Len() == 0 && !barred {
-		if r := s.pick(sh, now, nil); r != nil {
-			s.start(now, t, r)
+		if to := s.pick(sh, now, nil); to != nil {
+			s.start(now, t, to)
 			return
 		}
 	}
-	if full := s.queueFull(now, t, c, b); full != nil {
+	if full := s.queueFull(now, t, c, r.Size); full != nil {
 		c.refused++
 		t.refuse(full)
 		return
 	}
+	t.wait = &waiting{Place: queue.Place[Ticket]{Expires: expires, Size: int64(r.Size)}}
 	s.enqueue(t)
 	// If it is not the eldest the head of its shape is blocked, and a longer
 	// queue behind it frees nothing.
@@ -136,22 +135,24 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		s.decided = slices.DeleteFunc(s.decided, func(d *Ticket) bool { return d == t })
 	}
 	if t.state == stateWaiting {
-		here := s.blockOf(t).blocked()
-		if t.stay == nil {
-			t.stay = new(Stay)
+		here := s.blockOf(t)
+		t.wait.met, t.wait.expected = true, s.estimateStart(now, sh, sh.Len()-1, t.p50)-now
+		if t.wait.stay != nil || here.reason != ReasonBehind {
+			stay := t.stayed()
+			stay.First, stay.Last, stay.Expected = here.blocked(), here.blocked(), t.wait.expected
 		}
-		t.stay.First, t.stay.Last, t.stay.Expected = here, here, s.estimateStart(now, sh, sh.Len()-1, t.p50)-now
 	}
 }
 
-// atTheDoor refuses what need not ask for memory at all.
-func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend, q *Request) *Rejection {
+// atTheDoor refuses what need not ask for memory at all. late says that its deadline
+// cannot be met.
+func (s *Scheduler) atTheDoor(c *class, b *backend, q *Request, late bool) *Rejection {
 	if s.refuseAll != nil {
 		r := *s.refuseAll
 		r.Class = c.cfg.Name
 		return &r
 	}
-	if t.deadline && t.Expires < now {
+	if late {
 		return &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1, RetryAfter: max(minRemaining, q.Fastest),
 			Detail: fmt.Sprintf("the fastest run seen took %v, longer than the deadline allows", q.Fastest.Round(time.Millisecond))}
 	}
@@ -162,7 +163,7 @@ func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend
 }
 
 // queueFull refuses what would have to wait where there is no place to wait.
-func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend) *Rejection {
+func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, size Bytes) *Rejection {
 	var detail string
 	switch {
 	case c.waiting.Len() >= c.cfg.QueueLimit:
@@ -170,7 +171,7 @@ func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend
 	case s.policy.QueueLimit > 0 && t.Tenant.Name() != "" && t.Tenant.Waiting() >= s.policy.QueueLimit:
 		return &Rejection{Code: CodeTenantQuota, Class: c.cfg.Name, Position: -1, RetryAfter: s.estimateWait(now, t.shape, t.p50),
 			Detail: fmt.Sprintf("%d requests of tenant %q are waiting, which is the limit for each", t.Tenant.Waiting(), t.Tenant.Name())}
-	case c.cfg.QueueBytes > 0 && Bytes(c.waiting.Size()+t.Size) > c.cfg.QueueBytes:
+	case c.cfg.QueueBytes > 0 && Bytes(c.waiting.Size())+size > c.cfg.QueueBytes:
 		detail = fmt.Sprintf("the bodies of class %s's queue may take %v together, and %v are taken", c.cfg.Name, c.cfg.QueueBytes, Bytes(c.waiting.Size()))
 	default:
 		return nil
@@ -188,7 +189,7 @@ func (t *Ticket) refuse(r *Rejection) {
 // enqueue puts a ticket into its shape's queue.
 func (s *Scheduler) enqueue(t *Ticket) {
 	t.state = stateWaiting
-	s.queue.Push(&t.Entry, &t.shape.Shape)
+	s.queue.Push(&t.Entry, &t.wait.Place, &t.shape.Shape)
 	s.shapes.joined(t.shape)
 }
 
@@ -197,7 +198,7 @@ func (s *Scheduler) enqueue(t *Ticket) {
 func (s *Scheduler) leave(t *Ticket) (matters bool) {
 	sh := t.shape
 	matters = sh.head == t || sh.Eldest() == t
-	s.queue.Remove(&t.Entry)
+	s.queue.Remove(&t.wait.Place)
 	s.shapes.left(sh, t)
 	if s.strict.head == t {
 		s.strict.head = nil
@@ -208,9 +209,6 @@ func (s *Scheduler) leave(t *Ticket) (matters bool) {
 // start grants a ticket that is in no queue.
 func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.state = stateRunning
-	if t.ran == nil {
-		t.ran = new(ran)
-	}
 	t.replica, t.ran.granted = r, r
 	s.starts++
 	t.order = s.starts
@@ -297,9 +295,9 @@ func (s *Scheduler) evict(now time.Duration, t *Ticket, r *Rejection, position i
 	if r.Reason == ReasonNone {
 		r.Reason = last.reason
 	}
-	if t.stay != nil {
-		t.stay.Last = last.blocked()
-		r.Stay = t.stay
+	if t.wait.met || t.wait.stay != nil {
+		r.Stay = t.stayed()
+		r.Stay.Last = last.blocked()
 	}
 	matters = s.leave(t)
 	r.Waited = now - t.Arrived()

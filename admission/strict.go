@@ -50,10 +50,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 			ended = true
 		}
 		for _, r := range longest.backend.replicas {
-			if _, ok := s.box.fits(u, longest, r, now); !ok {
-				continue
-			}
-			if _, ok := s.turns.bar(s, now, longest, r); ok {
+			if s.box.fits(u, longest, r, now) == noBar && !s.turns.bars(s, now, longest, r) {
 				x.head, x.after, x.valid = longest.head, s.starts, false
 				longest.class.counts.Strict++
 				return
@@ -72,10 +69,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 func (x *strict) fits(s *Scheduler, now time.Duration) bool {
 	x.prepare(s, now)
 	for _, r := range x.head.shape.backend.replicas {
-		if _, ok := s.box.fits(&x.beside, x.head.shape, r, now); !ok {
-			continue
-		}
-		if _, ok := s.turns.bar(s, now, x.head.shape, r); ok {
+		if s.box.fits(&x.beside, x.head.shape, r, now) == noBar && !s.turns.bars(s, now, x.head.shape, r) {
 			return true
 		}
 	}
@@ -113,7 +107,7 @@ func (x *strict) allows(s *Scheduler, now time.Duration, sh *shape, r *replica) 
 	u.copyFrom(&x.beside)
 	s.box.take(u, sh, r, now)
 	for _, hr := range h.shape.backend.replicas {
-		if _, ok := s.box.fits(u, h.shape, hr, now); ok {
+		if s.box.fits(u, h.shape, hr, now) == noBar {
 			return true
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -189,6 +190,9 @@ func checkAddress(address string) string {
 			return "\"unix:\" names no file: want unix:/path"
 		}
 		return ""
+	}
+	if _, err := strconv.ParseUint(address, 10, 16); err == nil {
+		return fmt.Sprintf("%q: has no host: want 127.0.0.1:%s, or :%s for every address of this machine", address, address, address)
 	}
 	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
 		return fmt.Sprintf("%q: want host:port or unix:/path", address)

@@ -47,7 +47,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			x.body.drop()
 		}
 	}()
-	res, err := x.tried(out, retries, x.body)
+	res, err := x.tried(out, retries, x.body.reader())
 	// An error that is passed on as it comes is judged at its end, by streamed.
 	isJudged = err == nil && res.StatusCode >= 400 && backend.Scans(x.try.reply) && !x.try.ended.Load()
 	return res, err

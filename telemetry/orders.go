@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -19,7 +19,7 @@ type Order struct {
 	name    string
 	backend string
 	began   time.Time
-	span    trace.Span // nil: tracing is off
+	span    *span // nil: tracing is off, or this trace is not kept
 }
 
 // Done says what an order came to.
@@ -47,13 +47,13 @@ func (t *Telemetry) Ordered(name string, began time.Time, backend string, grant 
 	if t.tracer == nil {
 		return o
 	}
-	options := []trace.SpanStartOption{trace.WithTimestamp(began), trace.WithNewRoot(), trace.WithAttributes(
-		attribute.String(AttrBackend, backend), attribute.Int64(AttrGrant, int64(grant)))}
+	var id trace.SpanContext
+	id, o.span = t.tracer.root(trace.SpanContext{}, name+" "+backend, trace.SpanKindInternal, began)
+	o.span.set(attribute.String(AttrBackend, backend), attribute.Int64(AttrGrant, int64(grant)))
 	if wait := q.waiting(); wait.IsValid() {
-		options = append(options, trace.WithLinks(trace.Link{SpanContext: wait}))
+		o.span.link(sdktrace.Link{SpanContext: wait})
 	}
-	_, o.span = t.tracer.Start(context.Background(), name+" "+backend, options...)
-	q.link(o.span.SpanContext(), backend)
+	q.link(id, backend)
 	return o
 }
 
@@ -74,7 +74,7 @@ func (q *Request) link(to trace.SpanContext, backend string) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.orders = append(q.orders, trace.Link{SpanContext: to, Attributes: []attribute.KeyValue{attribute.String(AttrBackend, backend)}})
+	q.orders = append(q.orders, sdktrace.Link{SpanContext: to, Attributes: []attribute.KeyValue{attribute.String(AttrBackend, backend)}})
 }
 
 // End closes the order's span and counts it.
@@ -97,14 +97,11 @@ func (o *Order) End(at time.Time, d Done) {
 			m.swaps.Add(ctx, 1, metric.WithAttributes(attribute.String(AttrGPU, gpu)))
 		}
 	}
-	if o.span == nil {
-		return
-	}
-	o.span.SetAttributes(attribute.Int64(AttrVRAM, int64(d.Asked)), attribute.Int64(AttrFreed, int64(d.Freed)), attribute.String(AttrResult, result))
+	o.span.set(attribute.Int64(AttrVRAM, int64(d.Asked)), attribute.Int64(AttrFreed, int64(d.Freed)), attribute.String(AttrResult, result))
 	if d.Failed {
-		o.span.SetStatus(codes.Error, brief(d.Note))
+		o.span.fail(brief(d.Note))
 	}
-	o.span.End(trace.WithTimestamp(at))
+	o.span.end(at)
 }
 
 // Malformed counts and logs a request that the HTTP parser refused, so that it never
