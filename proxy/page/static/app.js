@@ -6,7 +6,7 @@ import { Gantt, sayDecision } from "./gantt.js";
 import { drawCards, drawMemory, drawWaits } from "./cards.js";
 import { ask, acted, call, details, login, mayAct, toast } from "./controls.js";
 
-const STALE = 4000, LOST = 15000, BUDGET = 12;
+const STALE = 4000, LOST = 15000, AWAY = 60e3, BUDGET = 12;
 
 // ---- Drawing in pieces: each is a task of its own, so that none is long.
 
@@ -302,6 +302,7 @@ function drawHead() {
 }
 
 function drawLink() {
+  if (document.hidden) return;
   const silent = performance.now() - model.heard;
   const link = model.link === "lost" ? "lost" : !model.state ? "loading" : silent > LOST ? "lost" : silent > STALE ? "stale" : "live";
   document.body.dataset.link = link;
@@ -370,13 +371,18 @@ const learn = () => quietly(async () => { model.learned = await get("/api/learne
 const compare = () => quietly(async () => {
   if (!seen.has("waits") || !model.state) return;
   compared = performance.now();
-  model.compare = await get("/api/compare?for=10m");
+  try {
+    model.compare = await get("/api/compare?for=10m");
+  } catch (error) {
+    if (error.status !== 422) throw error;
+    model.compare = { error: error.message };
+  }
   draw("waits");
 });
 const configure = () => quietly(async () => { weigh(await get("/api/config")); draw(...all); });
 const listAll = () => quietly(async () => { if (everyWaiter) { everyWaiter = (await get("/api/queue?limit=1000")).waiting; draw("queue"); } });
 
-let source, decisions = 0;
+let source, away, decisions = 0;
 
 // listen opens the one stream. The browser opens it again when it breaks.
 function listen() {
@@ -384,6 +390,7 @@ function listen() {
   source = new EventSource("/api/events?for=10m&state=1s");
   const on = (kind, then) => source.addEventListener(kind, (e) => {
     const v = JSON.parse(e.data);
+    if (kind === "state" && model.state && v.started !== model.state.started) return listen(); // another process
     handlers[kind](v, Number(e.lastEventId));
     if (e.lastEventId) model.seen = Number(e.lastEventId);
     then?.(v);
@@ -487,7 +494,16 @@ function wire() {
   for (const d of document.querySelectorAll("#details, #ask")) d.addEventListener("click", (e) => { if (e.target === d) d.close(); });
   for (const id of all) if ($(id)) watch.observe($(id));
   new ResizeObserver(() => draw("timeline", "chart", "waits")).observe($("main"));
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) { working = false; draw(...all); learn(); compare(); } });
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(away);
+    // A browser has few connections to one server: a page that is not seen leaves its own.
+    if (document.hidden) return void (away = setTimeout(() => { source?.close(); source = null; }, AWAY));
+    if (!source && !starting) restart();
+    working = false;
+    draw(...all);
+    learn();
+    compare();
+  });
   setInterval(drawLink, 1000);
   setInterval(learn, 15e3);
   setInterval(compare, 20e3);
