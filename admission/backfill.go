@@ -71,7 +71,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		if t == nil {
 			t = sh.Next()
 		}
-		to, at, k := s.earliest(now, t)
+		to, at, k := s.earliest(now, t, i > 0 && !s.acts(i))
 		starts := to != nil && at == now
 		if !starts {
 			if sh.head == nil {
@@ -85,7 +85,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 				if r := s.resolve(now, sh); r != nil {
 					to, starts, beside = r, true, true
 				} else if s.box.residency.UnloadsFor(t) {
-					to, at, _ = s.earliest(now, t)
+					to, at, _ = s.earliest(now, t, false)
 					sh.reserved = at
 				}
 			}
@@ -104,6 +104,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 			}
 			started, beside = true, beside || elsewhere || s.profile.reservations > 0 && s.box.retained(to) > held
 			s.shapes.settle(i, sh, s.strict.head)
+			s.profile.acting = len(s.shapes.active)
 			continue
 		}
 		if to != nil {
@@ -194,11 +195,42 @@ func (s *Scheduler) refresh(now time.Duration) {
 	}
 }
 
+// acts says that a reservation of the head at place i or of one behind it can make a
+// difference in this pass: some of these heads may start, or wait for something other
+// than slots.
+func (s *Scheduler) acts(i int) bool {
+	p := &s.profile
+	for p.acting = min(p.acting, len(s.shapes.active)); p.acting > i; p.acting-- {
+		sh := s.shapes.active[p.acting-1]
+		if _, barred := sh.barred(); !barred && !s.box.lacksSlots(sh) {
+			return true
+		}
+	}
+	return false
+}
+
+// lacksSlots says that slots bar a shape on every replica.
+func (b *box) lacksSlots(sh *shape) bool {
+	return !slices.ContainsFunc(sh.backend.replicas, func(r *replica) bool {
+		switch b.slotsFree(&b.live, sh, r) {
+		case barClassSlots, barBackendSlots, barProbes:
+			return false
+		}
+		return true
+	})
+}
+
 // earliest finds when and where a head can start without moving anybody's
 // reservation. A nil replica: not in sight. The block says what bars it now.
-func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Duration, block) {
+//
+// idle says that its reservation would make no difference. It is not worked out then,
+// and the time is the next end of a run of its class.
+func (s *Scheduler) earliest(now time.Duration, t *Ticket, idle bool) (*replica, time.Duration, block) {
 	sh := t.shape
 	free, k := s.pickNow(sh, now)
+	if idle {
+		return nil, s.running.nextOf(sh.class), k
+	}
 	if free != nil {
 		if s.profile.reservations == 0 && (s.strict.head == nil || s.strict.head == t) {
 			return free, now, block{gpu: -1}

@@ -71,3 +71,13 @@ func (x runs) endOn(h *residency.Replica, now time.Duration) time.Duration {
 	}
 	return last
 }
+
+// nextOf is when the next run of a class is predicted to end; forever: none runs.
+func (x runs) nextOf(c *class) time.Duration {
+	for _, t := range x {
+		if t.shape.class == c {
+			return t.end
+		}
+	}
+	return forever
+}

@@ -199,9 +199,7 @@ func (x *exchange) find() (routing.Candidates, error) {
 // or of two.
 func (x *exchange) checkHead() error {
 	odd, lost := headsOf(x.in).begin(x.in)
-	// Within TLS it cannot be seen whether a request in chunks has a length too. What
-	// comes behind it is not served then, as RFC 9112, section 6.1 has it.
-	if odd != "" || lost || x.in.TLS != nil && x.in.ProtoMajor == 1 && len(x.in.TransferEncoding) > 0 {
+	if odd != "" || lost {
 		x.out.Header().Set("Connection", "close")
 	}
 	if odd != "" {

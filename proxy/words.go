@@ -6,9 +6,9 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// says tells an operator in a sentence why a request waits. It names backends,
+// Says tells an operator in a sentence why a request waits. It names backends,
 // requests and processes, so it is for the admin listener alone.
-func says(w admission.Waiter) string {
+func Says(w admission.Waiter) string {
 	if w.Detail != "" && w.Reason != admission.ReasonUnmanagedMemory && w.Reason != admission.ReasonNotByItself && w.Reason != admission.ReasonResources {
 		return w.Detail
 	}

@@ -36,7 +36,8 @@ type controller struct {
 	card    *readCard // nil: nothing is read
 	waiting map[*admission.Ticket]int32
 	now     time.Duration
-	ticks   int // in a row without a step of time
+	ticks   int                  // in a row without a step of time
+	refused *admission.Rejection // the last; nil: none was
 	// atRest is called after each event; nil: nothing.
 	atRest func() error
 }
@@ -136,6 +137,7 @@ func (d *controller) arrive(request int32) {
 	t := new(admission.Ticket)
 	d.rules.Submit(d.now, t, d.request(row, epoch))
 	if r := t.Rejection(); r != nil {
+		d.refused = r
 		d.log.refuse(d.now, request, r.Code)
 	} else if replica, ok := t.Granted(); ok {
 		d.start(t, request, replica)
@@ -228,6 +230,7 @@ func (d *controller) decided() {
 		request := d.waiting[t]
 		delete(d.waiting, t)
 		if r := t.Rejection(); r != nil {
+			d.refused = r
 			d.log.refuse(d.now, request, r.Code)
 		} else if replica, ok := t.Granted(); ok {
 			d.start(t, request, replica)
