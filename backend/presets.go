@@ -142,9 +142,9 @@ var presets = map[string]preset{
 		needs:    "no model of its own, so that it is a router",
 		controls: []string{"/models/unload", "/models/load"}, posted: []string{"/models", "/slots/{id}", "/props", "/lora-adapters"},
 	},
-	// It tells its progress to the caller's stream alone, and each message once: who
-	// opened a second stream for the session would take messages from the caller. So
-	// nothing is asked; the caller's stream is watched as it passes.
+	// It tells its progress to the caller's stream alone, and each message once: a second
+	// stream for the session would take messages from the caller. So nothing is asked;
+	// the caller's stream is watched as it passes, and opened where the caller does not.
 	"gradio": {
 		heavy: []string{"/queue/join", "/gradio_api/queue/join", "/call/{name}", "/gradio_api/call/{name}", "/call/v2/{name}", "/gradio_api/call/v2/{name}", "/run/{name}", "/gradio_api/run/{name}",
 			"/api/{name}", "/gradio_api/api/{name}"},

@@ -194,7 +194,7 @@ func (r result) body() answerBody {
 // execute asks the backend and wraps the answer's body so that its end ends
 // the execution.
 func (x *exchange) execute(e *attempt, out *http.Request) result {
-	res, err := e.to.Send(out, x)
+	res, err := x.sendOrListen(e, out)
 	if err != nil {
 		if !e.detached && x.ctx.Err() != nil {
 			err = context.Cause(x.ctx)
@@ -208,9 +208,6 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 	e.status, e.reply = res.StatusCode, res.Body
 	if isGRPC(x.in) {
 		e.rpc = res
-	}
-	if x.rules.watched != nil {
-		x.watchEvents(e, res)
 	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
