@@ -215,8 +215,11 @@ func (b *box) neverFits(x *backend, vram Bytes) (detail string, never bool) {
 			g := b.ledger.GPUOf(a)
 			if most := b.ledger.Ceiling(g); most > 0 && b.ledger.DeclaredWeights(a)+vram > most {
 				fits = false
-				detail = fmt.Sprintf("%v on top of the %v that backend %s holds is more than the %v that %s can ever give",
-					vram, b.ledger.DeclaredWeights(a), x.cfg.Name, most, b.ledger.Name(g))
+				beside := ""
+				if w := b.ledger.DeclaredWeights(a); w > 0 {
+					beside = fmt.Sprintf(" on top of the %v that backend %s holds", w, x.cfg.Name)
+				}
+				detail = fmt.Sprintf("%v%s is more than the %v that %s can ever give", vram, beside, most, b.ledger.Name(g))
 			}
 		}
 		if fits {

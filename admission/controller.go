@@ -316,6 +316,15 @@ func (c *Controller) Queue(limit int) []Waiter {
 	c.mu.Lock()
 	all, f := listWaiting(c.rules, c.age(), limit)
 	c.mu.Unlock()
+	return f.expect(firsts(all, limit))
+}
+
+// Heads describes the first limit waiting requests of each class (0: all), in order of
+// arrival: a long queue of one class hides no other.
+func (c *Controller) Heads(limit int) []Waiter {
+	c.mu.Lock()
+	all, f := listWaiting(c.rules, c.age(), limit)
+	c.mu.Unlock()
 	return f.expect(all)
 }
 

@@ -145,7 +145,8 @@ func parseURL(text string) (*url.URL, error) {
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(text, "#"):
 		return nil, fmt.Errorf("%q: has a query or a fragment: want scheme and host alone", text)
 	case u.Path != "" && u.Path != "/":
-		return nil, fmt.Errorf("%q: has a path, and requests keep their own: want scheme and host alone", text)
+		return nil, fmt.Errorf("%q: has a path, and requests keep their own: want %s://%s, and add_prefix: %s on the routes of clients that leave it out",
+			text, u.Scheme, u.Host, strings.TrimSuffix(u.Path, "/"))
 	}
 	if address, err := netip.ParseAddr(u.Hostname()); err == nil && isLinkLocal(address) {
 		return nil, fmt.Errorf("%q: a link-local address, where clouds keep credentials: want the server's own", text)

@@ -30,6 +30,9 @@ type preset struct {
 	// abandon is when work whose caller left is taken to have hung.
 	abandon time.Duration
 
+	// preallocates says that it takes all that its requests need when it starts.
+	preallocates bool
+
 	needs    string   // what the engine must be started with to take these calls
 	controls []string // patterns of paths that are not for clients
 	posted   []string // the same, but for GET
@@ -64,7 +67,7 @@ var presets = map[string]preset{
 			"/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/invocations", "/inference/v1/generate"},
 		free: []string{modelsPath, "/version", "/health", "/ping", "/load", "/metrics", "/tokenize", "/detokenize", "/docs", "/openapi.json",
 			"/v1/responses/{id}", "/v1/responses/{id}/cancel", "/v1/messages/count_tokens"},
-		cancel: "aborts", health: "/health",
+		cancel: "aborts", health: "/health", preallocates: true,
 		call: "POST /sleep?level=1&mode=wait", wake: "POST /wake_up", probe: "GET /health",
 		inspect: "GET /is_sleeping", read: readVLLM,
 		needs: "--enable-sleep-mode, and VLLM_SERVER_DEV_MODE=1 in its environment",
@@ -108,7 +111,7 @@ var presets = map[string]preset{
 			"/v1/audio/transcriptions", "/invocations"},
 		free: []string{modelsPath, "/health", "/metrics", "/model_info", "/get_model_info", "/server_info", "/get_server_info", "/tokenize", "/v1/tokenize",
 			"/detokenize", "/v1/detokenize", "/v1/models/{model}"},
-		cancel: "aborts", health: "/health",
+		cancel: "aborts", health: "/health", preallocates: true,
 		call: "POST /release_memory_occupation", body: "{}", wake: "POST /resume_memory_occupation", wakeBody: "{}", probe: "GET /health",
 		needs: "--enable-memory-saver",
 		controls: []string{"/release_memory_occupation", "/resume_memory_occupation",
@@ -170,7 +173,7 @@ var presets = map[string]preset{
 		controls: []string{"/api/v1/models/load", "/api/v1/models/unload", "/api/v1/models/download"},
 	},
 	"tgi": {
-		cancel: "aborts", health: "/health",
+		cancel: "aborts", health: "/health", preallocates: true,
 		light: []string{"/{$}", "/generate", "/generate_stream", chatPath, completePath, "/invocations", "/vertex"},
 		free:  []string{modelsPath, "/{$}", "/info", "/health", "/ping", "/metrics", "/tokenize", "/chat_tokenize", "/docs"},
 	},
@@ -219,6 +222,10 @@ func (b Config) engine() string {
 
 // EngineErrors is the dialect of the engine's clients; empty: any.
 func (b Config) EngineErrors() string { return presets[b.engine()].errors }
+
+// Preallocates says that the engine is known to take all that its requests need when it
+// starts, so that they add nothing to what it holds.
+func (b Config) Preallocates() bool { return presets[b.engine()].preallocates }
 
 // Resolve fills in what the backend's engine is known to do, where the file does
 // not say it: `preset` names the engine, and else the presets below do. A preset

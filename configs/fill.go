@@ -21,7 +21,7 @@ import (
 //  4. So is the demand of a class that gives none.
 func fill(values map[string]any) filled {
 	routes, _ := values["routes"].([]any)
-	f := &filler{values: values, filled: filled{first: len(routes)}}
+	f := &filler{values: values, classes: make(map[string]bool), filled: filled{first: len(routes)}}
 	names := slices.Sorted(maps.Keys(f.entries("backends")))
 	for _, name := range names {
 		f.preset(name)
@@ -47,6 +47,7 @@ type filled struct {
 	first    int      // of the routes that it made
 	made     []string // the key that each of them follows from
 	mistakes []Mistake
+	unset    map[string]bool // classes without a demand; false: a preset made it
 }
 
 // source is the key that a path below a route follows from, where the file has no such
@@ -60,7 +61,8 @@ func (f *filled) source(path string) string {
 }
 
 type filler struct {
-	values map[string]any
+	values  map[string]any
+	classes map[string]bool // that it made
 	filled
 }
 
@@ -247,6 +249,7 @@ func (f *filler) class(name, kind string) {
 		f.values["classes"] = classes
 	}
 	if classes[name] == nil {
+		f.classes[name] = true
 		classes[name] = map[string]any{"slots": 8, "estimate": "2s"}
 		if kind == backend.Heavy {
 			classes[name] = map[string]any{"slots": 1, "estimate": "18s"}
@@ -308,10 +311,14 @@ func (f *filler) learnDemands() {
 		so, seen := learn[class]
 		learn[class] = f.isRead(text(r, "backend")) && (so || !seen)
 	}
+	f.unset = make(map[string]bool)
 	for name, entry := range f.entries("classes") {
 		class, _ := entry.(map[string]any)
-		if _, given := class["vram"]; !given && class != nil && learn[name] {
+		_, given := class["vram"]
+		if !given && class != nil && learn[name] {
 			class["vram"] = "learn"
+		} else if !given {
+			f.unset[name] = !f.classes[name]
 		}
 	}
 }

@@ -260,7 +260,7 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 // memory then cannot be sent again.
 func (x *exchange) streamed(e *attempt, err error) {
 	if e.end(err) && e.full != nil && e.grant != nil {
-		x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
+		x.trace.OutOfMemory(telemetry.OOMPassed)
 	}
 	x.body.drop()
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 // the lock that Read copies under.
 type body struct {
 	size    int64
+	small   bool        // memory is its own, and no pool's
 	trailer http.Header // what followed a chunked body
 
 	mu     sync.Mutex
@@ -91,7 +93,9 @@ func (b *body) free() error {
 	}
 	b.freed = true
 	if b.memory != nil {
-		putBuffer(b.memory)
+		if !b.small {
+			putBuffer(b.memory)
+		}
 		b.memory = nil
 	}
 	if b.file != nil {
@@ -99,6 +103,34 @@ func (b *body) free() error {
 		return b.file.Close()
 	}
 	return nil
+}
+
+// smallBody is the length up to which a body has memory of its own, of its size, and
+// is sent together with the head of its request.
+const smallBody = 16 << 10
+
+// tighten gives a small body memory of its own.
+func (b *body) tighten() {
+	if b.file != nil || b.size > smallBody {
+		return
+	}
+	pooled := b.memory
+	own := append(make([]byte, 0, b.size), *pooled...)
+	b.memory, b.small = &own, true
+	putBuffer(pooled)
+}
+
+// reader is the first reading, as a transport likes it. http.Transport writes the
+// head of a request by itself where it does not know that its body is in memory,
+// which is one system call and one packet more. Such a reader does not tell when the
+// transport is done with it, and so the memory cannot be a pool's.
+func (b *body) reader() io.ReadCloser {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.small && b.memory != nil {
+		return io.NopCloser(bytes.NewReader(*b.memory))
+	}
+	return b
 }
 
 // retain keeps the body for a second reading, until drop.
@@ -200,6 +232,7 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limits *Limit
 	// server watches it for the client's leaving.
 	in.control.SetReadDeadline(time.Time{})
 	in.trailer = r.Trailer
+	in.tighten()
 	return in.body, nil
 }
 

@@ -125,7 +125,7 @@ func (x *exchange) follow(e *attempt, found *backend.Job) {
 		err := j.run()
 		x.jobs.remove(j)
 		if errors.Is(err, backend.ErrMemory) {
-			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
+			x.trace.OutOfMemory(telemetry.OOMPassed)
 		}
 		e.end(err)
 		j.stop(nil)

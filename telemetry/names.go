@@ -141,6 +141,7 @@ const (
 	MetricHardwareLimit       = "hw.gpu.memory.limit"
 	MetricHardwareUsage       = "hw.gpu.memory.usage"
 	MetricHardwareUtilization = "hw.gpu.memory.utilization"
+	MetricHardwareBusy        = "hw.gpu.utilization" // absent where the driver does not tell
 
 	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
 	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, replica, state: closed, half-open, open}

@@ -2,15 +2,14 @@ package telemetry
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
-	"go.opentelemetry.io/otel/trace"
 )
 
 // Execution says how an execution ended.
@@ -151,25 +150,26 @@ func (q *Request) Executed(at time.Time, e Execution) {
 // endExecution closes the CLIENT span. The caller holds mu.
 func (q *Request) endExecution(at time.Time, e Execution) {
 	if e.Status != 0 {
-		q.execution.SetAttributes(semconv.HTTPResponseStatusCode(e.Status))
+		q.execution.set(semconv.HTTPResponseStatusCode(e.Status))
 	}
 	if e.RPC >= 0 {
-		q.execution.SetAttributes(semconv.RPCResponseStatusCode(rpcName(e.RPC)))
+		q.execution.set(semconv.RPCResponseStatusCode(rpcName(e.RPC)))
 	}
 	switch {
 	case e.Left:
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(cmp.Or(e.Code, codeCancelled)))
+		q.execution.set(semconv.ErrorTypeKey.String(cmp.Or(e.Code, codeCancelled)))
 	case e.Code != "":
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(e.Code))
-		q.execution.SetStatus(codes.Error, brief(e.Cause))
+		q.execution.set(semconv.ErrorTypeKey.String(e.Code))
+		q.execution.fail(brief(e.Cause))
 	case e.RPC > 0:
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(rpcName(e.RPC)))
-		q.execution.SetStatus(codes.Error, "")
+		q.execution.set(semconv.ErrorTypeKey.String(rpcName(e.RPC)))
+		q.execution.fail("")
 	case e.Status >= 400:
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(e.Status)))
-		q.execution.SetStatus(codes.Error, "")
+		q.execution.set(semconv.ErrorTypeKey.String(strconv.Itoa(e.Status)))
+		q.execution.fail("")
 	}
-	q.execution.End(trace.WithTimestamp(at))
+	q.execution.end(at)
+	q.execution = nil
 }
 
 // brief makes an error's text fit for export. It may quote what a backend sent:
@@ -294,38 +294,38 @@ func (q *Request) phase(sent bool) string {
 // endServer closes the SERVER span.
 func (q *Request) endServer(at time.Time, e Ending, v verdict) {
 	if !e.FirstByte.IsZero() {
-		q.server.AddEvent(EventFirstByte, trace.WithTimestamp(e.FirstByte))
+		q.server.event(EventFirstByte, e.FirstByte)
 	}
 	if !e.Opened.IsZero() {
-		q.server.AddEvent(EventOpened, trace.WithTimestamp(e.Opened))
+		q.server.event(EventOpened, e.Opened)
 	}
-	about := make([]attribute.KeyValue, 0, 16)
-	about = append(about, semconv.HTTPResponseStatusCode(e.Status), attribute.String(AttrRoute, q.route),
+	s := q.server
+	s.set(semconv.HTTPResponseStatusCode(e.Status), attribute.String(AttrRoute, q.route),
 		attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend), attribute.String(AttrResult, v.result),
 		semconv.HTTPRequestBodySize(int(e.In)), semconv.HTTPResponseBodySize(int(e.Out)))
 	for _, a := range [...]struct{ key, value string }{{AttrTenant, q.tenant}, {AttrReason, string(q.reason)}, {AttrCode, v.code}} {
 		if a.value != "" {
-			about = append(about, attribute.String(a.key, a.value))
+			s.set(attribute.String(a.key, a.value))
 		}
 	}
 	if q.model != "" {
-		about = append(about, attribute.String(AttrModel, q.model))
+		s.set(attribute.String(AttrModel, q.model))
 		if o := operationOf(q.pattern, q.url.Path); o != "" {
-			about = append(about, attribute.String(AttrOperation, o))
+			s.set(attribute.String(AttrOperation, o))
 		}
 	}
 	if q.queued {
-		about = append(about, attribute.Int(AttrPosition, q.position))
+		s.set(attribute.Int(AttrPosition, q.position))
 	}
 	if v.rpc >= 0 {
-		about = append(about, semconv.RPCSystemNameGRPC, semconv.RPCResponseStatusCode(rpcName(v.rpc)))
+		s.set(semconv.RPCSystemNameGRPC, semconv.RPCResponseStatusCode(rpcName(v.rpc)))
 	}
 	if v.error != "" {
-		about = append(about, semconv.ErrorTypeKey.String(v.error))
-		q.server.SetStatus(codes.Error, v.code)
+		s.set(semconv.ErrorTypeKey.String(v.error))
+		s.fail(v.code)
 	}
-	q.server.SetAttributes(about...)
-	q.server.End(trace.WithTimestamp(at))
+	s.end(at)
+	q.server = nil
 }
 
 // operationOf is gen_ai's word for what a path of OpenAI's or Ollama's API asks for.
@@ -351,8 +351,7 @@ func (q *Request) logLine(e Ending, v verdict, total, executed, firstByte time.D
 	if v.error != "" {
 		level = slog.LevelWarn
 	}
-	ctx := q.context()
-	if !q.t.log.Enabled(ctx, level) {
+	if !q.t.log.Enabled(context.Background(), level) {
 		return
 	}
 	attributes := make([]slog.Attr, 0, 32)
@@ -385,7 +384,7 @@ func (q *Request) logLine(e Ending, v verdict, total, executed, firstByte time.D
 		attributes = append(attributes, milliseconds("open_ms", max(0, at.Sub(e.Opened))))
 	}
 	attributes = append(attributes, milliseconds("total_ms", total), slog.Int64("bytes_in", e.In), slog.Int64("bytes_out", e.Out))
-	q.t.log.LogAttrs(ctx, level, "request", q.appendTrace(attributes)...)
+	q.line(level, "request", q.appendTrace(attributes))
 }
 
 // workLine writes the line of work that went on behind its request: a job's, or one
@@ -395,7 +394,7 @@ func (q *Request) workLine() {
 	if result == ResultFailed {
 		level = slog.LevelWarn
 	}
-	if !q.t.log.Enabled(q.context(), level) {
+	if !q.t.log.Enabled(context.Background(), level) {
 		return
 	}
 	attributes := make([]slog.Attr, 0, 16)
@@ -407,7 +406,7 @@ func (q *Request) workLine() {
 		attributes = append(attributes, slog.Uint64("grant", q.grant), slog.Int64("vram", int64(q.vram)))
 	}
 	attributes = append(attributes, milliseconds("execute_ms", q.executed))
-	q.t.log.LogAttrs(q.context(), level, "work ended", q.appendTrace(attributes)...)
+	q.line(level, "work ended", q.appendTrace(attributes))
 }
 
 func appendTold(attributes []slog.Attr, key, value string) []slog.Attr {
@@ -418,10 +417,7 @@ func appendTold(attributes []slog.Attr, key, value string) []slog.Attr {
 }
 
 func (q *Request) appendTrace(attributes []slog.Attr) []slog.Attr {
-	if s := q.SpanContext(); s.IsValid() {
-		return append(attributes, slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String()))
-	}
-	return attributes
+	return append(attributes, slog.String("trace_id", q.text[:traceText]), slog.String("span_id", q.text[traceText+1:]))
 }
 
 func milliseconds(key string, d time.Duration) slog.Attr {

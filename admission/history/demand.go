@@ -328,12 +328,13 @@ type Failure struct {
 	Said memory.Bytes
 }
 
-// needs is what a run that failed is taken to need.
+// needs is what a run that failed is taken to need. Zero: nothing tells, since it had
+// no room for more than the weights of its backend.
 func (f Failure) needs(seen memory.Bytes) memory.Bytes {
 	if f.Said > f.Weights {
 		return min(f.Said-f.Weights+f.Said/50, maxFloor)
 	}
-	return min(max(probably(seen), f.Room-f.Weights+f.Room/50, 1), maxFloor)
+	return min(max(probably(seen), f.Room-f.Weights+f.Room/50, 0), maxFloor)
 }
 
 // Exhausted takes a run that ended for want of memory, and gives the figure for

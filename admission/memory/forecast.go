@@ -27,7 +27,7 @@ func (l *Ledger) Forecast(now time.Duration, run func(*Run) *Run) *Ledger {
 	}
 	for _, a := range l.accounts {
 		c := *a
-		c.runs, c.late, c.meter, c.figure = nil, nil, meter{}, -1
+		c.runs, c.failed, c.late, c.meter, c.figure = nil, nil, nil, meter{}, -1
 		c.split = true
 		for _, r := range a.runs {
 			c.runs = append(c.runs, run(r))

@@ -35,6 +35,7 @@ type device struct {
 	fallen         [2]Bytes       // what XLow lost in the last two readings
 	calm           int            // readings in a row, at rest, that agree
 	calmFrom       Bytes          // the first of them
+	quiet          int            // readings in a row, at rest
 	returned       Bytes          // Σ what runs were to return, since the start
 	movedAt        time.Duration  // when work of ours last started, ended, loaded or unloaded
 	lone           *Run           // bars whatever adds memory; nil: none
@@ -107,6 +108,7 @@ type account struct {
 	shortAt   time.Duration
 	short     Bytes // the least demand that ran out of memory since one as large ended well; 0: none
 	runs      []*Run
+	failed    *Run // the last that ran out of memory, until a reading a second later
 	late      []late
 	unload    unload
 	meter     meter
