@@ -234,6 +234,9 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 	} else if u.when, err = expression.When(condition); err != nil {
 		report("match.when", fmt.Sprintf("%q: %v: want a condition such as body.model == \"flux\"", r.Match.When, err))
 	}
+	if r.Match.When == "" && !slices.ContainsFunc(r.Match.Model, func(m string) bool { return strings.Contains(m, "*") }) {
+		u.models = r.Match.Model
+	}
 	u.route.Rewrite = r.rewrite(report)
 	check.OneOf(report, "errors", r.Errors, backend.Dialects...)
 	if r.Backend == "" {
@@ -380,5 +383,6 @@ func NewTable(c Config) (*Table, error) {
 		}
 		t.rules = append(t.rules, compiled...)
 	}
+	t.index = newIndex(t.rules)
 	return t, errors.Join(mistakes...)
 }
