@@ -292,6 +292,9 @@ func (u *rule) compileMatch(m MatchConfig, report func(path, problem string)) {
 	if u.when, err = expression.When(condition); err != nil {
 		report("match.when", fmt.Sprintf("%q: %v: want a condition such as body.model == \"flux\"", m.When, err))
 	}
+	if m.When == "" && !slices.ContainsFunc(m.Model, func(m string) bool { return strings.Contains(m, "*") }) {
+		u.models = m.Model
+	}
 }
 
 // checkBackends reports where a route leads to no backend.
@@ -423,5 +426,6 @@ func NewTable(c Config) (*Table, error) {
 		}
 		t.rules = append(t.rules, compiled...)
 	}
+	t.index = newIndex(t.rules)
 	return t, errors.Join(mistakes...)
 }
