@@ -38,7 +38,7 @@ func (x *exchange) watches() (event string, ok bool) {
 
 // askPlain leaves out what would make an answer unreadable here.
 func (x *exchange) askPlain(header http.Header) {
-	if _, ok := x.watches(); ok || x.try.completion != nil {
+	if _, ok := x.watches(); ok || x.try.completion != nil || x.out.committed {
 		header.Del("Accept-Encoding")
 	}
 }

@@ -50,6 +50,7 @@ type Handler struct {
 	resets     resets
 	jobs       jobs
 	observed   observed
+	places     queuePlaces
 	ladder     *ladder
 	recalled   recalled
 }
@@ -72,6 +73,7 @@ type exchange struct {
 	tenant   string          // who asks
 	own      admission.Bytes // its demand before anything learned
 	first    *firstTry       // nil: this is the first
+	place    *queuePlace     // that its client may ask for; nil: it may not
 	trace    *telemetry.Request
 	began    time.Time
 	now      time.Time // the last look at the clock
@@ -91,6 +93,10 @@ func (h *Handler) On(listener string) http.Handler {
 }
 
 func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request) {
+	if isPlaceQuery(r) {
+		h.tellPlace(w, r)
+		return
+	}
 	now := time.Now()
 	x := &exchange{Handler: h, rules: h.rules.Load(), listener: listener, try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
@@ -125,6 +131,13 @@ func (x *exchange) serve() error {
 		return x.forward(nil)
 	}
 	if !x.free {
+		leave, err := x.enter()
+		if err != nil {
+			return err
+		}
+		if leave != nil {
+			defer leave()
+		}
 		if err := x.turnAway(!candidates.NeedBody()); err != nil {
 			return err
 		}
@@ -300,13 +313,18 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
 	x.trace.Asked(3-int(ask.Boost/Urgency), ask.Deadline)
 	x.trace.Wait(x.now)
+	x.places.moved(x.place, x.now, time.Time{})
+	x.announce()
+	quiet := x.comment()
 	grant, err := x.controller.Admit(x.ctx, ask)
+	quiet()
 	if err != nil {
 		x.now = time.Now()
 		x.trace.Refused(x.now, rejectionOf(err))
 		return nil, err
 	}
 	x.now = x.now.Add(grant.Waited())
+	x.places.moved(x.place, time.Time{}, x.now)
 	x.trace.Admitted(x.now, grant.ID(), grant.Replica(), grant.Position(), grant.Waited(), grant.Stay())
 	if err := x.ctx.Err(); err != nil {
 		grant.Release(admission.Result{Outcome: admission.Aborted})
@@ -342,6 +360,10 @@ func (x *exchange) refuse(f *refusal) {
 	}
 	if f.code == admission.CodeDraining {
 		f.retry = time.Until(time.Unix(0, x.drainUntil.Load()))
+	}
+	if x.out.committed {
+		f.sendEvent(&x.out, dialect)
+		return
 	}
 	x.describe(x.out.Header())
 	if origin := x.rules.config.CORS.allows(x.in); origin != "" {
@@ -447,12 +469,17 @@ type output struct {
 	bytes  int64
 	first  time.Time // when the first byte of the body went out; zero: none did
 	flush  bool      // what is written goes out at once
+	// committed says that comments have begun the answer.
+	committed bool
 }
 
 // Unwrap is for http.ResponseController.
 func (o *output) Unwrap() http.ResponseWriter { return o.ResponseWriter }
 
 func (o *output) WriteHeader(status int) {
+	if o.committed {
+		return
+	}
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		o.status = status
 	}

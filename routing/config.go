@@ -30,6 +30,8 @@ type RouteConfig struct {
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
 	HoldSlot    bool        `koanf:"hold_slot"` // a WebSocket counts as work
+	// WaitingComments is how often a stream that waits gets a comment; 0: never.
+	WaitingComments time.Duration `koanf:"waiting_comments"`
 	// StripPrefix is taken off the path before it is forwarded, and AddPrefix put in
 	// front of what is left.
 	StripPrefix string        `koanf:"strip_prefix"`
@@ -195,10 +197,29 @@ func (c Config) compile(i int, report func(path, problem string)) []rule {
 			one.route.Pattern, one.route.modelAt = one.pattern.text, modelSegment(one.pattern.text)
 			one.closed = one.closedTo(slices.Clone(closed))
 			one.route.Errors = dialect(cmp.Or(noAuto(r.Errors), noAuto(to.Errors)), one.pattern.text, to.EngineErrors())
+			if problem := one.route.commentless(); problem != "" && len(rules) == 0 {
+				report("waiting_comments", fmt.Sprintf("%v: %s: want 0s", r.WaitingComments, problem))
+			}
 			rules = append(rules, one)
 		}
 	}
 	return rules
+}
+
+// commentless says why comments would be of no use to a route's clients; empty: they
+// may be sent.
+func (r *Route) commentless() string {
+	switch {
+	case r.WaitingComments == 0:
+		return ""
+	case r.WaitingComments < 0:
+		return "too short"
+	case r.Pass:
+		return "nothing waits on a route with pass"
+	case r.Errors == "ollama" || r.Errors == "grpc":
+		return "its streams are not server-sent events"
+	}
+	return ""
 }
 
 // compileRest is what the rules of a route have in common: all but method and path.
@@ -208,7 +229,7 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 	u := rule{vram: class.VRAM.Amount, room: -1, why: "the first rule that matches; the class's vram"}
 	u.route = Route{
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
-		Backend: r.Backend, Merge: r.Merge, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot,
+		Backend: r.Backend, Merge: r.Merge, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot, WaitingComments: r.WaitingComments,
 	}
 	if most, ok := c.roomiest(to); ok {
 		u.room = most.left

@@ -106,11 +106,11 @@ func run(binaries, names []string, rounds int, l load) error {
 func report(all []*proxy, binaries []string, l load) {
 	fmt.Printf("%d connections, %d bytes to and %d bytes from the backend, %d bursts of %d requests each\n\n",
 		l.connections, l.question, l.reply, len(all[0].rounds), l.requests)
-	fmt.Println("| variant | binary | CPU, µs | ÷ first binary | ÷ first variant | allocations | bytes | reads | writes | spans lost |")
-	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+	fmt.Println("| variant | binary | CPU, µs | ÷ first binary | ÷ first variant | allocations | bytes | reads | writes | new connections | spans lost |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 	for i, p := range all {
 		first, full := all[i-p.index], all[p.index]
-		fmt.Printf("| %s | %s | %.1f | %.3f | %.3f | %.1f | %.0f | %.2f | %.2f | %.3f |\n", p.variant, binaries[p.index],
+		fmt.Printf("| %s | %s | %.1f | %.3f | %.3f | %.1f | %.0f | %.2f | %.2f | %.3f | %.3f |\n", p.variant, binaries[p.index],
 			median(p.rounds, func(i int) float64 { return p.rounds[i].cpu }),
 			median(p.rounds, func(i int) float64 { return p.rounds[i].cpu / first.rounds[i].cpu }),
 			median(p.rounds, func(i int) float64 { return p.rounds[i].cpu / full.rounds[i].cpu }),
@@ -118,6 +118,7 @@ func report(all []*proxy, binaries []string, l load) {
 			median(p.rounds, func(i int) float64 { return p.rounds[i].bytes }),
 			median(p.rounds, func(i int) float64 { return p.rounds[i].reads }),
 			median(p.rounds, func(i int) float64 { return p.rounds[i].writes }),
+			median(p.rounds, func(i int) float64 { return p.rounds[i].connections }),
 			median(p.rounds, func(i int) float64 { return p.rounds[i].lost }))
 	}
 }

@@ -26,7 +26,7 @@ type terminal struct {
 // inTerminal starts anteroom there.
 func inTerminal(t *testing.T, width, height int, environment string, args ...string) *terminal {
 	t.Helper()
-	x := &terminal{t, fmt.Sprintf("anteroom-test-%d", os.Getpid())}
+	x := &terminal{t, fmt.Sprintf("anteroom-%d-%s", os.Getpid(), t.Name())}
 	command := fmt.Sprintf("exec env RUN_THE_COMMAND=1 GORACE=atexit_sleep_ms=0 TZ=UTC %s %s %s", environment, os.Args[0], strings.Join(args, " "))
 	x.tmux("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), command)
 	t.Cleanup(func() { exec.Command("tmux", "-L", x.socket, "kill-server").Run() })
@@ -59,6 +59,16 @@ func (x *terminal) until(pattern string) string {
 		}
 		if time.Now().After(last) {
 			x.t.Fatalf("after a minute still no %s on\n%s", pattern, screen)
+		}
+	}
+}
+
+// untilDead waits for the program's end.
+func (x *terminal) untilDead() {
+	x.t.Helper()
+	for last := time.Now().Add(time.Minute); strings.TrimSpace(x.tmux("display-message", "-p", "#{pane_dead}")) != "1"; <-time.After(20 * time.Millisecond) {
+		if time.Now().After(last) {
+			x.t.Fatalf("after a minute it has not ended: pane %s", x.tmux("display-message", "-p", "#{pane_dead} #{pane_pid} #{pane_current_command}"))
 		}
 	}
 }
@@ -207,7 +217,7 @@ func TestTopInATerminal(t *testing.T) {
 	must(t, s.process.Process.Kill())
 	x.until(`DISCONNECTED for \d`)
 	x.press("q")
-	x.until(`Pane is dead`)
+	x.untilDead()
 	if strings.Contains(x.screen(), "WAITING") {
 		t.Errorf("it leaves its screen behind: %s", x.screen())
 	}
@@ -230,5 +240,5 @@ func TestTopInATerminalHasColours(t *testing.T) {
 		}
 	}
 	x.press("C-c")
-	x.until(`Pane is dead`)
+	x.untilDead()
 }

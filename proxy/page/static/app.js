@@ -1,5 +1,5 @@
 // The status page: asks who it talks to, listens to one stream, and draws in its own time.
-import { model, handlers, weigh, now, byWeight, gpus } from "./model.js";
+import { model, handlers, weigh, now, gpus } from "./model.js";
 import { $, el, set, button, bytes, seconds, clock, utc, count, moment, theme } from "./format.js";
 import { Table } from "./table.js";
 import { Gantt, sayDecision } from "./gantt.js";
@@ -214,8 +214,8 @@ function besides(backend) {
 }
 
 function rowsOfBackends() {
-  const rows = [], order = byWeight(model.weight);
-  for (const b of [...model.state.backends].sort((x, y) => -order(x.name, y.name))) {
+  const rows = [];
+  for (const b of [...model.state.backends].sort((x, y) => (model.weight.get(y.name) || 0) - (model.weight.get(x.name) || 0) || x.name.localeCompare(y.name, "en", { numeric: true }))) {
     b.replicas.forEach((r, i) => {
       const of = b.accounts.filter((a) => a.replica === r.replica), sum = (f) => of.reduce((n, a) => n + f(a), 0);
       const seen = (model.learned?.residents || []).filter((x) => x.backend === b.name && x.replica === r.replica);
@@ -247,9 +247,10 @@ function drawClasses() {
   if (tiles.size !== list.length || list.some((c) => !tiles.has(c.name))) {
     tiles.clear();
     at.replaceChildren(...list.map((c) => {
-      const t = { root: el("div", "tile"), name: el("h2"), slots: el("div", "slots"), runs: el("b"), queued: el("b"), oldest: el("b"), acts: el("div", "acts") };
+      const t = { root: el("div", "tile"), name: el("h2"), slots: el("div", "slots"), runs: el("dd"), queued: el("dd"), oldest: el("dd"), acts: el("div", "acts") };
       t.slots.setAttribute("role", "img");
-      t.root.append(el("div", "line", t.name, el("span", "spacer"), t.acts), el("dl", "", el("div", "", el("dt", "", "running"), el("dd", "", t.runs)), el("div", "", el("dt", "", "waiting"), el("dd", "", t.queued)), el("div", "", el("dt", "", "oldest waits"), el("dd", "", t.oldest))), t.slots);
+      const stat = (text, dd) => el("div", "", el("dt", "", text), dd);
+      t.root.append(t.name, el("dl", "", stat("running", t.runs), stat("waiting", t.queued), stat("oldest", t.oldest)), t.slots, t.acts);
       tiles.set(c.name, t);
       return t.root;
     }));

@@ -68,7 +68,7 @@ export class Gantt {
     this.waitRow = few ? 6 : 4;
     // What room there is goes to the slots.
     const fixed = AXIS + EVENTS + 6 + byGPU.size * 20 + lanes.length * 6 + rows * this.waitRow;
-    const slot = Math.max(6, Math.min(24, Math.floor((Math.max(room, 260) - fixed) / slots)));
+    const slot = Math.max(6, Math.min(30, Math.floor((Math.max(room, 260) - fixed) / slots)));
     this.gutter = width < 600 ? 78 : 148;
     this.groups = [];
     let y = AXIS + EVENTS + 4;
