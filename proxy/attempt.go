@@ -211,24 +211,9 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
-		if c, ok := res.Body.(io.ReadWriteCloser); ok {
-			if !x.route.HoldSlot {
-				// Only its handshake was work.
-				if e.clock != nil {
-					e.clock.Stop()
-				}
-				e.end(nil)
-			}
-			t := &tunnel{ReadWriteCloser: c, opened: time.Now()}
-			e.tunnel = t
-			idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
-			t.ended = func() { idle(); e.end(nil) }
-			res.Body = t
-			break
+		if err := x.tunnel(e, res); err != nil {
+			return result{err: err}
 		}
-		res.Body.Close()
-		e.end(nil)
-		return result{err: errors.New("proxy: the backend switched protocols on a connection that cannot")}
 	case res.Body == http.NoBody || out.Method == http.MethodHead:
 		e.end(nil)
 	case e.completion != nil && x.begin(e, res):
@@ -251,6 +236,29 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 		x.ladder.suspect(e.to)
 	}
 	return result{response: res}
+}
+
+// tunnel makes the connection behind an answer a tunnel.
+func (x *exchange) tunnel(e *attempt, res *http.Response) error {
+	c, ok := res.Body.(io.ReadWriteCloser)
+	if !ok {
+		res.Body.Close()
+		e.end(nil)
+		return errors.New("proxy: the backend switched protocols on a connection that cannot")
+	}
+	if !x.route.HoldSlot {
+		// Only its handshake was work.
+		if e.clock != nil {
+			e.clock.Stop()
+		}
+		e.end(nil)
+	}
+	t := &tunnel{ReadWriteCloser: c, opened: time.Now()}
+	e.tunnel = t
+	idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
+	t.ended = func() { idle(); e.end(nil) }
+	res.Body = t
+	return nil
 }
 
 // streamed ends an attempt whose answer was passed on as it came. What runs out of

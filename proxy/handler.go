@@ -1,19 +1,3 @@
-// Package proxy is the HTTP face: a request comes in, asks for room, is
-// forwarded, and its answer streams back.
-//
-// What it promises:
-//
-//   - A request is sent to a backend at most once, and never after its client
-//     has been seen to leave. There is one exception, retry_oom: a run that has
-//     ended with a complete out-of-memory error, of which its client has seen
-//     nothing, is followed by one more.
-//   - A grant is given back exactly once, when the backend has ended: at its
-//     last byte, at the end of its connection, when the work that it goes on
-//     with has ended, or when the handler panics. What is given back earlier, by
-//     a limit of the operator's, is logged.
-//   - What a backend answers is what the client gets. The proxy speaks for
-//     itself only when it refuses, and an answer that was cut looks cut.
-//   - What clients can make it hold is bounded by limits.
 package proxy
 
 import (
