@@ -94,6 +94,7 @@ func (f *filler) preset(name string) {
 			label += "-" + route.Class
 		}
 		class := cmp.Or(text(b, "class"), route.Class)
+		f.aliases(name, label, class, route)
 		var own, shared []string
 		for _, path := range f.open(route.Paths) {
 			if with := f.sharer(name, path); with != "" {
@@ -118,6 +119,21 @@ func (f *filler) preset(name string) {
 			f.class(class, route.Class)
 			f.add(name, map[string]any{"name": part.label, "class": class, "match": match})
 		}
+	}
+}
+
+// aliases makes the routes by which the models of a backend have other names. They come
+// before those that take every model.
+func (f *filler) aliases(name, label, class string, route backend.Route) {
+	aliases, _ := f.backend(name)["aliases"].(map[string]any)
+	paths := f.open(route.Paths)
+	if len(paths) == 0 {
+		return
+	}
+	for _, alias := range slices.Sorted(maps.Keys(aliases)) {
+		f.class(class, route.Class)
+		f.add(name, map[string]any{"name": label + "-as-" + alias, "class": class, "rewrite_model": aliases[alias],
+			"match": map[string]any{"method": texts(route.Methods), "path": texts(paths), "model": []any{alias}}})
 	}
 }
 
