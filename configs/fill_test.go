@@ -58,6 +58,7 @@ routes:
 	want := `mine [POST] 1 [] to chat for heavy  []
 chat [POST] 10 [] to chat for talk  []
 chat-by-model [POST] 5 [qwen*] to chat for talk  []
+chat-sockets [GET] 1 [] to chat for talk  []
 comfy ui[POST] 2 [] to comfy for heavy  []
 ollama [POST] 4 [] to ollama for light  []
 ollama-by-model [POST] 5 [llama3] to ollama for light  []
