@@ -138,7 +138,7 @@ func (e *attempt) abandonLater(x *exchange) {
 func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, error) {
 	e := x.try
 	if body != nil {
-		out.Body, out.ContentLength = body, x.body.size
+		out.Body, out.ContentLength = body, x.body.length()
 		if len(x.body.trailer) > 0 {
 			out.ContentLength, out.Trailer = -1, x.body.trailer
 		}

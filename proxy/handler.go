@@ -109,7 +109,7 @@ func (x *exchange) serve() error {
 		return err
 	}
 	if x.free = candidates.Free(x.in); x.free && !candidates.NeedBody() {
-		if len(x.route.Merge) > 0 && (x.in.Method == http.MethodGet || x.in.Method == http.MethodHead) {
+		if x.listsModels() {
 			return x.mergeModels()
 		}
 		return x.forward(nil)
@@ -252,7 +252,11 @@ func (x *exchange) decide(candidates routing.Candidates) (routing.Decision, erro
 			return routing.Decision{}, x.ctx.Err()
 		}
 	}
-	return candidates.Decide(x.in, x.seen())
+	decision, err := candidates.Decide(x.in, x.seen())
+	if err == nil {
+		err = x.rename(decision.Route)
+	}
+	return decision, err
 }
 
 // mostLooks is how many bodies in files are looked at at once.
