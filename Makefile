@@ -134,12 +134,14 @@ packages:
 	go -C packaging/check test ./...
 
 # The dashboard's queries and the alert rules against a Prometheus that has read a
-# running proxy. It needs prometheus and promtool (Debian: apt-get install prometheus).
-.PHONY: e2e-telemetry
+# running proxy; dead collectors; and traces and metrics through a Collector to Jaeger,
+# asserted over their APIs. It needs prometheus and promtool (Debian: apt-get install
+# prometheus). Collector and Jaeger are built once, in E2E_CACHE: ten minutes.
+E2E_CACHE ?= $(HOME)/.cache/anteroom/endtoend
 e2e-telemetry: build
 	ANTEROOM=$(CURDIR)/bin/anteroom go test -tags e2e -count 1 -v ./examples/monitoring/generate
-	go test -tags e2e -count 1 -v -run TestADeadCollector ./cmd/anteroom
+	programs=$$(telemetry/endtoend/build $(E2E_CACHE)) && env $$programs \
+		go test -tags e2e -count 1 -timeout 10m -v -run 'TestADeadCollector|TestThroughACollector' ./cmd/anteroom
 
-.PHONY: check
 check:
 	.ci/run

@@ -37,6 +37,9 @@ type attempt struct {
 	job        atomic.Pointer[job]
 	// reply is the answer's body as the backend gave it; nil: there is none yet.
 	reply io.Reader
+	// tail is the end of a model's answer, for what it says of tokens; nil: it says
+	// nothing that is known.
+	tail *tail
 	// full is what an out-of-memory answer says, nil while it is none.
 	full *outofmemory.Report
 	// clock ends the request's context when execution_timeout has passed; nil: never.
@@ -208,6 +211,8 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 	e.status, e.reply = res.StatusCode, res.Body
 	if isGRPC(x.in) {
 		e.rpc = res
+	} else if x.trace.Operation() != "" && out.Method == http.MethodPost {
+		e.tail = keepTail(res)
 	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:

@@ -176,6 +176,7 @@ func (x *exchange) find() (routing.Candidates, error) {
 	x.trace = x.telemetry.Begin(x.in, x.route.Pattern)
 	x.trace.Classify(x.route.Name, x.route.ClassName, x.route.Backend, 0)
 	x.trace.Identify(x.tenant, "")
+	x.provide()
 	return candidates, nil
 }
 
