@@ -122,6 +122,18 @@ clients:
 terminal:
 	go test -tags terminal -count 1 -timeout 5m -run InATerminal ./cmd/anteroom
 
+# The status page in Chromium (Debian's chromium; CHROMIUM names another): each control,
+# keyboard and axe, 10,000 that wait. WAITING is how many.
+page:
+	go build -o bin/anteroom ./cmd/anteroom
+	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm run --silent page
+
+# The pictures of docs/observability.md, in three minutes.
+screenshots:
+	go build -o bin/anteroom ./cmd/anteroom
+	mkdir -p docs/pictures
+	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm run --silent screenshots ../docs/pictures
+
 # What a release consists of, in dist, and each part as the programs that read it
 # take it: the package by dpkg and systemd, the version by go install, the files of
 # Kubernetes and Compose by their types and schemas.
