@@ -44,6 +44,7 @@ type Handler struct {
 	// while there is none.
 	drainUntil atomic.Int64
 	spool      budget
+	resting    budget        // bodies of waiting requests that are in memory
 	ahead      budget        // answers that are read ahead
 	looks      chan struct{} // one for each body in a file that is looked at
 	open       open          // what is being answered
@@ -302,6 +303,10 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
 	x.trace.Asked(3-int(ask.Boost/Urgency), ask.Deadline)
 	x.trace.Wait(x.now)
+	if x.body != nil {
+		ask.Holds = x.body
+		defer x.body.wake()
+	}
 	grant, err := x.controller.Admit(x.ctx, ask)
 	if err != nil {
 		x.now = time.Now()
