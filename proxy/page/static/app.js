@@ -1,5 +1,5 @@
 // The status page: asks who it talks to, listens to one stream, and draws in its own time.
-import { model, handlers, weigh, now, gpus } from "./model.js";
+import { model, handlers, weigh, now, rel, gpus } from "./model.js";
 import { $, el, set, button, bytes, seconds, clock, utc, count, moment, theme } from "./format.js";
 import { Table } from "./table.js";
 import { Gantt, sayDecision } from "./gantt.js";
@@ -83,13 +83,13 @@ const blockers = (w) => {
   if (w.reserved_for) all.push(`the reservation of ${w.reserved_for}`);
   return all.join(", ");
 };
-const startsIn = (w) => (w.estimated_start ? Math.max(0, (Date.parse(w.estimated_start) - now()) / 1000) : Infinity);
+const startsIn = (w) => (w.estimated_start ? Math.max(0, (rel(w.estimated_start) - now()) / 1000) : Infinity);
 const whenCell = (ms) => (td, r) => moment(td, ms(r));
 
 function openWaiter(w) {
   details(`Request ${w.id} waits`, [["Class", w.class], ["Backend", w.backend], ["Tenant", w.tenant], ["Position", `${w.position + 1} in its class`], ["Waits for", w.says], ["In the way", blockers(w)],
-    ["Memory", `${bytes(w.vram_bytes)}${w.declared_bytes !== w.vram_bytes ? `, declared ${bytes(w.declared_bytes)}` : ""}`], ["Arrived", `${clock(Date.parse(w.arrived))} (${utc(Date.parse(w.arrived))})`],
-    ["Waited", seconds(w.waited_s)], ["Expected to start", w.estimated_start && clock(Date.parse(w.estimated_start))], ["Strict", w.strict && "nothing passes it any more that could delay it"], ["Trace", traceLink(w.trace_id)]],
+    ["Memory", `${bytes(w.vram_bytes)}${w.declared_bytes !== w.vram_bytes ? `, declared ${bytes(w.declared_bytes)}` : ""}`], ["Arrived", `${clock(rel(w.arrived))} (${utc(rel(w.arrived))})`],
+    ["Waited", seconds(w.waited_s)], ["Expected to start", w.estimated_start && clock(rel(w.estimated_start))], ["Strict", w.strict && "nothing passes it any more that could delay it"], ["Trace", traceLink(w.trace_id)]],
   [["cancel", w.id, "Cancel request"]]);
 }
 
@@ -127,13 +127,13 @@ function makeTables() {
     ],
   });
   tables.running = new Table($("running-t"), {
-    label: "Running requests", key: (r) => r.id, empty: "Nothing runs.", open: (r) => openRun(model.runs.get(r.id) || { grant: r.id, ...r, start: Date.parse(r.started), asked: Date.parse(r.started) - r.waited_s * 1000, end: null }),
+    label: "Running requests", key: (r) => r.id, empty: "Nothing runs.", open: (r) => openRun(model.runs.get(r.id) || { grant: r.id, ...r, start: rel(r.started), asked: rel(r.started) - r.waited_s * 1000, end: null }),
     columns: [
       { id: "id", label: "Request", text: (r) => String(r.id), sort: (r) => r.id },
       classCell,
       { id: "backend", label: "Backend", text: name, sort: name },
       { id: "for", label: "Runs for", cls: "num", text: (r) => seconds(r.elapsed_s), sort: (r) => -r.elapsed_s },
-      { id: "end", label: "Ends in", cls: "num", text: (r) => (r.estimated_end ? "~ " + seconds(Math.max(0, (Date.parse(r.estimated_end) - now()) / 1000)) : "–"), sort: (r) => r.estimated_end || "" },
+      { id: "end", label: "Ends in", cls: "num", text: (r) => (r.estimated_end ? "~ " + seconds(Math.max(0, (rel(r.estimated_end) - now()) / 1000)) : "–"), sort: (r) => r.estimated_end || "" },
       { id: "acts", label: "", cls: "acts", draw: (td, r) => acted(td, [["release", r.id, "Release"]]) },
     ],
   });
@@ -238,8 +238,8 @@ function rowsOfBackends() {
 
 function openBackend(x) {
   const holds = x.of.map((a) => `${a.gpu}: ${bytes(a.booked_bytes)} booked, ${bytes(a.running_bytes)} running, ${bytes(a.retained_bytes)} retained, ${a.exact ? "as the driver says" : `between ${bytes(a.low_bytes)} and ${bytes(a.high_bytes)}`}`).join("; ");
-  details(`Backend ${x.name}`, [["URL", x.r.url], ["Residency", x.state], ["Since", x.r.since && clock(Date.parse(x.r.since))], ["Breaker", x.breaker], ["Healthy", x.r.healthy ? "yes" : "no"], ["Memory", holds], ["Resident, declared → measured", x.resident],
-    ["Slower beside others", x.beside], ["Unloads", count(x.r.swaps)], ["Failures in a row", x.r.failures || ""], ["Left alone until", x.r.not_before && clock(Date.parse(x.r.not_before))], ["Notes", x.note]], x.acts);
+  details(`Backend ${x.name}`, [["URL", x.r.url], ["Residency", x.state], ["Since", x.r.since && clock(rel(x.r.since))], ["Breaker", x.breaker], ["Healthy", x.r.healthy ? "yes" : "no"], ["Memory", holds], ["Resident, declared → measured", x.resident],
+    ["Slower beside others", x.beside], ["Unloads", count(x.r.swaps)], ["Failures in a row", x.r.failures || ""], ["Left alone until", x.r.not_before && clock(rel(x.r.not_before))], ["Notes", x.note]], x.acts);
 }
 
 const tiles = new Map();
@@ -297,8 +297,10 @@ function drawHead() {
     $("badges").key = key;
     $("badges").replaceChildren(...badges);
   }
+  const waiting = s.classes.reduce((n, c) => n + c.queued, 0), title = waiting ? `${count(waiting)} waiting · Anteroom` : "Anteroom";
+  if (document.title !== title) document.title = title;
   moment($("clock"), now());
-    set($("foot"), `Anteroom ${model.session?.version || ""} · up ${seconds((Date.parse(s.at) - Date.parse(s.started)) / 1000)} · times are your zone's, ${Intl.DateTimeFormat().resolvedOptions().timeZone}; hover for UTC`);
+    set($("foot"), `Anteroom ${model.session?.version || ""} · up ${seconds((now() - Date.parse(s.started)) / 1000)} · times are your zone's, ${Intl.DateTimeFormat().resolvedOptions().timeZone}; hover for UTC`);
 }
 
 function drawLink() {
@@ -306,7 +308,7 @@ function drawLink() {
   const silent = performance.now() - model.heard;
   const link = model.link === "lost" ? "lost" : !model.state ? "loading" : silent > LOST ? "lost" : silent > STALE ? "stale" : "live";
   document.body.dataset.link = link;
-  const at = model.state ? clock(Date.parse(model.state.at)) : "";
+  const at = model.state ? clock(rel(model.state.at)) : "";
   set($("link"), { loading: "loading", live: "live", stale: `stale for ${seconds(silent / 1000)}`, lost: "disconnected" }[link]);
   const says = { lost: model.state ? `The connection to Anteroom is lost. What you see is of ${at}. The page tries again.` : "Anteroom does not answer. The page tries again.", stale: "" }[link] || "";
   $("banner").hidden = !says;
@@ -412,6 +414,13 @@ function listen() {
   };
 }
 
+// meet asks who this is, and what time it is there. It also makes a cookie last.
+async function meet() {
+  const began = Date.now();
+  model.session = await get("/api/session");
+  model.offset = Date.parse(model.session.at) - (began + Date.now()) / 2;
+}
+
 let starting = false;
 
 // restart finds out who this is, asks for the token where one is wanted, and listens.
@@ -421,7 +430,7 @@ async function restart() {
   source?.close();
   for (;;) {
     try {
-      model.session = await get("/api/session");
+      await meet();
       break;
     } catch (error) {
       if (error.status === 401) {
@@ -509,6 +518,7 @@ function wire() {
   setInterval(compare, 20e3);
   setTimeout(compare, 2500);
   setInterval(listAll, 3000);
+  setInterval(() => quietly(meet), 600e3);
 }
 
 // For tests, and for the curious: what the page knows and draws.
