@@ -465,17 +465,21 @@ func TestNoRequestFollowsAFailureBeforeAReading(t *testing.T) {
 func TestTheWordsOfAFailure(t *testing.T) {
 	const room = 20 * GiB
 	for _, x := range []struct {
-		name string
-		res  Result
-		want Bytes
+		name   string
+		res    Result
+		beside Bytes // a run of 5 GiB
+		want   Bytes
 	}{
-		{"it says nothing", Result{}, 0},
-		{"what was in use alone", Result{InUse: 8 * GiB}, 0},
-		{"in use and tried", Result{InUse: 8 * GiB, Tried: 9 * GiB}, 17 * GiB},
-		{"free and tried", Result{Free: 3 * GiB, Tried: 9 * GiB}, 26 * GiB},
-		{"more free than it could have", Result{Free: 30 * GiB, Tried: 9 * GiB}, 0},
+		{"it says nothing", Result{}, 0, 0},
+		{"what was in use alone", Result{InUse: 8 * GiB}, 0, 0},
+		{"in use and tried", Result{InUse: 8 * GiB, Tried: 9 * GiB}, 0, 17 * GiB},
+		{"in use by two of its runs", Result{InUse: 18 * GiB, Tried: 10 * GiB}, 5 * GiB, 18 * GiB},
+		{"in use by a smaller one beside it", Result{InUse: 10 * GiB, Tried: 10 * GiB}, GiB, 18 * GiB},
+		{"tried more than its share", Result{InUse: 9 * GiB, Tried: 9 * GiB}, 20 * GiB, 17 * GiB},
+		{"free and tried", Result{Free: 3 * GiB, Tried: 9 * GiB}, 0, 26 * GiB},
+		{"more free than it could have", Result{Free: 30 * GiB, Tried: 9 * GiB}, 0, 0},
 	} {
-		if got := x.res.needed(room); got != x.want {
+		if got := x.res.needed(room, 8*GiB, 5*GiB, x.beside); got != x.want {
 			t.Errorf("%s: %v, want %v", x.name, got, x.want)
 		}
 	}

@@ -11,6 +11,9 @@ type Case struct {
 	// TooSmall is the largest room that was surely not enough; Well is the
 	// smallest that was surely enough. Zero: there was none.
 	TooSmall, Well Bytes
+	// Beside is the demand of the other runs of its backend that were under way when
+	// one of it last ran out of memory: that of its process has them in it.
+	Beside Bytes
 
 	failures  int
 	last      *Run          // the last one; nil: one has ended since
@@ -118,6 +121,9 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	if c == nil {
 		return
 	}
+	if res.Outcome == OutOfMemory {
+		c.Beside = l.Accounts[r.tightest].Running
+	}
 	switch c.last = nil; {
 	case res.Outcome == Good:
 		c.failures = 0
@@ -127,7 +133,7 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 		if c.TooSmall >= c.Well {
 			c.TooSmall = 0 // that was another request, or another time
 		}
-	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried > r.least):
+	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried-c.Beside > r.least):
 		// Of one that fitted its own words count, until the penalty ends: the card may
 		// have been fuller than was known.
 		c.on, c.taken, c.used = int(r.tightest), r.taken, r.used
