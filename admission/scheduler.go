@@ -440,7 +440,11 @@ func (s *Scheduler) Unloaded(now time.Duration, id uint64, e Ended) bool {
 // Loaded ends an order to wake, or to wait for a return. It reports whether there
 // was such an order.
 func (s *Scheduler) Loaded(now time.Duration, id uint64, e Ended) bool {
+	home := s.box.residency.Ordered(id)
 	ok := s.box.residency.Loaded(now, id, e)
+	if ok && e.Failed {
+		s.rests.unwoken(home)
+	}
 	s.pass(now)
 	return ok
 }
