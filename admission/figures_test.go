@@ -442,6 +442,42 @@ func TestAnEstimateRefusesNobody(t *testing.T) {
 	}
 }
 
+// TestADeadlineCountsTheWorkThatIsCertain: what runs lasts no less than the fastest of
+// its kind. What waits may leave, and counts for nothing.
+func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
+	one := server("vqa", 0, true)
+	one.Slots = 1
+	b := learning(t, one)
+	p := &pupil{rig: b, class: "work", backend: "vqa", declared: GiB}
+	b.readsFor(3, 0)
+	x := p.asks()
+	b.readsFor(20, GiB)
+	p.ends(x, Result{})
+	fastest := p.h.Fastest(GiB).Seconds()
+	by := func(seconds float64) *Ticket {
+		return p.asks(func(r *Request) {
+			r.Deadline, r.Fastest = b.wall().Add(time.Duration(seconds*float64(time.Second))), p.h.Fastest(GiB)
+		})
+	}
+	x = p.asks()
+	b.runs(x, true)
+	b.readsFor(5, GiB)
+	if r := by(2*fastest - 5.5).Rejection(); r == nil || r.Code != CodeDeadlineUnmeetable || r.RetryAfter < time.Duration((fastest-6)*float64(time.Second)) {
+		t.Errorf("behind a run of another %.1f s at least it gets %+v, want deadline_unmeetable and to come back after that", fastest-5, r)
+	}
+	first := by(2*fastest - 4.5)
+	if !first.Waiting() || !by(2*fastest-4.5).Waiting() {
+		t.Error("what may be met does not wait")
+	}
+	p.ends(x, Result{}) // sooner than any
+	b.runs(first, true)
+	// Overdue work may end at any moment.
+	b.readsFor(40, GiB)
+	if !by(fastest + 1).Waiting() {
+		t.Error("what may be met when the overdue run ends does not wait")
+	}
+}
+
 // TestNoRequestFollowsAFailureBeforeAReading: how full the card is nobody knows.
 // Smaller requests of the same backend go on.
 func TestNoRequestFollowsAFailureBeforeAReading(t *testing.T) {

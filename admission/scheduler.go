@@ -151,9 +151,8 @@ func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend
 		r.Class = c.cfg.Name
 		return &r
 	}
-	if t.deadline && t.Expires < now {
-		return &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1, RetryAfter: max(minRemaining, q.Fastest),
-			Detail: fmt.Sprintf("the fastest run seen took %v, longer than the deadline allows", q.Fastest.Round(time.Millisecond))}
+	if r := s.unmeetable(now, t, c, b, q); r != nil {
+		return r
 	}
 	if detail, never := s.box.neverFits(b, q.VRAM-q.Raised); never {
 		return &Rejection{Code: CodeNeverFits, Class: c.cfg.Name, Position: -1, Detail: detail}
