@@ -46,22 +46,20 @@ func (s *Scheduler) firstEnd(now time.Duration, among func(*Ticket) bool) (first
 	return first
 }
 
-// unmeetable is the refusal at the door of a request with a deadline; nil: it can be
-// met.
-func (s *Scheduler) unmeetable(now time.Duration, t *Ticket, c *class, b *backend, q *Request) *Rejection {
-	if !t.deadline {
+// unmeetable is the refusal at the door of a request that has to start by then, at the
+// latest, to meet its deadline; nil: it may.
+func (s *Scheduler) unmeetable(now, last time.Duration, c *class, b *backend, q *Request) *Rejection {
+	wait := time.Duration(0)
+	if last >= now {
+		wait = s.certainWait(now, c, b)
+	}
+	if now+wait <= last {
 		return nil
 	}
-	r := &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1, RetryAfter: max(minRemaining, q.Fastest)}
-	if t.Expires < now {
-		r.Detail = fmt.Sprintf("the fastest run seen took %v, longer than the deadline allows", q.Fastest.Round(time.Millisecond))
-		return r
+	r := &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1, RetryAfter: max(minRemaining, q.Fastest, wait),
+		Detail: fmt.Sprintf("the fastest run seen took %v, longer than the deadline allows", q.Fastest.Round(time.Millisecond))}
+	if wait > 0 {
+		r.Detail += fmt.Sprintf(": all slots are taken for %v at the least", wait.Round(time.Millisecond))
 	}
-	if wait := s.certainWait(now, c, b); now+wait > t.Expires {
-		r.RetryAfter = max(minRemaining, wait)
-		r.Detail = fmt.Sprintf("the fastest run seen took %v, and no slot is free for another %v at least: longer than the deadline allows",
-			q.Fastest.Round(time.Millisecond), wait.Round(time.Millisecond))
-		return r
-	}
-	return nil
+	return r
 }

@@ -69,10 +69,10 @@ func (s *Scheduler) startsOn(now time.Duration, sh *shape, kind memory.Kind, may
 		if len(r.accounts) == 0 || s.box.residency.Runs(r.home) {
 			continue
 		}
-		if _, ok := s.box.slotsFree(&s.box.live, sh, r); !ok {
+		if s.box.slotsFree(&s.box.live, sh, r) != noBar {
 			continue
 		}
-		if _, ok := s.rests.bar(s.box, sh, r); !ok || !s.rests.holds(s.box, sh.head, r) && s.turns.other(s.box, sh.head, r) != nil || !may(now, sh, r) {
+		if s.rests.bar(s.box, sh, r) != noBar || !s.rests.holds(s.box, sh.head, r) && s.turns.other(s.box, sh.head, r) != nil || !may(now, sh, r) {
 			continue
 		}
 		if r.home.State.Sleeps() {
@@ -190,7 +190,7 @@ func (s *Scheduler) wake(now time.Duration, sh *shape) {
 		if !r.home.State.Sleeps() {
 			continue
 		}
-		if k, _ := s.box.fits(&s.box.live, sh, r, now); k.reason == ReasonWaking {
+		if s.box.fits(&s.box.live, sh, r, now) == barSleeps {
 			s.box.residency.Wake(now, r.home, sh.head, nil)
 			return
 		}
@@ -211,13 +211,13 @@ type pastRests struct {
 }
 
 // bar says that a rest for another head keeps a shape from starting on a replica.
-func (x rests) bar(b *box, sh *shape, r *replica) (block, bool) {
-	for _, a := range r.accounts {
+func (x rests) bar(b *box, sh *shape, r *replica) bar {
+	for i, a := range r.accounts {
 		if g := b.ledger.GPUOf(a); g < len(x) && x[g] != nil && x[g] != sh.head {
-			return block{ReasonRest, b.ledger.Name(g), 1, 0, -1}, false
+			return barRest | bar(i)<<8
 		}
 	}
-	return block{}, true
+	return noBar
 }
 
 // holds says that the GPUs of a replica rest for a head.

@@ -20,6 +20,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // torchSays is an error of torch with all its figures.
@@ -365,6 +367,15 @@ func (b *box) wantOutOfMemory(is bool) {
 	}
 	if got := b.metric(`anteroom_oom_total{anteroom_backend="slow",anteroom_result="passed"`); got != count {
 		b.t.Errorf("%q are counted, want %q", got, count)
+	}
+	kept := 0
+	for _, d := range b.kept().Decisions {
+		if d.Kind == timeline.OOM && d.Backend == "slow" && d.Action == telemetry.OOMPassed && d.Grant > 0 {
+			kept++
+		}
+	}
+	if kept != want {
+		b.t.Errorf("%d are in the history, want %d", kept, want)
 	}
 }
 

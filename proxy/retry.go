@@ -47,7 +47,7 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			x.body.drop()
 		}
 	}()
-	res, err := x.tried(out, retries, x.body)
+	res, err := x.tried(out, retries, x.body.reader())
 	// An error that is passed on as it comes is judged at its end, by streamed.
 	isJudged = err == nil && res.StatusCode >= 400 && backend.Scans(x.try.reply) && !x.try.ended.Load()
 	return res, err
@@ -73,7 +73,7 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 		}
 		if err == nil {
 			res.Body.Close()
-			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMRetried)
+			x.trace.OutOfMemory(telemetry.OOMRetried)
 			if res, err = x.again(out, second); err != nil || x.try.full == nil {
 				return res, err
 			}
@@ -81,7 +81,7 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 	}
 	// Where it cannot be sent again, finds no room or runs out of memory once
 	// more, the answer that there is goes to the client.
-	x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
+	x.trace.OutOfMemory(telemetry.OOMPassed)
 	return res, nil
 }
 

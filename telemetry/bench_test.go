@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -42,7 +41,7 @@ func BenchmarkRequest(b *testing.B) {
 			}
 			defer telemetry.Shutdown(context.Background())
 			if c.tracing {
-				telemetry.trace(TracesConfig{Sample: c.sample}, resource.Empty(), discard{})
+				telemetry.trace(TracesConfig{Sample: c.sample}, through(discard{}))
 			}
 			r, header := generate(), http.Header{}
 			b.ReportAllocs()

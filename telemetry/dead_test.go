@@ -19,13 +19,13 @@ import (
 // stuck is an exporter that does not come back, whatever its context says,
 // until it is let through.
 type stuck struct {
-	letGo chan struct{}
-	got   atomic.Int64
+	release chan struct{}
+	got     atomic.Int64
 }
 
 func (s *stuck) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
 	s.got.Add(int64(len(spans)))
-	<-s.letGo
+	<-s.release
 	return nil
 }
 
@@ -39,8 +39,8 @@ func TestAStuckExporterStopsNobody(t *testing.T) {
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
 	synctest.Test(t, func(t *testing.T) {
 		telemetry := start(t, usual(), &logs{})
-		exporter := &stuck{letGo: make(chan struct{})}
-		telemetry.trace(TracesConfig{Sample: 1}, resource.Empty(), exporter)
+		exporter := &stuck{release: make(chan struct{})}
+		telemetry.trace(TracesConfig{Sample: 1}, through(exporter))
 		const requests, each, room = 1000, 3, 64
 		for range requests {
 			run(telemetry, generate())
@@ -57,7 +57,7 @@ func TestAStuckExporterStopsNobody(t *testing.T) {
 		if d := time.Since(began); d != 5*time.Second {
 			t.Errorf("shutdown took %s, want the 5s that it had", d)
 		}
-		close(exporter.letGo)
+		close(exporter.release)
 		synctest.Wait()
 		if got := exporter.got.Load(); got != room {
 			t.Errorf("%d spans left in the end, want %d", got, room)
@@ -70,24 +70,23 @@ func TestShutdownEndsByItsDeadline(t *testing.T) {
 	noOTEL(t)
 	synctest.Test(t, func(t *testing.T) {
 		telemetry := start(t, usual(), &logs{})
-		deaf := deafProcessor{letGo: make(chan struct{})}
-		telemetry.traces = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(deaf))
+		deaf := deafSink{release: make(chan struct{})}
+		telemetry.trace(TracesConfig{Sample: 1}, deaf)
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		if err := telemetry.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 5*time.Second {
 			t.Errorf("shutdown: %v after %s, want the deadline's end after 5s", err, time.Since(began))
 		}
-		close(deaf.letGo)
+		close(deaf.release)
 	})
 }
 
-type deafProcessor struct{ letGo chan struct{} }
+type deafSink struct{ release chan struct{} }
 
-func (deafProcessor) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
-func (deafProcessor) OnEnd(sdktrace.ReadOnlySpan)                     {}
-func (deafProcessor) ForceFlush(context.Context) error                { return nil }
-func (d deafProcessor) Shutdown(context.Context) error                { <-d.letGo; return nil }
+func (deafSink) add(*span)                        {}
+func (deafSink) send(context.Context) error       { return nil }
+func (d deafSink) shutdown(context.Context) error { <-d.release; return nil }
 
 func TestEverySpanIsEitherExportedOrCountedAsLost(t *testing.T) {
 	noOTEL(t)
@@ -95,7 +94,7 @@ func TestEverySpanIsEitherExportedOrCountedAsLost(t *testing.T) {
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8")
 	telemetry := start(t, usual(), &logs{})
 	exporter := &flaky{}
-	telemetry.trace(TracesConfig{Sample: 1}, resource.Empty(), exporter)
+	telemetry.trace(TracesConfig{Sample: 1}, through(exporter))
 	const callers, requests, each = 8, 200, 3
 	var all sync.WaitGroup
 	for range callers {
@@ -134,13 +133,13 @@ func TestSpansLeaveAgainWhenTheCollectorIsBack(t *testing.T) {
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "4")
 	telemetry := start(t, usual(), &logs{})
 	back := &returning{InMemoryExporter: tracetest.NewInMemoryExporter()}
-	telemetry.trace(TracesConfig{Sample: 1}, resource.Empty(), back)
+	telemetry.trace(TracesConfig{Sample: 1}, through(back))
 	back.away.Store(true)
 	for range 3 {
 		for range 2 {
 			run(telemetry, generate())
 		}
-		telemetry.traces.ForceFlush(t.Context()) // the error may have gone to the log
+		telemetry.tracer.out.flush(t.Context()) // the error may have gone to the log
 	}
 	if lost := telemetry.spansLost.Load(); lost != 18 {
 		t.Errorf("%d spans are counted as lost, want all 18", lost)
@@ -218,15 +217,13 @@ func TestADeadCollectorStopsNobody(t *testing.T) {
 				telemetry := start(t, usual(), &logs{})
 				called, drained := make(chan struct{}), make(chan struct{})
 				config := TracesConfig{Exporter: "otlp", Endpoint: scheme + "://" + dead(t, called), Sample: 1}
-				exporter, err := spanExporter(t.Context(), config, nil, telemetry.log)
+				to, err := spanSink(t.Context(), config, resource.Empty(), nil, telemetry.log)
 				if err != nil {
 					t.Fatal(err)
 				}
-				box := newOutbox(&ending{exporter, drained}, &telemetry.spansLost)
-				telemetry.traces = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(box))
-				telemetry.tracer = telemetry.traces.Tracer(scope)
+				telemetry.trace(config, &ending{to, drained})
 				t.Cleanup(func() {
-					box.Shutdown(context.Background()) // where the cancel came before the shutdown
+					telemetry.tracer.out.shutdown(context.Background()) // where the cancel came before the shutdown
 					<-drained
 				})
 				const requests, each, room = 1000, 3, 64
@@ -250,16 +247,16 @@ func TestADeadCollectorStopsNobody(t *testing.T) {
 	}
 }
 
-// ending closes drained when the batch processor needs its exporter no more,
-// which may be long after Shutdown has returned.
+// ending closes drained when the outbox needs its sink no more, which may be long
+// after Shutdown has returned.
 type ending struct {
-	sdktrace.SpanExporter
+	sink
 	drained chan struct{}
 }
 
-func (e *ending) Shutdown(ctx context.Context) error {
+func (e *ending) shutdown(ctx context.Context) error {
 	defer close(e.drained)
-	return e.SpanExporter.Shutdown(ctx)
+	return e.sink.shutdown(ctx)
 }
 
 // What cannot be exported must not flood the log either.
@@ -267,7 +264,8 @@ func TestADeadCollectorIsSaidOnceAMinute(t *testing.T) {
 	noOTEL(t)
 	synctest.Test(t, func(t *testing.T) {
 		out := &logs{}
-		complain := (&Telemetry{log: newLog(usual().Log, out)}).complain()
+		log, _ := newLog(usual().Log, out)
+		complain := (&Telemetry{log: log}).complain()
 		lines := func() int { return strings.Count(out.String(), "\n") }
 		for range 59 {
 			complain(errors.New("refused"))

@@ -13,6 +13,7 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -75,14 +76,19 @@ func recorded(t *testing.T, c Config) (*Telemetry, *tracetest.InMemoryExporter, 
 	noOTEL(t)
 	out := &logs{}
 	telemetry, memory := start(t, c, out), tracetest.NewInMemoryExporter()
-	telemetry.trace(c.Traces, resource.Empty(), memory)
+	telemetry.trace(c.Traces, through(memory))
 	return telemetry, memory, out
+}
+
+// through is a sink for one of the SDK's exporters.
+func through(exporter sdktrace.SpanExporter) sink {
+	return &exporterSink{exporter: exporter, about: resource.Empty()}
 }
 
 // spans are those that have ended, by name.
 func spans(t *testing.T, telemetry *Telemetry, memory *tracetest.InMemoryExporter) map[string]tracetest.SpanStub {
 	t.Helper()
-	if err := telemetry.traces.ForceFlush(t.Context()); err != nil {
+	if err := telemetry.tracer.out.flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	found := map[string]tracetest.SpanStub{}

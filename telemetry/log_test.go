@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"encoding/json"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -133,7 +134,8 @@ func TestNoSecretOfAClientIsLogged(t *testing.T) {
 // What OpenTelemetry's parts say may quote anything.
 func TestTroubleIsOneBriefLine(t *testing.T) {
 	out := &logs{}
-	complain := (&Telemetry{log: newLog(usual().Log, out)}).complain()
+	log, _ := newLog(usual().Log, out)
+	complain := (&Telemetry{log: log}).complain()
 	complain(errorText("refused\nforged\xff" + strings.Repeat("x", 100_000)))
 	all := lines(t, out)
 	if len(all) != 1 {
@@ -228,5 +230,24 @@ func TestWorkThatEndsLaterIsOneMoreLine(t *testing.T) {
 			maps.Copy(want, c.want)
 			expect(t, "the work's line", all[1], want)
 		})
+	}
+}
+
+// slog's JSON handler is the measure of a request's line.
+func TestALineIsWrittenAsSlogWritesIt(t *testing.T) {
+	attributes := []slog.Attr{slog.String("plain", "a cat"), slog.String("empty", ""), slog.String("quotes", `"a\b"`), slog.String("control", "\x00\n\t\x1f\x7f"),
+		slog.String("not ascii", "größer \u2028 <b>&"), slog.String("not text", "a\xffb"), slog.Int("int", -7), slog.Uint64("uint", 1<<63), slog.Float64("zero", 0),
+		slog.Float64("ms", 18000.125), slog.Float64("small", 0.001), slog.Float64("large", 1e12)}
+	var want, got logs
+	log, _ := newLog(LogConfig{Format: "json", Level: "info"}, &want)
+	log.LogAttrs(t.Context(), slog.LevelWarn, "request", attributes...)
+	_, lines := newLog(LogConfig{Format: "json", Level: "info"}, &got)
+	lines.write(slog.LevelWarn, "request", attributes)
+	cut := func(l *logs) string { _, rest, _ := strings.Cut(l.String(), `","`); return rest }
+	if cut(&got) != cut(&want) {
+		t.Errorf("got\n%swant\n%s", got.String(), want.String())
+	}
+	if _, err := time.Parse(`{"time":"2006-01-02T15:04:05.999999999Z07:00`, strings.SplitN(got.String(), `","`, 2)[0]); err != nil {
+		t.Error(err)
 	}
 }

@@ -5,11 +5,12 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // Order is an unload or a wake that is under way.
@@ -18,7 +19,7 @@ type Order struct {
 	name    string
 	backend string
 	began   time.Time
-	span    trace.Span // nil: tracing is off
+	span    *span // nil: tracing is off, or this trace is not kept
 }
 
 // Done says what an order came to.
@@ -30,10 +31,12 @@ type Done struct {
 	Note   string
 }
 
-// OutOfMemory counts an out-of-memory answer of a backend: OOMRetried or
+// OutOfMemory counts and keeps an out-of-memory answer to the request: OOMRetried or
 // OOMPassed.
-func (t *Telemetry) OutOfMemory(backend, result string) {
-	t.metrics.oom.Add(context.Background(), 1, metric.WithAttributes(attribute.String(AttrBackend, backend), attribute.String(AttrResult, result)))
+func (q *Request) OutOfMemory(result string) {
+	q.t.metrics.oom.Add(context.Background(), 1, metric.WithAttributes(attribute.String(AttrBackend, q.backend), attribute.String(AttrResult, result)))
+	q.t.History.AddDecision(timeline.Decision{At: time.Now(), Kind: timeline.OOM, Class: q.class, Backend: q.backend, Replica: q.replica,
+		Grant: q.grant, Position: -1, Action: result, Trace: timeline.TraceID(q.id.TraceID())})
 }
 
 // Ordered begins a trace of an order to a backend: SpanUnload or SpanWake. It is
@@ -44,13 +47,13 @@ func (t *Telemetry) Ordered(name string, began time.Time, backend string, grant 
 	if t.tracer == nil {
 		return o
 	}
-	options := []trace.SpanStartOption{trace.WithTimestamp(began), trace.WithNewRoot(), trace.WithAttributes(
-		attribute.String(AttrBackend, backend), attribute.Int64(AttrGrant, int64(grant)))}
+	var id trace.SpanContext
+	id, o.span = t.tracer.root(trace.SpanContext{}, name+" "+backend, trace.SpanKindInternal, began)
+	o.span.set(attribute.String(AttrBackend, backend), attribute.Int64(AttrGrant, int64(grant)))
 	if wait := q.waiting(); wait.IsValid() {
-		options = append(options, trace.WithLinks(trace.Link{SpanContext: wait}))
+		o.span.link(sdktrace.Link{SpanContext: wait})
 	}
-	_, o.span = t.tracer.Start(context.Background(), name+" "+backend, options...)
-	q.link(o.span.SpanContext(), backend)
+	q.link(id, backend)
 	return o
 }
 
@@ -71,7 +74,7 @@ func (q *Request) link(to trace.SpanContext, backend string) {
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.orders = append(q.orders, trace.Link{SpanContext: to, Attributes: []attribute.KeyValue{attribute.String(AttrBackend, backend)}})
+	q.orders = append(q.orders, sdktrace.Link{SpanContext: to, Attributes: []attribute.KeyValue{attribute.String(AttrBackend, backend)}})
 }
 
 // End closes the order's span and counts it.
@@ -94,14 +97,11 @@ func (o *Order) End(at time.Time, d Done) {
 			m.swaps.Add(ctx, 1, metric.WithAttributes(attribute.String(AttrGPU, gpu)))
 		}
 	}
-	if o.span == nil {
-		return
-	}
-	o.span.SetAttributes(attribute.Int64(AttrVRAM, int64(d.Asked)), attribute.Int64(AttrFreed, int64(d.Freed)), attribute.String(AttrResult, result))
+	o.span.set(attribute.Int64(AttrVRAM, int64(d.Asked)), attribute.Int64(AttrFreed, int64(d.Freed)), attribute.String(AttrResult, result))
 	if d.Failed {
-		o.span.SetStatus(codes.Error, brief(d.Note))
+		o.span.fail(brief(d.Note))
 	}
-	o.span.End(trace.WithTimestamp(at))
+	o.span.end(at)
 }
 
 // Malformed counts and logs a request that the HTTP parser refused, so that it never

@@ -17,7 +17,7 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/resource"
 )
 
 // checkEnvironment refuses what the environment asks for and would be ignored.
@@ -52,17 +52,21 @@ func sendsByGRPC(signal string, log *slog.Logger) bool {
 	return false
 }
 
-// spanExporter is what the configuration asks for, else what OTEL_* asks for,
-// else nil. No connection is made here.
-func spanExporter(ctx context.Context, c TracesConfig, logs io.Writer, log *slog.Logger) (sdktrace.SpanExporter, error) {
+// spanSink is what the configuration asks for, else what OTEL_* asks for, else nil.
+// No connection is made here.
+func spanSink(ctx context.Context, c TracesConfig, about *resource.Resource, logs io.Writer, log *slog.Logger) (sink, error) {
 	if disabled() {
 		return nil, nil
 	}
 	switch c.Exporter {
 	case "otlp":
-		return otlpSpans(ctx, c.Endpoint, log)
+		return otlpSpans(ctx, c.Endpoint, about, log)
 	case "console":
-		return stdouttrace.New(stdouttrace.WithWriter(logs))
+		exporter, err := stdouttrace.New(stdouttrace.WithWriter(logs))
+		if err != nil {
+			return nil, err
+		}
+		return &exporterSink{exporter: exporter, about: about}, nil
 	case "none":
 		return nil, nil
 	}
@@ -73,31 +77,40 @@ func spanExporter(ctx context.Context, c TracesConfig, logs io.Writer, log *slog
 	case "none":
 		return nil, nil
 	case "otlp":
-		return otlpSpans(ctx, "", log)
+		return otlpSpans(ctx, "", about, log)
 	default:
 		exporter, err := autoexport.NewSpanExporter(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("OTEL_TRACES_EXPORTER %q: %w", name, err)
 		}
-		return exporter, nil
+		return &exporterSink{exporter: exporter, about: about}, nil
 	}
 }
 
 // otlpSpans sends to an address as the configuration has it; empty: as OTEL_* says.
-func otlpSpans(ctx context.Context, endpoint string, log *slog.Logger) (sdktrace.SpanExporter, error) {
+func otlpSpans(ctx context.Context, endpoint string, about *resource.Resource, log *slog.Logger) (sink, error) {
 	scheme, _, _ := strings.Cut(endpoint, ":")
+	var byHTTP []otlptracehttp.Option
 	switch {
 	case endpoint == "" && sendsByGRPC("TRACES", log):
-		return otlptracegrpc.New(ctx)
+		return startOTLP(ctx, otlptracegrpc.NewClient(), about)
 	case endpoint == "":
-		return otlptracehttp.New(ctx)
 	case strings.HasPrefix(scheme, "grpc"):
-		return otlptracegrpc.New(ctx, otlptracegrpc.WithEndpointURL("http"+strings.TrimPrefix(endpoint, "grpc")))
+		return startOTLP(ctx, otlptracegrpc.NewClient(otlptracegrpc.WithEndpointURL("http"+strings.TrimPrefix(endpoint, "grpc"))), about)
+	default:
+		if strings.Count(strings.TrimSuffix(endpoint, "/"), "/") == 2 {
+			endpoint = strings.TrimSuffix(endpoint, "/") + "/v1/traces" // only host and port are given
+		}
+		byHTTP = append(byHTTP, otlptracehttp.WithEndpointURL(endpoint))
 	}
-	if strings.Count(strings.TrimSuffix(endpoint, "/"), "/") == 2 {
-		endpoint = strings.TrimSuffix(endpoint, "/") + "/v1/traces" // only host and port are given
+	if cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), os.Getenv("OTEL_EXPORTER_OTLP_PROTOCOL")) == "http/json" {
+		exporter, err := otlptracehttp.New(ctx, byHTTP...)
+		if err != nil {
+			return nil, err
+		}
+		return &exporterSink{exporter: exporter, about: about}, nil
 	}
-	return otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(endpoint))
+	return startOTLP(ctx, otlptracehttp.NewClient(byHTTP...), about)
 }
 
 // metricReader sends metrics where OTEL_METRICS_EXPORTER asks for it; nil: it does not.

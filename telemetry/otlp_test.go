@@ -345,7 +345,7 @@ func TestWhereNobodyAsksNothingIsSent(t *testing.T) {
 			config.Traces.Exporter = c.exporter
 			telemetry := start(t, config, &logs{})
 			run(telemetry, generate())
-			if telemetry.traces != nil {
+			if telemetry.tracer != nil {
 				t.Error("spans are made for nobody")
 			}
 			if err := telemetry.Shutdown(t.Context()); err != nil {

@@ -2,15 +2,14 @@ package telemetry
 
 import (
 	"cmp"
+	"context"
 	"log/slog"
 	"strconv"
 	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
-	"go.opentelemetry.io/otel/trace"
 )
 
 // Execution says how an execution ended.
@@ -25,10 +24,20 @@ type Execution struct {
 	// Left says that it ended because its client left, or because an operator gave its
 	// grant back (Code says so): no failure.
 	Left bool
+	// Model is what the answer of a model says; nil: nothing.
+	Model *ModelUse
 	// GPUs is how many GPUs it held while it ran.
 	GPUs int
 	// Estimate is how long it was expected to take; 0: that was not said.
 	Estimate time.Duration
+}
+
+// ModelUse is what an answer says of the use of a model.
+type ModelUse struct {
+	// Input and Output are tokens; -1: it does not say.
+	Input, Output int
+	// Streamed says that the answer came as it was made.
+	Streamed bool
 }
 
 // Ending says how a request ended for its client.
@@ -120,7 +129,7 @@ func (q *Request) Executed(at time.Time, e Execution) {
 	if q.executeBegan.IsZero() || q.executed >= 0 {
 		return
 	}
-	q.executed, q.outcome = max(0, at.Sub(q.executeBegan)), outcomeOf(e)
+	q.executed, q.outcome, q.use = max(0, at.Sub(q.executeBegan)), outcomeOf(e), e.Model
 	result := q.outcome.result()
 	m, ctx := &q.t.metrics, q.context()
 	m.execution.Record(ctx, q.executed.Seconds(),
@@ -151,25 +160,26 @@ func (q *Request) Executed(at time.Time, e Execution) {
 // endExecution closes the CLIENT span. The caller holds mu.
 func (q *Request) endExecution(at time.Time, e Execution) {
 	if e.Status != 0 {
-		q.execution.SetAttributes(semconv.HTTPResponseStatusCode(e.Status))
+		q.execution.set(semconv.HTTPResponseStatusCode(e.Status))
 	}
 	if e.RPC >= 0 {
-		q.execution.SetAttributes(semconv.RPCResponseStatusCode(rpcName(e.RPC)))
+		q.execution.set(semconv.RPCResponseStatusCode(rpcName(e.RPC)))
 	}
 	switch {
 	case e.Left:
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(cmp.Or(e.Code, codeCancelled)))
+		q.execution.set(semconv.ErrorTypeKey.String(cmp.Or(e.Code, codeCancelled)))
 	case e.Code != "":
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(e.Code))
-		q.execution.SetStatus(codes.Error, brief(e.Cause))
+		q.execution.set(semconv.ErrorTypeKey.String(e.Code))
+		q.execution.fail(brief(e.Cause))
 	case e.RPC > 0:
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(rpcName(e.RPC)))
-		q.execution.SetStatus(codes.Error, "")
+		q.execution.set(semconv.ErrorTypeKey.String(rpcName(e.RPC)))
+		q.execution.fail("")
 	case e.Status >= 400:
-		q.execution.SetAttributes(semconv.ErrorTypeKey.String(strconv.Itoa(e.Status)))
-		q.execution.SetStatus(codes.Error, "")
+		q.execution.set(semconv.ErrorTypeKey.String(strconv.Itoa(e.Status)))
+		q.execution.fail("")
 	}
-	q.execution.End(trace.WithTimestamp(at))
+	q.execution.end(at)
+	q.execution = nil
 }
 
 // brief makes an error's text fit for export. It may quote what a backend sent:
@@ -241,7 +251,7 @@ func (q *Request) End(at time.Time, e Ending) {
 	}
 	total := max(0, at.Sub(q.began))
 	q.mu.Lock()
-	executed, sent, began := q.executed, q.sends > 0, q.executeBegan
+	executed, sent, began, use := q.executed, q.sends > 0, q.executeBegan, q.use
 	v := verdictOf(e, sent, q.outcome)
 	q.over = true
 	if q.t.History != nil {
@@ -271,6 +281,9 @@ func (q *Request) End(at time.Time, e Ending) {
 		firstByte = max(0, e.FirstByte.Sub(began))
 		m.firstByte.Record(ctx, firstByte.Seconds(), m.labelled(labels{kind: setBackend, class: q.class, backend: q.backend}).record...)
 	}
+	if operation := q.Operation(); operation != "" {
+		q.generated(at, operation, e, v, use)
+	}
 	if q.wait != nil { // it panicked in the queue
 		q.endWait(at)
 	}
@@ -294,54 +307,38 @@ func (q *Request) phase(sent bool) string {
 // endServer closes the SERVER span.
 func (q *Request) endServer(at time.Time, e Ending, v verdict) {
 	if !e.FirstByte.IsZero() {
-		q.server.AddEvent(EventFirstByte, trace.WithTimestamp(e.FirstByte))
+		q.server.event(EventFirstByte, e.FirstByte)
 	}
 	if !e.Opened.IsZero() {
-		q.server.AddEvent(EventOpened, trace.WithTimestamp(e.Opened))
+		q.server.event(EventOpened, e.Opened)
 	}
-	about := make([]attribute.KeyValue, 0, 16)
-	about = append(about, semconv.HTTPResponseStatusCode(e.Status), attribute.String(AttrRoute, q.route),
+	s := q.server
+	s.set(semconv.HTTPResponseStatusCode(e.Status), attribute.String(AttrRoute, q.route),
 		attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend), attribute.String(AttrResult, v.result),
 		semconv.HTTPRequestBodySize(int(e.In)), semconv.HTTPResponseBodySize(int(e.Out)))
 	for _, a := range [...]struct{ key, value string }{{AttrTenant, q.tenant}, {AttrReason, string(q.reason)}, {AttrCode, v.code}} {
 		if a.value != "" {
-			about = append(about, attribute.String(a.key, a.value))
+			s.set(attribute.String(a.key, a.value))
 		}
 	}
 	if q.model != "" {
-		about = append(about, attribute.String(AttrModel, q.model))
-		if o := operationOf(q.pattern, q.url.Path); o != "" {
-			about = append(about, attribute.String(AttrOperation, o))
-		}
+		s.set(attribute.String(AttrModel, q.model))
+	}
+	if operation := q.Operation(); operation != "" {
+		s.set(attribute.String(AttrOperation, operation), attribute.String(AttrProvider, cmp.Or(q.provider, anyProvider)))
 	}
 	if q.queued {
-		about = append(about, attribute.Int(AttrPosition, q.position))
+		s.set(attribute.Int(AttrPosition, q.position))
 	}
 	if v.rpc >= 0 {
-		about = append(about, semconv.RPCSystemNameGRPC, semconv.RPCResponseStatusCode(rpcName(v.rpc)))
+		s.set(semconv.RPCSystemNameGRPC, semconv.RPCResponseStatusCode(rpcName(v.rpc)))
 	}
 	if v.error != "" {
-		about = append(about, semconv.ErrorTypeKey.String(v.error))
-		q.server.SetStatus(codes.Error, v.code)
+		s.set(semconv.ErrorTypeKey.String(v.error))
+		s.fail(v.code)
 	}
-	q.server.SetAttributes(about...)
-	q.server.End(trace.WithTimestamp(at))
-}
-
-// operationOf is gen_ai's word for what a path of OpenAI's or Ollama's API asks for.
-func operationOf(pattern, path string) string {
-	path = strings.TrimSuffix(path, "/")
-	switch {
-	case strings.HasSuffix(path, "/chat/completions"), strings.HasSuffix(path, "/api/chat"), strings.HasSuffix(path, "/messages"), strings.HasSuffix(path, "/responses"):
-		return "chat"
-	case strings.HasSuffix(path, "/completions"), strings.HasSuffix(path, "/api/generate"):
-		return "text_completion"
-	case strings.HasSuffix(path, "/embeddings"), strings.HasSuffix(path, "/api/embed"), strings.HasSuffix(path, "/embed"):
-		return "embeddings"
-	case strings.HasSuffix(path, ":generateContent"), strings.HasSuffix(path, ":streamGenerateContent"), strings.Contains(pattern, "/images/"):
-		return "generate_content"
-	}
-	return ""
+	s.end(at)
+	q.server = nil
 }
 
 // logLine writes the request's line. It has the path and no header, no query and no
@@ -351,8 +348,7 @@ func (q *Request) logLine(e Ending, v verdict, total, executed, firstByte time.D
 	if v.error != "" {
 		level = slog.LevelWarn
 	}
-	ctx := q.context()
-	if !q.t.log.Enabled(ctx, level) {
+	if !q.t.log.Enabled(context.Background(), level) {
 		return
 	}
 	attributes := make([]slog.Attr, 0, 32)
@@ -385,7 +381,7 @@ func (q *Request) logLine(e Ending, v verdict, total, executed, firstByte time.D
 		attributes = append(attributes, milliseconds("open_ms", max(0, at.Sub(e.Opened))))
 	}
 	attributes = append(attributes, milliseconds("total_ms", total), slog.Int64("bytes_in", e.In), slog.Int64("bytes_out", e.Out))
-	q.t.log.LogAttrs(ctx, level, "request", q.appendTrace(attributes)...)
+	q.line(level, "request", q.appendTrace(attributes))
 }
 
 // workLine writes the line of work that went on behind its request: a job's, or one
@@ -395,7 +391,7 @@ func (q *Request) workLine() {
 	if result == ResultFailed {
 		level = slog.LevelWarn
 	}
-	if !q.t.log.Enabled(q.context(), level) {
+	if !q.t.log.Enabled(context.Background(), level) {
 		return
 	}
 	attributes := make([]slog.Attr, 0, 16)
@@ -407,7 +403,7 @@ func (q *Request) workLine() {
 		attributes = append(attributes, slog.Uint64("grant", q.grant), slog.Int64("vram", int64(q.vram)))
 	}
 	attributes = append(attributes, milliseconds("execute_ms", q.executed))
-	q.t.log.LogAttrs(q.context(), level, "work ended", q.appendTrace(attributes)...)
+	q.line(level, "work ended", q.appendTrace(attributes))
 }
 
 func appendTold(attributes []slog.Attr, key, value string) []slog.Attr {
@@ -418,10 +414,7 @@ func appendTold(attributes []slog.Attr, key, value string) []slog.Attr {
 }
 
 func (q *Request) appendTrace(attributes []slog.Attr) []slog.Attr {
-	if s := q.SpanContext(); s.IsValid() {
-		return append(attributes, slog.String("trace_id", s.TraceID().String()), slog.String("span_id", s.SpanID().String()))
-	}
-	return attributes
+	return append(attributes, slog.String("trace_id", q.text[:traceText]), slog.String("span_id", q.text[traceText+1:]))
 }
 
 func milliseconds(key string, d time.Duration) slog.Attr {

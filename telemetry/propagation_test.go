@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 )
@@ -110,7 +109,7 @@ func TestBaggagePassesAsItCame(t *testing.T) {
 				t.Setenv("OTEL_PROPAGATORS", propagators)
 				out := &logs{}
 				telemetry := start(t, usual(), out)
-				telemetry.trace(TracesConfig{Sample: 1}, resource.Empty(), tracetest.NewInMemoryExporter())
+				telemetry.trace(TracesConfig{Sample: 1}, through(tracetest.NewInMemoryExporter()))
 				q, header := run(telemetry, from("Traceparent", sampled, "Baggage", baggage))
 				if header.Get("Baggage") != baggage {
 					t.Errorf("the backend got baggage %.60q, want %.60q", header.Get("Baggage"), baggage)

@@ -3,8 +3,7 @@ package telemetry
 import (
 	"cmp"
 	"context"
-	"encoding/binary"
-	"math/rand/v2"
+	"encoding/hex"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,6 +14,7 @@ import (
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
@@ -34,17 +34,19 @@ type Request struct {
 	t      *Telemetry
 	method string
 	url    *url.URL
-	ctx    context.Context   // holds the SERVER span's context; nil while tracing is off
+	ctx    context.Context   // holds the SERVER span's context; nil where there is none
 	id     trace.SpanContext // the SERVER span's, or made up while tracing is off
+	text   string            // of id: the trace's and the span's id with a hyphen between them
 
 	pattern, route, class, backend string
 	tenant, model, client          string // empty: none, or not told
 	scheme                         string
+	provider                       string // of a model's API: the backend's engine
 	vram                           admission.Bytes
 	began                          time.Time
 	received                       time.Duration // from began until the body was in; -1: it was not waited for
 
-	server, wait trace.Span // nil: none, or nobody keeps this trace
+	server, wait *span // nil: none, or this trace is not kept
 	waitBegan    time.Time
 	waited       time.Duration
 	queued       bool // Wait was called
@@ -59,13 +61,14 @@ type Request struct {
 
 	mu           sync.Mutex
 	waitContext  trace.SpanContext // guarded by mu; of admission.wait
-	orders       []trace.Link      // guarded by mu; spans of what was done for it
-	execution    trace.Span        // guarded by mu
+	orders       []sdktrace.Link   // guarded by mu; spans of what was done for it
+	execution    *span             // guarded by mu
 	executeBegan time.Time         // guarded by mu
 	executed     time.Duration     // guarded by mu; -1: not ended
 	sends        int               // guarded by mu; how often it was sent
 	beside       beside            // guarded by mu; of the last execution
 	outcome      outcome           // guarded by mu; of the last execution
+	use          *ModelUse         // guarded by mu; of the last execution
 	over         bool              // guarded by mu; End was called
 	record       *timeline.Request // guarded by mu; for the history, when its work has ended; nil: it has, or End was not called
 }
@@ -88,48 +91,73 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 	if t.clients {
 		q.client = hostOf(r.RemoteAddr)
 	}
+	caller := t.caller(r.Header)
 	if t.tracer == nil {
-		var caller trace.SpanContext
-		if r.Header["Traceparent"] != nil {
-			caller = trace.SpanContextFromContext(t.propagator.Extract(context.Background(), propagation.HeaderCarrier(r.Header)))
-		}
 		q.id = newID(caller)
+		q.text = textOf(q.id)
 		return q
 	}
-	ctx := t.propagator.Extract(context.Background(), propagation.HeaderCarrier(r.Header))
 	name := spanName(q.method)
-	attributes := make([]attribute.KeyValue, 0, 8)
-	attributes = append(attributes, semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(r.URL.EscapedPath()),
-		semconv.URLScheme(q.scheme), semconv.NetworkProtocolVersion(protocolVersion(r)))
-	if q.method == otherMethod {
-		attributes = append(attributes, semconv.HTTPRequestMethodOriginal(strings.ToValidUTF8(r.Method, "\uFFFD")))
-	}
-	if q.client != "" {
-		attributes = append(attributes, semconv.ClientAddress(q.client))
-	}
 	if route != "" {
 		name += " " + route
-		attributes = append(attributes, semconv.HTTPRoute(route))
 	}
-	var span trace.Span
-	q.ctx, span = t.tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(q.began),
-		trace.WithAttributes(attributes...))
-	q.id = span.SpanContext()
-	if span.IsRecording() {
-		q.server = span
+	q.id, q.server = t.tracer.root(caller, name, trace.SpanKindServer, q.began)
+	q.text = textOf(q.id)
+	if q.server == nil {
+		return q
+	}
+	q.ctx = withSpan(q.id)
+	q.server.set(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(r.URL.EscapedPath()),
+		semconv.URLScheme(q.scheme), semconv.NetworkProtocolVersion(protocolVersion(r)))
+	if q.method == otherMethod {
+		q.server.set(semconv.HTTPRequestMethodOriginal(strings.ToValidUTF8(r.Method, "\uFFFD")))
+	}
+	if q.client != "" {
+		q.server.set(semconv.ClientAddress(q.client))
+	}
+	if route != "" {
+		q.server.set(semconv.HTTPRoute(route))
 	}
 	return q
+}
+
+// traceText is the length of a trace's id as text.
+const traceText = 32
+
+func textOf(id trace.SpanContext) string {
+	var text [traceText + 17]byte
+	trace, span := id.TraceID(), id.SpanID()
+	hex.Encode(text[:], trace[:])
+	text[traceText] = '-'
+	hex.Encode(text[traceText+1:], span[:])
+	return string(text[:])
+}
+
+// ID is what its client can name the request by: the ids of its trace and of its SERVER
+// span, or what stands for them while tracing is off, with a hyphen between them.
+// Empty: of a nil Request.
+func (q *Request) ID() string {
+	if q == nil {
+		return ""
+	}
+	return q.text
+}
+
+// caller is the trace context that a request brought along.
+func (t *Telemetry) caller(header http.Header) trace.SpanContext {
+	if t.w3c && header["Traceparent"] == nil {
+		return trace.SpanContext{}
+	}
+	return trace.SpanContextFromContext(t.propagator.Extract(context.Background(), propagation.HeaderCarrier(header)))
 }
 
 // newID is an id for a request without a span, in its caller's trace where
 // there is one, so that its log line can be found.
 func newID(caller trace.SpanContext) trace.SpanContext {
-	id := trace.SpanContextConfig{TraceID: caller.TraceID()}
+	id := trace.SpanContextConfig{TraceID: caller.TraceID(), SpanID: newSpanID()}
 	if !id.TraceID.IsValid() {
-		binary.NativeEndian.PutUint64(id.TraceID[:8], rand.Uint64())
-		binary.NativeEndian.PutUint64(id.TraceID[8:], rand.Uint64()|1) // all zero is not valid
+		id.TraceID = newTraceID()
 	}
-	binary.NativeEndian.PutUint64(id.SpanID[:], rand.Uint64()|1)
 	return trace.NewSpanContext(id)
 }
 
@@ -212,6 +240,15 @@ func (q *Request) Identify(tenant, model string) {
 	q.tenant, q.model = tenant, model
 }
 
+// Provide says which engine answers what is asked of a model; empty: one that speaks
+// OpenAI's API.
+func (q *Request) Provide(engine string) {
+	if q == nil {
+		return
+	}
+	q.provider = engine
+}
+
 // longReceive is how long a body must take to get a span of its own.
 const longReceive = time.Millisecond
 
@@ -222,8 +259,7 @@ func (q *Request) Received(at time.Time) {
 	}
 	q.received = max(0, at.Sub(q.began))
 	if q.server != nil && q.received >= longReceive {
-		_, span := q.t.tracer.Start(q.ctx, SpanReceive, trace.WithTimestamp(q.began))
-		span.End(trace.WithTimestamp(at))
+		q.t.tracer.child(q.id, SpanReceive, trace.SpanKindInternal, q.began).end(at)
 	}
 }
 
@@ -243,9 +279,9 @@ func (q *Request) Wait(at time.Time) {
 	}
 	q.waitBegan, q.queued = at, true
 	if q.server != nil {
-		_, q.wait = q.t.tracer.Start(q.ctx, SpanWait, trace.WithTimestamp(at))
+		q.wait = q.t.tracer.child(q.id, SpanWait, trace.SpanKindInternal, at)
 		q.mu.Lock()
-		q.waitContext = q.wait.SpanContext()
+		q.waitContext = q.wait.id
 		q.mu.Unlock()
 	}
 }
@@ -257,9 +293,9 @@ func (q *Request) endWait(at time.Time) {
 	q.orders = nil
 	q.mu.Unlock()
 	for _, link := range orders {
-		q.wait.AddLink(link)
+		q.wait.link(link)
 	}
-	q.wait.End(trace.WithTimestamp(at))
+	q.wait.end(at)
 	q.wait = nil
 }
 
@@ -286,13 +322,13 @@ func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waite
 		q.queuedAt(position, stay)
 	}
 	q.steps(stay)
-	q.wait.AddEvent(EventGranted, trace.WithTimestamp(at))
-	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
+	q.wait.event(EventGranted, at)
+	q.wait.set(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Int(AttrPosition, position),
 		attribute.Float64(AttrWaited, waited.Seconds()), attribute.Int64(AttrGrant, int64(id)))
 	if stay != nil {
-		q.wait.SetAttributes(blocked(stay.Last)...)
-		q.wait.SetAttributes(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
+		q.wait.set(blocked(stay.Last)...)
+		q.wait.set(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
 	}
 	q.endWait(at)
 }
@@ -305,7 +341,7 @@ func (q *Request) queuedAt(position int, stay *admission.Stay) {
 		met = append(met, blocked(stay.First)...)
 		met = append(met, attribute.Float64(AttrExpected, stay.Expected.Seconds()))
 	}
-	q.wait.AddEvent(EventQueued, trace.WithTimestamp(q.waitBegan), trace.WithAttributes(met...))
+	q.wait.event(EventQueued, q.waitBegan, met...)
 }
 
 // steps adds what it waited for, and since when, to the admission.wait span.
@@ -314,8 +350,8 @@ func (q *Request) steps(stay *admission.Stay) {
 		return
 	}
 	for _, s := range stay.Steps {
-		q.wait.AddEvent(EventBlocked, trace.WithTimestamp(q.waitBegan.Add(s.At)), trace.WithAttributes(
-			attribute.String(AttrReason, string(s.Reason)), attribute.String(AttrResource, s.Resource), attribute.String(AttrBackend, cmp.Or(s.Backend, q.backend))))
+		q.wait.event(EventBlocked, q.waitBegan.Add(s.At), attribute.String(AttrReason, string(s.Reason)),
+			attribute.String(AttrResource, s.Resource), attribute.String(AttrBackend, cmp.Or(s.Backend, q.backend)))
 	}
 }
 
@@ -350,16 +386,16 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 		q.queuedAt(rejection.Position, rejection.Stay)
 	}
 	q.steps(rejection.Stay)
-	q.wait.AddEvent(EventRefused, trace.WithTimestamp(at), trace.WithAttributes(attribute.String(AttrCode, string(rejection.Code))))
-	q.wait.SetAttributes(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
+	q.wait.event(EventRefused, at, attribute.String(AttrCode, string(rejection.Code)))
+	q.wait.set(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, rejection.Waited.Seconds()),
 		attribute.String(AttrCode, string(rejection.Code)), attribute.Int(AttrPosition, rejection.Position))
 	if stay := rejection.Stay; stay != nil {
-		q.wait.SetAttributes(blocked(stay.Last)...)
-		q.wait.SetAttributes(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
+		q.wait.set(blocked(stay.Last)...)
+		q.wait.set(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
 	}
 	if rejection.Reason != admission.ReasonNone {
-		q.wait.SetAttributes(attribute.String(AttrReason, string(rejection.Reason)))
+		q.wait.set(attribute.String(AttrReason, string(rejection.Reason)))
 	}
 	q.endWait(at)
 }
@@ -379,27 +415,47 @@ func (q *Request) Execute(at time.Time, address, path string, header http.Header
 	if q.grant != 0 {
 		q.beside = q.t.contention.begin(q.class)
 	}
-	if q.ctx == nil {
+	if q.t.tracer == nil {
 		return
 	}
-	ctx := q.ctx
+	id := q.id
 	if q.server != nil {
 		about := q.t.peer(address)
-		ctx, q.execution = q.t.tracer.Start(ctx, spanName(q.method), trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(at),
-			trace.WithAttributes(about.attributes...),
-			trace.WithAttributes(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLFull(about.origin+path),
-				attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend)))
+		q.execution = q.t.tracer.child(q.id, spanName(q.method), trace.SpanKindClient, at)
+		q.execution.set(about.attributes...)
+		q.execution.set(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLFull(about.origin+path),
+			attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend))
 		if q.sends > 1 {
-			q.execution.SetAttributes(semconv.HTTPRequestResendCount(q.sends - 1))
+			q.execution.set(semconv.HTTPRequestResendCount(q.sends - 1))
 		}
+		id = q.execution.id
 	}
-	// What is not written anew goes: a tracestate belongs to the traceparent that
-	// it came with.
-	for _, name := range q.t.stale {
+	q.t.inject(id, header)
+}
+
+// inject writes a span's context into a header. What is not written anew goes: a
+// tracestate belongs to the traceparent that it came with.
+func (t *Telemetry) inject(id trace.SpanContext, header http.Header) {
+	for _, name := range t.stale {
 		delete(header, name)
 	}
-	q.t.propagator.Inject(ctx, propagation.HeaderCarrier(header))
+	if !t.w3c {
+		t.propagator.Inject(withSpan(id), propagation.HeaderCarrier(header))
+		return
+	}
+	trace, span := id.TraceID(), id.SpanID()
+	value := make([]byte, 0, 55)
+	value = hex.AppendEncode(append(value, "00-"...), trace[:])
+	value = hex.AppendEncode(append(value, '-'), span[:])
+	value = hex.AppendEncode(append(value, '-'), []byte{byte(id.TraceFlags() & w3cFlags)})
+	header["Traceparent"] = []string{string(value)}
+	if id.TraceState().Len() > 0 {
+		header["Tracestate"] = []string{id.TraceState().String()}
+	}
 }
+
+// w3cFlags are those that the header knows.
+const w3cFlags = trace.FlagsSampled | trace.FlagsRandom
 
 // peer is what is said of a backend's address.
 type peer struct {

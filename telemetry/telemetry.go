@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,7 +33,6 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
@@ -48,10 +48,11 @@ type Telemetry struct {
 	History *timeline.Store
 
 	log        *slog.Logger
-	tracer     trace.Tracer // nil: tracing is off
+	lines      *lineWriter // nil: log writes the lines of requests
+	tracer     *tracer     // nil: tracing is off
 	propagator propagation.TextMapPropagator
-	stale      []string                 // the headers, canonical, that it writes
-	traces     *sdktrace.TracerProvider // nil: tracing is off
+	w3c        bool     // propagator is W3C's trace context alone
+	stale      []string // the headers, canonical, that it writes
 	meters     *sdkmetric.MeterProvider
 	handler    http.Handler
 	metrics    metrics
@@ -85,7 +86,8 @@ type RouteMemory struct {
 
 // Start sets the providers up. Log lines go to logs, one Write each.
 func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Telemetry, error) {
-	t := &Telemetry{log: newLog(c.Log, logs), clients: c.Client, models: c.Models}
+	t := &Telemetry{clients: c.Client, models: c.Models}
+	t.log, t.lines = newLog(c.Log, logs)
 	t.bounds.Store(new(Bounds))
 	t.History = timeline.New(timeline.Config{For: c.History.For, Bytes: int64(c.History.Memory)}, time.Now())
 	if w, ok := logs.(*LogWriter); ok {
@@ -99,7 +101,7 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: %w", err)
 	}
-	if t.propagator, err = propagator(); err != nil {
+	if t.propagator, t.w3c, err = propagator(); err != nil {
 		return nil, err
 	}
 	for _, name := range t.propagator.Fields() {
@@ -114,12 +116,12 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 		return nil, fmt.Errorf("telemetry: resource: %w", err)
 	}
 	otel.SetErrorHandler(t.complain())
-	exporter, err := spanExporter(ctx, c.Traces, logs, t.log)
+	to, err := spanSink(ctx, c.Traces, about, logs, t.log)
 	if err != nil {
 		return nil, fmt.Errorf("telemetry: traces: %w", err)
 	}
-	if exporter != nil {
-		t.trace(c.Traces, about, exporter)
+	if to != nil {
+		t.trace(c.Traces, to)
 	}
 	if err := t.measure(ctx, c, about); err != nil {
 		return nil, fmt.Errorf("telemetry: metrics: %w", err)
@@ -129,30 +131,19 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 
 // propagator is W3C's trace context or what OTEL_PROPAGATORS asks for. Baggage is
 // left out: it is no business of ours, it passes like any header, and the trouble
-// that reading it may cause would be logged with a client's words in it.
-func propagator() (propagation.TextMapPropagator, error) {
+// that reading it may cause would be logged with a client's words in it. It reports
+// whether it is W3C's alone.
+func propagator() (p propagation.TextMapPropagator, w3c bool, err error) {
 	var names []string
 	for name := range strings.SplitSeq(cmp.Or(os.Getenv("OTEL_PROPAGATORS"), "tracecontext"), ",") {
 		if name = strings.TrimSpace(name); name != "" && name != "baggage" {
 			names = append(names, name)
 		}
 	}
-	p, err := autoprop.TextMapPropagator(names...)
-	if err != nil {
-		return nil, fmt.Errorf("telemetry: OTEL_PROPAGATORS: %w", err)
+	if p, err = autoprop.TextMapPropagator(names...); err != nil {
+		return nil, false, fmt.Errorf("telemetry: OTEL_PROPAGATORS: %w", err)
 	}
-	return p, nil
-}
-
-func newLog(c LogConfig, w io.Writer) *slog.Logger {
-	var level slog.Level
-	// Check has seen to the text; the zero level is info.
-	_ = level.UnmarshalText([]byte(c.Level))
-	options := &slog.HandlerOptions{Level: level}
-	if c.Format == "text" {
-		return slog.New(slog.NewTextHandler(w, options))
-	}
-	return slog.New(slog.NewJSONHandler(w, options))
+	return p, slices.Equal(names, []string{"tracecontext"}), nil
 }
 
 // complain logs the trouble of OpenTelemetry's own parts, once a minute: a
@@ -184,21 +175,12 @@ func asked(names ...string) bool {
 const maxAttribute = 2048
 
 // trace sets the tracer up.
-func (t *Telemetry) trace(c TracesConfig, about *resource.Resource, exporter sdktrace.SpanExporter) {
+func (t *Telemetry) trace(c TracesConfig, to sink) {
 	limits := sdktrace.NewSpanLimits() // with what OTEL_* says
 	if limits.AttributeValueLengthLimit < 0 {
 		limits.AttributeValueLengthLimit = maxAttribute
 	}
-	options := []sdktrace.TracerProviderOption{
-		sdktrace.WithResource(about),
-		sdktrace.WithRawSpanLimits(limits),
-		sdktrace.WithSpanProcessor(newOutbox(exporter, &t.spansLost)),
-	}
-	if !asked("OTEL_TRACES_SAMPLER") {
-		options = append(options, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(c.Sample))))
-	}
-	t.traces = sdktrace.NewTracerProvider(options...)
-	t.tracer = t.traces.Tracer(scope)
+	t.tracer = &tracer{sampler: samplerOf(c.Sample), limits: limits, out: newOutbox(to, &t.spansLost)}
 }
 
 // measure sets the meters up: for Prometheus to collect, and for OTLP where
@@ -252,11 +234,11 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	ended := make(chan error, 2)
 	go func() { ended <- t.meters.Shutdown(ctx) }()
 	go func() {
-		if t.traces == nil {
+		if t.tracer == nil {
 			ended <- nil
 			return
 		}
-		ended <- t.traces.Shutdown(ctx)
+		ended <- t.tracer.out.shutdown(ctx)
 	}()
 	var errs error
 	for range 2 {

@@ -1,0 +1,185 @@
+package telemetry
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// span is a span as a plain record: it is filled on the request's way, and read only
+// when it has left that. One goroutine at a time may use it. The methods do nothing
+// on a nil span, which is one that is not kept.
+type span struct {
+	tracer       *tracer
+	name         string
+	kind         trace.SpanKind
+	id, parent   trace.SpanContext
+	began, ended time.Time
+	attributes   []attribute.KeyValue // each key once
+	events       []sdktrace.Event
+	links        []sdktrace.Link
+	status       sdktrace.Status
+	dropped      struct{ attributes, events, links int } // by the limits
+}
+
+// records are spans that are not in use.
+var records = sync.Pool{New: func() any {
+	return &span{attributes: make([]attribute.KeyValue, 0, 16), events: make([]sdktrace.Event, 0, 2)}
+}}
+
+// recycle gives a span's memory back. Nothing may hold a part of it any more.
+func recycle(s *span) {
+	clear(s.attributes)
+	clear(s.events)
+	clear(s.links)
+	*s = span{attributes: s.attributes[:0], events: s.events[:0], links: s.links[:0]}
+	records.Put(s)
+}
+
+// tracer makes spans. A nil one is tracing that is off.
+type tracer struct {
+	sampler sdktrace.Sampler
+	limits  sdktrace.SpanLimits
+	out     *outbox
+}
+
+// root opens a span that has no parent here: in its caller's trace where remote is
+// valid, else in a new one. The span is nil where the sampler does not keep it; its
+// context is valid all the same.
+func (t *tracer) root(remote trace.SpanContext, name string, kind trace.SpanKind, began time.Time) (trace.SpanContext, *span) {
+	is := trace.SpanContextConfig{TraceID: remote.TraceID(), SpanID: newSpanID(), TraceFlags: remote.TraceFlags()}
+	if !is.TraceID.IsValid() {
+		is.TraceID = newTraceID()
+	}
+	decided := t.sampler.ShouldSample(sdktrace.SamplingParameters{ParentContext: withSpan(remote), TraceID: is.TraceID, Name: name, Kind: kind})
+	is.TraceState, is.TraceFlags = decided.Tracestate, is.TraceFlags.WithSampled(decided.Decision == sdktrace.RecordAndSample)
+	id := trace.NewSpanContext(is)
+	if decided.Decision != sdktrace.RecordAndSample {
+		return id, nil
+	}
+	s := t.record(id, name, kind, began)
+	s.parent = remote
+	s.set(decided.Attributes...)
+	return id, s
+}
+
+// child opens a span under another one of ours. It is kept if that is: each sampler
+// of the SDK decides alike for all of a trace.
+func (t *tracer) child(parent trace.SpanContext, name string, kind trace.SpanKind, began time.Time) *span {
+	s := t.record(parent.WithSpanID(newSpanID()), name, kind, began)
+	s.parent = parent
+	return s
+}
+
+func (t *tracer) record(id trace.SpanContext, name string, kind trace.SpanKind, began time.Time) *span {
+	s := records.Get().(*span)
+	s.tracer, s.id, s.name, s.kind, s.began = t, id, name, kind, began
+	return s
+}
+
+func newSpanID() (id trace.SpanID) {
+	binary.NativeEndian.PutUint64(id[:], rand.Uint64()|1) // all zero is not valid
+	return id
+}
+
+func newTraceID() (id trace.TraceID) {
+	binary.NativeEndian.PutUint64(id[:8], rand.Uint64())
+	binary.NativeEndian.PutUint64(id[8:], rand.Uint64()|1)
+	return id
+}
+
+// set adds attributes, or gives those that are there another value.
+func (s *span) set(attributes ...attribute.KeyValue) {
+	if s == nil {
+		return
+	}
+	most, longest := s.tracer.limits.AttributeCountLimit, s.tracer.limits.AttributeValueLengthLimit
+next:
+	for _, a := range attributes {
+		if longest >= 0 && a.Value.Type() == attribute.STRING && len(a.Value.AsString()) > longest {
+			a = a.Key.String(shorten(a.Value.AsString(), longest))
+		}
+		for i := range s.attributes {
+			if s.attributes[i].Key == a.Key {
+				s.attributes[i] = a
+				continue next
+			}
+		}
+		if most >= 0 && len(s.attributes) >= most {
+			s.dropped.attributes++
+			continue
+		}
+		s.attributes = append(s.attributes, a)
+	}
+}
+
+// shorten cuts a text to so many characters.
+func shorten(text string, most int) string {
+	n := 0
+	for i := range text {
+		if n == most {
+			return text[:i]
+		}
+		n++
+	}
+	return text
+}
+
+// event adds an event. Its attributes belong to the span from then on.
+func (s *span) event(name string, at time.Time, attributes ...attribute.KeyValue) {
+	if s == nil {
+		return
+	}
+	e := sdktrace.Event{Name: name, Time: at, Attributes: attributes}
+	if most := s.tracer.limits.AttributePerEventCountLimit; most >= 0 && len(attributes) > most {
+		e.Attributes, e.DroppedAttributeCount = attributes[:most], len(attributes)-most
+	}
+	s.events, s.dropped.events = limited(s.events, e, s.tracer.limits.EventCountLimit, s.dropped.events)
+}
+
+// link adds a link.
+func (s *span) link(l sdktrace.Link) {
+	if s == nil {
+		return
+	}
+	if most := s.tracer.limits.AttributePerLinkCountLimit; most >= 0 && len(l.Attributes) > most {
+		l.Attributes, l.DroppedAttributeCount = l.Attributes[:most], len(l.Attributes)-most
+	}
+	s.links, s.dropped.links = limited(s.links, l, s.tracer.limits.LinkCountLimit, s.dropped.links)
+}
+
+// limited appends where there is room, and else in the place of the eldest; below
+// zero there is no limit.
+func limited[T any](all []T, one T, most, dropped int) ([]T, int) {
+	switch {
+	case most == 0:
+		return all, dropped // the SDK does not count these
+	case most > 0 && len(all) == most:
+		copy(all, all[1:])
+		all[most-1] = one
+		return all, dropped + 1
+	}
+	return append(all, one), dropped
+}
+
+// fail says that what the span tells of was an error.
+func (s *span) fail(about string) {
+	if s != nil {
+		s.status = sdktrace.Status{Code: codes.Error, Description: about}
+	}
+}
+
+// end closes the span and hands it over. It must not be used any more.
+func (s *span) end(at time.Time) {
+	if s == nil {
+		return
+	}
+	s.ended = at
+	s.tracer.out.put(s)
+}
