@@ -83,3 +83,36 @@ func TestTheRoomOnTwoGPUs(t *testing.T) {
 		t.Errorf("%v was too small, want what was free of g1", r.Case.TooSmall)
 	}
 }
+
+// A room that was too small is tried again when the penalty ends, unless it is sure how
+// much of it there was.
+func TestAFailureIsNotHeldAgainstARoomForEver(t *testing.T) {
+	for _, sure := range []bool{false, true} {
+		p := newPlain(t, holder{"a", 4 * GiB, true}, holder{"b", 4 * GiB, false})
+		read := func() {
+			if sure {
+				p.sees(14*GiB, map[string]Bytes{"a": 4 * GiB, "b": 10 * GiB})
+			} else {
+				p.reads(14 * GiB)
+			}
+		}
+		read()
+		read()
+		r := &Run{Demand: 46 * GiB, Accounts: []int{0}, Kind: Trial, Case: new(Case)}
+		p.l.Start(p.now, r)
+		p.now += time.Second
+		p.l.End(p.now, r, Result{Outcome: OutOfMemory})
+		for range 4 {
+			read()
+		}
+		doubt := func() Doubt { return p.l.InDoubt(&p.l.State, 0, 46*GiB, 46*GiB, false, r.Case, p.now) }
+		if got := doubt(); got != NoDoubt {
+			t.Errorf("sure %v: in doubt (%v) after it, want the room to be too small", sure, got)
+		}
+		p.now += 10 * DefaultTrialAfter
+		read()
+		if got := doubt() != NoDoubt; got == sure {
+			t.Errorf("sure %v: in doubt %v after the penalty", sure, got)
+		}
+	}
+}
