@@ -27,6 +27,7 @@ type body struct {
 	size    int64
 	small   bool        // memory is its own, and no pool's
 	trailer http.Header // what followed a chunked body
+	edit    *edit       // what is forwarded in place of a part of file; nil: nothing is
 
 	mu     sync.Mutex
 	memory *[]byte  // guarded by mu; the body; nil if there is a file
@@ -64,6 +65,8 @@ func (b *body) readAt(p []byte, offset *int64) (n int, err error) {
 	switch {
 	case b.freed:
 		return 0, os.ErrClosed
+	case b.file != nil && b.edit != nil:
+		n, err = b.edit.readAt(b.file, p, *offset)
 	case b.file != nil:
 		n, err = b.file.ReadAt(p, *offset)
 	default:
