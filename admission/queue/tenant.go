@@ -82,10 +82,12 @@ func (q *Queue[T]) weight(name string) float64 {
 // in advance: the share of the whole that it takes, from 0 to 1, times its
 // expected duration, over the tenant's weight.
 func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
-	q.virtual = max(q.virtual, e.Tenant.tag)
+	if e.Tenant.tag > q.virtual {
+		q.virtual = e.Tenant.tag
+	}
 	e.Tenant.running++
 	e.share = float32(share)
-	e.charge = float64(e.share) * float64(expected) / e.Tenant.weight
+	e.charge = e.cost(expected)
 	q.retag(e.Tenant, e.charge)
 }
 
@@ -93,7 +95,16 @@ func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 // one. It is called once, when the work has ended.
 func (q *Queue[T]) Correct(e *Entry[T], took time.Duration) {
 	e.Tenant.running--
-	q.retag(e.Tenant, float64(e.share)*float64(took)/e.Tenant.weight-e.charge)
+	q.retag(e.Tenant, e.cost(took)-e.charge)
+}
+
+// cost is what the tenant of an entry pays for a duration.
+func (e *Entry[T]) cost(d time.Duration) float64 {
+	c := float64(e.share) * float64(d)
+	if w := e.Tenant.weight; w != 1 {
+		c /= w
+	}
+	return c
 }
 
 func (q *Queue[T]) retag(t *Tenant[T], by float64) {
