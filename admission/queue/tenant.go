@@ -160,7 +160,11 @@ func (q *Queue[T]) join(p *Place[T], sh *Shape[T]) {
 	}
 	if f == nil {
 		t.twins += twin
-		f = &flow[T]{tenant: t, shape: sh, boost: e.Boost}
+		if f = q.spare; f == nil {
+			f = new(flow[T])
+		}
+		q.spare = nil
+		*f = flow[T]{tenant: t, shape: sh, boost: e.Boost}
 		t.flows = append(t.flows, f)
 	}
 	p.flow = f
@@ -193,6 +197,7 @@ func (q *Queue[T]) part(p *Place[T]) {
 	last := len(t.flows) - 1
 	t.flows[place], t.flows[last] = t.flows[last], nil
 	t.flows = t.flows[:last]
+	*f, p.flow, q.spare = flow[T]{}, nil, f
 }
 
 // flows is a binary heap of a shape's flows that have waiting entries: the one
