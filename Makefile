@@ -124,11 +124,13 @@ terminal:
 
 # The status page in Chromium (Debian's chromium; CHROMIUM names another): each control,
 # keyboard and axe, 10,000 that wait. WAITING is how many.
+.PHONY: page
 page:
 	go build -o bin/anteroom ./cmd/anteroom
 	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm run --silent page
 
 # The pictures of docs/observability.md, in three minutes.
+.PHONY: screenshots
 screenshots:
 	go build -o bin/anteroom ./cmd/anteroom
 	mkdir -p docs/pictures
@@ -150,10 +152,12 @@ packages:
 # asserted over their APIs. It needs prometheus and promtool (Debian: apt-get install
 # prometheus). Collector and Jaeger are built once, in E2E_CACHE: ten minutes.
 E2E_CACHE ?= $(HOME)/.cache/anteroom/endtoend
+.PHONY: e2e-telemetry
 e2e-telemetry: build
 	ANTEROOM=$(CURDIR)/bin/anteroom go test -tags e2e -count 1 -v ./examples/monitoring/generate
 	programs=$$(telemetry/endtoend/build $(E2E_CACHE)) && env $$programs \
 		go test -tags e2e -count 1 -timeout 10m -v -run 'TestADeadCollector|TestThroughACollector' ./cmd/anteroom
 
+.PHONY: check
 check:
 	.ci/run

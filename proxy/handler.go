@@ -28,6 +28,7 @@ type Handler struct {
 	// while there is none.
 	drainUntil atomic.Int64
 	spool      budget
+	resting    budget        // bodies of waiting requests that are in memory
 	ahead      budget        // answers that are read ahead
 	looks      chan struct{} // one for each body in a file that is looked at
 	open       open          // what is being answered
@@ -305,6 +306,10 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.places.moved(x.place, x.now, time.Time{})
 	x.announce()
 	quiet := x.comment()
+	if x.body != nil {
+		ask.Holds = x.body
+		defer x.body.wake()
+	}
 	grant, err := x.controller.Admit(x.ctx, ask)
 	quiet()
 	if err != nil {
