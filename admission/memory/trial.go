@@ -50,7 +50,7 @@ func (l *Ledger) roomBlind(a int) Bytes {
 	g := l.accounts[a].gpu
 	room := l.Budget(g) - l.GPUs[g].XHigh - l.Accounts[a].Running
 	for _, i := range l.devices[g].accounts {
-		if h := l.Accounts[i]; i != a {
+		if h := &l.Accounts[i]; i != a {
 			room -= max(h.High, h.Peak)
 		}
 	}
