@@ -63,7 +63,8 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		sh := s.shapes.active[i]
 		if k, barred := sh.barred(); barred {
 			// No head, and so no reservation: what cannot run bars nothing.
-			sh.head, sh.reserved, sh.block = nil, forever, k
+			sh.noHead()
+			sh.block = k
 			i++
 			continue
 		}
@@ -71,11 +72,11 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		if t == nil {
 			t = sh.Next()
 		}
-		to, at, k := s.earliest(now, t)
+		to, at, k := s.earliest(now, t, i > 0 && !s.profile.acts(s, i))
 		starts := to != nil && at == now
 		if !starts {
 			if sh.head == nil {
-				sh.head, sh.blockedSince = t, now
+				sh.setHead(t, now)
 			}
 			sh.block, sh.reserved, sh.reservedFor, sh.turn = k, at, s.profile.inTheWay, waitsTurn{}
 			switch {
@@ -85,14 +86,14 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 				if r := s.resolve(now, sh); r != nil {
 					to, starts, beside = r, true, true
 				} else if s.box.residency.UnloadsFor(t) {
-					to, at, _ = s.earliest(now, t)
+					to, at, _ = s.earliest(now, t, false)
 					sh.reserved = at
 				}
 			}
 		}
 		if !starts && sh.givesUp(s.box, at, now, k) {
 			s.evict(now, t, giveUp(k), t.positionInClass())
-			s.decided = append(s.decided, t)
+			s.news.decide(t)
 			continue
 		}
 		if starts {
@@ -104,6 +105,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 			}
 			started, beside = true, beside || elsewhere || s.profile.reservations > 0 && s.box.retained(to) > held
 			s.shapes.settle(i, sh, s.strict.head)
+			s.profile.acting = len(s.shapes.active)
 			continue
 		}
 		if to != nil {
@@ -162,14 +164,14 @@ func (s *Scheduler) countStart(t *Ticket, before []*shape) {
 
 // leaveQueue starts a waiting ticket on a replica.
 func (s *Scheduler) leaveQueue(now time.Duration, t *Ticket, to *replica) {
-	if t.stay != nil {
-		t.stay.Last = s.blockOf(t).blocked()
+	if t.wait.met || t.wait.stay != nil {
+		t.stayed().Last = s.blockOf(t).blocked()
 	}
 	s.leave(t)
 	s.start(now, t, to)
 	s.strict.valid = false
 	s.profile.started(t)
-	s.decided = append(s.decided, t)
+	s.news.decide(t)
 }
 
 // refresh says anew what bars the heads, after all have had their turn.
@@ -189,16 +191,46 @@ func (s *Scheduler) refresh(now time.Duration) {
 		if sh.block.reason == ReasonNotByItself && !sh.head.stuck {
 			sh.head.stuck = true
 			_, position := s.box.waiting(sh.head.ID())
-			s.stuck = append(s.stuck, s.describe(now, sh.head, position))
+			s.news.stick(s.describe(now, sh.head, position))
 		}
 	}
 }
 
+// acts says that a reservation of the head at place i or of one behind it can make a
+// difference in this pass: some of these heads may start, or wait for something other
+// than slots.
+func (p *profile) acts(s *Scheduler, i int) bool {
+	for p.acting = min(p.acting, len(s.shapes.active)); p.acting > i; p.acting-- {
+		sh := s.shapes.active[p.acting-1]
+		if _, barred := sh.barred(); !barred && !s.box.lacksSlots(sh) {
+			return true
+		}
+	}
+	return false
+}
+
+// lacksSlots says that slots bar a shape on every replica.
+func (b *box) lacksSlots(sh *shape) bool {
+	return !slices.ContainsFunc(sh.backend.replicas, func(r *replica) bool {
+		switch b.slotsFree(&b.live, sh, r) {
+		case barClassSlots, barBackendSlots, barProbes:
+			return false
+		}
+		return true
+	})
+}
+
 // earliest finds when and where a head can start without moving anybody's
 // reservation. A nil replica: not in sight. The block says what bars it now.
-func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Duration, block) {
+//
+// idle says that its reservation would make no difference. It is not worked out then,
+// and the time is the next end of a run of its class.
+func (s *Scheduler) earliest(now time.Duration, t *Ticket, idle bool) (*replica, time.Duration, block) {
 	sh := t.shape
 	free, k := s.pickNow(sh, now)
+	if idle {
+		return nil, s.running.nextOf(sh.class), k
+	}
 	if free != nil {
 		if s.profile.reservations == 0 && (s.strict.head == nil || s.strict.head == t) {
 			return free, now, block{gpu: -1}
@@ -232,38 +264,41 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Durat
 // pickNow gives the best replica on which a shape fits now, or what bars it on
 // the one where most can be done about it.
 func (s *Scheduler) pickNow(sh *shape, now time.Duration) (*replica, block) {
-	best := s.pick(sh, now, nil)
-	if best != nil {
-		return best, block{gpu: -1}
-	}
-	why := block{gpu: -1}
-	for _, r := range sh.backend.replicas {
-		if k, _ := s.startable(sh, r, now); why.reason == ReasonNone || actionable(k) >= actionable(why) {
-			why = k
+	if len(sh.backend.replicas) > 1 {
+		if best := s.pick(sh, now, nil); best != nil {
+			return best, block{gpu: -1}
 		}
 	}
-	return nil, why
+	why, on := noBar, (*replica)(nil)
+	for _, r := range sh.backend.replicas {
+		if k := s.startable(sh, r, now); on == nil || actionable(k) >= actionable(why) {
+			why, on = k, r
+		}
+	}
+	if why == noBar {
+		return on, block{gpu: -1}
+	}
+	return nil, s.box.block(&s.box.live, sh, on, why, now)
 }
 
 // startable says whether a shape fits on a replica now and no rest bars it.
-func (s *Scheduler) startable(sh *shape, r *replica, now time.Duration) (block, bool) {
-	k, ok := s.box.fits(&s.box.live, sh, r, now)
-	if !ok && k.reason != ReasonWaking {
-		return k, false
-	}
-	if k, ok := s.turns.bar(s, now, sh, r); !ok {
-		return k, false
-	}
-	if !ok {
-		return k, false
+func (s *Scheduler) startable(sh *shape, r *replica, now time.Duration) bar {
+	k := s.box.fits(&s.box.live, sh, r, now)
+	switch {
+	case k != noBar && !k.waking():
+		return k
+	case len(s.turns) > 0 && s.turns.bars(s, now, sh, r):
+		return barTurn
+	case k != noBar:
+		return k
 	}
 	return s.rests.bar(s.box, sh, r)
 }
 
-// actionable ranks blocks by what can be done about them: a wake, then memory.
-func actionable(k block) int {
+// actionable ranks what bars a start by what can be done about it: a wake, then memory.
+func actionable(k bar) int {
 	switch {
-	case k.reason == ReasonWaking:
+	case k.waking():
 		return 2
 	case k.memory():
 		return 1
@@ -279,7 +314,7 @@ func (s *Scheduler) pick(sh *shape, now time.Duration, allowed func(*replica) bo
 	var bestNeed, bestFree Bytes
 	only := len(sh.backend.replicas) == 1
 	for _, r := range sh.backend.replicas {
-		if _, ok := s.startable(sh, r, now); !ok || allowed != nil && !allowed(r) {
+		if s.startable(sh, r, now) != noBar || allowed != nil && !allowed(r) {
 			continue
 		}
 		if only {

@@ -29,6 +29,7 @@ type box struct {
 // class, backend and replica are the configured things with their state.
 type class struct {
 	cfg     Class
+	box     *box
 	index   int
 	label   string // for explanations
 	gone    bool
@@ -37,6 +38,7 @@ type class struct {
 	granted uint64
 	refused uint64
 	counts  Counts
+	share   float64 // that a request takes of the slots
 }
 
 type backend struct {
@@ -69,8 +71,8 @@ type reserve struct {
 // newBox makes what a configuration describes, at an age.
 func newBox(cfg Config, now time.Duration) (*box, error) {
 	ledger := new(memory.Ledger)
-	b := &box{ledger: ledger, residency: residency.New(ledger), gpus: map[string]int{}, byClass: map[string]*class{}, byBackend: map[string]*backend{}}
-	b.live.memory = &ledger.State
+	b := &box{residency: residency.New(ledger), gpus: map[string]int{}, byClass: map[string]*class{}, byBackend: map[string]*backend{}}
+	b.keepsBooks(ledger)
 	for _, g := range cfg.GPUs {
 		if _, dup := b.gpus[g.Name]; dup {
 			return nil, fmt.Errorf("admission: gpu %q is listed twice", g.Name)
@@ -105,8 +107,11 @@ func newBox(cfg Config, now time.Duration) (*box, error) {
 	return b, nil
 }
 
+// keepsBooks says in which ledger the memory of the box is.
+func (b *box) keepsBooks(l *memory.Ledger) { b.ledger, b.live.memory = l, &l.State }
+
 func (b *box) addClass(c *class) {
-	c.index, c.label = len(b.classes), "class "+c.cfg.Name
+	c.box, c.index, c.label, c.share = b, len(b.classes), "class "+c.cfg.Name, 1/float64(c.cfg.Slots)
 	if !c.gone {
 		b.byClass[c.cfg.Name] = c
 	}
@@ -123,7 +128,7 @@ func (b *box) addBackend(x *backend) {
 	for i, cfg := range x.cfg.Replicas {
 		r := &replica{backend: x, index: len(b.replicas), number: i, name: cfg.Name, probes: -1}
 		if x.gone {
-			r.probes = 0
+			r.limit(0)
 		}
 		for _, name := range slices.Sorted(maps.Keys(x.cfg.Reserved)) {
 			if c := b.byClass[name]; c != nil && x.cfg.Slots > 0 && x.cfg.Reserved[name] > 0 {
@@ -182,6 +187,9 @@ func (b *box) homes(name string) ([]*residency.Replica, error) {
 	return all, nil
 }
 
+// limit says how many may run on a replica at once; negative: as many as it has slots.
+func (r *replica) limit(n int) { r.probes = max(-1, n) }
+
 // sleeps says that a replica works again only after a wake, or is being woken:
 // that it does not answer is no failure.
 func (r *replica) sleeps() bool { return r.home.State.Sleeps() || r.home.State == residency.Loading }
@@ -213,8 +221,11 @@ func (b *box) neverFits(x *backend, vram Bytes) (detail string, never bool) {
 			g := b.ledger.GPUOf(a)
 			if most := b.ledger.Ceiling(g); most > 0 && b.ledger.DeclaredWeights(a)+vram > most {
 				fits = false
-				detail = fmt.Sprintf("%v on top of the %v that backend %s holds is more than the %v that %s can ever give",
-					vram, b.ledger.DeclaredWeights(a), x.cfg.Name, most, b.ledger.Name(g))
+				beside := ""
+				if w := b.ledger.DeclaredWeights(a); w > 0 {
+					beside = fmt.Sprintf(" on top of the %v that backend %s holds", w, x.cfg.Name)
+				}
+				detail = fmt.Sprintf("%v%s is more than the %v that %s can ever give", vram, beside, most, b.ledger.Name(g))
 			}
 		}
 		if fits {

@@ -9,21 +9,23 @@ import (
 // knows beside what it ran, and for how long it will run beside what runs.
 type company struct {
 	clocks [][]clock         // by GPU and class
-	free   [][]time.Duration // of runs that have ended, for the next
+	begun  [][]time.Duration // of runs: for how long work of each class had run as they began
+	free   []int32           // places in begun
 }
 
 // ran is beside what a ticket runs.
 type ran struct {
-	granted *replica        // what replica was at the grant; Reconfigure leaves it alone
-	table   *Beside         // how long it runs, by company; nil: not known
-	pace    time.Duration   // how long it runs in the company that it has now
-	with    []time.Duration // for how long work of each class had run as it began
-	// After its end: of which classes work ran beside it for most of its time, as bits,
-	// and whether hardly anything did.
-	beside      uint64
-	classes     []*class
-	over, alone bool
+	granted *replica      // what replica was at the grant; Reconfigure leaves it alone
+	table   *Beside       // how long it runs, by company; nil: not known
+	pace    time.Duration // how long it runs in the company that it has now
+	// After its end: of which classes of its box work ran beside it for most of its
+	// time, as bits. alone: hardly anything did. 0: neither can be said.
+	beside uint64
+	with   int32 // its place in begun, counted from 1
 }
+
+// alone is the bit of beside for a run beside which hardly anything ran.
+const alone = 1 << 63
 
 // clock is for how long work of a class has run on a GPU.
 type clock struct {
@@ -68,17 +70,24 @@ const (
 func (x *company) count(b *box, now time.Duration, t *Ticket, n int) (changed bool) {
 	for _, a := range t.replica.accounts {
 		g := b.ledger.GPUOf(a)
-		for g >= len(x.clocks) {
-			x.clocks = append(x.clocks, nil)
-		}
-		for len(x.clocks[g]) < len(b.classes) {
-			x.clocks[g] = append(x.clocks[g], clock{since: now})
+		if g >= len(x.clocks) || len(x.clocks[g]) < len(b.classes) {
+			x.grow(b, now, g)
 		}
 		c := &x.clocks[g][t.shape.class.index]
 		c.add(now, n)
 		changed = changed || c.runs <= 2
 	}
 	return changed
+}
+
+// grow makes the clocks of a GPU.
+func (x *company) grow(b *box, now time.Duration, g int) {
+	for g >= len(x.clocks) {
+		x.clocks = append(x.clocks, nil)
+	}
+	for len(x.clocks[g]) < len(b.classes) {
+		x.clocks[g] = append(x.clocks[g], clock{since: now})
+	}
 }
 
 // begin notes what has run until now on the first GPU of a ticket that starts.
@@ -88,33 +97,42 @@ func (x *company) begin(b *box, now time.Duration, t *Ticket) {
 		return
 	}
 	if n := len(x.free); n > 0 {
-		t.ran.with, x.free = x.free[n-1][:0], x.free[:n-1]
+		t.ran.with, x.free = x.free[n-1], x.free[:n-1]
+	} else {
+		x.begun = append(x.begun, nil)
+		t.ran.with = int32(len(x.begun))
 	}
+	with, own := &x.begun[t.ran.with-1], t.shape.class.index
+	*with = (*with)[:0]
 	clocks := x.clocks[b.ledger.GPUOf(t.replica.accounts[0])]
 	for i := range clocks {
-		t.ran.with = append(t.ran.with, clocks[i].read(now, i == t.shape.class.index))
+		*with = append(*with, clocks[i].read(now, i == own))
 	}
-	t.ran.pace = x.expect(b, t)
+	if t.ran.table != nil {
+		t.ran.pace = x.expect(b, t)
+	}
 }
 
 // end notes the classes that ran beside a ticket for most of its time, or that it was
 // alone.
 func (x *company) end(b *box, now time.Duration, t *Ticket) {
-	if len(t.ran.with) == 0 {
+	if t.ran.with == 0 {
 		return
 	}
-	took, longest := now-t.run.Started, time.Duration(0)
+	took, longest, own := now-t.run.Started, time.Duration(0), t.shape.class.index
 	clocks := x.clocks[b.ledger.GPUOf(t.replica.accounts[0])]
-	for i, before := range t.ran.with {
-		d := clocks[i].read(now, i == t.shape.class.index) - before
+	for i, before := range x.begun[t.ran.with-1] {
+		d := clocks[i].read(now, i == own) - before
 		longest = max(longest, d)
-		if d*mostly >= took && took > 0 && i < 64 {
+		if d*mostly >= took && took > 0 && i < 63 {
 			t.ran.beside |= 1 << i
 		}
 	}
-	t.ran.classes, t.ran.over, t.ran.alone = b.classes[:len(t.ran.with)], true, longest*hardly < took
+	if longest*hardly < took {
+		t.ran.beside |= alone
+	}
 	x.free = append(x.free, t.ran.with)
-	t.ran.with = nil
+	t.ran.with = 0
 }
 
 // expect is how long a ticket runs in the company that is on its first GPU now: the
@@ -151,21 +169,4 @@ func (x *company) copy() company {
 		n.clocks = append(n.clocks, slices.Clone(clocks))
 	}
 	return n
-}
-
-// repace moves the predicted ends of what runs in another company from now on.
-func (x runs) repace(b *box, now time.Duration) {
-	moved := false
-	for _, t := range x {
-		if t.ran.table == nil {
-			continue
-		}
-		if pace := b.company.expect(b, t); pace != t.ran.pace {
-			t.end = now + time.Duration(float64(max(0, t.end-now))*float64(pace)/float64(t.ran.pace))
-			t.ran.pace, moved = pace, true
-		}
-	}
-	if moved {
-		slices.SortFunc(x, endsBefore)
-	}
 }

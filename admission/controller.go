@@ -69,9 +69,8 @@ func (c *Controller) since(t time.Time) time.Duration {
 // has ended.
 type Grant struct {
 	ticket     Ticket
-	ran        ran // the ticket's
 	controller *Controller
-	again      secondTry // set by Release
+	again      *secondTry // set by Release; nil: it is none
 }
 
 // Admit asks for the right to run and blocks until it is given or refused, or
@@ -85,7 +84,6 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 		r.Deadline = c.epoch.Add(c.since(r.Deadline))
 	}
 	g := &Grant{controller: c}
-	g.ticket.ran = &g.ran
 	g.ticket.history, g.ticket.learns = r.History, r.Learn
 	if r.History != nil {
 		if r.Case == nil {
@@ -99,9 +97,9 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	}
 	t := &g.ticket
 	c.mu.Lock()
-	c.rules.Submit(c.age(), t, r)
+	c.rules.submit(c.age(), t, &r)
 	if t.state == stateWaiting {
-		t.caller = &caller{make(chan struct{}), r.Origin}
+		t.wait.ready, t.wait.origin = make(chan struct{}), r.Origin
 	}
 	c.settle()
 	if t.state != stateWaiting {
@@ -118,7 +116,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	if r.Holds != nil {
 		r.Holds.Rest()
 	}
-	if c.clock.Wait(ctx, t.caller.ready) == nil {
+	if c.clock.Wait(ctx, t.wait.ready) == nil {
 		// state and rejection do not change any more but by our own Release or
 		// an operator's, and closing ready orders their writes before this.
 		if t.rejection != nil {
@@ -148,7 +146,7 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 // under mu after everything that may have changed the books.
 func (c *Controller) settle() {
 	for _, t := range c.rules.Decided() {
-		close(t.caller.ready)
+		close(t.wait.ready)
 		c.readStart(t)
 	}
 	for _, m := range c.rules.Measured() {
@@ -275,7 +273,7 @@ func (c *Controller) Cancel(id uint64) bool {
 		if t == nil || !c.rules.Leave(now, t, CodeCancelledByOperator) {
 			return false
 		}
-		close(t.caller.ready)
+		close(t.wait.ready)
 		return true
 	})
 }
@@ -318,6 +316,15 @@ func (c *Controller) Snapshot() Snapshot {
 // Queue describes the first limit waiting requests (0: all), in order of
 // arrival.
 func (c *Controller) Queue(limit int) []Waiter {
+	c.mu.Lock()
+	all, f := listWaiting(c.rules, c.age(), limit)
+	c.mu.Unlock()
+	return f.expect(firsts(all, limit))
+}
+
+// Heads describes the first limit waiting requests of each class (0: all), in order of
+// arrival: a long queue of one class hides no other.
+func (c *Controller) Heads(limit int) []Waiter {
 	c.mu.Lock()
 	all, f := listWaiting(c.rules, c.age(), limit)
 	c.mu.Unlock()
@@ -379,10 +386,10 @@ func (g *Grant) Estimate() time.Duration { return g.ticket.p50 }
 
 // Reason is what it last waited for; empty where it did not wait.
 func (g *Grant) Reason() Reason {
-	if g.ticket.stay == nil {
-		return ReasonNone
+	if stay := g.Stay(); stay != nil {
+		return stay.Last.Reason
 	}
-	return g.ticket.stay.Last.Reason
+	return ReasonNone
 }
 
 // Booked is the demand that it was started with.
@@ -393,14 +400,22 @@ func (g *Grant) Booked() Bytes { return g.ticket.run.Asked() }
 // raised, of its route or, where the request is odd, of itself alone.
 func (g *Grant) Retry(r Request) Request {
 	own := r.VRAM - r.Raised
-	r.Retry, r.Odd = true, g.again.isOdd
+	if r.Retry, r.Odd = true, false; g.again == nil {
+		return r
+	}
+	r.Odd = g.again.isOdd
 	r.VRAM = max(r.VRAM, g.again.figure)
 	r.Raised, r.Unknown = r.VRAM-own, r.Unknown && g.again.figure == 0
 	return r
 }
 
 // Stay is what it met in the queue; nil where it did not wait.
-func (g *Grant) Stay() *Stay { return g.ticket.stay }
+func (g *Grant) Stay() *Stay {
+	if g.ticket.wait == nil {
+		return nil
+	}
+	return g.ticket.wait.stay
+}
 
 // Release gives the grant back, at the end of the work and not before: memory
 // and slots are free for others from here on. Later calls do nothing. Safe

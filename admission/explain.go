@@ -20,8 +20,11 @@ func (s *Scheduler) blockOf(t *Ticket) block {
 	if k, barred := sh.barred(); barred {
 		return k
 	}
-	return block{reason: ReasonBehind, resource: "the head of its queue", gpu: -1}
+	return behind
 }
+
+// behind is what bars a ticket that is not the head of its shape.
+var behind = block{reason: ReasonBehind, resource: "the head of its queue", gpu: -1}
 
 // maxScan bounds how far a position is counted.
 const maxScan = 256
@@ -103,10 +106,19 @@ func (s *Scheduler) estimateWait(now time.Duration, sh *shape, p50 time.Duration
 // arrival.
 func (s *Scheduler) Queue(now time.Duration, limit int) []Waiter {
 	all, f := listWaiting(s, now, limit)
-	return f.expect(all)
+	return f.expect(firsts(all, limit))
 }
 
-// listWaiting is Queue without expected starts, and the forecast that knows them.
+// firsts are the first limit of a list; 0: all.
+func firsts(all []Waiter, limit int) []Waiter {
+	if limit > 0 && len(all) > limit {
+		return all[:limit]
+	}
+	return all
+}
+
+// listWaiting describes the first limit waiting requests of each class (0: all), in
+// order of arrival, without expected starts, and gives the forecast that knows them.
 func listWaiting(s *Scheduler, now time.Duration, limit int) ([]Waiter, *forecast) {
 	var all []Waiter
 	for _, c := range s.box.classes {
@@ -120,9 +132,6 @@ func listWaiting(s *Scheduler, now time.Duration, limit int) ([]Waiter, *forecas
 		}
 	}
 	slices.SortFunc(all, func(a, b Waiter) int { return cmp.Compare(a.ID, b.ID) })
-	if limit > 0 && len(all) > limit {
-		all = all[:limit]
-	}
 	if len(all) == 0 {
 		return nil, nil
 	}
@@ -166,7 +175,7 @@ func (s *Scheduler) describe(now time.Duration, t *Ticket, position int) Waiter 
 		ID: t.ID(), Class: sh.class.cfg.Name, Backend: sh.backend.cfg.Name, Tenant: t.Tenant.Name(),
 		VRAM: sh.vram, Declared: sh.key.own, Arrived: s.epoch.Add(t.Arrived()), Waited: now - t.Arrived(),
 		Position: position, Reason: k.reason, Resource: k.resource, Need: k.need, Free: k.free,
-		Strict: s.strict.is(t), InFlow: t.InFlow(maxScan), Origin: t.origin(),
+		Strict: s.strict.is(t), InFlow: t.wait.InFlow(maxScan), Origin: t.origin(),
 	}
 	switch {
 	case k.reason == ReasonReservedForOther:
@@ -222,7 +231,8 @@ func (s *Scheduler) Running(now time.Duration) []Running {
 	for _, t := range s.running {
 		all = append(all, Running{
 			ID: t.ID(), Class: t.shape.class.cfg.Name, Backend: t.shape.backend.cfg.Name, Tenant: t.Tenant.Name(),
-			VRAM: t.shape.vram, Started: s.epoch.Add(t.run.Started), Elapsed: now - t.run.Started, EstimatedEnd: s.epoch.Add(t.end),
+			VRAM: t.shape.vram, Replica: t.replica.number, Waited: t.Waited(), Started: s.epoch.Add(t.run.Started), Elapsed: now - t.run.Started,
+			EstimatedEnd: s.epoch.Add(t.end),
 		})
 	}
 	return all

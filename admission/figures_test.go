@@ -34,7 +34,7 @@ func (p *pupil) asks(change ...func(*Request)) *Ticket {
 }
 
 // ends gives a grant back, and says what a second try would ask for.
-func (p *pupil) ends(t *Ticket, res Result) secondTry {
+func (p *pupil) ends(t *Ticket, res Result) *secondTry {
 	p.t.Helper()
 	p.rig.ends(t, res)
 	p.learned()

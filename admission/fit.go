@@ -131,6 +131,36 @@ func (k block) String() string {
 	return fmt.Sprintf("%s: %s", k.resource, k.reason)
 }
 
+// bar is what bars a start, as a number: whether anything does is asked for every
+// moment of the profile, and what exactly only where a head is told of it. One that
+// concerns a GPU has the place of its account on the replica in the upper byte.
+type bar uint16
+
+const (
+	noBar bar = iota
+	barClassSlots
+	barReclaiming
+	barLoading
+	barBackendSlots
+	barProbes
+	barSleeps
+	barTurn
+	barRest    // from here on of a GPU
+	barUnknown // from here on of its memory
+	barClosed
+	barLoneRun
+	barMemory
+)
+
+func (k bar) kind() bar    { return k & 0xff }
+func (k bar) account() int { return int(k >> 8) }
+
+// memory says that a start is barred by memory alone.
+func (k bar) memory() bool { return k.kind() >= barUnknown }
+
+// waking says that the replica has to be loaded, or is being loaded.
+func (k bar) waking() bool { return k == barSleeps || k == barLoading }
+
 // fits says whether a start of shape sh on replica r is within every capacity,
 // and if not what bars it first:
 //
@@ -139,42 +169,40 @@ func (k block) String() string {
 //  3. the slots of its replica, and the probes of an open breaker;
 //  4. on each of its GPUs, memory: see fitsMemory;
 //  5. its replica has to be woken.
-func (b *box) fits(u *usage, sh *shape, r *replica, now time.Duration) (block, bool) {
-	if k, ok := b.slotsFree(u, sh, r); !ok {
-		return k, false
+func (b *box) fits(u *usage, sh *shape, r *replica, now time.Duration) bar {
+	if k := b.slotsFree(u, sh, r); k != noBar {
+		return k
 	}
 	for i, a := range r.accounts { // 4
-		if k, ok := b.fitsMemory(u, sh, r, i, a, now); !ok {
-			return k, false
+		if k := b.fitsMemory(u, sh, r, i, a, now); k != noBar {
+			return k | bar(i)<<8
 		}
 	}
 	if r.home.State.Sleeps() { // 5
-		return block{ReasonWaking, sh.backend.label, 1, 0, -1}, false
+		return barSleeps
 	}
-	return block{}, true
+	return noBar
 }
 
 // slotsFree is 1 to 3 of fits.
-func (b *box) slotsFree(u *usage, sh *shape, r *replica) (block, bool) {
+func (b *box) slotsFree(u *usage, sh *shape, r *replica) bar {
 	c, x := sh.class, sh.backend
 	if u.classes[c.index] >= c.cfg.Slots { // 1
-		return block{ReasonClassSlots, c.label, 1, int64(c.cfg.Slots - u.classes[c.index]), -1}, false
+		return barClassSlots
 	}
 	switch r.home.State { // 2
 	case residency.Draining, residency.Unloading:
-		return block{ReasonReclaiming, x.label, 1, 0, -1}, false
+		return barReclaiming
 	case residency.Loading:
-		return block{ReasonWaking, x.label, 1, 0, -1}, false
+		return barLoading
 	}
-	if x.cfg.Slots > 0 { // 3
-		if free := u.freeSlots(sh, r); free < 1 {
-			return block{ReasonBackendSlots, x.label, 1, int64(free), -1}, false
-		}
+	if x.cfg.Slots > 0 && u.freeSlots(sh, r) < 1 { // 3
+		return barBackendSlots
 	}
 	if r.probes >= 0 && u.replicas[r.index] >= r.probes && !r.home.State.Sleeps() {
-		return block{ReasonBackendUnavailable, x.label, 1, 0, -1}, false
+		return barProbes
 	}
-	return block{}, true
+	return noBar
 }
 
 // fitsMemory says whether a start fits on the i-th GPU of a replica, and if not
@@ -185,34 +213,67 @@ func (b *box) slotsFree(u *usage, sh *shape, r *replica) (block, bool) {
 //  3. the GPU cannot be read;
 //  4. a lone run is under way;
 //  5. too little memory is available.
-func (b *box) fitsMemory(u *usage, sh *shape, r *replica, i, a int, now time.Duration) (block, bool) {
-	g := b.ledger.GPUOf(a)
-	name := b.ledger.Name(g)
-	demand := b.demand(sh, r, i)
+func (b *box) fitsMemory(u *usage, sh *shape, r *replica, i, a int, now time.Duration) bar {
 	if sh.unknown || b.ledger.WeightsUnknown(a) { // 1
-		return block{ReasonTrial, name, int64(max(1, demand)), 0, g}, false
+		return barUnknown
 	}
-	need, free, ok := b.ledger.Fits(u.memory, a, demand, now)
+	g, demand := b.ledger.GPUOf(a), b.demand(sh, r, i)
 	if closed, bars := b.ledger.Closed(g, now), u.lone == nil && b.ledger.Bars(g, now) || u.lone != nil && u.lone[g] != nil; closed || bars {
-		need := b.ledger.Adds(u.memory, a, demand, now)
 		switch {
-		case need == 0: // 2
-			return block{}, true
+		case b.ledger.Adds(u.memory, a, demand, now) == 0: // 2
+			return noBar
 		case closed: // 3
-			return block{ReasonCapacityReduced, name, int64(need), 0, g}, false
+			return barClosed
 		}
-		return block{ReasonLoneRun, name, int64(need), 0, g}, false // 4
+		return barLoneRun // 4
 	}
-	if ok { // 5
-		return block{}, true
+	if _, _, ok := b.ledger.Fits(u.memory, a, demand, now); !ok { // 5
+		return barMemory
 	}
+	return noBar
+}
+
+// block says in full what bars a start of shape sh on replica r.
+func (b *box) block(u *usage, sh *shape, r *replica, k bar, now time.Duration) block {
+	c, x := sh.class, sh.backend
+	switch k.kind() {
+	case barClassSlots:
+		return block{ReasonClassSlots, c.label, 1, int64(c.cfg.Slots - u.classes[c.index]), -1}
+	case barReclaiming:
+		return block{ReasonReclaiming, x.label, 1, 0, -1}
+	case barLoading, barSleeps:
+		return block{ReasonWaking, x.label, 1, 0, -1}
+	case barBackendSlots:
+		return block{ReasonBackendSlots, x.label, 1, int64(u.freeSlots(sh, r)), -1}
+	case barProbes:
+		return block{ReasonBackendUnavailable, x.label, 1, 0, -1}
+	case barTurn:
+		return b.reserved(sh, r, now)
+	case noBar:
+		return block{gpu: -1}
+	}
+	i := k.account()
+	a := r.accounts[i]
+	g, demand := b.ledger.GPUOf(a), b.demand(sh, r, i)
+	name := b.ledger.Name(g)
+	switch k.kind() {
+	case barUnknown:
+		return block{ReasonTrial, name, int64(max(1, demand)), 0, g}
+	case barClosed:
+		return block{ReasonCapacityReduced, name, int64(b.ledger.Adds(u.memory, a, demand, now)), 0, g}
+	case barLoneRun:
+		return block{ReasonLoneRun, name, int64(b.ledger.Adds(u.memory, a, demand, now)), 0, g}
+	case barRest:
+		return block{ReasonRest, name, 1, 0, -1}
+	}
+	need, free, _ := b.ledger.Fits(u.memory, a, demand, now)
 	reason := ReasonResources
 	if b.ledger.Unmanaged(u.memory, a, demand, now) > 0 {
 		reason = ReasonUnmanagedMemory
 	} else if b.ledger.Ceiling(g)-b.ledger.Budget(g) >= need-free {
 		reason = ReasonCapacityReduced
 	}
-	return block{reason, name, int64(need), int64(free), g}, false
+	return block{reason, name, int64(need), int64(free), g}
 }
 
 // reserved is the block of a shape that would fit now on a replica, if the
@@ -262,7 +323,7 @@ func (b *box) runDemand(sh *shape, r *replica) Bytes {
 
 // share is the largest fraction of any one resource that a ticket takes.
 func (b *box) share(t *Ticket) float64 {
-	share := 1 / float64(t.shape.class.cfg.Slots)
+	share := t.shape.class.share
 	for _, a := range t.replica.accounts {
 		if c := b.ledger.Capacity(b.ledger.GPUOf(a)); c > 0 {
 			share = max(share, min(1, float64(t.shape.vram)/float64(c)))

@@ -167,7 +167,7 @@ func (w *world) queues() {
 		before, last := map[flow]int{}, uint64(0)
 		for t := range c.waiting.All() {
 			f := flow{t.shape, t.Tenant.Name(), t.Boost}
-			if n := t.InFlow(len(w.waiting)); n != before[f] || t.ID() < last {
+			if n := t.wait.InFlow(len(w.waiting)); n != before[f] || t.ID() < last {
 				w.fail("3: ticket %d comes after %d in its class and has %d before it in its flow, want %d", t.ID(), last, n, before[f])
 			}
 			before[f]++
@@ -240,7 +240,7 @@ func (w *world) fitsEmpty(sh *shape) bool {
 		w.s.box.give(&u, t.shape, t.replica, &t.run)
 	}
 	for _, r := range sh.backend.replicas {
-		if _, ok := w.s.box.fits(&u, sh, r, w.now); ok {
+		if w.s.box.fits(&u, sh, r, w.now) == noBar {
 			return true
 		}
 	}
@@ -344,11 +344,11 @@ func (w *world) heads() {
 		}
 	}
 	for _, m := range s.profile.marks {
-		if m.shape == nil {
+		if m.what != reserved {
 			continue
 		}
-		if n, limited := w.probes[place{m.shape.backend.cfg.Name, m.to.number}]; m.start && limited && n == 0 && s.queue.Len() > 0 {
-			w.fail("6: ticket %d has a reservation on a replica that is not available", m.by)
+		if n, limited := w.probes[place{m.t.shape.backend.cfg.Name, m.to.number}]; limited && n == 0 && s.queue.Len() > 0 {
+			w.fail("6: ticket %d has a reservation on a replica that is not available", m.t.ID())
 		}
 	}
 }

@@ -17,8 +17,8 @@ import (
 //  4. Whatever was learned counts at once for what waits.
 
 // learn tells a ticket's History how its run ended. Where it has run out of memory
-// it says what a second try is to ask for.
-func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again secondTry) {
+// it says what a second try is to ask for; nil: nothing of its own.
+func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again *secondTry) {
 	h := t.history
 	least, most, weights := t.run.Room()
 	switch res.Outcome {
@@ -32,13 +32,14 @@ func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again secon
 		if t.shape.key.retry {
 			break
 		}
+		again = new(secondTry)
 		again.figure, again.isOdd = h.Exhausted(at, t.own(), history.Failure{Booked: t.run.Asked(), Room: least, Weights: weights, Said: res.needed(least)})
 	}
 	return again
 }
 
-// secondTry is what a request that ran out of memory is to ask for; zero: nothing
-// of its own. One that is odd says nothing of its route.
+// secondTry is what a request that ran out of memory is to ask for. One that is odd
+// says nothing of its route.
 type secondTry struct {
 	figure Bytes
 	isOdd  bool

@@ -170,13 +170,13 @@ func TestFiguresThatNobodyDeclaredAreLearned(t *testing.T) {
 			t.Errorf("%s: the card was full %d times, want never", e.Name, o.full)
 		}
 		// Where nothing tells its weights from the rest both are in its demand.
-		footprint := e.truth + e.Weights
+		most := e.truth + e.Weights
 		if !e.resident {
-			footprint = e.truth
+			most = e.truth
 		}
 		booked, isUnknown := o.history.Demand(0, true)
-		if isUnknown || booked < e.truth || booked > footprint*13/10 {
-			t.Errorf("%s: books %v, unknown: %v; learned %+v, want %v at least and %v at most", e.Name, booked, isUnknown, l, e.truth, footprint*13/10)
+		if isUnknown || booked < e.truth || booked > most*13/10 {
+			t.Errorf("%s: books %v, unknown: %v; learned %+v, want %v at least and %v at most", e.Name, booked, isUnknown, l, e.truth, most*13/10)
 		}
 	}
 }

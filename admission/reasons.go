@@ -77,8 +77,7 @@ func (x *shapes) stuck(s *Scheduler, now time.Duration, sh *shape) bool {
 	for _, r := range sh.backend.replicas {
 		fits := len(r.accounts) > 0
 		for i, a := range r.accounts {
-			_, ok := s.box.fitsMemory(u, sh, r, i, a, now)
-			fits = fits && ok
+			fits = fits && s.box.fitsMemory(u, sh, r, i, a, now) == noBar
 		}
 		if fits {
 			return false

@@ -15,17 +15,36 @@ func endsBefore(a, b *Ticket) int {
 	return cmp.Or(cmp.Compare(a.end, b.end), cmp.Compare(a.ID(), b.ID()))
 }
 
-func (x *runs) insert(t *Ticket) {
-	i, _ := slices.BinarySearchFunc(*x, t, endsBefore)
-	*x = slices.Insert(*x, i, t)
+// place is that of a ticket in the list, whether or not it is there.
+func (x runs) place(t *Ticket) int {
+	i, j := 0, len(x)
+	for i < j {
+		if m := int(uint(i+j) >> 1); x[m].end < t.end || x[m].end == t.end && x[m].ID() < t.ID() {
+			i = m + 1
+		} else {
+			j = m
+		}
+	}
+	return i
+}
+
+// insert takes a ticket that starts, with the end that is predicted.
+func (x *runs) insert(t *Ticket, end time.Duration) {
+	t.end = end
+	i := x.place(t)
+	*x = append(*x, nil)
+	copy((*x)[i+1:], (*x)[i:])
+	(*x)[i] = t
 }
 
 func (x *runs) remove(t *Ticket) {
-	i, ok := slices.BinarySearchFunc(*x, t, endsBefore)
-	if !ok {
+	i, last := x.place(t), len(*x)-1
+	if i > last || (*x)[i] != t {
 		panic("admission: a running ticket is not in the list of running tickets")
 	}
-	*x = slices.Delete(*x, i, i+1)
+	copy((*x)[i:], (*x)[i+1:])
+	(*x)[last] = nil
+	*x = (*x)[:last]
 }
 
 // predict moves the ends of overdue work into the future: it is never counted
@@ -44,6 +63,23 @@ func (x runs) predict(now time.Duration) {
 	}
 }
 
+// repace moves the predicted ends of what runs in another company from now on.
+func (x runs) repace(b *box, now time.Duration) {
+	moved := false
+	for _, t := range x {
+		if t.ran.table == nil {
+			continue
+		}
+		if pace := b.company.expect(b, t); pace != t.ran.pace {
+			t.end = now + time.Duration(float64(max(0, t.end-now))*float64(pace)/float64(t.ran.pace))
+			t.ran.pace, moved = pace, true
+		}
+	}
+	if moved {
+		slices.SortFunc(x, endsBefore)
+	}
+}
+
 // endOn is when what runs on a replica is predicted to end; now: nothing runs.
 func (x runs) endOn(h *residency.Replica, now time.Duration) time.Duration {
 	last := now
@@ -53,4 +89,14 @@ func (x runs) endOn(h *residency.Replica, now time.Duration) time.Duration {
 		}
 	}
 	return last
+}
+
+// nextOf is when the next run of a class is predicted to end; forever: none runs.
+func (x runs) nextOf(c *class) time.Duration {
+	for _, t := range x {
+		if t.shape.class == c {
+			return t.end
+		}
+	}
+	return forever
 }

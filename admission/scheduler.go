@@ -30,8 +30,7 @@ type Scheduler struct {
 	recheck time.Duration // when the passing of time may change what a pass decides
 
 	refuseAll *Rejection // set while draining
-	decided   []*Ticket  // not yet told of
-	stuck     []Waiter   // not yet told of
+	news      news
 }
 
 // NewScheduler makes the rules for a machine. The epoch is when its age is zero.
@@ -53,25 +52,24 @@ func newScheduler(cfg Config, epoch time.Time, now time.Duration) (*Scheduler, e
 // was given, in the order in which that happened. Each is told once; the slice
 // is valid until the next call.
 func (s *Scheduler) Decided() []*Ticket {
-	d := s.decided
-	s.decided = s.decided[:0]
-	return d
+	return s.news.takeDecided()
 }
 
 // Stuck are the requests that have begun to wait for what nothing of ours will
 // do: ReasonNotByItself. Each is told once; the slice is valid until the next
 // call.
 func (s *Scheduler) Stuck() []Waiter {
-	w := s.stuck
-	s.stuck = s.stuck[:0]
-	return w
+	return s.news.takeStuck()
 }
 
 // Submit asks for the right to run. Afterwards the ticket is granted, refused
 // or waiting.
-func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
+func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) { s.submit(now, t, &r) }
+
+// submit is Submit of a request that is not copied; it is only read.
+func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 	s.queue.Arrive(now, &t.Entry, t)
-	sh := s.shapes.find(&r)
+	sh := s.shapes.find(r)
 	var c *class
 	var b *backend
 	if sh != nil {
@@ -85,73 +83,70 @@ func (s *Scheduler) Submit(now time.Duration, t *Ticket, r Request) {
 		return
 	}
 	t.position = int32(c.waiting.Len())
-	t.Size, t.Boost = int64(r.Size), c.cfg.Boost+r.Boost
+	t.Boost = c.cfg.Boost + r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
-	if r.Beside != nil {
-		if t.ran == nil {
-			t.ran = new(ran)
-		}
-		t.ran.table = r.Beside
-	}
-	t.Expires = forever
+	t.ran.table = r.Beside
+	expires := forever
 	if c.cfg.QueueTimeout > 0 {
-		t.Expires = now + c.cfg.QueueTimeout
+		expires = now + c.cfg.QueueTimeout
 	}
 	if !r.Deadline.IsZero() {
 		// From here on it could not be met, whatever is free.
-		if last := r.Deadline.Sub(s.epoch) - r.Fastest; last < t.Expires {
-			t.Expires, t.deadline = max(last, now-1), true
+		if last := r.Deadline.Sub(s.epoch) - r.Fastest; last < expires {
+			expires, t.deadline = max(last, now-1), true
 		}
 	}
-	if rejection := s.atTheDoor(now, t, c, b, &r); rejection != nil {
+	if rejection := s.atTheDoor(c, b, r, t.deadline && expires < now); rejection != nil {
 		c.refused++
 		t.refuse(rejection)
 		return
 	}
 	if sh == nil {
-		sh = s.shapes.of(c, b, &r)
+		sh = s.shapes.of(c, b, r)
 	}
-	s.setDemand(sh, r.VRAM, r.Unknown)
+	sh.setDemand(s.box, r.VRAM, r.Unknown)
 	t.shape = sh
 	t.Tenant = s.queue.Tenant(r.Tenant)
 	// With an empty queue there is nobody to be fair to, and no profile to work
 	// out.
 	if _, barred := sh.barred(); s.queue.Len() == 0 && !barred {
-		if r := s.pick(sh, now, nil); r != nil {
-			s.start(now, t, r)
+		if to := s.pick(sh, now, nil); to != nil {
+			s.start(now, t, to)
 			return
 		}
 	}
-	if full := s.queueFull(now, t, c, b); full != nil {
+	if full := s.queueFull(now, t, c, r.Size); full != nil {
 		c.refused++
 		t.refuse(full)
 		return
 	}
+	t.wait = &waiting{Place: queue.Place[Ticket]{Expires: expires, Size: int64(r.Size)}}
 	s.enqueue(t)
 	// If it is not the eldest the head of its shape is blocked, and a longer
 	// queue behind it frees nothing.
 	if sh.Eldest() == t {
 		s.pass(now)
-		// Its own grant is the caller's result, not a decision about another.
-		s.decided = slices.DeleteFunc(s.decided, func(d *Ticket) bool { return d == t })
+		s.news.leaveOut(t)
 	}
 	if t.state == stateWaiting {
-		here := s.blockOf(t).blocked()
-		if t.stay == nil {
-			t.stay = new(Stay)
+		here := s.blockOf(t)
+		t.wait.met, t.wait.expected = true, s.estimateStart(now, sh, sh.Len()-1, t.p50)-now
+		if t.wait.stay != nil || here.reason != ReasonBehind {
+			stay := t.stayed()
+			stay.First, stay.Last, stay.Expected = here.blocked(), here.blocked(), t.wait.expected
 		}
-		t.stay.First, t.stay.Last, t.stay.Expected = here, here, s.estimateStart(now, sh, sh.Len()-1, t.p50)-now
 	}
 }
 
-// atTheDoor refuses what need not ask for memory at all.
-func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend, q *Request) *Rejection {
+// atTheDoor refuses what need not ask for memory at all. late says that its deadline
+// cannot be met.
+func (s *Scheduler) atTheDoor(c *class, b *backend, q *Request, late bool) *Rejection {
 	if s.refuseAll != nil {
 		r := *s.refuseAll
 		r.Class = c.cfg.Name
 		return &r
 	}
-	if t.deadline && t.Expires < now {
+	if late {
 		return &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1, RetryAfter: max(minRemaining, q.Fastest),
 			Detail: fmt.Sprintf("the fastest run seen took %v, longer than the deadline allows", q.Fastest.Round(time.Millisecond))}
 	}
@@ -162,7 +157,7 @@ func (s *Scheduler) atTheDoor(now time.Duration, t *Ticket, c *class, b *backend
 }
 
 // queueFull refuses what would have to wait where there is no place to wait.
-func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend) *Rejection {
+func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, size Bytes) *Rejection {
 	var detail string
 	switch {
 	case c.waiting.Len() >= c.cfg.QueueLimit:
@@ -170,7 +165,7 @@ func (s *Scheduler) queueFull(now time.Duration, t *Ticket, c *class, b *backend
 	case s.policy.QueueLimit > 0 && t.Tenant.Name() != "" && t.Tenant.Waiting() >= s.policy.QueueLimit:
 		return &Rejection{Code: CodeTenantQuota, Class: c.cfg.Name, Position: -1, RetryAfter: s.estimateWait(now, t.shape, t.p50),
 			Detail: fmt.Sprintf("%d requests of tenant %q are waiting, which is the limit for each", t.Tenant.Waiting(), t.Tenant.Name())}
-	case c.cfg.QueueBytes > 0 && Bytes(c.waiting.Size()+t.Size) > c.cfg.QueueBytes:
+	case c.cfg.QueueBytes > 0 && Bytes(c.waiting.Size())+size > c.cfg.QueueBytes:
 		detail = fmt.Sprintf("the bodies of class %s's queue may take %v together, and %v are taken", c.cfg.Name, c.cfg.QueueBytes, Bytes(c.waiting.Size()))
 	default:
 		return nil
@@ -188,7 +183,7 @@ func (t *Ticket) refuse(r *Rejection) {
 // enqueue puts a ticket into its shape's queue.
 func (s *Scheduler) enqueue(t *Ticket) {
 	t.state = stateWaiting
-	s.queue.Push(&t.Entry, &t.shape.Shape)
+	s.queue.Push(&t.Entry, &t.wait.Place, &t.shape.Shape)
 	s.shapes.joined(t.shape)
 }
 
@@ -197,20 +192,15 @@ func (s *Scheduler) enqueue(t *Ticket) {
 func (s *Scheduler) leave(t *Ticket) (matters bool) {
 	sh := t.shape
 	matters = sh.head == t || sh.Eldest() == t
-	s.queue.Remove(&t.Entry)
+	s.queue.Remove(&t.wait.Place)
 	s.shapes.left(sh, t)
-	if s.strict.head == t {
-		s.strict.head = nil
-	}
+	s.strict.left(t)
 	return matters
 }
 
 // start grants a ticket that is in no queue.
 func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	t.state = stateRunning
-	if t.ran == nil {
-		t.ran = new(ran)
-	}
 	t.replica, t.ran.granted = r, r
 	s.starts++
 	t.order = s.starts
@@ -226,20 +216,10 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	s.queue.Charge(&t.Entry, s.box.share(t), t.p50)
 	moved := s.box.company.count(s.box, now, t, 1)
 	s.box.company.begin(s.box, now, t)
-	t.end = now + t.ran.pace
-	s.running.insert(t)
+	s.running.insert(t, now+t.ran.pace)
 	if moved {
 		s.running.repace(s.box, now)
 	}
-}
-
-// setDemand gives a shape the demand that is known now. An overestimate must not
-// turn work away for good: what no replica could give of it is left out.
-func (s *Scheduler) setDemand(sh *shape, vram Bytes, unknown bool) {
-	if vram > sh.key.own {
-		vram = max(sh.key.own, min(vram, s.box.largest(sh.backend)))
-	}
-	sh.vram, sh.unknown = vram, unknown
 }
 
 // SetDemand takes what has become known of the demand of a ticket's route and
@@ -252,7 +232,7 @@ func (s *Scheduler) SetDemand(now time.Duration, t *Ticket, vram Bytes, unknown,
 	}
 	sh.measured = measured
 	if sh.vram != vram || sh.unknown != unknown {
-		if s.setDemand(sh, vram, unknown); sh.Len() > 0 {
+		if sh.setDemand(s.box, vram, unknown); sh.Len() > 0 {
 			s.pass(now)
 		}
 	}
@@ -297,9 +277,9 @@ func (s *Scheduler) evict(now time.Duration, t *Ticket, r *Rejection, position i
 	if r.Reason == ReasonNone {
 		r.Reason = last.reason
 	}
-	if t.stay != nil {
-		t.stay.Last = last.blocked()
-		r.Stay = t.stay
+	if t.wait.met || t.wait.stay != nil {
+		r.Stay = t.stayed()
+		r.Stay.Last = last.blocked()
 	}
 	matters = s.leave(t)
 	r.Waited = now - t.Arrived()
@@ -319,7 +299,7 @@ func (s *Scheduler) expire(now time.Duration) {
 			r.Code = CodeDeadlineUnmeetable
 		}
 		s.evict(now, t, r, t.positionInClass())
-		s.decided = append(s.decided, t)
+		s.news.decide(t)
 	}
 }
 
@@ -345,7 +325,7 @@ func (s *Scheduler) Observe(now time.Duration, r Reading) {
 // slots, 0 nothing, n at most n at once. It reports whether there is one.
 func (s *Scheduler) SetAvailable(now time.Duration, name string, replica, slots int) bool {
 	r := s.box.find(name, replica)
-	return s.change(now, r != nil, func() { r.probes = max(-1, slots) })
+	return s.change(now, r != nil, func() { r.limit(slots) })
 }
 
 // SetThere says whether the process of a replica is there: that its port refuses,
@@ -396,7 +376,7 @@ func (s *Scheduler) RefuseNew(now time.Duration, r Rejection, queued bool) {
 		for t := range c.waiting.All() {
 			refusal := r
 			s.evict(now, t, &refusal, position)
-			s.decided = append(s.decided, t)
+			s.news.decide(t)
 			position++
 		}
 	}

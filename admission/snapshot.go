@@ -147,6 +147,8 @@ type Running struct {
 	Backend      string
 	Tenant       string
 	VRAM         Bytes
+	Replica      int // the place in its backend's list
+	Waited       time.Duration
 	Started      time.Time
 	Elapsed      time.Duration
 	EstimatedEnd time.Time

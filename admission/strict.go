@@ -14,6 +14,16 @@ type strict struct {
 // is says that a ticket is the strict head.
 func (x *strict) is(t *Ticket) bool { return x.head != nil && x.head == t }
 
+// protect makes a ticket the strict head that became so after a number of starts.
+func (x *strict) protect(t *Ticket, after uint64) { x.head, x.after, x.valid = t, after, false }
+
+// left takes note that a ticket does not wait any more.
+func (x *strict) left(t *Ticket) {
+	if x.head == t {
+		x.head = nil
+	}
+}
+
 // choose keeps the strict head, or chooses another.
 func (x *strict) choose(s *Scheduler, now time.Duration) {
 	x.valid = false
@@ -50,11 +60,8 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 			ended = true
 		}
 		for _, r := range longest.backend.replicas {
-			if _, ok := s.box.fits(u, longest, r, now); !ok {
-				continue
-			}
-			if _, ok := s.turns.bar(s, now, longest, r); ok {
-				x.head, x.after, x.valid = longest.head, s.starts, false
+			if s.box.fits(u, longest, r, now) == noBar && !s.turns.bars(s, now, longest, r) {
+				x.protect(longest.head, s.starts)
 				longest.class.counts.Strict++
 				return
 			}
@@ -72,10 +79,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 func (x *strict) fits(s *Scheduler, now time.Duration) bool {
 	x.prepare(s, now)
 	for _, r := range x.head.shape.backend.replicas {
-		if _, ok := s.box.fits(&x.beside, x.head.shape, r, now); !ok {
-			continue
-		}
-		if _, ok := s.turns.bar(s, now, x.head.shape, r); ok {
+		if s.box.fits(&x.beside, x.head.shape, r, now) == noBar && !s.turns.bars(s, now, x.head.shape, r) {
 			return true
 		}
 	}
@@ -113,10 +117,10 @@ func (x *strict) allows(s *Scheduler, now time.Duration, sh *shape, r *replica) 
 	u.copyFrom(&x.beside)
 	s.box.take(u, sh, r, now)
 	for _, hr := range h.shape.backend.replicas {
-		if _, ok := s.box.fits(u, h.shape, hr, now); ok {
+		if s.box.fits(u, h.shape, hr, now) == noBar {
 			return true
 		}
 	}
-	s.profile.inTheWay = h.ID()
+	s.profile.barredBy(h)
 	return false
 }

@@ -11,7 +11,7 @@ import (
 // or been refused. The caller allocates it, so that a grant costs nothing
 // more; its zero value is ready for Submit. It must not be copied or reused.
 type Ticket struct {
-	queue.Entry[Ticket] // its place in the queue
+	queue.Entry[Ticket] // as the queue knows it
 
 	state ticketState
 	// deadline says that it expires because of its deadline.
@@ -25,30 +25,43 @@ type Ticket struct {
 	shape    *shape
 	p50, p95 time.Duration
 
-	stay *Stay // what it met in the queue; nil: it never queued
+	wait *waiting // nil: it never queued
 
 	replica *replica      // on which it runs
 	order   uint64        // of starts, for strict heads
 	end     time.Duration // predicted
-	ran     *ran          // beside what it runs; nil: it has not started, and that is not known
+	ran     ran           // beside what it runs
 
 	rejection *Rejection
-	caller    *caller  // the Controller's; nil: it does not wait
 	history   *History // the Controller's; nil: nothing is learned
 }
 
-// caller is who waits in Admit.
-type caller struct {
-	ready  chan struct{} // closed when the state leaves waiting
+// waiting is what a ticket needs in the queue and no other does.
+type waiting struct {
+	queue.Place[Ticket]
+	met      bool          // it was still there after its Submit
+	stay     *Stay         // what it met; nil: it has been behind others since its arrival
+	expected time.Duration // Stay.Expected
+
+	ready  chan struct{} // the Controller's: closed when the state leaves waiting
 	origin *Origin       // the Request's
 }
 
 // origin is what a waiting ticket's caller knows it by; nil: nothing.
 func (t *Ticket) origin() *Origin {
-	if t.caller == nil {
+	if t.wait == nil {
 		return nil
 	}
-	return t.caller.origin
+	return t.wait.origin
+}
+
+// stayed is what a ticket that waits has met in the queue.
+func (t *Ticket) stayed() *Stay {
+	w := t.wait
+	if w.stay == nil {
+		w.stay = &Stay{First: behind.blocked(), Last: behind.blocked(), Expected: w.expected}
+	}
+	return w.stay
 }
 
 // Step is a reason to wait, and when it began to be the one.
@@ -66,15 +79,13 @@ const maxSteps = 16
 // step notes what a head waits for. It gives the note, or nil where that is the same
 // as before.
 func (t *Ticket) step(now time.Duration, k block) *Step {
-	if t.stay == nil {
-		t.stay = new(Stay)
-	}
-	n := len(t.stay.Steps)
-	if n >= maxSteps || n > 0 && t.stay.Steps[n-1].Reason == k.reason {
+	stay := t.stayed()
+	n := len(stay.Steps)
+	if n >= maxSteps || n > 0 && stay.Steps[n-1].Reason == k.reason {
 		return nil
 	}
-	t.stay.Steps = append(t.stay.Steps, Step{At: now - t.Arrived(), Reason: k.reason, Resource: k.resource})
-	return &t.stay.Steps[n]
+	stay.Steps = append(stay.Steps, Step{At: now - t.Arrived(), Reason: k.reason, Resource: k.resource})
+	return &stay.Steps[n]
 }
 
 type ticketState uint8
@@ -97,16 +108,20 @@ func (t *Ticket) Granted() (replica int, ok bool) {
 // Company is beside the work of which classes a ticket that has ended ran for most of
 // its time; none: it was alone. known is false where neither can be said.
 func (t *Ticket) Company() (classes []string, known bool) {
-	if t.ran == nil || !t.ran.over {
+	if t.ran.beside == 0 {
 		return nil, false
 	}
-	for i, c := range t.ran.classes {
-		if t.ran.beside>>i&1 == 1 {
+	for i, c := range t.shape.class.box.classes {
+		if t.ran.beside&^alone>>i&1 == 1 {
 			classes = append(classes, c.cfg.Name)
 		}
 	}
-	return classes, t.ran.alone || len(classes) > 0
+	return classes, true
 }
+
+// move gives a ticket the shape that takes the place of its own, and the replica that
+// takes the place of the one on which it runs; nil: it runs on none.
+func (t *Ticket) move(sh *shape, to *replica) { t.shape, t.replica = sh, to }
 
 // Waiting says that the ticket is in the queue.
 func (t *Ticket) Waiting() bool { return t.state == stateWaiting }
@@ -122,7 +137,7 @@ func (t *Ticket) Waited() time.Duration {
 	switch {
 	case t.rejection != nil:
 		return t.rejection.Waited
-	case t.ran != nil && t.ran.granted != nil:
+	case t.ran.granted != nil:
 		return t.run.Started - t.Arrived()
 	}
 	return 0

@@ -16,10 +16,11 @@ import (
 //  3. Some of the memory in use may be its own: it starts alone.
 //  4. It fits once what idle backends may hold at most is gone: they are unloaded.
 //  5. Processes that are not ours are in its way: it waits for them.
-//  6. It has waited for TrialAfter, and work of ours runs: a rest, if it could
-//     start at rest. Nothing new starts on its GPUs until what runs has ended and
-//     three readings agree. One rest at a time on a GPU, for the head that waits
-//     longest; the next for the same head after twice as long.
+//  6. It has waited for TrialAfter, and its GPUs are not at rest: a rest, if it could
+//     start at rest. Nothing new starts there until what runs has ended and three
+//     readings agree. One rest at a time on a GPU, for the head that waits
+//     longest; the next for the same head after TrialAfter, and each after that after
+//     twice as long.
 //  7. It has waited for TrialAfter and its GPUs are at rest: a trial, alone, if
 //     what it holds or what it needs is in doubt. A demand that nobody knows is
 //     tried without the wait.
@@ -68,10 +69,10 @@ func (s *Scheduler) startsOn(now time.Duration, sh *shape, kind memory.Kind, may
 		if len(r.accounts) == 0 || s.box.residency.Runs(r.home) {
 			continue
 		}
-		if _, ok := s.box.slotsFree(&s.box.live, sh, r); !ok {
+		if s.box.slotsFree(&s.box.live, sh, r) != noBar {
 			continue
 		}
-		if _, ok := s.rests.bar(s.box, sh, r); !ok || !s.rests.holds(s.box, sh.head, r) && s.turns.other(s.box, sh.head, r) != nil || !may(now, sh, r) {
+		if s.rests.bar(s.box, sh, r) != noBar || !s.rests.holds(s.box, sh.head, r) && s.turns.other(s.box, sh.head, r) != nil || !may(now, sh, r) {
 			continue
 		}
 		if r.home.State.Sleeps() {
@@ -109,7 +110,7 @@ func (s *Scheduler) tries(now time.Duration, sh *shape, r *replica, st *memory.S
 	l, known := s.box.ledger, sh.known
 	for i, a := range r.accounts {
 		if sh.unknown || l.WeightsUnknown(a) {
-			if l.Barred(known, a, now) {
+			if l.Barred(known, a, now) || !l.Roomier(known, a, now) {
 				return false
 			}
 			continue
@@ -189,7 +190,7 @@ func (s *Scheduler) wake(now time.Duration, sh *shape) {
 		if !r.home.State.Sleeps() {
 			continue
 		}
-		if k, _ := s.box.fits(&s.box.live, sh, r, now); k.reason == ReasonWaking {
+		if s.box.fits(&s.box.live, sh, r, now) == barSleeps {
 			s.box.residency.Wake(now, r.home, sh.head, nil)
 			return
 		}
@@ -209,13 +210,13 @@ type pastRests struct {
 }
 
 // bar says that a rest for another head keeps a shape from starting on a replica.
-func (x rests) bar(b *box, sh *shape, r *replica) (block, bool) {
-	for _, a := range r.accounts {
+func (x rests) bar(b *box, sh *shape, r *replica) bar {
+	for i, a := range r.accounts {
 		if g := b.ledger.GPUOf(a); g < len(x) && x[g] != nil && x[g] != sh.head {
-			return block{ReasonRest, b.ledger.Name(g), 1, 0, -1}, false
+			return barRest | bar(i)<<8
 		}
 	}
-	return block{}, true
+	return noBar
 }
 
 // holds says that the GPUs of a replica rest for a head.
@@ -270,7 +271,7 @@ func (x *rests) update(s *Scheduler, now time.Duration) (ended bool) {
 		}
 		past := &sh.rests
 		if past.of == t {
-			due, again = past.ended+wait, past.ended+wait<<min(past.n, 10)
+			due, again = past.ended+wait, past.ended+wait<<min(max(0, past.n-1), 10)
 		}
 		if now < due {
 			s.recheck = min(s.recheck, due)
@@ -306,16 +307,16 @@ func (x rests) may(s *Scheduler, now time.Duration, sh *shape) (*replica, Bytes)
 		if h := r.home.State; h != residency.Loaded && !h.Sleeps() || r.probes == 0 {
 			continue
 		}
-		quiet, closed, used := true, false, Bytes(0)
+		rested, closed, used := true, false, Bytes(0)
 		s.box.copyLive(u, now)
 		for _, a := range r.accounts {
 			g := l.GPUOf(a)
 			closed = closed || x[g] != nil || !l.Seen(g, now)
-			quiet = quiet && l.Quiet(g)
+			rested = rested && l.AtRest(g, now)
 			l.Settle(u.memory, g)
 			used += u.memory.GPUs[g].Used
 		}
-		if quiet || closed {
+		if rested || closed {
 			continue
 		}
 		fits := true

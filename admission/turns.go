@@ -71,16 +71,16 @@ func (b *box) shareGPU(r, other *replica) bool {
 	})
 }
 
-// bar says that what was freed for another head keeps a shape from starting on a
+// bars says that what was freed for another head keeps a shape from starting on a
 // replica, or from being woken there (5).
-func (x turns) bar(s *Scheduler, now time.Duration, sh *shape, r *replica) (block, bool) {
+func (x turns) bars(s *Scheduler, now time.Duration, sh *shape, r *replica) bool {
 	for _, c := range x {
 		if c.head != sh.head && c.head.state == stateWaiting && s.box.shareGPU(c.to, r) && !s.rests.holds(s.box, sh.head, r) && !c.allows(s, now, sh, r) {
-			s.profile.inTheWay = c.head.ID()
-			return s.box.reserved(sh, r, now), false
+			s.profile.barredBy(c.head)
+			return true
 		}
 	}
-	return block{}, true
+	return false
 }
 
 // allows says that the head of a claim could start once all work has ended that ran
@@ -109,7 +109,7 @@ func (c *claim) allows(s *Scheduler, now time.Duration, sh *shape, r *replica) b
 		return false
 	}
 	for i, a := range c.to.accounts {
-		if _, ok := s.box.fitsMemory(u, c.head.shape, c.to, i, a, now); !ok {
+		if s.box.fitsMemory(u, c.head.shape, c.to, i, a, now) != noBar {
 			return false
 		}
 	}

@@ -145,7 +145,7 @@ func TestAnIdleEngineMakesRoom(t *testing.T) {
 	b.s.Loaded(b.now, o.ID, Ended{})
 	b.runs(again, true)
 	var reasons []Reason
-	for _, step := range again.stay.Steps {
+	for _, step := range again.wait.stay.Steps {
 		reasons = append(reasons, step.Reason)
 	}
 	// A rest after 10 s: by then nothing says that flux is loaded.

@@ -609,6 +609,23 @@ func (j *hiddenJudge) standsOn(h *hiddenRun, e *hiddenEngine, earlier []*hiddenR
 	return excuseNone
 }
 
+// weightsByFigures is what an engine's weights are by the figures, on a place. Of what
+// it holds no evidence tells weights from what its runs have left: all of it may be
+// weights, but no more than those. What nobody declared is what it was seen to hold.
+func (e *hiddenEngine) weightsByFigures(p *hiddenPlace) Bytes {
+	switch w := e.backend.resident; {
+	case w > 0 && p.loaded > 0:
+		return min(w, p.held())
+	case w > 0:
+		return w
+	case p.loaded > 0:
+		return p.held()
+	case e.served:
+		return e.backend.weights
+	}
+	return 0
+}
+
 // byFigures is what a card would hold if all took what the figures say.
 func (j *hiddenJudge) byFigures(h *hiddenRun, on *hiddenEngine, c *hiddenCard) Bytes {
 	sum := c.visitors
@@ -618,14 +635,11 @@ func (j *hiddenJudge) byFigures(h *hiddenRun, on *hiddenEngine, c *hiddenCard) B
 			if p.card != c {
 				continue
 			}
-			active, figures, weights := len(e.running) > 0 || e.loading, e.figures, e.backend.resident
+			active, figures := len(e.running) > 0 || e.loading, e.figures
 			if e == on {
 				active, figures = true, figures+h.figure
 			}
-			if p.loaded > 0 {
-				weights = 0
-			}
-			sum += e.need(p, weights, figures, active)
+			sum += e.need(p, e.weightsByFigures(p), figures, active)
 		}
 	}
 	return sum

@@ -119,6 +119,7 @@ type hiddenEngine struct {
 	life    int // counts its processes
 	answers bool
 	asleep  bool
+	served  bool   // a run of its has ended well
 	loading bool   // by order
 	order   uint64 // under way; 0: none
 	kind    residency.Kind
@@ -907,6 +908,7 @@ func (w *hiddenWorld) endWith(r *hiddenRun, o Outcome, text outOfMemoryText) {
 		p.card.lastEnd = w.now
 	}
 	if o == Done {
+		e.served = true
 		r.route.closed, r.route.penalty, r.route.tooSmall = -1, 10*promisedTrial, 0
 	}
 	w.tell("%d ends, %s", r.id, [...]string{"well", "failed", "aborted", "out of memory", "unreached"}[o])

@@ -1,13 +1,3 @@
-// Package backend is the model servers: their connections, breakers and health,
-// what is known of each engine, and the calls that are made to it.
-//
-// What it promises:
-//
-//   - A request goes to a server once at most, whatever dies.
-//   - Every request that the breaker let through is counted once: as a success, as
-//     a failure, or as neither.
-//   - The proxy's own calls pass the breaker by and are not counted there. Those that
-//     change something are sent once.
 package backend
 
 import (

@@ -320,7 +320,7 @@ func (c *Config) warn(f *findings) {
 		}
 	}
 	c.warnOfTwins(warn)
-	c.warnOfDemands(warn)
+	c.warnOfDemands(f.filled.unset, warn)
 	c.warnOfIdlers(warn)
 	c.warnOfStalls(warn)
 	c.warnOfSets(warn)

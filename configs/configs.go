@@ -278,8 +278,12 @@ func (c *Config) reserved(backend string) map[string]int {
 // file stands for is shown as it is written.
 func (c *Config) Public() map[string]any {
 	shown := koanfmaps.Copy(c.values)
-	if admin, ok := shown["admin"].(map[string]any); ok && admin["token"] != "" {
-		admin["token"] = "(set)"
+	if admin, ok := shown["admin"].(map[string]any); ok {
+		for _, key := range [...]string{"token", "read_token"} {
+			if admin[key] != "" {
+				admin[key] = "(set)"
+			}
+		}
 	}
 	return c.redact("", shown).(map[string]any)
 }

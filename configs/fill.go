@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/anteroom-gpu/anteroom/backend"
@@ -21,7 +22,7 @@ import (
 //  4. So is the demand of a class that gives none.
 func fill(values map[string]any) filled {
 	routes, _ := values["routes"].([]any)
-	f := &filler{values: values, filled: filled{first: len(routes)}}
+	f := &filler{values: values, classes: make(map[string]bool), filled: filled{first: len(routes)}}
 	names := slices.Sorted(maps.Keys(f.entries("backends")))
 	for _, name := range names {
 		f.preset(name)
@@ -47,6 +48,7 @@ type filled struct {
 	first    int      // of the routes that it made
 	made     []string // the key that each of them follows from
 	mistakes []Mistake
+	unset    map[string]bool // classes without a demand; false: a preset made it
 }
 
 // source is the key that a path below a route follows from, where the file has no such
@@ -60,7 +62,8 @@ func (f *filled) source(path string) string {
 }
 
 type filler struct {
-	values map[string]any
+	values  map[string]any
+	classes map[string]bool // that it made
 	filled
 }
 
@@ -88,10 +91,24 @@ func (f *filler) preset(name string) {
 			continue
 		}
 		label := name
-		if i > 0 {
+		if route.Socket {
+			label += "-sockets"
+		} else if i > 0 {
 			label += "-" + route.Class
 		}
 		class := cmp.Or(text(b, "class"), route.Class)
+		if route.Socket {
+			if paths := f.open(route.Paths); len(paths) > 0 {
+				match := map[string]any{"method": texts(route.Methods), "path": texts(paths)}
+				if models := all(b["models"]); len(models) > 0 && f.sharer(name, paths[0]) != "" {
+					match["when"] = "query.model in [" + strings.Join(quotedAll(models), ", ") + "]"
+				}
+				f.class(class, route.Class)
+				f.add(name, map[string]any{"name": label, "class": class, "hold_slot": true, "match": match})
+			}
+			continue
+		}
+		f.aliases(name, label, class, route)
 		var own, shared []string
 		for _, path := range f.open(route.Paths) {
 			if with := f.sharer(name, path); with != "" {
@@ -116,6 +133,29 @@ func (f *filler) preset(name string) {
 			f.class(class, route.Class)
 			f.add(name, map[string]any{"name": part.label, "class": class, "match": match})
 		}
+	}
+}
+
+func quotedAll(texts []string) []string {
+	quoted := make([]string, len(texts))
+	for i, text := range texts {
+		quoted[i] = strconv.Quote(text)
+	}
+	return quoted
+}
+
+// aliases makes the routes by which the models of a backend have other names. They come
+// before those that take every model.
+func (f *filler) aliases(name, label, class string, route backend.Route) {
+	aliases, _ := f.backend(name)["aliases"].(map[string]any)
+	paths := f.open(route.Paths)
+	if len(paths) == 0 {
+		return
+	}
+	for _, alias := range slices.Sorted(maps.Keys(aliases)) {
+		f.class(class, route.Class)
+		f.add(name, map[string]any{"name": label + "-as-" + alias, "class": class, "rewrite_model": aliases[alias],
+			"match": map[string]any{"method": texts(route.Methods), "path": texts(paths), "model": []any{alias}}})
 	}
 }
 
@@ -247,6 +287,7 @@ func (f *filler) class(name, kind string) {
 		f.values["classes"] = classes
 	}
 	if classes[name] == nil {
+		f.classes[name] = true
 		classes[name] = map[string]any{"slots": 8, "estimate": "2s"}
 		if kind == backend.Heavy {
 			classes[name] = map[string]any{"slots": 1, "estimate": "18s"}
@@ -308,10 +349,14 @@ func (f *filler) learnDemands() {
 		so, seen := learn[class]
 		learn[class] = f.isRead(text(r, "backend")) && (so || !seen)
 	}
+	f.unset = make(map[string]bool)
 	for name, entry := range f.entries("classes") {
 		class, _ := entry.(map[string]any)
-		if _, given := class["vram"]; !given && class != nil && learn[name] {
+		_, given := class["vram"]
+		if !given && class != nil && learn[name] {
 			class["vram"] = "learn"
+		} else if !given {
+			f.unset[name] = !f.classes[name]
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/backend"
+	"github.com/anteroom-gpu/anteroom/routing/expression"
 )
 
 // work is what the routes bring a backend, as far as that is known before any
@@ -73,7 +73,9 @@ func (c *Config) warnOfTwins(warn func(path, problem string)) {
 var units = regexp.MustCompile(`\b(gib|mib)\s*\(|\d{7,}`)
 
 // warnOfDemands finds requests that are taken to need no memory, or next to none.
-func (c *Config) warnOfDemands(warn func(path, problem string)) {
+// unset are the classes of which neither the file nor what follows from it says a
+// demand; false: the class is not in the file.
+func (c *Config) warnOfDemands(unset map[string]bool, warn func(path, problem string)) {
 	told := make(map[string]bool)
 	for i, r := range c.Routing.Routes {
 		if r.Pass {
@@ -81,14 +83,37 @@ func (c *Config) warnOfDemands(warn func(path, problem string)) {
 		}
 		if _, err := admission.ParseBytes(r.VRAM); r.VRAM != "" && r.VRAM != "learn" && err != nil && !units.MatchString(r.VRAM) {
 			warn(fmt.Sprintf("routes[%d].vram", i), fmt.Sprintf("%q is a number of bytes, and has no gib or mib: want one such as gib(4) * num(body.n, 1)", r.VRAM))
+		} else if e, err := expression.Amount(r.VRAM); err == nil && len(e.Unguarded) > 0 {
+			key := e.Unguarded[0]
+			warn(fmt.Sprintf("routes[%d].vram", i), fmt.Sprintf("body.%s is calculated with as it comes: a request without it takes the class's vram, %v: "+
+				"want num(body.%s, 1), or another default", key, c.Routing.Classes[r.Class].VRAM.Amount, key))
 		}
-		// What a server holds anyway may be all that its requests need.
-		placed := slices.ContainsFunc(c.Routing.Backends[r.Backend].Servers(), func(s backend.Config) bool {
-			return !s.Resident.Learn && slices.ContainsFunc(s.Places(), func(p admission.Place) bool { return p.Resident == 0 })
-		})
-		if v := c.Routing.Classes[r.Class].VRAM; r.VRAM == "" && placed && v.Amount == 0 && !v.Learn && !told[r.Class] {
-			told[r.Class] = true
-			warn("classes."+r.Class+".vram", fmt.Sprintf("0, so that any number of its requests fits on the card of %s: want an amount, or learn", r.Backend))
+		v := c.Routing.Classes[r.Class].VRAM
+		if r.VRAM != "" || v.Amount > 0 || v.Learn || told[r.Class] {
+			continue
+		}
+		inFile, without := unset[r.Class]
+		without = without && !c.Routing.Backends[r.Backend].Preallocates()
+		for _, server := range c.Routing.Backends[r.Backend].Servers() {
+			for _, p := range server.Places() {
+				path, problem := "classes."+r.Class+".vram", ""
+				switch {
+				case server.Resident.Learn:
+				case p.Resident == 0:
+					problem = fmt.Sprintf("0, so that any number of its requests fits on the card of %s: want an amount, or learn", r.Backend)
+				case without:
+					problem = fmt.Sprintf("not set, so that its requests take nothing beside the %v that %s holds: "+
+						"want an amount, learn, or 0 where resident is all of it", p.Resident, r.Backend)
+				}
+				if problem == "" || told[r.Class] {
+					continue
+				}
+				if without && !inFile { // the class follows from the preset
+					path, problem = "backends."+r.Backend+".preset", path+": "+problem
+				}
+				told[r.Class] = true
+				warn(path, problem)
+			}
 		}
 	}
 }

@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net"
@@ -13,10 +11,13 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/proxy/page"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // Operations are what the admin listener needs of the process around it.
@@ -25,12 +26,16 @@ type Operations struct {
 	Reload func() error
 	// Config is the configuration in force, without secrets, ready for JSON.
 	Config func() any
+	// Version is this program's; empty: not told.
+	Version string
+	// Compare plays what a history has under other rules; nil: that cannot be done here.
+	Compare func(timeline.History) (any, error)
 }
 
 // Admin is the handler of the admin listener: health, metrics, and the controller's
 // state and controls.
 func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
-	a := &admin{Handler: h, operations: o}
+	a := &admin{Handler: h, operations: o, started: time.Now()}
 	rand.Read(a.salt[:])
 	e := newEcho()
 	e.HTTPErrorHandler = adminError
@@ -38,7 +43,10 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	e.GET("/livez", func(c echo.Context) error { return c.String(http.StatusOK, "ok\n") })
 	e.GET("/readyz", a.ready)
 
-	guarded := e.Group("", ownHost(c), demandToken(c.Token))
+	keeper, own := newKeeper(c), e.Group("", ownHost(c), fresh)
+	page.Register(own)
+	a.sessions(own, c, keeper)
+	guarded := own.Group("", keeper.demand(reads))
 	if metrics := h.telemetry.MetricsHandler(); metrics != nil {
 		guarded.GET("/metrics", echo.WrapHandler(metrics))
 	}
@@ -54,14 +62,19 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	kept.GET("/api/decisions", a.decisions)
 	kept.GET("/api/events", a.events)
 	kept.GET("/api/record", a.record)
-	a.controls(guarded.Group("", sameOrigin))
+	kept.GET("/api/compare", a.compare)
+	a.controls(own.Group("", sameOrigin, keeper.demand(controls)))
 	return e
 }
 
 type admin struct {
 	*Handler
 	operations Operations
+	started    time.Time
 	salt       [16]byte // of the words for tenants
+	sent       recent
+	shown      board
+	compared   comparison
 }
 
 // survive answers a handler's panic with a 500. What means to abort goes
@@ -79,26 +92,6 @@ func (a *admin) survive(next echo.HandlerFunc) echo.HandlerFunc {
 			}
 		}()
 		return next(c)
-	}
-}
-
-// demandToken lets through only those who know the token; empty: everybody.
-func demandToken(token string) echo.MiddlewareFunc {
-	want := sha256.Sum256([]byte(token))
-	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		return func(c echo.Context) error {
-			if token == "" {
-				return next(c)
-			}
-			given, ok := strings.CutPrefix(c.Request().Header.Get("Authorization"), "Bearer ")
-			// Sums have one length, so that the comparison tells nothing of it.
-			got := sha256.Sum256([]byte(given))
-			if !ok || subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
-				c.Response().Header().Set("WWW-Authenticate", `Bearer realm="anteroom"`)
-				return echo.NewHTTPError(http.StatusUnauthorized, "a token is needed: want Authorization: Bearer TOKEN")
-			}
-			return next(c)
-		}
 	}
 }
 
@@ -121,6 +114,16 @@ func ownHost(c AdminConfig) echo.MiddlewareFunc {
 			}
 			return next(e)
 		}
+	}
+}
+
+// fresh keeps answers out of caches, and scripts of other types from being run.
+func fresh(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		h := c.Response().Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		return next(c)
 	}
 }
 

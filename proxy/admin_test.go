@@ -124,7 +124,7 @@ func TestAnOperatorSeesAndSteersTheController(t *testing.T) {
 
 func jsonNumber(n uint64) string { b, _ := json.Marshal(n); return string(b) }
 
-func TestTheAdminListenerKeepsStrangersOut(t *testing.T) {
+func TestTheAdminListenerRefusesCallersWithoutAToken(t *testing.T) {
 	b := open(t, newModel(t), func(s *proxy.Setup) { s.Proxy.Admin.Token = "open sesame" })
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 200, "/api/state": 401, "/api/config": 401} {
 		r, _ := http.NewRequest("GET", b.server.AdminURL()+path, nil)

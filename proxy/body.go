@@ -27,6 +27,7 @@ type body struct {
 	size    int64
 	small   bool        // memory is its own, and no pool's
 	trailer http.Header // what followed a chunked body
+	edit    *edit       // what is forwarded in place of a part of file; nil: nothing is
 
 	mu     sync.Mutex
 	memory *[]byte  // guarded by mu; the body; nil if there is a file
@@ -67,6 +68,8 @@ func (b *body) readAt(p []byte, offset *int64) (n int, err error) {
 	switch {
 	case b.freed:
 		return 0, os.ErrClosed
+	case b.file != nil && b.edit != nil:
+		n, err = b.edit.readAt(b.file, p, *offset)
 	case b.file != nil:
 		n, err = b.file.ReadAt(p, *offset)
 	default:
@@ -164,7 +167,7 @@ func (b *body) reader() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case b.file != nil && len(b.trailer) == 0:
+	case b.file != nil && b.edit == nil && len(b.trailer) == 0:
 		if file, err := again(b.file); err == nil {
 			if _, err = file.Seek(0, io.SeekStart); err == nil {
 				return file
@@ -172,10 +175,12 @@ func (b *body) reader() io.ReadCloser {
 			file.Close()
 		}
 	case b.memory != nil && b.size <= smallBody:
-		own := append(make([]byte, 0, b.size), *b.memory...)
-		putBuffer(b.memory)
-		b.memory, b.small = &own, true
-		return io.NopCloser(bytes.NewReader(own))
+		if !b.small {
+			own := append(make([]byte, 0, b.size), *b.memory...)
+			putBuffer(b.memory)
+			b.memory, b.small = &own, true
+		}
+		return io.NopCloser(bytes.NewReader(*b.memory))
 	}
 	return b
 }

@@ -31,7 +31,7 @@ func (c TenantsConfig) check(report func(path, problem string)) {
 	}
 	for sum, name := range c.Keys {
 		if b, err := hex.DecodeString(sum); err != nil || len(b) != sha256.Size {
-			problem := "not the SHA-256 of a key: want the 64 digits that `printf %s KEY | sha256sum` prints"
+			problem := "not the SHA-256 of a key: want the 64 digits that `printf %s KEY | sha256sum` prints, and the tenant as its value"
 			if b, err := hex.DecodeString(name); err == nil && len(b) == sha256.Size {
 				problem = "the SHA-256 of the key stands where the tenant does: want " + name + ": " + sum
 			}

@@ -7,7 +7,9 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,9 +47,31 @@ type ListenerConfig struct {
 
 // AdminConfig is the listener for health, metrics and control.
 type AdminConfig struct {
-	Listen string `koanf:"listen"` // empty: there is none
-	Token  string `koanf:"token"`
+	Listen    string `koanf:"listen"` // empty: there is none
+	Token     string `koanf:"token"`
+	ReadToken string `koanf:"read_token"` // for those who may only look; empty: there is none
+	// TraceURL is where a trace is shown, with {trace_id} in its place; empty: nowhere.
+	TraceURL string `koanf:"trace_url"`
 }
+
+func (c AdminConfig) check(report func(path, problem string)) {
+	switch {
+	case c.ReadToken != "" && c.Token == "":
+		report("read_token", "set while admin.token is empty: everyone who reaches the listener may control it: want a token too, or neither")
+	case c.ReadToken != "" && c.ReadToken == c.Token:
+		report("read_token", "the same as admin.token: want another one")
+	}
+	if c.TraceURL == "" {
+		return
+	}
+	u, err := url.Parse(strings.ReplaceAll(c.TraceURL, traceID, "0"))
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || !strings.Contains(c.TraceURL, traceID) {
+		report("trace_url", fmt.Sprintf("%q: want an http or https URL with %s in it, such as http://127.0.0.1:16686/trace/%[2]s", c.TraceURL, traceID))
+	}
+}
+
+// traceID stands for a trace's id in AdminConfig.TraceURL.
+const traceID = "{trace_id}"
 
 // LimitsConfig bounds what clients can make the proxy hold.
 type LimitsConfig struct {
@@ -91,6 +115,7 @@ func (c Config) Check(report func(path, problem string)) {
 			report("admin.token", fmt.Sprintf("empty while admin.listen %q is reachable from elsewhere: want a token, or an address on loopback", c.Admin.Listen))
 		}
 	}
+	c.Admin.check(func(path, problem string) { report("admin."+path, problem) })
 	taken := map[string]string{c.Listen: "listen", c.Admin.Listen: "admin.listen"}
 	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
 		l, path := c.Listeners[name], "listeners."+name+".listen"
@@ -165,6 +190,9 @@ func checkAddress(address string) string {
 			return "\"unix:\" names no file: want unix:/path"
 		}
 		return ""
+	}
+	if _, err := strconv.ParseUint(address, 10, 16); err == nil {
+		return fmt.Sprintf("%q: has no host: want 127.0.0.1:%s, or :%s for every address of this machine", address, address, address)
 	}
 	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
 		return fmt.Sprintf("%q: want host:port or unix:/path", address)

@@ -1,13 +1,9 @@
 package proxy
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -101,91 +97,6 @@ func (a *admin) decisions(c echo.Context) error {
 	}
 	all, complete := a.telemetry.History.Decisions(from, now)
 	return c.JSON(http.StatusOK, map[string]any{"complete_since": complete, "until": now, "decisions": all})
-}
-
-const (
-	// eventPause is how long events are collected before they are sent together.
-	eventPause = 100 * time.Millisecond
-	// eventBatch bounds how many are sent together.
-	eventBatch = 1000
-	// eventBeat is how long a stream stays silent at the most.
-	eventBeat = 15 * time.Second
-)
-
-// events is a stream by the rules of server-sent events: `snapshot` with the state,
-// then `request`, `decision` and `sample` as they come, each with a number as its id. A
-// client that comes back with Last-Event-ID gets what it has missed, or a new snapshot
-// where that is not kept any more.
-func (a *admin) events(c echo.Context) error {
-	w, store := c.Response(), a.telemetry.History
-	last, err := strconv.ParseUint(c.Request().Header.Get("Last-Event-ID"), 10, 64)
-	events, complete := store.After(last, eventBatch)
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(http.StatusOK)
-	out := bufio.NewWriter(w)
-	if err != nil || !complete {
-		last, events = store.Last(), nil
-		if err := writeEvent(out, "snapshot", last, a.describe()); err != nil {
-			return nil // the client is gone
-		}
-	}
-	ctx := c.Request().Context()
-	control := http.NewResponseController(w)
-	for {
-		for _, e := range events {
-			last = e.Number
-			if writeKept(out, e) != nil {
-				return nil
-			}
-		}
-		control.SetWriteDeadline(time.Now().Add(a.rules.Load().limits.WriteStall))
-		if out.Flush() != nil || control.Flush() != nil {
-			return nil
-		}
-		beat := time.NewTimer(eventBeat)
-		select {
-		case <-store.Changed(last):
-			pause := time.NewTimer(eventPause)
-			select {
-			case <-pause.C:
-			case <-ctx.Done():
-			}
-			pause.Stop()
-		case <-beat.C:
-			fmt.Fprint(out, ": still here\n\n")
-		case <-ctx.Done():
-		}
-		beat.Stop()
-		if ctx.Err() != nil {
-			return nil
-		}
-		if events, complete = store.After(last, eventBatch); !complete {
-			// It was too slow: what it has missed is gone.
-			last, events = store.Last(), nil
-			if writeEvent(out, "snapshot", last, a.describe()) != nil {
-				return nil
-			}
-		}
-	}
-}
-
-func writeKept(w io.Writer, e timeline.Event) error {
-	switch {
-	case e.Request != nil:
-		return writeEvent(w, "request", e.Number, e.Request)
-	case e.Decision != nil:
-		return writeEvent(w, "decision", e.Number, e.Decision)
-	}
-	return writeEvent(w, "sample", e.Number, e.Sample)
-}
-
-func writeEvent(w io.Writer, name string, number uint64, v any) error {
-	text, err := json.Marshal(v) // has no newline
-	if err == nil {
-		_, err = fmt.Fprintf(w, "event: %s\nid: %d\ndata: %s\n\n", name, number, text)
-	}
-	return err
 }
 
 // record writes a trace for `anteroom simulate`, or for a trace viewer.

@@ -100,8 +100,8 @@ type stream struct {
 
 type event struct{ name, id, data string }
 
-func (b *box) events(t *testing.T, last string) *stream {
-	r, err := http.NewRequestWithContext(t.Context(), "GET", b.server.AdminURL()+"/api/events", nil)
+func (b *box) events(t *testing.T, last string, query ...string) *stream {
+	r, err := http.NewRequestWithContext(t.Context(), "GET", b.server.AdminURL()+"/api/events"+strings.Join(query, ""), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,6 +161,57 @@ func TestEventsAreASnapshotAndThenWhatHappens(t *testing.T) {
 	}
 	if unknown := b.events(t, "99999"); unknown.next().name != "snapshot" {
 		t.Error("who comes back with a number that never was gets no snapshot")
+	}
+}
+
+func TestEventsGoBackAndTellTheStateAgain(t *testing.T) {
+	m := newModel(t)
+	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/heavy" {
+			m.ServeHTTP(w, r)
+		}
+	}))
+	b.do("POST", "/light/x", "{}")
+	first, second := make(chan int, 1), make(chan int, 1)
+	go func() { res, _ := b.do("POST", "/heavy", "{}"); first <- res.StatusCode }()
+	<-m.arrived
+	go func() { res, _ := b.do("POST", "/heavy", "{}"); second <- res.StatusCode }()
+	eventually(t, "the second waits", func() bool { return b.waiting() == 1 })
+
+	events := b.events(t, "", "?for=10m&state=250ms")
+	var names []string
+	var state event
+	for state.name != "state" {
+		state = events.next()
+		names = append(names, state.name)
+	}
+	if got := strings.Join(names, " "); got != "snapshot decision request decision state" {
+		t.Errorf("the events are %s, want a snapshot, what was before it, and the state again", got)
+	}
+	var board struct {
+		Started time.Time
+		Running []struct {
+			Class, Backend string
+		}
+		Waiting []struct {
+			Class, Says string
+			Trace       string `json:"trace_id"`
+		}
+	}
+	if err := json.Unmarshal([]byte(state.data), &board); err != nil {
+		t.Fatal(err)
+	}
+	if state.id != "" || board.Started.IsZero() || len(board.Running) != 1 || board.Running[0].Backend != "slow" ||
+		len(board.Waiting) != 1 || board.Waiting[0].Says != "all slots of class heavy are taken" || len(board.Waiting[0].Trace) != 32 {
+		t.Errorf("the state is %s", state.data)
+	}
+	close(m.let)
+	<-first
+	<-second
+	for _, query := range []string{"?state=x", "?state=1ms", "?state=1h", "?for=-1s"} {
+		if code := b.ask("GET", "/api/events"+query, nil); code != 400 {
+			t.Errorf("%s is answered with %d, want 400", query, code)
+		}
 	}
 }
 

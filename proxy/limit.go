@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 )
 
 // limited is a listener with so many connections open at the most: one more waits
@@ -14,16 +15,17 @@ import (
 // be torn down.
 type limited struct {
 	net.Listener
-	plain  bool // its connections are without TLS, so that their heads can be looked at
+	plain  bool // its connections are without TLS, so that what goes over them can be looked at
 	places chan struct{}
 	closed chan struct{}
 	once   sync.Once
+	left   atomic.Bool // see leave
 	// malformed is told of each request that net/http has answered before it became
 	// one.
 	malformed func(status int, client string)
 }
 
-func limit(l net.Listener, connections int, plain bool, malformed func(status int, client string)) net.Listener {
+func limit(l net.Listener, connections int, plain bool, malformed func(status int, client string)) *limited {
 	return &limited{Listener: l, plain: plain, places: make(chan struct{}, connections), closed: make(chan struct{}), malformed: malformed}
 }
 
@@ -36,6 +38,10 @@ func (l *limited) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		<-l.places
+		if l.left.Load() {
+			<-l.closed
+			return nil, net.ErrClosed
+		}
 		return nil, err
 	}
 	leave := sync.OnceFunc(func() { <-l.places })
@@ -61,8 +67,18 @@ func read(c io.Reader, looked *heads, p []byte) (int, error) {
 	return n, err
 }
 
+// leave gives the socket up: no connection is taken from it any more. Accept returns
+// only when the listener is closed, so that its server is not at its end.
+func (l *limited) leave() {
+	l.left.Store(true)
+	l.Listener.Close()
+}
+
 func (l *limited) Close() error {
 	l.once.Do(func() { close(l.closed) })
+	if l.left.Load() {
+		return nil
+	}
 	return l.Listener.Close()
 }
 
@@ -70,8 +86,8 @@ func (l *limited) Close() error {
 // asks no handler and has no other hook. Answers of handlers have a Date.
 var parserAnswer = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n")
 
-// look tells of an answer that net/http's parser writes itself.
-func (l *limited) look(p []byte, c net.Conn) {
+// lookAtAnswer tells malformed of an answer that net/http's parser writes itself.
+func lookAtAnswer(p []byte, c net.Conn, malformed func(status int, client string)) {
 	const line = len("HTTP/1.1 431 ")
 	if len(p) < line || p[9] != '4' && p[9] != '5' || !bytes.HasPrefix(p, []byte("HTTP/1.1 ")) {
 		return
@@ -80,7 +96,14 @@ func (l *limited) look(p []byte, c net.Conn) {
 		return
 	}
 	if status, err := strconv.Atoi(string(p[9:12])); err == nil {
-		l.malformed(status, c.RemoteAddr().String())
+		malformed(status, c.RemoteAddr().String())
+	}
+}
+
+// look does so where what is written is plain.
+func (l *limited) look(p []byte, c net.Conn) {
+	if l.plain {
+		lookAtAnswer(p, c, l.malformed)
 	}
 }
 

@@ -75,7 +75,7 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 		}
 		if err == nil {
 			res.Body.Close()
-			x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMRetried)
+			x.trace.OutOfMemory(telemetry.OOMRetried)
 			if res, err = x.again(out, second); err != nil || x.try.full == nil {
 				return res, err
 			}
@@ -83,7 +83,7 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 	}
 	// Where it cannot be sent again, finds no room or runs out of memory once
 	// more, the answer that there is goes to the client.
-	x.telemetry.OutOfMemory(x.route.Backend, telemetry.OOMPassed)
+	x.trace.OutOfMemory(telemetry.OOMPassed)
 	return res, nil
 }
 

@@ -9,10 +9,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"os"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/labstack/echo/v4"
 )
@@ -22,57 +19,76 @@ type Server struct {
 	handler       *Handler
 	public        []door // the main one first
 	admin         *http.Server
-	adminListener net.Listener // nil: there is none
-	tls           TLSConfig
+	adminListener net.Listener     // nil: there is none
+	certificate   *tls.Certificate // nil: without TLS
 }
 
 // door is a listener for clients.
 type door struct {
 	*http.Server
 	net.Listener
+	leave func() // gives a socket up that outlives this process; nil: it does not
 }
 
 // Listen opens the listeners of a configuration that Check accepts, the admin
-// one for the given handler, and serves nothing yet.
-func Listen(c Config, h *Handler, admin http.Handler) (*Server, error) {
-	s := &Server{handler: h, tls: c.TLS}
+// one for the given handler, and serves nothing yet. Where the process was started
+// with sockets for some of the addresses, it takes those; one that is for no address
+// of the configuration is an error.
+func Listen(c Config, h *Handler, admin http.Handler, inherited ...net.Listener) (*Server, error) {
+	s := &Server{handler: h}
+	from := &sockets{inherited}
 	if c.TLS.Cert != "" {
-		if _, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key); err != nil {
+		certificate, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key)
+		if err != nil {
 			return nil, fmt.Errorf("proxy: tls: %w", err)
 		}
+		s.certificate = &certificate
 	}
-	if err := s.open(c, c.Listen, h); err != nil {
+	if err := s.open(c, from, c.Listen, h); err != nil {
 		return nil, fmt.Errorf("proxy: listen: %w", err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
-		if err := s.open(c, c.Listeners[name].Listen, h.On(name)); err != nil {
+		if err := s.open(c, from, c.Listeners[name].Listen, h.On(name)); err != nil {
 			s.Close()
 			return nil, fmt.Errorf("proxy: listen for listeners.%s: %w", name, err)
 		}
 	}
 	if c.Admin.Listen != "" {
 		var err error
-		if s.adminListener, err = listen(c.Admin.Listen); err != nil {
+		if s.adminListener, _, err = from.listen(c.Admin.Listen); err != nil {
 			s.Close()
 			return nil, fmt.Errorf("proxy: admin listen: %w", err)
 		}
 		s.admin = newServer(c.Limits, admin, h.log)
 	}
+	if err := from.left(); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
 	return s, nil
 }
 
 // open opens a listener for clients.
-func (s *Server) open(c Config, address string, h http.Handler) error {
-	listener, err := listen(address)
+func (s *Server) open(c Config, from *sockets, address string, h http.Handler) error {
+	listener, inherited, err := from.listen(address)
 	if err != nil {
 		return err
 	}
 	server := newServer(c.Limits, edge(h), s.handler.log)
 	server.ConnContext = withConnection
-	server.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
-	server.Protocols.SetHTTP2(c.TLS.Cert != "")
+	plain, malformed := s.certificate == nil, s.handler.telemetry.Malformed
+	server.Protocols.SetUnencryptedHTTP2(plain)
+	server.Protocols.SetHTTP2(!plain)
 	// One connection more than the limit waits in the kernel: Accept sleeps.
-	s.public = append(s.public, door{server, limit(listener, c.Limits.Connections, s.tls.Cert == "", s.handler.telemetry.Malformed)})
+	limited := limit(listener, c.Limits.Connections, plain, malformed)
+	d := door{Server: server, Listener: limited}
+	if !plain {
+		d.Listener = secure(limited, *s.certificate, c.Limits.ReadHeader, malformed)
+	}
+	if inherited {
+		d.leave = limited.leave
+	}
+	s.public = append(s.public, d)
 	return nil
 }
 
@@ -117,30 +133,6 @@ func newEcho() *echo.Echo {
 	return e
 }
 
-// listen opens host:port or unix:/path. A socket file that nobody listens on
-// is left over from a process that died, and is replaced.
-func listen(address string) (net.Listener, error) {
-	path, ok := strings.CutPrefix(address, "unix:")
-	if !ok {
-		return net.Listen("tcp", address)
-	}
-	listener, err := net.Listen("unix", path)
-	if err == nil {
-		return listener, nil
-	}
-	if c, dialErr := net.DialTimeout("unix", path, time.Second); dialErr == nil {
-		c.Close()
-		return nil, err
-	}
-	if info, statErr := os.Lstat(path); statErr != nil || info.Mode()&os.ModeSocket == 0 {
-		return nil, err
-	}
-	if err := os.Remove(path); err != nil {
-		return nil, err
-	}
-	return net.Listen("unix", path)
-}
-
 // Serve serves until Shutdown or Close, and returns what ended it otherwise.
 func (s *Server) Serve() error {
 	failed := make(chan error, 1+len(s.public))
@@ -148,18 +140,23 @@ func (s *Server) Serve() error {
 		go func() { failed <- s.admin.Serve(s.adminListener) }()
 	}
 	for _, d := range s.public {
-		go func() {
-			if s.tls.Cert != "" {
-				failed <- d.ServeTLS(d.Listener, s.tls.Cert, s.tls.Key)
-				return
-			}
-			failed <- d.Serve(d.Listener)
-		}()
+		go func() { failed <- d.Serve(d.Listener) }()
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("proxy: serve: %w", err)
 	}
 	return nil
+}
+
+// Leave takes no more connections from sockets that the process was started with: who
+// connects from now on waits for the process that gets them next. Other listeners stay
+// open, so that their clients are told that the proxy is going.
+func (s *Server) Leave() {
+	for _, d := range s.public {
+		if d.leave != nil {
+			d.leave()
+		}
+	}
 }
 
 // Shutdown takes no new connections and waits for what is being answered until
@@ -199,7 +196,7 @@ func (s *Server) Close() {
 // URL is where clients reach the public listener; AdminURL where operators
 // reach the admin listener, empty where there is none.
 func (s *Server) URL() string {
-	if s.tls.Cert != "" {
+	if s.certificate != nil {
 		return address("https", s.public[0].Listener)
 	}
 	return address("http", s.public[0].Listener)

@@ -8,6 +8,8 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/telemetry"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // The admin API's JSON. Amounts of memory are numbers of bytes and times are
@@ -15,6 +17,7 @@ import (
 
 type stateJSON struct {
 	At       time.Time     `json:"at"`
+	Started  time.Time     `json:"started"` // this process
 	Mode     string        `json:"mode"`
 	Draining bool          `json:"draining"`
 	GPUs     []gpuJSON     `json:"gpus"`
@@ -146,7 +149,9 @@ type runningJSON struct {
 	Class        string     `json:"class"`
 	Backend      string     `json:"backend"`
 	Tenant       string     `json:"tenant,omitempty"`
+	Replica      int        `json:"replica"`
 	VRAM         int64      `json:"vram_bytes"`
+	Waited       float64    `json:"waited_s"`
 	Started      time.Time  `json:"started"`
 	Elapsed      float64    `json:"elapsed_s"`
 	EstimatedEnd *time.Time `json:"estimated_end"`
@@ -163,6 +168,7 @@ type waiterJSON struct {
 	Position       int              `json:"position"`
 	InFlow         int              `json:"in_flow"`
 	Reason         admission.Reason `json:"reason"`
+	Says           string           `json:"says"` // the reason in words
 	Resource       string           `json:"resource"`
 	Need           int64            `json:"need"`
 	Free           int64            `json:"free"`
@@ -176,6 +182,7 @@ type waiterJSON struct {
 	Detail         string           `json:"detail,omitempty"`
 	EstimatedStart *time.Time       `json:"estimated_start"`
 	Strict         bool             `json:"strict"`
+	Trace          timeline.TraceID `json:"trace_id"`
 }
 
 // blockedByJSON is what holds the resource that a waiter needs.
@@ -217,7 +224,7 @@ func (a *admin) state(c echo.Context) error { return c.JSON(http.StatusOK, a.des
 // describe is the state at this moment.
 func (a *admin) describe() stateJSON {
 	s := a.controller.Snapshot()
-	out := stateJSON{At: s.At, Mode: a.rules.Load().config.Mode, Draining: s.Draining || a.Draining(),
+	out := stateJSON{At: s.At, Started: a.started, Mode: a.rules.Load().config.Mode, Draining: s.Draining || a.Draining(),
 		GPUs: []gpuJSON{}, Classes: []classJSON{}, Backends: a.describeBackends(s), Running: []runningJSON{}}
 	for _, g := range s.GPUs {
 		out.GPUs = append(out.GPUs, describeGPU(g, s.Backends))
@@ -229,7 +236,8 @@ func (a *admin) describe() stateJSON {
 	}
 	for _, r := range a.controller.Running() {
 		out.Running = append(out.Running, runningJSON{ID: r.ID, Class: r.Class, Backend: r.Backend, Tenant: r.Tenant,
-			VRAM: int64(r.VRAM), Started: r.Started, Elapsed: r.Elapsed.Seconds(), EstimatedEnd: known(r.EstimatedEnd)})
+			Replica: r.Replica, VRAM: int64(r.VRAM), Waited: r.Waited.Seconds(), Started: r.Started, Elapsed: r.Elapsed.Seconds(),
+			EstimatedEnd: known(r.EstimatedEnd)})
 	}
 	if a.rules.Load().observe {
 		held, refused := a.observed.read()
@@ -356,7 +364,11 @@ func describeWaiter(w admission.Waiter) waiterJSON {
 	}
 	return waiterJSON{Declared: int64(w.Declared), Turn: turn, LoneRun: w.LoneRun, Doubt: w.Doubt, TrialAt: known(w.TrialAt), Detail: w.Detail, BlockedBy: by, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
 		Waited: w.Waited.Seconds(), Position: w.Position, InFlow: w.InFlow, Reason: w.Reason, Resource: w.Resource,
-		Need: w.Need, Free: w.Free, ReservedFor: w.ReservedFor, EstimatedStart: known(w.EstimatedStart), Strict: w.Strict}
+		Says: Says(w), Trace: traceOf(w.Origin), Need: w.Need, Free: w.Free, ReservedFor: w.ReservedFor, EstimatedStart: known(w.EstimatedStart), Strict: w.Strict}
+}
+
+func traceOf(o *admission.Origin) timeline.TraceID {
+	return timeline.TraceID(telemetry.RequestOf(o).SpanContext().TraceID())
 }
 
 // known gives null for a time that is not known.

@@ -3,6 +3,7 @@ package routing
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 )
@@ -60,6 +61,9 @@ type pattern struct {
 // segment is one step of a path: a literal, or a wildcard with a name.
 type segment struct{ literal, name string }
 
+// regular is what stands in regular expressions and in no pattern.
+var regular = regexp.MustCompile(`^[\^~]|\$$|\.[*+]|\\[dws./]|\[[^]]+\][*+]`)
+
 // parsePattern reads a pattern. Empty is `/**`.
 func parsePattern(text string) (pattern, error) {
 	p := pattern{text: text}
@@ -67,10 +71,13 @@ func parsePattern(text string) (pattern, error) {
 		p.text, p.open = "/**", true
 		return p, nil
 	}
-	if text[0] != '/' {
+	if text[0] != '/' && !regular.MatchString(text) {
 		return p, errors.New("it does not begin with a slash: want a pattern such as /v1/models/{model}/infer")
 	}
 	names := make(map[string]bool)
+	if regular.MatchString(text) {
+		return p, errors.New("regular expressions are not patterns: want {name} for one segment, /** for all below, or match.when with matches")
+	}
 	parts := strings.Split(text[1:], "/")
 	for i, part := range parts {
 		last := i == len(parts)-1
@@ -93,7 +100,7 @@ func parsePattern(text string) (pattern, error) {
 		case braced:
 			p.segments = append(p.segments, segment{name: name})
 		case strings.ContainsAny(part, "{}*"):
-			return p, fmt.Errorf("%q is half a wildcard: want a whole segment, such as {name}", part)
+			return p, fmt.Errorf("%q is no wildcard: want {name} for one segment, or ** at the end for all below", part)
 		case strings.Contains(part, "?"):
 			return p, fmt.Errorf("%q has a query: want match.when for that, such as query.n == \"1\"", part)
 		case strings.Contains(part, "%"):

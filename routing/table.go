@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
@@ -39,9 +40,10 @@ type Body = body.Body
 
 // Table is the rules, compiled. It is immutable and safe for concurrent use.
 type Table struct {
-	rules []rule
-	index *index
-	names body.Names // of all rules
+	rules   []rule
+	index   *index
+	names   body.Names // of all rules
+	aliases []Alias
 }
 
 // Routes are the rules in order. They must not be changed.
@@ -79,19 +81,22 @@ type headerRule struct {
 
 // Route is one rule, compiled, with its class and backend resolved.
 type Route struct {
-	Name        string // as configured, else "routes[3]"
-	Pattern     string // the path pattern, "/**" where none is given: for span names and labels
-	ClassName   string // empty for a pass route
-	Class       ClassConfig
-	Backend     string
-	Rewrite     Rewrite
-	Merge       []string // backends whose lists of models are added
-	Pass        bool
-	Learn       bool   // its demand is to be learned; what a Decision says is the least until then
-	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
-	RequireBody bool
-	HoldSlot    bool                // a WebSocket holds a slot and has the execution clock
-	Completion  *backend.Completion // nil: an answer is the end of its work
+	Name            string // as configured, else "routes[3]"
+	Pattern         string // the path pattern, "/**" where none is given: for span names and labels
+	ClassName       string // empty for a pass route
+	Class           ClassConfig
+	Backend         string
+	Rewrite         Rewrite
+	Merge           []string // backends whose lists of models are added
+	Pass            bool
+	Learn           bool   // its demand is to be learned; what a Decision says is the least until then
+	Errors          string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
+	RequireBody     bool
+	WaitingComments time.Duration // how often a stream that waits gets a comment; 0: never
+	// RewriteModel is the backend's name for the model of the body; empty: the client's.
+	RewriteModel string
+	HoldSlot     bool                // a WebSocket holds a slot and has the execution clock
+	Completion   *backend.Completion // nil: an answer is the end of its work
 
 	modelAt int // the segment of the path that names a model, from 1; 0: none does
 }

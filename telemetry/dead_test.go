@@ -19,13 +19,13 @@ import (
 // stuck is an exporter that does not come back, whatever its context says,
 // until it is let through.
 type stuck struct {
-	letGo chan struct{}
-	got   atomic.Int64
+	release chan struct{}
+	got     atomic.Int64
 }
 
 func (s *stuck) ExportSpans(_ context.Context, spans []sdktrace.ReadOnlySpan) error {
 	s.got.Add(int64(len(spans)))
-	<-s.letGo
+	<-s.release
 	return nil
 }
 
@@ -39,7 +39,7 @@ func TestAStuckExporterStopsNobody(t *testing.T) {
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
 	synctest.Test(t, func(t *testing.T) {
 		telemetry := start(t, usual(), &logs{})
-		exporter := &stuck{letGo: make(chan struct{})}
+		exporter := &stuck{release: make(chan struct{})}
 		telemetry.trace(TracesConfig{Sample: 1}, through(exporter))
 		const requests, each, room = 1000, 3, 64
 		for range requests {
@@ -57,7 +57,7 @@ func TestAStuckExporterStopsNobody(t *testing.T) {
 		if d := time.Since(began); d != 5*time.Second {
 			t.Errorf("shutdown took %s, want the 5s that it had", d)
 		}
-		close(exporter.letGo)
+		close(exporter.release)
 		synctest.Wait()
 		if got := exporter.got.Load(); got != room {
 			t.Errorf("%d spans left in the end, want %d", got, room)
@@ -70,7 +70,7 @@ func TestShutdownEndsByItsDeadline(t *testing.T) {
 	noOTEL(t)
 	synctest.Test(t, func(t *testing.T) {
 		telemetry := start(t, usual(), &logs{})
-		deaf := deafSink{letGo: make(chan struct{})}
+		deaf := deafSink{release: make(chan struct{})}
 		telemetry.trace(TracesConfig{Sample: 1}, deaf)
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -78,15 +78,15 @@ func TestShutdownEndsByItsDeadline(t *testing.T) {
 		if err := telemetry.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 5*time.Second {
 			t.Errorf("shutdown: %v after %s, want the deadline's end after 5s", err, time.Since(began))
 		}
-		close(deaf.letGo)
+		close(deaf.release)
 	})
 }
 
-type deafSink struct{ letGo chan struct{} }
+type deafSink struct{ release chan struct{} }
 
 func (deafSink) add(*span)                        {}
 func (deafSink) send(context.Context) error       { return nil }
-func (d deafSink) shutdown(context.Context) error { <-d.letGo; return nil }
+func (d deafSink) shutdown(context.Context) error { <-d.release; return nil }
 
 func TestEverySpanIsEitherExportedOrCountedAsLost(t *testing.T) {
 	noOTEL(t)

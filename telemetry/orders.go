@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
 // Order is an unload or a wake that is under way.
@@ -30,10 +31,12 @@ type Done struct {
 	Note   string
 }
 
-// OutOfMemory counts an out-of-memory answer of a backend: OOMRetried or
+// OutOfMemory counts and keeps an out-of-memory answer to the request: OOMRetried or
 // OOMPassed.
-func (t *Telemetry) OutOfMemory(backend, result string) {
-	t.metrics.oom.Add(context.Background(), 1, metric.WithAttributes(attribute.String(AttrBackend, backend), attribute.String(AttrResult, result)))
+func (q *Request) OutOfMemory(result string) {
+	q.t.metrics.oom.Add(context.Background(), 1, metric.WithAttributes(attribute.String(AttrBackend, q.backend), attribute.String(AttrResult, result)))
+	q.t.History.AddDecision(timeline.Decision{At: time.Now(), Kind: timeline.OOM, Class: q.class, Backend: q.backend, Replica: q.replica,
+		Grant: q.grant, Position: -1, Action: result, Trace: timeline.TraceID(q.id.TraceID())})
 }
 
 // Ordered begins a trace of an order to a backend: SpanUnload or SpanWake. It is

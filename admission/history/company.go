@@ -68,8 +68,8 @@ func (h *History) LearnBeside(vram memory.Bytes, took time.Duration, classes []s
 			b.times[c] = t
 		}
 		t.add(took)
+		b.learn(c, t)
 	}
-	b.learn()
 }
 
 func (t *times) add(took time.Duration) {
@@ -82,37 +82,25 @@ func (t *times) add(took time.Duration) {
 	t.next = (t.next + 1) % rememberedBeside
 }
 
-// learn makes anew what is known, for those who hold what was, if it has changed.
-func (b *besides) learn() {
-	var known Beside
-	for name, t := range b.times {
-		if t.runs < enoughBeside {
-			continue
-		}
-		now := t.estimate()
-		if b.known != nil {
-			if before, ok := (*b.known)[name]; ok && before == now {
-				continue
-			}
-		}
-		if known == nil {
-			known = Beside{}
-			if b.known != nil {
-				maps.Copy(known, *b.known)
-			}
-		}
-		known[name] = now
+// learn takes what the last runs in one company say. Those who hold what was known
+// keep it.
+func (b *besides) learn(name string, t *times) {
+	if t.runs < enoughBeside || len(t.last) == 0 {
+		return
 	}
-	if known != nil {
-		b.known = &known
-	}
-}
-
-func (t *times) estimate() Estimate {
 	var room [rememberedBeside]time.Duration
-	sorted := room[:copy(room[:], t.last)]
+	sorted := append(room[:0], t.last...)
 	slices.Sort(sorted)
-	return Estimate{P50: sorted[len(sorted)/2], P95: sorted[len(sorted)-1]}
+	e := Estimate{P50: sorted[len(sorted)/2], P95: sorted[len(sorted)-1]}
+	known := Beside{}
+	if b.known != nil {
+		if (*b.known)[name] == e {
+			return
+		}
+		known = maps.Clone(*b.known)
+	}
+	known[name] = e
+	b.known = &known
 }
 
 // Beside is what to expect of work with that demand by its company; nil: nothing is
@@ -168,7 +156,9 @@ func restored(all []savedBeside) company {
 		}
 	}
 	for _, b := range c {
-		b.learn()
+		for name, t := range b.times {
+			b.learn(name, t)
+		}
 	}
 	return c
 }

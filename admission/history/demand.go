@@ -266,7 +266,12 @@ func (h *History) Figure(vram memory.Bytes, learn bool) Figure {
 		return Figure{Booked: vram, Unknown: learn, Evidence: Declared}
 	}
 	k.learn = learn
-	f := k.figure(h.resident)
+	return k.dated(h.resident)
+}
+
+// dated is figure with its Since.
+func (k *kind) dated(weights memory.Bytes) Figure {
+	f := k.figure(weights)
 	f.Since = k.last.Since
 	return f
 }
@@ -328,12 +333,13 @@ type Failure struct {
 	Said memory.Bytes
 }
 
-// needs is what a run that failed is taken to need.
+// needs is what a run that failed is taken to need. Zero: nothing tells, since it had
+// no room for more than the weights of its backend.
 func (f Failure) needs(seen memory.Bytes) memory.Bytes {
 	if f.Said > f.Weights {
 		return min(f.Said-f.Weights+f.Said/50, maxFloor)
 	}
-	return min(max(probably(seen), f.Room-f.Weights+f.Room/50, 1), maxFloor)
+	return min(max(probably(seen), f.Room-f.Weights+f.Room/50, 0), maxFloor)
 }
 
 // Exhausted takes a run that ended for want of memory, and gives the figure for

@@ -15,6 +15,9 @@ const (
 	// calmReadings is how many readings must agree before memory in use that
 	// belongs to no run counts as settled.
 	calmReadings = 3
+	// quietReadings is how many are enough although they do not agree: what another
+	// process does all the time is no reason to wait.
+	quietReadings = 6
 	// calmWithin is how far they may differ.
 	calmWithin = 64 * MiB
 	// driverUse is what the driver may hold itself beside the processes that it
@@ -49,7 +52,7 @@ func (l *Ledger) Observe(now, begun time.Duration, r Reading) bool {
 	if r.Err != nil {
 		return true
 	}
-	p := pass{l: l, g: g, d: d, now: now, begun: begun, t: &l.GPUs[g], first: d.goodAt == never,
+	p := pass{l: l, g: g, d: d, now: now, begun: begun, since: d.goodAt, t: &l.GPUs[g], first: d.goodAt == never,
 		complete: r.Processes != nil, change: r.Used - d.read, left: r.Used}
 	xlow := p.t.XLow
 	figures := p.figures(r) // 1
@@ -87,8 +90,9 @@ type pass struct {
 	d          *device
 	t          *Total
 	now, begun time.Duration
-	first      bool // of this GPU
-	complete   bool // the processes of every account are named
+	since      time.Duration // when the last good one was begun
+	first      bool          // of this GPU
+	complete   bool          // the processes of every account are named
 	// change is that of what is in use less the accounts that had a figure before
 	// and have one now; left is what is in use less all that have one now.
 	change, left Bytes
@@ -375,9 +379,10 @@ func (p *pass) steady(r Reading, lost Bytes) {
 	for _, a := range d.accounts {
 		rest = rest && p.l.Accounts[a].Runs == 0 && !p.l.accounts[a].moving
 	}
+	d.quiet++
 	switch off := r.Used - d.calmFrom; {
 	case !rest:
-		d.calm = 0
+		d.calm, d.quiet = 0, 0
 	case d.calm > 0 && off <= calmWithin && off >= -calmWithin:
 		d.calm++
 	default:

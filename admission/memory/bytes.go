@@ -51,7 +51,24 @@ func ParseBytes(s string) (Bytes, error) {
 		}
 		return Bytes(n), nil
 	}
+	if number, unit := meant(text); unit != "" {
+		return 0, fmt.Errorf("%q is not an amount of memory: want %s%siB, or %s%sB for powers of ten", s, number, unit, number, unit)
+	}
 	return 0, fmt.Errorf("%q is not an amount of memory: want a number with a unit, such as 34GiB, 512MiB or 34GB", s)
+}
+
+// meant is the number and the letter of the unit of an amount that is written as other
+// programs have it: 48gb, 48G or 48Gi. Empty: it is none.
+func meant(text string) (number, unit string) {
+	number = strings.TrimRight(text, "bBiIkKmMgGtT")
+	if unit = strings.ToUpper(text[len(number):]); unit == "" || !strings.Contains("KMGT", unit[:1]) {
+		return "", ""
+	}
+	number = strings.TrimSpace(number)
+	if n, err := strconv.ParseFloat(number, 64); err != nil || !(n >= 0) {
+		return "", ""
+	}
+	return number, unit[:1]
 }
 
 // withUnit is what a number without a unit may have meant.

@@ -179,7 +179,7 @@ var recordings = []struct {
 	misses   int   // intervals that did not hold what was there, by totals alone
 }{
 	{"first-runs", []string{"flux", "vqa"}, []Bytes{32330, 1684}, []Bytes{3612, 2050}, []bool{false, true}, nil, 1},
-	{"outsider-and-crash", []string{"flux", "vqa"}, []Bytes{32330, 1686}, []Bytes{3612, 138}, []bool{false, true}, []row{
+	{"unmanaged-and-crash", []string{"flux", "vqa"}, []Bytes{32330, 1686}, []Bytes{3612, 138}, []bool{false, true}, []row{
 		{at: 700 * time.Millisecond, event: "gone vqa"}, {at: 10 * time.Second, event: "back vqa"},
 		{at: 17750 * time.Millisecond, event: "gone flux"}, {at: 23500 * time.Millisecond, event: "back flux"},
 	}, 3},

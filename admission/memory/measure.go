@@ -183,6 +183,7 @@ func (p *pass) measure() {
 	for _, a := range d.accounts {
 		acc, h := l.accounts[a], &l.Accounts[a]
 		p.promptly(a)
+		p.failed(a)
 		if acc.bare && acc.endedAt <= p.begun {
 			// Between a load and the first run a process holds its weights.
 			if acc.bare = false; acc.learn && acc.figure > 0 {
@@ -226,11 +227,6 @@ func (p *pass) measure() {
 	}
 	if r := d.lone; r != nil && r.state == over && r.ended+settleTime <= p.begun {
 		d.lone = nil
-		for _, a := range r.Accounts {
-			if r.Case != nil && l.accounts[a].gpu == p.g {
-				r.Case.evidence(d.read, d.read-l.Accounts[a].Low, l.accounts[a].figure >= 0)
-			}
-		}
 	}
 }
 

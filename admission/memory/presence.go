@@ -48,7 +48,7 @@ func (l *Ledger) Gone(now time.Duration, a int) {
 	if l.sight(acc.gpu, now) == blind {
 		l.GPUs[acc.gpu].XHigh -= min(l.GPUs[acc.gpu].XHigh, h.High)
 	}
-	l.touch(now, a)
+	l.moved(now, a)
 }
 
 // Back says that a backend that was gone is there again. It may load its
@@ -63,7 +63,7 @@ func (l *Ledger) Back(now time.Duration, a int) {
 		h.Low = 0
 		h.High = max(h.High, acc.weights)
 	}
-	l.touch(now, a)
+	l.moved(now, a)
 }
 
 // SetLoaded takes a backend's own word, given on its start or ours, on whether

@@ -13,7 +13,10 @@ type Case struct {
 	TooSmall, Well Bytes
 
 	failures  int
-	used      Bytes         // in use, after the last one
+	last      *Run          // the last one; nil: one has ended since
+	before    Bytes         // TooSmall, without it
+	on        int           // the account where it had the least room, with what follows
+	used      Bytes         // in use, after it
 	taken     Bytes         // the same without what it surely held
 	notBefore time.Duration // the next is tried, on the same evidence
 }
@@ -49,18 +52,45 @@ func (l *Ledger) roomBlind(a int) Bytes {
 	return max(0, room)
 }
 
-// Barred says that a failure of a lone run of this route and size still counts:
-// nothing that told of it has changed.
+// Barred says that a failure of a run of this route and size on account a still
+// counts: nothing that told of it has changed.
 func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
-	if c == nil || c.failures == 0 || now >= c.notBefore {
+	if c == nil || c.failures == 0 || now >= c.notBefore || c.on != a {
 		return false
 	}
 	used := l.GPUs[l.accounts[a].gpu].Used
 	return used > c.used-evidenceMoved && used-l.Accounts[a].Low > c.taken-evidenceMoved
 }
 
+// Roomier says that account a could have more room than any that was too small for
+// this route and size, or that no failure of it still counts.
+func (l *Ledger) Roomier(c *Case, a int, now time.Duration) bool {
+	return c == nil || c.failures == 0 || now >= c.notBefore || c.roomier(l.room(a))
+}
+
+// roomier says that a room is larger than any that was too small.
+func (c *Case) roomier(room Bytes) bool { return room > c.TooSmall+c.TooSmall/roomier }
+
 // Until is when the last failure ceases to count, whatever the card shows.
 func (c *Case) Until() time.Duration { return c.notBefore }
+
+// failed takes a reading after a run that ran out of memory: the room that it had,
+// and a second later what is in use.
+func (p *pass) failed(a int) {
+	acc, h := p.l.accounts[a], &p.l.Accounts[a]
+	r := acc.failed
+	if r == nil || r.ended > p.begun {
+		return
+	}
+	if acc.figure >= 0 && p.since < r.ended {
+		r.Case.failedIn(r, p.l.Budget(p.g)-p.d.read+acc.figure)
+	}
+	if r.ended+settleTime <= p.begun {
+		if acc.failed = nil; int(r.tightest) == a {
+			r.Case.evidence(p.d.read, p.d.read-h.Low, acc.figure >= 0)
+		}
+	}
+}
 
 // evidence takes what is in use after a run, in all and beside what its backend
 // surely holds. exact says that the driver told what that is: then what others
@@ -73,13 +103,22 @@ func (c *Case) evidence(used, taken Bytes, exact bool) {
 	}
 }
 
+// failedIn says that the last run which failed had no more than so much room: a
+// neighbour may have come since its start.
+func (c *Case) failedIn(r *Run, room Bytes) {
+	if c.last == r {
+		r.least = min(r.least, max(0, room))
+		c.TooSmall = max(c.before, r.least)
+	}
+}
+
 // judge takes the end of a run into what is known of its route and size.
 func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	c := r.Case
 	if c == nil {
 		return
 	}
-	switch {
+	switch c.last = nil; {
 	case res.Outcome == Good:
 		c.failures = 0
 		if c.Well == 0 || r.room < c.Well {
@@ -91,24 +130,26 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried > r.least):
 		// Of one that fitted its own words count, until the penalty ends: the card may
 		// have been fuller than was known.
+		c.on, c.taken, c.used = int(r.tightest), r.taken, r.used
 		if r.Kind != Fitting {
-			c.TooSmall = max(c.TooSmall, r.least)
+			c.last, c.before = r, c.TooSmall
+			c.failedIn(r, r.least)
 			if c.Well > 0 && c.Well <= r.least {
 				c.Well = 0
 			}
 		}
-		after := l.devices[l.accounts[r.Accounts[0]].gpu].trialAfter()
-		c.notBefore = now + min(10*after<<min(c.failures, 10), longestPenalty)
+		d := l.devices[l.accounts[r.Accounts[0]].gpu]
+		c.notBefore = now + min(10*d.trialAfter()<<min(c.failures, 10), longestPenalty)
 		c.failures++
-		c.taken, c.used = r.taken, r.used
 	}
 }
 
 // AtRest says that nothing of ours runs, loads or unloads on a GPU, and that
-// three readings agree. Where no readings count nothing more is known than that
-// nothing runs.
+// three readings agree, or six have come that do not. Where no readings count
+// nothing more is known than that nothing runs.
 func (l *Ledger) AtRest(g int, now time.Duration) bool {
-	return l.devices[g].calm >= calmReadings || l.sight(g, now) == blind && l.Quiet(g)
+	d := l.devices[g]
+	return d.calm >= calmReadings || d.quiet >= quietReadings || l.sight(g, now) == blind && l.Quiet(g)
 }
 
 // Quiet says that nothing of ours runs, loads or unloads on a GPU.
@@ -179,13 +220,13 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown bool,
 		return NoDoubt
 	}
 	least := min(demand, declared)
-	if w := l.accounts[a].weights; l.accounts[a].loaded != loaded && own > 0 && own < w {
+	if w := l.accounts[a].weights; own > 0 && own < w {
 		least -= w - own // what it holds may be all of its weights
 	}
-	if l.Unmanaged(st, a, least, now) > 0 {
+	if l.unmanaged(st, a, l.needByFigures(st, a, least, now), now) > 0 {
 		return NoDoubt
 	}
-	if c == nil || room > c.TooSmall+c.TooSmall/roomier {
+	if c == nil || c.roomier(room) {
 		return DoubtDemand
 	}
 	return NoDoubt
@@ -208,12 +249,17 @@ func (l *Ledger) WeightsUnknown(a int) bool {
 // Unmanaged is what processes that are not ours hold of a GPU, where the driver
 // names them and a run on account a would fit without them; else 0.
 func (l *Ledger) Unmanaged(st *State, a int, demand Bytes, now time.Duration) Bytes {
+	return l.unmanaged(st, a, l.Need(st, a, demand, now), now)
+}
+
+// unmanaged is Unmanaged of a run with which account a needs so much.
+func (l *Ledger) unmanaged(st *State, a int, need Bytes, now time.Duration) Bytes {
 	g := l.accounts[a].gpu
 	d := l.devices[g]
 	if !d.complete || d.unmanaged == 0 {
 		return 0
 	}
-	if taken := l.Taken(st, g, a, l.Need(st, a, demand, now), now); taken <= l.Budget(g) || taken-d.unmanaged > l.Budget(g) {
+	if taken := l.Taken(st, g, a, need, now); taken <= l.Budget(g) || taken-d.unmanaged > l.Budget(g) {
 		return 0
 	}
 	return d.unmanaged

@@ -1,12 +1,17 @@
 package queue
 
-import "iter"
+import (
+	"iter"
+	"time"
+)
 
 // Group counts entries of any number of shapes together, in order of arrival.
 // The zero value is empty.
 type Group[T any] struct {
 	waiting list[T]
 	size    int64
+	timed   *Place[T]     // the first of those that expire in order of arrival; nil: none does
+	latest  time.Duration // when the last of those expires
 }
 
 // Len is the number of waiting entries.
@@ -20,7 +25,7 @@ func (g *Group[T]) First() *T {
 	if g.waiting.first == nil {
 		return nil
 	}
-	return g.waiting.first.owner
+	return g.waiting.first.entry.owner
 }
 
 // Last is the waiting entry that arrived last. Nil: none waits.
@@ -28,19 +33,19 @@ func (g *Group[T]) Last() *T {
 	if g.waiting.last == nil {
 		return nil
 	}
-	return g.waiting.last.owner
+	return g.waiting.last.entry.owner
 }
 
 // All yields the waiting entries in order of arrival. The entry that was yielded
 // last may be removed meanwhile.
 func (g *Group[T]) All() iter.Seq[*T] {
 	return func(yield func(*T) bool) {
-		for e := g.waiting.first; e != nil; {
-			next := e.links[inGroup].next
-			if !yield(e.owner) {
+		for p := g.waiting.first; p != nil; {
+			next := p.links[inGroup].next
+			if !yield(p.entry.owner) {
 				return
 			}
-			e = next
+			p = next
 		}
 	}
 }
@@ -50,11 +55,11 @@ func (g *Group[T]) All() iter.Seq[*T] {
 // follow.
 func (g *Group[T]) Clear() []*T {
 	all := make([]*T, 0, g.waiting.length)
-	for e := g.waiting.first; e != nil; {
-		next := e.links[inGroup].next
-		e.links, e.flow = [listKinds]link[T]{}, nil
-		all = append(all, e.owner)
-		e = next
+	for p := g.waiting.first; p != nil; {
+		next := p.links[inGroup].next
+		p.links, p.flow = [listKinds]link[T]{}, nil
+		all = append(all, p.entry.owner)
+		p = next
 	}
 	*g = Group[T]{}
 	return all

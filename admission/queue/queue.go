@@ -1,6 +1,6 @@
 // Package queue holds the requests that wait and says which of them is next.
 //
-// An Entry is one waiting request. It waits in a Shape, the queue of all
+// An Entry is one request, and while it waits it has a Place in a Shape, the queue of all
 // requests with the same demand, and counts in a Group, which is a class to the
 // scheduler. Within a shape, a flow is the FIFO of one tenant at one priority.
 // There are two orders:
@@ -18,9 +18,9 @@
 // concurrent use.
 //
 // Invariants: a waiting entry is in exactly one flow, one level, one group, and
-// in the expiry heap if it expires. Entries of one flow are in order of arrival.
-// Push and Remove take logarithmic time in the number of flows of the shape and
-// of entries that expire, and allocate nothing for an entry.
+// in the expiry heap if it expires out of the order of its group. Entries of one flow
+// are in order of arrival. Push and Remove take logarithmic time in the number of
+// flows of the shape and of entries in that heap, and allocate nothing for an entry.
 //
 // The package needs the standard library alone.
 package queue
@@ -41,7 +41,8 @@ const Forever = time.Duration(1 << 61)
 type Queue[T any] struct {
 	lastID   uint64
 	waiting  int
-	expiries expiries[T]
+	timed    []*Group[T] // those with entries that expire in their order
+	expiries expiries[T] // the other entries that expire
 
 	tenants   map[string]*Tenant[T]
 	anonymous *Tenant[T]
@@ -58,59 +59,43 @@ func (q *Queue[T]) Arrive(now time.Duration, e *Entry[T], owner *T) {
 }
 
 // Push puts an entry behind the others of its flow. The entry has arrived, does
-// not wait, and has its Tenant, Boost, Expires and Size set.
-func (q *Queue[T]) Push(e *Entry[T], sh *Shape[T]) {
-	sh.Group.waiting.push(e, inGroup)
-	sh.Group.size += e.Size
-	sh.push(e)
-	q.join(e, sh)
+// not wait, and has its Tenant and Boost set, and its place Expires and Size.
+func (q *Queue[T]) Push(e *Entry[T], p *Place[T], sh *Shape[T]) {
+	p.entry = e
+	sh.Group.waiting.push(p, inGroup)
+	sh.Group.size += p.Size
+	sh.push(p)
+	q.join(p, sh)
 	q.waiting++
-	if e.Expires < Forever {
-		q.expiries.push(e)
+	if p.Expires < Forever {
+		q.pushExpiry(p, sh.Group)
 	}
 }
 
-// Remove takes a waiting entry out.
-func (q *Queue[T]) Remove(e *Entry[T]) {
-	sh := e.flow.shape
-	sh.Group.waiting.remove(e, inGroup)
-	sh.Group.size -= e.Size
-	sh.remove(e)
-	q.part(e)
-	if e.Expires < Forever {
-		q.expiries.remove(e)
+// Remove takes a waiting entry out of its place.
+func (q *Queue[T]) Remove(p *Place[T]) {
+	sh := p.flow.shape
+	if p.Expires < Forever {
+		q.removeExpiry(p, sh.Group)
 	}
+	sh.Group.waiting.remove(p, inGroup)
+	sh.Group.size -= p.Size
+	sh.remove(p)
+	q.part(p)
 	q.waiting--
 }
 
 // Len is the number of waiting entries.
 func (q *Queue[T]) Len() int { return q.waiting }
 
-// Expired returns the waiting entry that expired first, at the latest now, and
-// leaves it in the queue. Nil: there is none.
-func (q *Queue[T]) Expired(now time.Duration) *T {
-	if len(q.expiries) > 0 && q.expiries[0].Expires <= now {
-		return q.expiries[0].owner
-	}
-	return nil
-}
-
-// NextExpiry is when the next waiting entry expires. Forever: none does.
-func (q *Queue[T]) NextExpiry() time.Duration {
-	if len(q.expiries) > 0 {
-		return q.expiries[0].Expires
-	}
-	return Forever
-}
-
 // Reset makes the queue empty and gives the tenants new weights; a tenant that
 // is not listed, or whose weight is not positive, has 1. What tenants were
 // charged, the virtual time and the numbers of entries stay. An entry that
 // waited may be pushed again, after Group.Clear has taken it out of its lists.
 func (q *Queue[T]) Reset(weights map[string]float64) {
-	q.weights, q.waiting, q.expiries = weights, 0, nil
+	q.weights, q.waiting, q.timed, q.expiries = weights, 0, nil, nil
 	for _, t := range q.tenants {
-		t.flows, t.waiting, t.weight = nil, 0, q.weight(t.name)
+		t.flows, t.twins, t.waiting, t.weight = nil, 0, 0, q.weight(t.name)
 	}
 }
 
@@ -120,8 +105,11 @@ func (q *Queue[T]) Reset(weights map[string]float64) {
 func (q *Queue[T]) Dump() string {
 	var b strings.Builder
 	fmt.Fprint(&b, q.waiting, " ", q.virtual, " expire")
+	for _, g := range q.timed {
+		fmt.Fprint(&b, " ", g.timed.entry.id, " ", g.latest)
+	}
 	for _, e := range q.expiries {
-		fmt.Fprint(&b, " ", e.id)
+		fmt.Fprint(&b, " ", e.place.entry.id)
 	}
 	return b.String()
 }

@@ -10,6 +10,7 @@ import (
 
 type request struct {
 	Entry[request]
+	Place[request]
 	shape *Shape[request]
 }
 
@@ -33,14 +34,14 @@ func (b *box) push(now, shape int, tenant string, boost int) *request {
 	r := &request{shape: b.shapes[shape]}
 	b.Arrive(time.Duration(now)*time.Second, &r.Entry, r)
 	r.Tenant, r.Boost, r.Expires, r.Size = b.Tenant(tenant), time.Duration(boost)*time.Second, Forever, 10
-	b.Push(&r.Entry, r.shape)
+	b.Push(&r.Entry, &r.Place, r.shape)
 	return r
 }
 
 // start takes out what fair queueing starts next.
 func (b *box) start(shape int, share float64, expected time.Duration) *request {
 	r := b.shapes[shape].Next()
-	b.Remove(&r.Entry)
+	b.Remove(&r.Place)
 	b.Charge(&r.Entry, share, expected)
 	return r
 }
@@ -138,7 +139,7 @@ func TestATenantWithSeveralPriorities(t *testing.T) {
 			t.Errorf("%s with tag %v starts after tag %v", r.Tenant.name, r.Tenant.tag, last)
 		}
 		last = r.Tenant.tag
-		b.Remove(&r.Entry)
+		b.Remove(&r.Place)
 	}
 }
 
@@ -151,7 +152,7 @@ func TestAgainstSortedLists(t *testing.T) {
 		var waiting []*request // in order of arrival
 		var now time.Duration
 		remove := func(r *request) {
-			b.Remove(&r.Entry)
+			b.Remove(&r.Place)
 			waiting = slices.DeleteFunc(waiting, func(x *request) bool { return x == r })
 		}
 		for step := range 600 {
@@ -165,7 +166,7 @@ func TestAgainstSortedLists(t *testing.T) {
 				if r.Expires = Forever; draw(2) == 0 {
 					r.Expires = now + time.Duration(draw(60))*time.Second
 				}
-				b.Push(&r.Entry, r.shape)
+				b.Push(&r.Entry, &r.Place, r.shape)
 				waiting = append(waiting, r)
 			case draw(3) == 0:
 				remove(waiting[draw(len(waiting))])
@@ -179,7 +180,7 @@ func TestAgainstSortedLists(t *testing.T) {
 					*b.shapes[i] = Shape[request]{Group: &b.group}
 				}
 				for _, r := range all {
-					b.Push(&r.Entry, r.shape)
+					b.Push(&r.Entry, &r.Place, r.shape)
 				}
 			default:
 				if r := waiting[draw(len(waiting))].shape.Next(); r != nil {
@@ -253,7 +254,7 @@ func compareShape(sh *Shape[request], mine []*request) error {
 		if eldest == nil {
 			eldest = r
 		}
-		if n := sh.Ahead(&r.Entry, len(mine)); n != i {
+		if n := sh.Ahead(&r.Place, len(mine)); n != i {
 			return fmt.Errorf("%d rank before entry %d, want %d", n, r.ID(), i)
 		}
 		before := 0

@@ -31,16 +31,16 @@ func (sh *Shape[T]) Len() int { return sh.waiting }
 
 // Eldest is the waiting entry that ranks first. Nil: none waits.
 func (sh *Shape[T]) Eldest() *T {
-	var eldest *Entry[T]
+	var eldest *Place[T]
 	for i := range sh.levels {
-		if e := sh.levels[i].waiting.first; e != nil && (eldest == nil || e.Before(eldest)) {
-			eldest = e
+		if p := sh.levels[i].waiting.first; p != nil && (eldest == nil || p.before(eldest)) {
+			eldest = p
 		}
 	}
 	if eldest == nil {
 		return nil
 	}
-	return eldest.owner
+	return eldest.entry.owner
 }
 
 // Next is the entry that fair queueing starts next: the oldest of the flow whose
@@ -49,38 +49,38 @@ func (sh *Shape[T]) Next() *T {
 	if len(sh.flows) == 0 {
 		return nil
 	}
-	return sh.flows[0].waiting.first.owner
+	return sh.flows[0].flow.waiting.first.entry.owner
 }
 
 // Ahead counts the entries of the shape that rank before a waiting entry, up to
 // limit.
-func (sh *Shape[T]) Ahead(e *Entry[T], limit int) int {
+func (sh *Shape[T]) Ahead(p *Place[T], limit int) int {
 	n := 0
 	for i := range sh.levels {
-		for x := sh.levels[i].waiting.first; x != nil && x != e && x.Before(e) && n < limit; x = x.links[inLevel].next {
+		for x := sh.levels[i].waiting.first; x != nil && x != p && x.before(p) && n < limit; x = x.links[inLevel].next {
 			n++
 		}
 	}
 	return n
 }
 
-func (sh *Shape[T]) push(e *Entry[T]) {
+func (sh *Shape[T]) push(p *Place[T]) {
 	sh.waiting++
 	for i := range sh.levels {
-		if sh.levels[i].boost == e.Boost {
-			sh.levels[i].waiting.push(e, inLevel)
+		if sh.levels[i].boost == p.entry.Boost {
+			sh.levels[i].waiting.push(p, inLevel)
 			return
 		}
 	}
-	l := level[T]{boost: e.Boost}
-	l.waiting.push(e, inLevel)
+	l := level[T]{boost: p.entry.Boost}
+	l.waiting.push(p, inLevel)
 	sh.levels = append(sh.levels, l)
 }
 
-func (sh *Shape[T]) remove(e *Entry[T]) {
+func (sh *Shape[T]) remove(p *Place[T]) {
 	sh.waiting--
-	i := slices.IndexFunc(sh.levels, func(l level[T]) bool { return l.boost == e.Boost })
-	sh.levels[i].waiting.remove(e, inLevel)
+	i := slices.IndexFunc(sh.levels, func(l level[T]) bool { return l.boost == p.entry.Boost })
+	sh.levels[i].waiting.remove(p, inLevel)
 	if sh.levels[i].waiting.length == 0 && len(sh.levels) > 1 {
 		sh.levels = slices.Delete(sh.levels, i, i+1)
 	}
@@ -90,8 +90,9 @@ func (sh *Shape[T]) remove(e *Entry[T]) {
 func (sh *Shape[T]) Dump() string {
 	var b strings.Builder
 	fmt.Fprint(&b, sh.waiting)
-	for _, f := range sh.flows {
-		fmt.Fprint(&b, " ", f.tenant.name, f.tenant.tag, f.waiting.first.id)
+	for _, p := range sh.flows {
+		f := p.flow
+		fmt.Fprint(&b, " ", f.tenant.name, f.tenant.tag, f.waiting.first.entry.id)
 	}
 	return b.String()
 }

@@ -5,11 +5,12 @@ import "time"
 // Tenant is the account of one tenant. It counts across all shapes and groups.
 type Tenant[T any] struct {
 	name    string
-	tag     float64 // virtual start of its next request
+	tag     float64 // virtual start of its next request, in nanoseconds of the whole
 	weight  float64
 	waiting int
 	running int
 	flows   []*flow[T] // those with waiting entries
+	twins   int        // how many of them are in a shape in which another one is
 }
 
 // Name is the tenant's name; empty for the anonymous one.
@@ -84,7 +85,7 @@ func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 	q.virtual = max(q.virtual, e.Tenant.tag)
 	e.Tenant.running++
 	e.share = float32(share)
-	e.charge = float64(e.share) * expected.Seconds() / e.Tenant.weight
+	e.charge = float64(e.share) * float64(expected) / e.Tenant.weight
 	q.retag(e.Tenant, e.charge)
 }
 
@@ -92,16 +93,18 @@ func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 // one. It is called once, when the work has ended.
 func (q *Queue[T]) Correct(e *Entry[T], took time.Duration) {
 	e.Tenant.running--
-	q.retag(e.Tenant, float64(e.share)*took.Seconds()/e.Tenant.weight-e.charge)
+	q.retag(e.Tenant, float64(e.share)*float64(took)/e.Tenant.weight-e.charge)
 }
 
 func (q *Queue[T]) retag(t *Tenant[T], by float64) {
 	if by == 0 {
 		return
 	}
-	if len(t.flows) == 1 {
+	if t.twins == 0 {
 		t.tag += by
-		t.flows[0].shape.flows.fix(t.flows[0].heap)
+		for _, f := range t.flows {
+			f.shape.flows.change(f)
+		}
 		return
 	}
 	// Several flows of one heap would move at once, and a heap mends one.
@@ -124,7 +127,8 @@ type flow[T any] struct {
 }
 
 // join puts an entry behind the others of its flow.
-func (q *Queue[T]) join(e *Entry[T], sh *Shape[T]) {
+func (q *Queue[T]) join(p *Place[T], sh *Shape[T]) {
+	e := p.entry
 	t := e.Tenant
 	if t.waiting == 0 && t.tag < q.virtual {
 		// Idle time is not credit.
@@ -132,66 +136,99 @@ func (q *Queue[T]) join(e *Entry[T], sh *Shape[T]) {
 	}
 	t.waiting++
 	var f *flow[T]
+	twin := 0
 	for _, x := range t.flows {
-		if x.shape == sh && x.boost == e.Boost {
+		if x.shape != sh {
+			continue
+		}
+		twin = 1
+		if x.boost == e.Boost {
 			f = x
 			break
 		}
 	}
 	if f == nil {
+		t.twins += twin
 		f = &flow[T]{tenant: t, shape: sh, boost: e.Boost}
 		t.flows = append(t.flows, f)
 	}
-	e.flow = f
-	f.waiting.push(e, inFlow)
+	p.flow = f
+	f.waiting.push(p, inFlow)
 	if f.waiting.length == 1 {
 		sh.flows.push(f)
 	}
 }
 
 // part takes an entry out of its flow.
-func (q *Queue[T]) part(e *Entry[T]) {
-	f, t := e.flow, e.Tenant
+func (q *Queue[T]) part(p *Place[T]) {
+	f, t := p.flow, p.entry.Tenant
 	sh := f.shape
-	f.waiting.remove(e, inFlow)
+	f.waiting.remove(p, inFlow)
 	t.waiting--
 	if f.waiting.length > 0 {
-		sh.flows.fix(f.heap)
+		sh.flows.change(f)
 		return
 	}
 	sh.flows.remove(f)
+	place, twin := 0, 0
 	for i, x := range t.flows {
 		if x == f {
-			n := len(t.flows) - 1
-			t.flows[i] = t.flows[n]
-			t.flows = t.flows[:n]
-			break
+			place = i
+		} else if x.shape == sh {
+			twin = 1
 		}
 	}
+	t.twins -= twin
+	last := len(t.flows) - 1
+	t.flows[place], t.flows[last] = t.flows[last], nil
+	t.flows = t.flows[:last]
 }
 
 // flows is a binary heap of a shape's flows that have waiting entries: the one
 // furthest behind its fair share first, then the one whose oldest ranks first.
-type flows[T any] []*flow[T]
+type flows[T any] []keyed[T]
+
+// keyed is a flow in the heap, with what it is ordered by beside it, so that the heap
+// is compared in its own memory.
+type keyed[T any] struct {
+	tag  float64       // its tenant's
+	rank time.Duration // of its first entry, as in Before
+	id   uint64        // of its first entry
+	flow *flow[T]
+}
+
+func (f *flow[T]) keyed() keyed[T] {
+	e := f.waiting.first.entry
+	return keyed[T]{f.tenant.tag, e.arrived - e.Boost, e.id, f}
+}
 
 func (h flows[T]) before(i, j int) bool {
-	a, b := h[i], h[j]
-	if a.tenant.tag != b.tenant.tag {
-		return a.tenant.tag < b.tenant.tag
+	a, b := &h[i], &h[j]
+	switch {
+	case a.tag != b.tag:
+		return a.tag < b.tag
+	case a.rank != b.rank:
+		return a.rank < b.rank
 	}
-	return a.waiting.first.Before(b.waiting.first)
+	return a.id < b.id
 }
 
 func (h *flows[T]) push(f *flow[T]) {
 	f.heap = len(*h)
-	*h = append(*h, f)
+	*h = append(*h, f.keyed())
 	h.up(f.heap)
+}
+
+// change takes note that the tag or the first entry of a flow has changed.
+func (h flows[T]) change(f *flow[T]) {
+	h[f.heap] = f.keyed()
+	h.fix(f.heap)
 }
 
 func (h *flows[T]) remove(f *flow[T]) {
 	last, i := len(*h)-1, f.heap
 	h.swap(i, last)
-	(*h)[last] = nil
+	(*h)[last] = keyed[T]{}
 	*h = (*h)[:last]
 	if i < last {
 		h.fix(i)
@@ -200,7 +237,7 @@ func (h *flows[T]) remove(f *flow[T]) {
 
 func (h flows[T]) swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].heap, h[j].heap = i, j
+	h[i].flow.heap, h[j].flow.heap = i, j
 }
 
 func (h flows[T]) up(i int) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,11 +14,20 @@ import (
 )
 
 func runCheck(args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("check", "", "Say everything that serve would refuse about a configuration, without starting.", stderr)
+	fs := newFlags("check", "[--diff OLD NEW]", "Say everything that serve would refuse about a configuration, without starting.", stderr)
 	options := configFlags(fs)
 	asJSON := fs.Bool("json", false, "print JSON")
-	if code, done := parse(fs, args, 0); done {
+	diff := fs.Bool("diff", false, "say what changes from one file to another, and for which requests; -c is not given")
+	wanted := 0
+	if slices.Contains(args, "--diff") || slices.Contains(args, "-diff") {
+		wanted = 2
+	}
+	arguments, code, done := parseMixed(fs, args, wanted)
+	if done {
 		return code
+	}
+	if *diff && wanted == 2 {
+		return runDiff(options(), arguments[0], arguments[1], *asJSON, stdout, stderr)
 	}
 	config, mistakes := loadConfig(options())
 	warnings := configs.Mistakes{}
@@ -28,7 +38,7 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 
-	code := 0
+	code = 0
 	if len(mistakes) > 0 {
 		code = 1
 	}

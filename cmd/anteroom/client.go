@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -63,10 +64,16 @@ const maxAnswer = 256 << 20
 // do asks and gives the answer's body, which the caller closes. What is no success is
 // an *errAnswer.
 func (c *client) do(method, path string) (io.ReadCloser, error) {
-	r, err := http.NewRequest(method, c.base+path, nil)
+	return c.doWith(context.Background(), method, path, nil)
+}
+
+// doWith is do until ctx ends, with more headers.
+func (c *client) doWith(ctx context.Context, method, path string, header http.Header) (io.ReadCloser, error) {
+	r, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(r.Header, header)
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}

@@ -24,6 +24,7 @@ type box struct {
 	speed   float64 // of real time; 0: the clock is virtual
 	card    *simulation.Card
 	engines []*simulation.Engine
+	at      [2]string // the addresses of the engines
 	callers simulation.Callers
 	status  string // address of the proxy's; empty: there is none
 	quit    func() // ends what would go on for ever
@@ -46,7 +47,6 @@ func newBox(ctx context.Context, clock simulation.Clock, s simulation.Scene, arm
 	flux, vqa := simulation.Flux(), simulation.VQA()
 	flux.Weights, flux.PerRun = 0, flux.Weights+flux.PerRun
 	vqa.PerRun = s.LightMemory
-	var at [2]string
 	var to [2]http.Handler
 	for i, kind := range []simulation.Kind{flux, vqa} {
 		kind.ReturnsMemory = true
@@ -56,7 +56,7 @@ func newBox(ctx context.Context, clock simulation.Clock, s simulation.Scene, arm
 		if err := e.Load(ctx); err != nil {
 			return b, err
 		}
-		if at[i], to[i], err = b.serve(e); err != nil {
+		if b.at[i], to[i], err = b.serve(e); err != nil {
 			return b, err
 		}
 	}
@@ -67,7 +67,7 @@ func newBox(ctx context.Context, clock simulation.Clock, s simulation.Scene, arm
 	case "static":
 		err = b.putInFront(simulation.Static(clock, to[0], to[1], 1, s.StaticSlots))
 	default:
-		err = b.anteroom(ctx, s, at, to)
+		err = b.anteroom(ctx, s, to)
 	}
 	return b, err
 }
@@ -138,8 +138,8 @@ const readEvery = time.Second
 
 // anteroom puts Anteroom in front of the engines, with the simulated card in
 // place of the driver: in real time the proxy that serve runs.
-func (b *box) anteroom(ctx context.Context, s simulation.Scene, at [2]string, to [2]http.Handler) error {
-	cfg, err := loadDemoConfig(s, at)
+func (b *box) anteroom(ctx context.Context, s simulation.Scene, to [2]http.Handler) error {
+	cfg, err := loadDemoConfig(s, b.at)
 	if err != nil {
 		return err
 	}

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -80,30 +83,37 @@ func runEngine(args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintln(stderr, "anteroom engine: load the weights:", err)
 		}
 	}()
+	fmt.Fprintf(stdout, "%s on http://%s\n", kind.Name, l.Addr())
+	printRoutes(stdout, engine.Routes(), "  ")
+	if err := serveEngine(ctx, l, engine); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// serveEngine serves an engine until the context ends, and closes it.
+func serveEngine(ctx context.Context, l net.Listener, engine *simulation.Engine) error {
 	server := &http.Server{Handler: engine, ReadHeaderTimeout: 10 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
-	fmt.Fprintf(stdout, "%s on http://%s\n", kind.Name, l.Addr())
-	printRoutes(stdout, engine.Routes(), "  ")
 	select {
 	case err := <-served:
-		return fail(err)
+		return err
 	case <-ctx.Done():
 	}
 	// The runs are cut by Close, so that their callers get an answer.
 	engine.Close()
 	ending, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if err := server.Shutdown(ending); err != nil {
-		return fail(err)
-	}
-	return 0
+	return server.Shutdown(ending)
 }
 
 // openCard makes a card of a size, or opens the shared one in a directory.
 func openCard(where string, size admission.Bytes) (*simulation.Card, error) {
 	if own, err := admission.ParseBytes(where); err == nil && own > 0 {
 		return simulation.NewCard(own), nil
+	} else if _, bare := strconv.ParseFloat(where, 64); bare == nil {
+		return nil, fmt.Errorf("--card: %w", cmp.Or(err, errors.New("0 is no size: want one such as 48GiB")))
 	}
 	return simulation.OpenCard(where, size)
 }

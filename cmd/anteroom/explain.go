@@ -27,6 +27,9 @@ type explanation struct {
 	Demand   demandJSON `json:"demand"`
 	Estimate float64    `json:"estimate_s"`
 	Reason   string     `json:"reason"`
+	Verdict  *verdict   `json:"verdict,omitempty"`  // nil: it passes, or is refused before it asks
+	Readings []reading  `json:"readings,omitempty"` // with --all-readings
+	vram     admission.Bytes
 }
 
 type demandJSON struct {
@@ -55,6 +58,7 @@ func runExplain(args []string, stdout, stderr io.Writer) int {
 	fs.Var(header, "H", "send a `HEADER`, 'Key: value'; may be given often")
 	text := fs.String("body", "", "send a `BODY`: text, @FILE, or - for standard input; JSON unless a Content-Type says otherwise")
 	listener := fs.String("listener", "", "ask as on the listener `NAME` of listeners; empty: the main one")
+	every := fs.Bool("all-readings", false, "list all the ways in which a backend may read the method and the path, with the rule of each")
 	asJSON := fs.Bool("json", false, "print JSON")
 	arguments, code, done := parseMixed(fs, args, 2)
 	if done {
@@ -86,6 +90,11 @@ func runExplain(args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		e.Reason = err.Error()
 		code = 1
+	} else if !e.Pass {
+		e.Verdict = judge(config, options().File, e)
+	}
+	if *every {
+		e.Readings = readings(config, r, body)
 	}
 	switch {
 	case *asJSON:
@@ -94,6 +103,9 @@ func runExplain(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "%s %s: %s\n", r.Method, r.RequestURI, e.Reason)
 	default:
 		e.print(stdout, config)
+	}
+	if !*asJSON {
+		printReadings(stdout, e.Readings)
 	}
 	return code
 }
@@ -172,7 +184,7 @@ func explain(config *configs.Config, r *http.Request, body []byte) (explanation,
 	if e.Pass {
 		return e, nil
 	}
-	e.Demand.Slots = 1
+	e.Demand.Slots, e.vram = 1, d.VRAM
 	e.Estimate = d.Route.Class.Estimate.Seconds()
 	for _, server := range config.Routing.Backends[e.Backend].Servers() {
 		for _, place := range server.Places() {
@@ -211,6 +223,9 @@ func (e explanation) print(w io.Writer, config *configs.Config) {
 	}
 	if e.Reason != "" {
 		line("because", "%s", e.Reason)
+	}
+	if e.Verdict != nil {
+		e.Verdict.print(line)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/anteroom-gpu/anteroom/internal/signals"
 )
@@ -29,6 +30,7 @@ var commands = []command{
 	{"simulate", "play a trace against the rules in virtual time: -c FILE --trace FILE.csv", runSimulate},
 	{"demo", "play the same traffic through one queue, static slots and Anteroom", runDemo},
 	{"engine", "run one simulated model server", runEngine},
+	{"top", "show what a running proxy does, on a screen that follows it; sort, pause and cancel", runTop},
 	{"health", "say whether a running proxy is ready, by the exit code", runHealth},
 	{"record", "write what a running proxy served as a trace for simulate", runRecord},
 	{"version", "print the version", runVersion},
@@ -152,7 +154,10 @@ func parseMixed(fs *flag.FlagSet, args []string, wanted int) (arguments []string
 		}
 	}
 	if len(arguments) != wanted {
-		fmt.Fprintf(fs.Output(), "anteroom %s: %d arguments: want %d\n\n", fs.Name(), len(arguments), wanted)
+		fmt.Fprintf(fs.Output(), "anteroom %s: %s: want %d\n\n", fs.Name(), counted(len(arguments), "argument", "arguments"), wanted)
+		if file := strings.Join(arguments, " "); wanted == 0 && fs.Lookup("c") != nil && (strings.HasSuffix(file, ".yaml") || strings.HasSuffix(file, ".yml")) {
+			fmt.Fprintf(fs.Output(), "A file is named by -c: anteroom %s -c %s\n\n", fs.Name(), file)
+		}
 		fs.Usage()
 		return nil, 2, true
 	}

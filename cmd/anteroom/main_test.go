@@ -189,7 +189,10 @@ func TestExplainsARequest(t *testing.T) {
 			if got.Reason == "" {
 				t.Error("there is no reason")
 			}
-			got.Reason = ""
+			if (got.Verdict == nil) != got.Pass {
+				t.Errorf("the verdict is %+v", got.Verdict)
+			}
+			got.Reason, got.Verdict = "", nil
 			if code != 0 || !reflect.DeepEqual(got, want) {
 				t.Errorf("got %d, %+v, want %+v", code, got, want)
 			}

@@ -35,8 +35,13 @@ func serveProcess(t *testing.T, model string, more ...string) *served {
 
 func serveProcessAt(t *testing.T, file string) *served {
 	t.Helper()
-	s := &served{t: t, file: file, lines: make(chan map[string]any, 10000), ended: make(chan struct{})}
-	s.process = process("serve", "-c", s.file)
+	return serveCommand(t, file, process("serve", "-c", file))
+}
+
+// serveCommand starts it as the command says, which names the file.
+func serveCommand(t *testing.T, file string, command *exec.Cmd) *served {
+	t.Helper()
+	s := &served{t: t, process: command, file: file, lines: make(chan map[string]any, 10000), ended: make(chan struct{})}
 	out, err := s.process.StderrPipe()
 	must(t, err)
 	must(t, s.process.Start())

@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
@@ -32,7 +36,8 @@ type server struct {
 	now        chan string // asks for a reading of a GPU at once
 	state      *stateFile
 
-	// read observes the cards until its context ends; nil: the real ones.
+	// read observes one simulated card until its context ends, at once and then again
+	// and again; nil: the real cards are read.
 	read  func(ctx context.Context, now <-chan string, observe func(admission.Reading))
 	speed float64 // of the time that admission goes by; 1 but for a simulated box
 
@@ -92,8 +97,13 @@ func (s *server) open(cfg *configs.Config) (err error) {
 	}
 	s.state = newStateFile(cfg.Proxy.State.File, s.log)
 	s.handler.Recall(s.state.read(), time.Now())
-	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public})
-	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, admin); err != nil {
+	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public, Version: buildVersion(), Compare: s.compare})
+	inherited, err := inheritedSockets()
+	if err != nil {
+		s.handler.Close()
+		return err
+	}
+	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, admin, inherited...); err != nil {
 		s.handler.Close()
 		return err
 	}
@@ -102,6 +112,19 @@ func (s *server) open(cfg *configs.Config) (err error) {
 	s.handler.Inspect()
 	s.state.keep(s.handler.Memory)
 	return nil
+}
+
+// inheritedSockets are those that the process was started with, by systemd or
+// whatever else follows sd_listen_fds(3). Its children do not get them.
+func inheritedSockets() ([]net.Listener, error) {
+	listeners, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("the sockets of LISTEN_FDS: %w", err)
+	}
+	if i := slices.Index(listeners, nil); i >= 0 {
+		return nil, fmt.Errorf("file descriptor %d, of LISTEN_FDS, is no stream socket that listens: want ListenStream= in the socket unit", 3+i)
+	}
+	return listeners, nil
 }
 
 func setup(cfg *configs.Config) proxy.Setup {
@@ -115,19 +138,20 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	s.stop, s.reading = cancel, ended
-	read := s.read
 	ready := make(chan struct{})
-	if read == nil {
-		read = func(ctx context.Context, now <-chan string, observe func(admission.Reading)) {
-			gpu.Sensor{Cards: cards, Owners: s.owners, Busy: s.controller.Busy, Measuring: s.controller.Measuring, Now: now, Log: s.log}.
-				Watch(ctx, observe, func() { close(ready) })
-		}
-	} else {
-		close(ready)
-	}
 	go func() {
 		defer close(ended)
-		read(ctx, s.now, s.controller.Observe)
+		if s.read != nil {
+			first := sync.OnceFunc(func() { close(ready) })
+			defer first() // it may end without a reading
+			s.read(ctx, s.now, func(r admission.Reading) {
+				s.controller.Observe(r)
+				first()
+			})
+			return
+		}
+		gpu.Sensor{Cards: cards, Owners: s.owners, Busy: s.controller.Busy, Measuring: s.controller.Measuring, Now: s.now, Log: s.log}.
+			Watch(ctx, s.controller.Observe, func() { close(ready) })
 	}()
 	<-ready
 }
@@ -262,6 +286,7 @@ func (s *server) stopWithin(ctx, all context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		until = deadline
 	}
+	s.proxy.Leave()
 	s.handler.Drain(until)
 	s.log.Info("draining", "until", until)
 

@@ -236,7 +236,7 @@ func TestSimulateSaysWhatIsWrong(t *testing.T) {
 		"no trace":                   {[]string{"-c", good}, 2, "no trace: want one with --trace FILE"},
 		"an empty name":              {[]string{"-c", "", "--trace", trace}, 2, "want a value"},
 		"an unknown baseline":        {[]string{"-c", good, "--trace", trace, "--baseline", "lifo"}, 2, `--baseline "lifo": want fifo, clairvoyant or one-tenant`},
-		"an argument":                {[]string{"-c", good, "--trace", trace, "more"}, 2, "1 arguments: want 0"},
+		"an argument":                {[]string{"-c", good, "--trace", trace, "more"}, 2, "1 argument: want 0"},
 		"no such configuration":      {[]string{"-c", "none.yaml", "--trace", trace}, 1, "none.yaml"},
 		"no such trace":              {[]string{"-c", good, "--trace", "none.csv"}, 1, "none.csv"},
 		"a wrong configuration":      {[]string{"-c", writeFile(t, "bad.yaml", "clases: {}\n"), "--trace", trace}, 1, "bad.yaml:1:1: clases"},

@@ -20,11 +20,14 @@ type stateView struct {
 	GPUs     []struct {
 		Name, Source, Error string
 		Capacity            int64 `json:"capacity_bytes"`
+		Reserve             int64 `json:"reserve_bytes"`
 		Booked              int64 `json:"booked_bytes"`
+		Retained            int64 `json:"retained_bytes"`
 		Unmanaged           int64 `json:"unmanaged_bytes"`
 		Unattributed        int64 `json:"unattributed_bytes"`
 		Available           int64 `json:"available_bytes"`
 		Stale, Lost         bool
+		Processes           []processView
 	}
 	Classes []struct {
 		Name                   string
@@ -39,9 +42,17 @@ type stateView struct {
 		ID             uint64
 		Class, Backend string
 		Tenant         string
-		VRAM           int64   `json:"vram_bytes"`
-		Elapsed        float64 `json:"elapsed_s"`
+		VRAM           int64      `json:"vram_bytes"`
+		Elapsed        float64    `json:"elapsed_s"`
+		EstimatedEnd   *time.Time `json:"estimated_end"`
 	}
+}
+
+type processView struct {
+	PID     int
+	Name    string
+	Used    int64 `json:"used_bytes"`
+	Backend string
 }
 
 type backendView struct {
@@ -63,17 +74,50 @@ type backendView struct {
 	}
 }
 
-type queueView struct {
-	Waiting []struct {
-		ID                     uint64
-		Class, Backend, Tenant string
-		VRAM                   int64   `json:"vram_bytes"`
-		Waited                 float64 `json:"waited_s"`
-		Position               int
-		Reason, Resource       string
-		EstimatedStart         *time.Time `json:"estimated_start"`
-		Strict                 bool
+// holds is what a replica holds on all its cards.
+func (b backendView) holds(replica int) (booked, retained int64) {
+	for _, a := range b.Accounts {
+		if a.Replica == replica {
+			booked, retained = booked+a.Booked, retained+a.Retained
+		}
 	}
+	return booked, retained
+}
+
+// stateOf says what is out of the ordinary with the i-th replica.
+func (b backendView) stateOf(i int) string {
+	r := b.Replicas[i]
+	return words(when(b.Draining, "draining"), when(!b.Available, "unavailable"), when(!r.Healthy, "unhealthy"), when(b.Pinned, "pinned"), r.Note)
+}
+
+type queueView struct{ Waiting []waiterView }
+
+type waiterView struct {
+	ID                     uint64
+	Class, Backend, Tenant string
+	VRAM                   int64   `json:"vram_bytes"`
+	Waited                 float64 `json:"waited_s"`
+	Position               int
+	Reason, Resource, Says string
+	BlockedBy              struct {
+		Running []uint64
+		Idle    []struct {
+			Backend string
+			High    int64 `json:"high_bytes"`
+		}
+		Processes []processView
+	} `json:"blocked_by"`
+	EstimatedStart *time.Time `json:"estimated_start"`
+	Strict         bool
+}
+
+// waitsFor is what a request waits for, in a few words.
+func (w waiterView) waitsFor() string {
+	why := w.Reason
+	if w.Resource != "" {
+		why += " (" + w.Resource + ")"
+	}
+	return words(why, when(w.Strict, "strict"))
 }
 
 // view is a command that shows an answer of the admin API as a table.
@@ -192,18 +236,12 @@ func tableOfBackends(w io.Writer, backends []backendView) {
 	rows := [][]string{{"BACKEND", "URL", "RESIDENCY", "RUNNING", "BREAKER", "BOOKED", "RETAINED", "UNLOADS", "STATE"}}
 	for _, b := range backends {
 		for i, r := range b.Replicas {
-			var booked, retained int64
-			for _, a := range b.Accounts {
-				if a.Replica == r.Replica {
-					booked, retained = booked+a.Booked, retained+a.Retained
-				}
-			}
+			booked, retained := b.holds(r.Replica)
 			name, running := b.Name, fmt.Sprint(b.Running) // of all replicas
 			if i > 0 {
 				name, running = fmt.Sprintf("%s/%d", b.Name, r.Replica), ""
 			}
-			state := words(when(b.Draining, "draining"), when(!b.Available, "unavailable"), when(!r.Healthy, "unhealthy"), when(b.Pinned, "pinned"), r.Note)
-			rows = append(rows, []string{name, r.URL, words(r.Residency), running, r.Breaker, bytesOf(booked), bytesOf(retained), fmt.Sprint(r.Swaps), state})
+			rows = append(rows, []string{name, r.URL, words(r.Residency), running, r.Breaker, bytesOf(booked), bytesOf(retained), fmt.Sprint(r.Swaps), b.stateOf(i)})
 		}
 	}
 	table(w, rows)
@@ -224,12 +262,8 @@ func printQueue(w io.Writer, answer []byte) error {
 		if x.EstimatedStart != nil {
 			in = secondsOf(max(0, time.Until(*x.EstimatedStart).Seconds()))
 		}
-		why := x.Reason
-		if x.Resource != "" {
-			why += " (" + x.Resource + ")"
-		}
 		rows = append(rows, []string{fmt.Sprint(x.ID), x.Class, fmt.Sprint(x.Position), x.Backend, words(x.Tenant), bytesOf(x.VRAM), secondsOf(x.Waited), in,
-			words(why, when(x.Strict, "strict"))})
+			x.waitsFor()})
 	}
 	table(w, rows)
 	return nil

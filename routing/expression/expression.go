@@ -44,6 +44,10 @@ type Expression struct {
 	Header Mentioned
 	Query  Mentioned
 
+	// Unguarded are keys of the body that it calculates with as they come: where a
+	// request lacks one, the expression fails.
+	Unguarded []string
+
 	program *vm.Program
 	whole   bool     // it looks at the body otherwise than by the keys in root
 	root    []string // keys right in the body
@@ -75,6 +79,10 @@ func Amount(text string) (*Expression, error) { return compile(text, expr.AsFloa
 func compile(text string, result expr.Option) (*Expression, error) {
 	program, err := compileProgram(text, Environment{}, result)
 	if err != nil {
+		if strings.HasPrefix(err.Error(), "unknown name") {
+			err = fmt.Errorf("%w, where there are body, header, method, params, path, query and size, and the functions "+
+				"flag, gib, has, megapixels, mib and num", err)
+		}
 		return nil, err
 	}
 	e := &Expression{program: program}

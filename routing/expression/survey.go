@@ -48,6 +48,7 @@ func (s *survey) visit(node ast.Node, loops int) {
 		s.err = fmt.Errorf("%s goes through the body again for each element, which could take hours on a large one: want it outside of the loop", whole)
 	}
 	s.lookup(node)
+	s.guard(node)
 	for _, child := range children(node) {
 		s.parents[child] = node
 		if builtin, ok := node.(*ast.BuiltinNode); ok && child == builtin.Map {
@@ -74,6 +75,23 @@ func (s *survey) byKey(node ast.Node) bool {
 		return p.Name == "get" && len(p.Arguments) == 2 && p.Arguments[0] == node && literal(p.Arguments[1])
 	}
 	return false
+}
+
+// guard notes the key of the body that an operand is.
+func (s *survey) guard(node ast.Node) {
+	n, ok := node.(*ast.BinaryNode)
+	if !ok || !strings.Contains("+-*/%**", n.Operator) {
+		return
+	}
+	for _, operand := range []ast.Node{n.Left, n.Right} {
+		if member, ok := operand.(*ast.MemberNode); ok {
+			of, isName := member.Node.(*ast.IdentifierNode)
+			key, isKey := member.Property.(*ast.StringNode)
+			if isName && isKey && of.Value == "body" && !slices.Contains(s.Unguarded, key.Value) {
+				s.Unguarded = append(s.Unguarded, key.Value)
+			}
+		}
+	}
 }
 
 // lookup notes which key of a body is looked up at a node.

@@ -32,10 +32,12 @@ type controller struct {
 	rules   *admission.Scheduler
 	log     Log
 	coming  agenda
-	shared  *shared // nil: work slows nothing down
+	shared  *shared   // nil: work slows nothing down
+	card    *readCard // nil: nothing is read
 	waiting map[*admission.Ticket]int32
 	now     time.Duration
-	ticks   int // in a row without a step of time
+	ticks   int                  // in a row without a step of time
+	refused *admission.Rejection // the last; nil: none was
 	// atRest is called after each event; nil: nothing.
 	atRest func() error
 }
@@ -45,7 +47,7 @@ func newController(p *plan) (*controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &controller{plan: p, rules: rules, waiting: map[*admission.Ticket]int32{}}
+	d := &controller{plan: p, rules: rules, card: newReadCard(p.box), waiting: map[*admission.Ticket]int32{}}
 	if p.box.Slower != nil {
 		d.shared = &shared{plan: p}
 	}
@@ -57,7 +59,8 @@ func newController(p *plan) (*controller, error) {
 func (d *controller) play() error {
 	rows := d.trace.Rows
 	for next := 0; ; {
-		// 1. work that ends and clients that leave, 2. the clock, 3. arrivals.
+		// In this order: 1. work that ends and clients that leave, 2. the clock, 4. readings,
+		// 3. arrivals.
 		at, what := time.Duration(0), 0
 		if len(d.coming) > 0 {
 			at, what = d.coming[0].at, 1
@@ -73,6 +76,13 @@ func (d *controller) play() error {
 		}
 		if next < len(rows) && (what == 0 || rows[next].At < at) {
 			at, what = rows[next].At, 3
+		}
+		other := at
+		if what == 0 {
+			other = never
+		}
+		if due := d.card.next(other, d.rules.Idle()); due < other || due == other && what == 3 {
+			at, what = due, 4
 		}
 		if what != 2 || at > d.now {
 			d.ticks = 0
@@ -95,8 +105,16 @@ func (d *controller) play() error {
 		case 3:
 			d.arrive(int32(next))
 			next++
+		case 4:
+			d.read()
+		}
+		if what == 1 || what == 3 {
+			d.card.stir(d.now)
 		}
 		d.decided()
+		if what == 1 && len(d.waiting) > 0 {
+			d.card.ask(d.now)
+		}
 		d.ordered()
 		if d.atRest != nil {
 			if err := d.atRest(); err != nil {
@@ -106,11 +124,20 @@ func (d *controller) play() error {
 	}
 }
 
+// read takes a reading of each card.
+func (d *controller) read() {
+	for _, r := range d.card.readings(d.now) {
+		d.rules.Observe(d.now, r)
+	}
+	d.rules.Measured() // demands are the trace's: nobody learns them
+}
+
 func (d *controller) arrive(request int32) {
 	row := &d.trace.Rows[request]
 	t := new(admission.Ticket)
 	d.rules.Submit(d.now, t, d.request(row, epoch))
 	if r := t.Rejection(); r != nil {
+		d.refused = r
 		d.log.refuse(d.now, request, r.Code)
 	} else if replica, ok := t.Granted(); ok {
 		d.start(t, request, replica)
@@ -125,12 +152,15 @@ func (d *controller) arrive(request int32) {
 func (d *controller) start(t *admission.Ticket, request int32, replica int) {
 	row := &d.trace.Rows[request]
 	d.log.start(d.now, request, replica)
+	if d.card != nil {
+		d.card.start(d.route(row).class, d.route(row).backend, replica, d.vram(row))
+	}
 	if d.shared != nil {
-		d.shared.add(d.now, appointment{request: request, ticket: t, started: d.now}, row, replica)
+		d.shared.add(d.now, appointment{request: request, replica: replica, ticket: t, started: d.now}, row, replica)
 		return
 	}
 	end, fate := d.run(row, d.now)
-	d.coming.push(appointment{at: end, request: request, ticket: t, fate: fate, started: d.now})
+	d.coming.push(appointment{at: end, request: request, replica: replica, ticket: t, fate: fate, started: d.now})
 }
 
 // happen is the end of work, or a client's leaving.
@@ -145,6 +175,9 @@ func (d *controller) happen(a appointment) {
 		learns := d.box.Learn && a.fate == Completed
 		if learns {
 			d.route(row).history.Learn(d.vram(row), d.now-a.started)
+		}
+		if d.card != nil {
+			d.card.end(d.route(row).class, d.route(row).backend, a.replica, d.vram(row))
 		}
 		d.rules.End(d.now, a.ticket, admission.Result{})
 		if classes, known := a.ticket.Company(); learns && known {
@@ -163,7 +196,7 @@ func (d *controller) ordered() {
 		took := admission.UnloadTime
 		if o.Kind == admission.Wake {
 			took = time.Duration(float64(o.Bytes) / float64(admission.LoadRate) * float64(time.Second))
-			d.log.moved(d.now, Loaded, d.backend(o), o.Replica)
+			d.moves(Loaded, o)
 		}
 		d.coming.push(appointment{at: d.now + took, request: int32(o.ID), order: o})
 	}
@@ -175,8 +208,16 @@ func (d *controller) moved(o admission.Order) {
 		d.rules.Loaded(d.now, o.ID, admission.Ended{})
 		return
 	}
-	d.log.moved(d.now, Freed, d.backend(o), o.Replica)
+	d.moves(Freed, o)
 	d.rules.Unloaded(d.now, o.ID, admission.Ended{MustWake: d.box.Wakes[o.Backend]})
+}
+
+// moves says that a replica frees its memory or takes it again.
+func (d *controller) moves(what What, o admission.Order) {
+	d.log.moved(d.now, what, d.backend(o), o.Replica)
+	if d.card != nil {
+		d.card.move(what, d.backend(o), o.Replica)
+	}
 }
 
 func (d *controller) backend(o admission.Order) int {
@@ -189,6 +230,7 @@ func (d *controller) decided() {
 		request := d.waiting[t]
 		delete(d.waiting, t)
 		if r := t.Rejection(); r != nil {
+			d.refused = r
 			d.log.refuse(d.now, request, r.Code)
 		} else if replica, ok := t.Granted(); ok {
 			d.start(t, request, replica)
@@ -220,6 +262,7 @@ type appointment struct {
 	leave   bool // its client leaves, if it still waits; else its work ends
 	fate    Fate
 	started time.Duration
+	replica int // that it runs on
 	ticket  *admission.Ticket
 	order   admission.Order // its ID is 0: there is none
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// books add up what a schedule takes, straight from the definition of a
-// booked memory and beside the controller's ledger: they are there to find it wrong.
+// books add up what a schedule takes, from the definition of booked memory and
+// without the controller's ledger, so that a mistake of the ledger is found.
 type books struct {
 	box      *Box
 	gpus     map[string]int
@@ -47,7 +47,8 @@ func newBooks(box *Box) *books {
 	return b
 }
 
-func (r *replicaBook) footprint(p placeBook) admission.Bytes {
+// booked is what a replica has booked on one of its GPUs.
+func (r *replicaBook) booked(p placeBook) admission.Bytes {
 	if r.runs == 0 {
 		return p.kept
 	}
@@ -71,7 +72,7 @@ func (b *books) end(class, backend, replica int, vram admission.Bytes) {
 	r := &b.backends[backend][replica]
 	for i := range r.places {
 		p := &r.places[i]
-		stays := r.footprint(*p)
+		stays := r.booked(*p)
 		if b.box.Admission.Backends[backend].ReturnsMemory {
 			stays = p.resident // the weights stay loaded
 		}
@@ -96,14 +97,14 @@ func (b *books) move(what What, backend, replica int) {
 	b.add()
 }
 
-// add adds up all footprints anew.
+// add sums what is booked on each GPU anew.
 func (b *books) add() {
 	clear(b.booked)
 	for i := range b.backends {
 		for k := range b.backends[i] {
 			r := &b.backends[i][k]
 			for _, p := range r.places {
-				b.booked[p.gpu] += r.footprint(p)
+				b.booked[p.gpu] += r.booked(p)
 			}
 		}
 	}

@@ -16,11 +16,12 @@ import (
 func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 	var mistakes configs.Mistakes
 	tenants := c.Proxy.Tenants
-	box := &Box{Name: file, Admission: c.Admission(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true, Turns: c.Turns(), Wakes: map[string]bool{}}
+	box := &Box{Name: file, Admission: c.Admission(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true, Turns: c.Turns(),
+		Readings: SensorReadings, Wakes: map[string]bool{}}
 	for i := range box.Admission.GPUs {
 		g := &box.Admission.GPUs[i]
-		// There are no readings in virtual time, and no unmanaged memory.
-		g.Reads, g.Hold = false, false
+		// There is no unmanaged memory in virtual time, and no driver that fails.
+		g.Hold = false
 		if g.Memory == 0 {
 			mistakes = append(mistakes, configs.Mistake{File: file, Path: "gpus." + g.Name + ".memory",
 				Problem: "0: says that the driver knows it, and none is asked here: want the card's size, such as 48GiB"})

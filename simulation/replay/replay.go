@@ -6,7 +6,8 @@
 //   - The rules are admission.Scheduler itself, driven as a live process would
 //     drive it: arrivals, ends, clients that leave, and the ticks it asks for.
 //   - At one moment, work ends first, then clients leave, then what is due by
-//     the clock happens, then requests arrive, in the order of the trace.
+//     the clock happens, then cards are read, then requests arrive, in the order
+//     of the trace.
 //   - Every figure comes from the log of what started and ended where, by
 //     books of its own; the scheduler is not asked how it did.
 //   - The same box and the same trace give the same log, whatever runs beside.
@@ -41,6 +42,8 @@ type Box struct {
 	Turns []configs.Turn
 	// Slower says how much work slows down other work on its GPU; nil: not at all.
 	Slower Slower
+	// Readings are those of the GPUs that a sensor reads.
+	Readings Readings
 	// Wakes are the backends that have to be woken after they were unloaded.
 	Wakes map[string]bool
 	// Unplayed says what of the configuration is not played.

@@ -79,6 +79,16 @@ func (r *ring[T]) from(list []T, from time.Time) []T {
 	return list
 }
 
+// first is the number of the first one since a moment; none: there is none.
+func (r *ring[T]) first(from time.Time, none uint64) uint64 {
+	for i := range r.n {
+		if x := r.at(i); !x.at.Before(from) {
+			return x.number
+		}
+	}
+	return none
+}
+
 // cursor walks through a ring.
 type cursor[T any] struct {
 	ring *ring[T]

@@ -82,7 +82,8 @@ const (
 	Unload  = "unload" // has ended
 	Wake    = "wake"   // has ended
 	Breaker = "breaker"
-	Control = "control" // an operator's action
+	Control = "control"       // an operator's action
+	OOM     = "out_of_memory" // an answer of a backend; Action is retried or passed
 	Reload  = "reload"
 )
 
@@ -296,6 +297,19 @@ func (s *Store) After(number uint64, most int) (events []Event, complete bool) {
 		}
 	}
 	return events, complete
+}
+
+// Before is the number of the last event before those since a moment: After gives those
+// and, because each kind has an order of its own, maybe some that are older.
+func (s *Store) Before(from time.Time) uint64 {
+	if s == nil {
+		return 0
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	end := s.last + 1
+	first := min(s.requests.first(from, end), s.decisions.first(from, end), s.samples.first(from, end))
+	return max(first-1, s.requests.dropped, s.decisions.dropped, s.samples.dropped)
 }
 
 // Last is the number of the last event.

@@ -1,0 +1,213 @@
+package proxy
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+)
+
+// Who may do what on the admin listener. Callers show the token of the configuration,
+// or the cookie that a browser exchanged it for: the page cannot read it (HttpOnly), no
+// other site's page can have it sent (SameSite=Strict), and it is in no URL. The cookie
+// is sealed with the token itself, so it outlives a restart and ends with its token.
+
+// role is what a caller may do.
+type role int
+
+const (
+	nobody   role = iota
+	reads         // all GETs
+	controls      // everything
+)
+
+func (r role) String() string { return [...]string{"", "read", "control"}[r] }
+
+const (
+	// cookieName is the beginning of the cookie's name; the listener's port follows,
+	// because cookies do not tell ports apart.
+	cookieName = "anteroom_admin"
+	// cookieLife is how long a cookie lasts; one that is used after half of it is
+	// replaced.
+	cookieLife = 7 * 24 * time.Hour
+)
+
+// keeper knows the tokens.
+type keeper struct {
+	open bool               // no token is asked for
+	sum  [controls + 1]*sum // of the tokens, by role; nil: there is none
+	seal [controls + 1]*sum // keys of the cookies
+	now  func() time.Time
+}
+
+type sum = [sha256.Size]byte
+
+func newKeeper(c AdminConfig) *keeper {
+	k := &keeper{open: c.Token == "", now: time.Now}
+	for of, token := range map[role]string{controls: c.Token, reads: c.ReadToken} {
+		if token != "" {
+			plain, seal := sha256.Sum256([]byte(token)), sha256.Sum256([]byte("anteroom admin cookie\x00"+token))
+			k.sum[of], k.seal[of] = &plain, &seal
+		}
+	}
+	return k
+}
+
+// byToken is what those may do who show a token.
+func (k *keeper) byToken(token string) role {
+	// Sums have one length, so that the comparison tells nothing of it.
+	got := sha256.Sum256([]byte(token))
+	for _, r := range [...]role{controls, reads} {
+		if k.sum[r] != nil && subtle.ConstantTimeCompare(k.sum[r][:], got[:]) == 1 {
+			return r
+		}
+	}
+	return nobody
+}
+
+// roleOf is what a caller may do. until is when its cookie ends; zero: it showed none
+// that counts, or needs none.
+func (k *keeper) roleOf(r *http.Request) (of role, until time.Time) {
+	if k.open {
+		return controls, time.Time{}
+	}
+	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		return k.byToken(token), time.Time{}
+	}
+	if cookie, err := r.Cookie(cookieOf(r)); err == nil {
+		return k.byCookie(cookie.Value)
+	}
+	return nobody, time.Time{}
+}
+
+// A cookie is a role, the second of its end, and a seal over both.
+const sealedBytes = 1 + 8
+
+func (k *keeper) sealed(of role, until time.Time) string {
+	text := binary.BigEndian.AppendUint64([]byte{byte(of)}, uint64(until.Unix()))
+	mac := hmac.New(sha256.New, k.seal[of][:])
+	mac.Write(text)
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(text))
+}
+
+func (k *keeper) byCookie(value string) (role, time.Time) {
+	text, err := base64.RawURLEncoding.DecodeString(value)
+	if err != nil || len(text) != sealedBytes+sha256.Size {
+		return nobody, time.Time{}
+	}
+	of, until := role(text[0]), time.Unix(int64(binary.BigEndian.Uint64(text[1:])), 0)
+	if of < reads || of > controls || k.seal[of] == nil || !k.now().Before(until) ||
+		subtle.ConstantTimeCompare([]byte(k.sealed(of, until)), []byte(value)) != 1 {
+		return nobody, time.Time{}
+	}
+	return of, until
+}
+
+func cookieOf(r *http.Request) string {
+	if _, port, err := net.SplitHostPort(r.Host); err == nil {
+		return cookieName + "_" + port
+	}
+	return cookieName
+}
+
+// give sets the cookie of a role; nobody takes it away.
+func (k *keeper) give(c echo.Context, of role) {
+	r := c.Request()
+	cookie := &http.Cookie{Name: cookieOf(r), Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: -1,
+		// Whoever claims TLS for a listener without it harms their own cookie alone.
+		Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"}
+	if of != nobody {
+		cookie.Value, cookie.MaxAge = k.sealed(of, k.now().Add(cookieLife)), int(cookieLife.Seconds())
+	}
+	c.SetCookie(cookie)
+}
+
+// demand lets those through who may do at least that much.
+func (k *keeper) demand(least role) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			r := c.Request()
+			of, cookie := k.roleOf(r)
+			switch {
+			case of == nobody:
+				c.Response().Header().Set("WWW-Authenticate", `Bearer realm="anteroom"`)
+				return echo.NewHTTPError(http.StatusUnauthorized, "a token is needed: want Authorization: Bearer TOKEN")
+			case of < least:
+				return echo.NewHTTPError(http.StatusForbidden, "this token only reads: want admin.token, not admin.read_token")
+			case least == controls && !cookie.IsZero() && r.Header.Get("Sec-Fetch-Site") == "" && r.Header.Get("Origin") == "":
+				// sameOrigin has looked at them where they are there; a browser sends one.
+				return echo.NewHTTPError(http.StatusForbidden, "a call with a cookie must say where it comes from: want Origin or Sec-Fetch-Site")
+			}
+			return next(c)
+		}
+	}
+}
+
+// withoutCookie takes the admin listener's cookies out of a header: browsers send them
+// to every port of the host, and no model server is to have them.
+func withoutCookie(header http.Header) {
+	for i, line := range header["Cookie"] {
+		if !strings.Contains(line, cookieName) {
+			continue
+		}
+		var kept []string
+		for _, pair := range strings.Split(line, ";") {
+			if !strings.HasPrefix(strings.TrimSpace(pair), cookieName) {
+				kept = append(kept, pair)
+			}
+		}
+		header["Cookie"][i] = strings.TrimSpace(strings.Join(kept, ";"))
+	}
+	if c := header["Cookie"]; len(c) == 1 && c[0] == "" {
+		delete(header, "Cookie")
+	}
+}
+
+// sessionJSON is what a page needs to know before it asks for anything else.
+type sessionJSON struct {
+	Role     string `json:"role"`   // read or control
+	Token    bool   `json:"token"`  // one is asked for
+	Sampled  bool   `json:"events"` // there is a history, with events
+	TraceURL string `json:"trace_url,omitempty"`
+	Version  string `json:"version,omitempty"`
+}
+
+// sessions registers the exchange of a token for a cookie.
+func (a *admin) sessions(g *echo.Group, c AdminConfig, k *keeper) {
+	g.GET("/api/session", func(e echo.Context) error {
+		of, until := k.roleOf(e.Request())
+		if !until.IsZero() && until.Sub(k.now()) < cookieLife/2 {
+			k.give(e, of)
+		}
+		return e.JSON(http.StatusOK, sessionJSON{Role: of.String(), Token: !k.open, Sampled: a.telemetry.History != nil,
+			TraceURL: c.TraceURL, Version: a.operations.Version})
+	}, k.demand(reads))
+	g.POST("/api/session", func(e echo.Context) error {
+		var asked struct{ Token string }
+		err := json.NewDecoder(io.LimitReader(e.Request().Body, 4<<10)).Decode(&asked)
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, `want {"token": "TOKEN"}`)
+		}
+		of := controls
+		if !k.open {
+			if of = k.byToken(asked.Token); of == nobody {
+				return echo.NewHTTPError(http.StatusUnauthorized, "that is neither admin.token nor admin.read_token")
+			}
+			k.give(e, of)
+		}
+		return e.JSON(http.StatusOK, map[string]string{"role": of.String()})
+	}, sameOrigin)
+	g.DELETE("/api/session", func(e echo.Context) error {
+		k.give(e, nobody)
+		return e.NoContent(http.StatusNoContent)
+	}, sameOrigin)
+}
