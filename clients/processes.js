@@ -28,6 +28,7 @@ export async function start(args, find) {
   return {
     url,
     said,
+    pid: child.pid,
     async stop() {
       child.kill("SIGKILL");
       await ended;

@@ -37,6 +37,9 @@ type attempt struct {
 	job        atomic.Pointer[job]
 	// reply is the answer's body as the backend gave it; nil: there is none yet.
 	reply io.Reader
+	// tail is the end of a model's answer, for what it says of tokens; nil: it says
+	// nothing that is known.
+	tail *tail
 	// full is what an out-of-memory answer says, nil while it is none.
 	full *outofmemory.Report
 	// clock ends the request's context when execution_timeout has passed; nil: never.
@@ -138,7 +141,7 @@ func (e *attempt) abandonLater(x *exchange) {
 func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, error) {
 	e := x.try
 	if body != nil {
-		out.Body, out.ContentLength = body, x.body.size
+		out.Body, out.ContentLength = body, x.body.length()
 		if len(x.body.trailer) > 0 {
 			out.ContentLength, out.Trailer = -1, x.body.trailer
 		}
@@ -194,7 +197,7 @@ func (r result) body() answerBody {
 // execute asks the backend and wraps the answer's body so that its end ends
 // the execution.
 func (x *exchange) execute(e *attempt, out *http.Request) result {
-	res, err := e.to.Send(out, x)
+	res, err := x.sendOrListen(e, out)
 	if err != nil {
 		if !e.detached && x.ctx.Err() != nil {
 			err = context.Cause(x.ctx)
@@ -208,9 +211,8 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 	e.status, e.reply = res.StatusCode, res.Body
 	if isGRPC(x.in) {
 		e.rpc = res
-	}
-	if x.rules.watched != nil {
-		x.watchEvents(e, res)
+	} else if x.trace.Operation() != "" && out.Method == http.MethodPost {
+		e.tail = keepTail(res)
 	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:

@@ -28,6 +28,7 @@ type Handler struct {
 	// while there is none.
 	drainUntil atomic.Int64
 	spool      budget
+	resting    budget        // bodies of waiting requests that are in memory
 	ahead      budget        // answers that are read ahead
 	looks      chan struct{} // one for each body in a file that is looked at
 	open       open          // what is being answered
@@ -109,7 +110,7 @@ func (x *exchange) serve() error {
 		return err
 	}
 	if x.free = candidates.Free(x.in); x.free && !candidates.NeedBody() {
-		if len(x.route.Merge) > 0 && (x.in.Method == http.MethodGet || x.in.Method == http.MethodHead) {
+		if x.listsModels() {
 			return x.mergeModels()
 		}
 		return x.forward(nil)
@@ -176,6 +177,7 @@ func (x *exchange) find() (routing.Candidates, error) {
 	x.trace = x.telemetry.Begin(x.in, x.route.Pattern)
 	x.trace.Classify(x.route.Name, x.route.ClassName, x.route.Backend, 0)
 	x.trace.Identify(x.tenant, "")
+	x.provide()
 	return candidates, nil
 }
 
@@ -252,7 +254,11 @@ func (x *exchange) decide(candidates routing.Candidates) (routing.Decision, erro
 			return routing.Decision{}, x.ctx.Err()
 		}
 	}
-	return candidates.Decide(x.in, x.seen())
+	decision, err := candidates.Decide(x.in, x.seen())
+	if err == nil {
+		err = x.rename(decision.Route)
+	}
+	return decision, err
 }
 
 // mostLooks is how many bodies in files are looked at at once.
@@ -300,6 +306,10 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.places.moved(x.place, x.now, time.Time{})
 	x.announce()
 	quiet := x.comment()
+	if x.body != nil {
+		ask.Holds = x.body
+		defer x.body.wake()
+	}
 	grant, err := x.controller.Admit(x.ctx, ask)
 	quiet()
 	if err != nil {

@@ -46,6 +46,7 @@ type rules struct {
 func New(setup Setup, controller *admission.Controller, t *telemetry.Telemetry) (*Handler, error) {
 	h := &Handler{controller: controller, telemetry: t, log: t.Log(), looks: make(chan struct{}, mostLooks)}
 	h.ahead.limit.Store(readAheadMemory)
+	h.resting.limit.Store(restingMemory)
 	next, err := h.prepare(setup, nil)
 	if err != nil {
 		return nil, err

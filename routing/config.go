@@ -34,12 +34,15 @@ type RouteConfig struct {
 	WaitingComments time.Duration `koanf:"waiting_comments"`
 	// StripPrefix is taken off the path before it is forwarded, and AddPrefix put in
 	// front of what is left.
-	StripPrefix string        `koanf:"strip_prefix"`
-	AddPrefix   string        `koanf:"add_prefix"`
-	Headers     HeadersConfig `koanf:"headers"`
-	Listener    string        `koanf:"listener"` // that it belongs to; empty: the main one, and its backend's
-	Merge       []string      `koanf:"merge"`    // backends whose lists of models are added to its backend's
-	Derived     bool          `koanf:"-"`        // it follows from a preset: another may take all of it first
+	StripPrefix string `koanf:"strip_prefix"`
+	AddPrefix   string `koanf:"add_prefix"`
+	// RewriteModel is the backend's name for the model that a body asks for; empty: the
+	// client's.
+	RewriteModel string        `koanf:"rewrite_model"`
+	Headers      HeadersConfig `koanf:"headers"`
+	Listener     string        `koanf:"listener"` // that it belongs to; empty: the main one, and its backend's
+	Merge        []string      `koanf:"merge"`    // backends whose lists of models are added to its backend's
+	Derived      bool          `koanf:"-"`        // it follows from a preset: another may take all of it first
 	// Completion is the backend's, but for what it says itself.
 	Completion backend.CompletionConfig `koanf:"completion"`
 }
@@ -229,7 +232,8 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 	u := rule{vram: class.VRAM.Amount, room: -1, why: "the first rule that matches; the class's vram"}
 	u.route = Route{
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
-		Backend: r.Backend, Merge: r.Merge, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot, WaitingComments: r.WaitingComments,
+		Backend: r.Backend, Merge: r.Merge, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot,
+		WaitingComments: r.WaitingComments, RewriteModel: r.RewriteModel,
 	}
 	if most, ok := c.roomiest(to); ok {
 		u.room = most.left
@@ -239,6 +243,7 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 	u.route.Rewrite = r.rewrite(report)
 	check.OneOf(report, "errors", r.Errors, backend.Dialects...)
 	c.checkBackends(r, report)
+	r.checkModel(report)
 	if r.Pass {
 		u.route.Class, u.vram, u.why = ClassConfig{}, 0, "the first rule that matches; passed through"
 		if r.Class != "" {
@@ -291,6 +296,9 @@ func (u *rule) compileMatch(m MatchConfig, report func(path, problem string)) {
 	var err error
 	if u.when, err = expression.When(condition); err != nil {
 		report("match.when", fmt.Sprintf("%q: %v: want a condition such as body.model == \"flux\"", m.When, err))
+	}
+	if m.When == "" && !slices.ContainsFunc(m.Model, func(m string) bool { return strings.Contains(m, "*") }) {
+		u.models = m.Model
 	}
 }
 
@@ -422,6 +430,10 @@ func NewTable(c Config) (*Table, error) {
 			}
 		}
 		t.rules = append(t.rules, compiled...)
+	}
+	t.index = newIndex(t.rules)
+	for _, r := range c.Routes {
+		t.aliases = append(t.aliases, r.aliases()...)
 	}
 	return t, errors.Join(mistakes...)
 }

@@ -300,6 +300,11 @@ func TestTheNamesAreTheContract(t *testing.T) {
 		tunnel.Executed(time.Now(), Execution{Status: 101, RPC: 0, GPUs: 1, Estimate: time.Second})
 	}
 	tunnel.End(time.Now(), Ending{Status: 101, RPC: -1, FirstByte: time.Now(), Opened: time.Now()})
+	chat := telemetry.Begin(httptest.NewRequest("POST", "http://box/v1/chat/completions", nil), "/v1/chat/completions")
+	chat.Provide("vllm")
+	chat.Execute(time.Now(), flux, "/v1/chat/completions", http.Header{})
+	chat.Executed(time.Now(), Execution{Status: 200, RPC: -1, Model: &ModelUse{Input: 11, Output: 5, Streamed: true}})
+	chat.End(time.Now(), Ending{Status: 200, RPC: -1, FirstByte: time.Now()})
 	left := telemetry.Begin(generate(), pattern)
 	left.End(time.Now(), Ending{Status: 499, RPC: -1, Code: "client_cancelled"})
 	telemetry.Reloaded(true)

@@ -19,7 +19,8 @@ type world struct {
 	load
 	backend, collector string
 	request            []byte
-	accepted           atomic.Int64 // connections by the backend
+	accepted           atomic.Int64  // connections by the backend
+	held               chan struct{} // the backend answers when it is closed; nil: at once
 }
 
 func newWorld(l load) (*world, error) {
@@ -93,6 +94,9 @@ func (w *world) serveBackend(l net.Listener) {
 			for {
 				if _, err := readMessage(in); err != nil {
 					return
+				}
+				if w.held != nil {
+					<-w.held
 				}
 				if _, err := c.Write(reply); err != nil {
 					return

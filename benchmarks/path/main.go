@@ -47,7 +47,15 @@ func main() {
 	flag.IntVar(&l.reply, "reply", 1000, "bytes of an answer's body")
 	flag.IntVar(&l.routes, "routes", 1, "routes, of which the last one matches")
 	flag.StringVar(&l.rules, "rules", "path", "what routes match by: path, host or body")
+	queue := flag.Int("waiting", 0, "measure the memory of so many requests that wait instead, of the first binary, with bodies of 1 KB, 16 KB, 64 KB and 1 MB")
 	flag.Parse()
+	if *queue > 0 {
+		if err := waiting(strings.Split(*binaries, ",")[0], *queue, []int{1000, 16 << 10, 64 << 10, 1 << 20}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(strings.Split(*binaries, ","), strings.Split(*which, ","), *rounds, l); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -1,101 +1,67 @@
 package main
 
 import (
-	"context"
-	"fmt"
-	"io"
-	"net/http"
-	"net/http/httptest"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
-// A request that works for long, and many short ones that come while it does: they passed
-// it, and in one queue they would have waited for it.
-func TestTheHistoryIsComparedWithOneQueue(t *testing.T) {
-	began, release := make(chan struct{}, 1), make(chan struct{})
-	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		if r.URL.Path == "/heavy" {
-			began <- struct{}{}
-			<-release
-		}
-	}))
-	defer backend.Close()
-	file := write(t, fmt.Sprintf(`
-listen: 127.0.0.1:0
-admin: {listen: 127.0.0.1:0}
-gpus: {gpu0: {memory: 48GiB, source: declared}}
-state: {file: ""}
-classes:
-  heavy: {slots: 1, vram: 34GiB, estimate: 18s}
-  light: {slots: 8, vram: 512MiB, estimate: 1s}
-backends: {a: {url: %q, gpu: gpu0, returns_memory: true}}
-routes:
-  - {match: {path: /heavy}, class: heavy, backend: a}
-  - {match: {path: /**}, class: light, backend: a}
-`, backend.URL))
-	cfg, err := configs.Load(configs.Options{File: file})
+// comparing is a server that knows its configuration alone.
+func comparing(t *testing.T) *server {
+	t.Helper()
+	c, err := configs.Load(configs.Options{File: "../../examples/quickstart/anteroom.yaml"})
 	must(t, err)
-	s, err := startServer(t.Context(), cfg, io.Discard, func(context.Context, <-chan string, func(admission.Reading)) {}, 1)
-	must(t, err)
-	t.Cleanup(s.forceStop)
-	post := func(path string) {
-		res, err := http.Post(s.URL()+path, "text/plain", strings.NewReader("x"))
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		io.Copy(io.Discard, res.Body)
-		res.Body.Close()
-	}
-	var all sync.WaitGroup
-	all.Go(func() { post("/heavy") })
-	<-began
-	for range 10 {
-		post("/light")
-	}
-	close(release)
-	all.Wait()
+	return &server{cfg: c}
+}
 
-	var got compared
-	c := newClient(s.AdminURL(), "")
-	for got.Requests < 11 || got.FIFO["light"].Mean == 0 { // until the end of the heavy one is told
-		h := s.telemetry.History.Since(time.Time{}, time.Now())
-		value, err := s.compare(h)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = value.(compared)
+// An image of ten seconds, and five questions of a second that passed it: in one queue each
+// would have waited for the image and for the questions before it.
+func TestTheHistoryIsComparedWithOneQueue(t *testing.T) {
+	began := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	at := func(s float64) time.Time { return began.Add(time.Duration(s * float64(time.Second))) }
+	h := timeline.History{Since: began, Until: at(20)}
+	for i := range 5 {
+		asked := float64(i + 1)
+		h.Requests = append(h.Requests, timeline.Request{Asked: at(asked), Ended: at(asked + 1.5), Class: "light", Route: "questions", Result: "ok", Wait: 0.5, Execute: 1, Priority: 3})
 	}
-	light, heavy := got.Recorded["light"], got.Recorded["heavy"]
-	if light.Started != 10 || heavy.Started != 1 || got.FIFO["light"].Started != 10 || len(light.Waits) != quantileSteps+1 {
-		t.Fatalf("got %+v", got)
+	h.Requests = append(h.Requests,
+		timeline.Request{Asked: at(0), Ended: at(10), Class: "heavy", Route: "images", Result: "ok", Execute: 10, Priority: 3},
+		timeline.Request{Asked: at(2), Ended: at(3), Class: "light", Route: "questions", Result: "cancelled", Wait: 1, Execute: -1, Priority: 3}, // its client left the queue
+		timeline.Request{Ended: at(4), Result: "refused", Wait: -1, Execute: -1})                                                                 // it asked for nothing
+
+	value, err := comparing(t).compare(h)
+	must(t, err)
+	got := value.(compared)
+	light, heavy, queued := got.Recorded["light"], got.Recorded["heavy"], got.FIFO["light"]
+	if got.Requests != 7 || light.Started != 5 || light.Mean != 0.5 || heavy.Started != 1 || heavy.Mean != 0 {
+		t.Errorf("recorded: %+v", got)
 	}
-	// Each light one had ended when the heavy one, which came first, was let go on.
-	if q := got.FIFO["light"]; q.Mean <= light.Mean || q.Waits[0] <= 0 || q.Waits[0] > q.Waits[quantileSteps] {
-		t.Errorf("the light ones waited %v s, and %v s in one queue, from %v s on: want that they wait for the heavy one there",
-			light.Mean, q.Mean, q.Waits[0])
+	// They start at 10, 11, 12, 13 and 14, and asked at 1, 2, 3, 4 and 5.
+	if queued.Started != 5 || queued.Mean != 9 || queued.Waits[0] != 9 || queued.Waits[quantileSteps] != 9 || got.FIFO["heavy"].Mean != 0 || got.FIFOLasts != 5 {
+		t.Errorf("in one queue: %+v", got)
 	}
-	var answer compared
-	if err := c.get("/api/compare?for=10m", &answer); err != nil || answer.Requests != 11 || answer.FIFO["light"].Mean != got.FIFO["light"].Mean {
-		t.Errorf("/api/compare: %v, %+v", err, answer)
+
+	h.Requests[0].Route, h.Requests[0].Class = "gone", "gone"
+	if _, err := comparing(t).compare(h); err == nil {
+		t.Error("a class that is not configured any more is compared")
 	}
 }
 
 func TestNothingIsComparedWithNothing(t *testing.T) {
-	c, err := configs.Load(configs.Options{File: "../../examples/quickstart/anteroom.yaml"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{cfg: c}
-	if got, err := s.compare(timeline.History{}); err != nil || got.(compared).Requests != 0 {
+	if got, err := comparing(t).compare(timeline.History{}); err != nil || got.(compared).Requests != 0 {
 		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestADistributionIsToldInSteps(t *testing.T) {
+	var waits []time.Duration
+	for i := range 101 {
+		waits = append(waits, time.Duration(100-i)*time.Second)
+	}
+	got := distribution(waits)
+	if got.Started != 101 || got.Mean < 49.99 || got.Mean > 50.01 || len(got.Waits) != quantileSteps+1 || got.Waits[0] != 0 || got.Waits[25] != 50 || got.Waits[45] != 90 || got.Waits[50] != 100 {
+		t.Errorf("got %+v", got)
 	}
 }

@@ -89,20 +89,6 @@ routes:
   - {match: {path: /v1/vqa}, class: light, backend: vqa}
 `
 
-// engineProcess is a simulated engine that takes minutes for a request.
-func engineProcess(t *testing.T, kind string) string {
-	t.Helper()
-	p := process("engine", "--kind", kind, "--speed", "0.02")
-	out, err := p.StdoutPipe()
-	must(t, err)
-	must(t, p.Start())
-	t.Cleanup(func() { p.Process.Kill(); p.Wait() })
-	var word, on, url string
-	_, err = fmt.Fscan(out, &word, &on, &url)
-	must(t, err)
-	return url
-}
-
 // asks sends a request and gives what came of it.
 func asks(url, body string, came chan<- string) {
 	res, err := http.Post(url, "application/json", strings.NewReader(body))
@@ -116,7 +102,7 @@ func asks(url, body string, came chan<- string) {
 }
 
 func TestTopInATerminal(t *testing.T) {
-	s := serveProcessAt(t, write(t, fmt.Sprintf(topFile, engineProcess(t, "flux"), engineProcess(t, "vqa"))))
+	s := serveProcessAt(t, write(t, fmt.Sprintf(topFile, engineProcess(t, "flux", "0.02"), engineProcess(t, "vqa", "0.02"))))
 	admin := newClient(s.admin, "secret")
 	heavy := make(chan string, 8)
 	for range 4 {

@@ -117,6 +117,18 @@ func (f *form) add(name string, value any, doubt error) {
 	values[name] = value
 }
 
+// locate takes note of where a field's value stands. One that comes twice is in doubt,
+// with whatever value: only one of them would be found.
+func (f *form) locate(name string, v Value) {
+	if f.names == nil || name != f.names.locate || name == "" {
+		return
+	}
+	if f.value.To > 0 {
+		f.doubt(name, errDuplicate)
+	}
+	f.value = v
+}
+
 // charset looks at a field that says in which charset the others are.
 func (f *form) charset(name, value string) error {
 	if name == "_charset_" && !isUTF8(value) {
@@ -213,6 +225,7 @@ func (f *form) readPairs(w *window) error {
 			}
 			var raw string
 			var over bool
+			from := w.position()
 			raw, end, over = w.until("&;", most)
 			if wanted {
 				var bad error
@@ -222,6 +235,7 @@ func (f *form) readPairs(w *window) error {
 				if over {
 					doubt = errFormSize
 				}
+				f.locate(name, Value{from, from + int64(len(raw)), value, escaped})
 			}
 		}
 		if before == ';' || end == ';' {
@@ -359,6 +373,7 @@ func (f *form) readPart(w *window, delimiter []byte) error {
 	if wanted {
 		most = maxFieldSize
 	}
+	from := w.position()
 	content, length, err := w.content(delimiter, most)
 	if err != nil {
 		return err
@@ -374,6 +389,7 @@ func (f *form) readPart(w *window, delimiter []byte) error {
 		p.doubt = errFormSize
 	}
 	if !p.file {
+		f.locate(p.name, Value{from, from + int64(length), string(content), plain})
 		if err := f.charset(p.name, string(content)); err != nil {
 			return err
 		}

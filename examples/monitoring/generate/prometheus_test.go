@@ -96,11 +96,17 @@ backends: {model: {url: "http://%s", gpu: gpu0}}
 routes:
   - {name: images, match: {path: /heavy}, class: heavy, backend: model}
   - {name: captions, match: {path: /light}, class: light, backend: model}
+  - {name: chat, match: {path: /v1/chat/completions}, class: light, backend: model}
 state: {file: ""}
 telemetry: {traces: {exporter: otlp, endpoint: "http://%s"}, log: {level: error}}
 `, public, admin, filepath.Join(dir, "card0"), model, free(t))) // no collector is there: the spans are made all the same
 	engine := &http.Server{Addr: model, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-time.After(20 * time.Millisecond)
+		if r.URL.Path == "/v1/chat/completions" {
+			w.Header().Set("Content-Type", "text/event-stream")
+			io.WriteString(w, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":5}}\n\ndata: [DONE]\n\n")
+			return
+		}
 		io.WriteString(w, "done")
 	})}
 	go engine.ListenAndServe()
@@ -124,10 +130,7 @@ scrape_configs: [{job_name: anteroom, static_configs: [{targets: [%q]}]}]
 	for i := range 4 {
 		go func() {
 			for traffic.Err() == nil {
-				path := "/light"
-				if i == 0 {
-					path = "/heavy"
-				}
+				path := [...]string{"/heavy", "/v1/chat/completions", "/light", "/light"}[i]
 				if res, err := http.Post("http://"+public+path, "application/json", strings.NewReader("{}")); err == nil {
 					io.Copy(io.Discard, res.Body)
 					res.Body.Close()

@@ -35,10 +35,12 @@ function work() {
 
 // seen are the panels on the screen: others are not drawn.
 const seen = new Set();
+let compared = -Infinity; // when waits were last compared
 const watch = new IntersectionObserver((all) => {
   for (const e of all) {
     e.isIntersecting ? seen.add(e.target.id) : seen.delete(e.target.id);
     if (e.isIntersecting) draw(e.target.id);
+    if (e.isIntersecting && e.target.id === "waits" && performance.now() - compared > 10e3) compare();
   }
 }, { rootMargin: "100px" });
 
@@ -168,7 +170,7 @@ function makeTables() {
     label: "What happened", key: (d) => d.n, empty: "Nothing has happened but requests.",
     columns: [
       { id: "when", label: "When", text: (d) => clock(d.ms), draw: (td, d) => { if (td.ms !== d.ms) td.title = utc((td.ms = d.ms)); } },
-      { id: "what", label: "What", cls: "wide", wide: true, text: (d) => sayDecision(d).join(" · ") },
+      { id: "what", label: "What", cls: "wide all", wide: true, text: (d) => sayDecision(d).join(" · ") },
     ],
   });
   tables.learned = new Table($("learned-t"), {
@@ -365,7 +367,12 @@ async function quietly(does) {
 }
 
 const learn = () => quietly(async () => { model.learned = await get("/api/learned"); draw("learned", "backends"); });
-const compare = () => quietly(async () => { if (seen.has("waits")) { model.compare = await get("/api/compare?for=10m"); draw("waits"); } });
+const compare = () => quietly(async () => {
+  if (!seen.has("waits") || !model.state) return;
+  compared = performance.now();
+  model.compare = await get("/api/compare?for=10m");
+  draw("waits");
+});
 const configure = () => quietly(async () => { weigh(await get("/api/config")); draw(...all); });
 const listAll = () => quietly(async () => { if (everyWaiter) { everyWaiter = (await get("/api/queue?limit=1000")).waiting; draw("queue"); } });
 
@@ -484,7 +491,7 @@ function wire() {
   setInterval(drawLink, 1000);
   setInterval(learn, 15e3);
   setInterval(compare, 20e3);
-  setTimeout(compare, 1500);
+  setTimeout(compare, 2500);
   setInterval(listAll, 3000);
 }
 
