@@ -63,7 +63,8 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		sh := s.shapes.active[i]
 		if k, barred := sh.barred(); barred {
 			// No head, and so no reservation: what cannot run bars nothing.
-			sh.head, sh.reserved, sh.block = nil, forever, k
+			sh.noHead()
+			sh.block = k
 			i++
 			continue
 		}
@@ -71,11 +72,11 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		if t == nil {
 			t = sh.Next()
 		}
-		to, at, k := s.earliest(now, t)
+		to, at, k := s.earliest(now, t, i > 0 && !s.profile.acts(s, i))
 		starts := to != nil && at == now
 		if !starts {
 			if sh.head == nil {
-				sh.head, sh.blockedSince = t, now
+				sh.setHead(t, now)
 			}
 			sh.block, sh.reserved, sh.reservedFor, sh.turn = k, at, s.profile.inTheWay, waitsTurn{}
 			switch {
@@ -85,14 +86,14 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 				if r := s.resolve(now, sh); r != nil {
 					to, starts, beside = r, true, true
 				} else if s.box.residency.UnloadsFor(t) {
-					to, at, _ = s.earliest(now, t)
+					to, at, _ = s.earliest(now, t, false)
 					sh.reserved = at
 				}
 			}
 		}
 		if !starts && sh.givesUp(s.box, at, now, k) {
 			s.evict(now, t, giveUp(k), t.positionInClass())
-			s.decided = append(s.decided, t)
+			s.news.decide(t)
 			continue
 		}
 		if starts {
@@ -104,6 +105,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 			}
 			started, beside = true, beside || elsewhere || s.profile.reservations > 0 && s.box.retained(to) > held
 			s.shapes.settle(i, sh, s.strict.head)
+			s.profile.acting = len(s.shapes.active)
 			continue
 		}
 		if to != nil {
@@ -169,7 +171,7 @@ func (s *Scheduler) leaveQueue(now time.Duration, t *Ticket, to *replica) {
 	s.start(now, t, to)
 	s.strict.valid = false
 	s.profile.started(t)
-	s.decided = append(s.decided, t)
+	s.news.decide(t)
 }
 
 // refresh says anew what bars the heads, after all have had their turn.
@@ -189,16 +191,46 @@ func (s *Scheduler) refresh(now time.Duration) {
 		if sh.block.reason == ReasonNotByItself && !sh.head.stuck {
 			sh.head.stuck = true
 			_, position := s.box.waiting(sh.head.ID())
-			s.stuck = append(s.stuck, s.describe(now, sh.head, position))
+			s.news.stick(s.describe(now, sh.head, position))
 		}
 	}
 }
 
+// acts says that a reservation of the head at place i or of one behind it can make a
+// difference in this pass: some of these heads may start, or wait for something other
+// than slots.
+func (p *profile) acts(s *Scheduler, i int) bool {
+	for p.acting = min(p.acting, len(s.shapes.active)); p.acting > i; p.acting-- {
+		sh := s.shapes.active[p.acting-1]
+		if _, barred := sh.barred(); !barred && !s.box.lacksSlots(sh) {
+			return true
+		}
+	}
+	return false
+}
+
+// lacksSlots says that slots bar a shape on every replica.
+func (b *box) lacksSlots(sh *shape) bool {
+	return !slices.ContainsFunc(sh.backend.replicas, func(r *replica) bool {
+		switch b.slotsFree(&b.live, sh, r) {
+		case barClassSlots, barBackendSlots, barProbes:
+			return false
+		}
+		return true
+	})
+}
+
 // earliest finds when and where a head can start without moving anybody's
 // reservation. A nil replica: not in sight. The block says what bars it now.
-func (s *Scheduler) earliest(now time.Duration, t *Ticket) (*replica, time.Duration, block) {
+//
+// idle says that its reservation would make no difference. It is not worked out then,
+// and the time is the next end of a run of its class.
+func (s *Scheduler) earliest(now time.Duration, t *Ticket, idle bool) (*replica, time.Duration, block) {
 	sh := t.shape
 	free, k := s.pickNow(sh, now)
+	if idle {
+		return nil, s.running.nextOf(sh.class), k
+	}
 	if free != nil {
 		if s.profile.reservations == 0 && (s.strict.head == nil || s.strict.head == t) {
 			return free, now, block{gpu: -1}

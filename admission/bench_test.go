@@ -7,20 +7,23 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // cpu reports the processor's time for each operation beside the clock's: where
 // others use the processor too it is the one that says something.
 func cpu(b *testing.B) func() {
-	used := func() time.Duration {
-		var r syscall.Rusage
-		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-			b.Fatal(err)
-		}
-		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+	before := used(b)
+	return func() { b.ReportMetric(float64(used(b)-before)/float64(b.N), "cpu-ns/op") }
+}
+
+// used is the processor's time that the process has used.
+func used(b *testing.B) time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
 	}
-	before := used()
-	return func() { b.ReportMetric(float64(used()-before)/float64(b.N), "cpu-ns/op") }
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 func benchConfig(heavySlots, lightSlots int) Config {
@@ -140,9 +143,52 @@ func fill(b testing.TB, n, shapes, tenants int) (*Scheduler, []*Ticket) {
 	return s, queue
 }
 
-// BenchmarkEvent is the end of one request and all that follows from it, and a
-// new arrival, with 100,000 waiting. The arrival is in the figure: stopping the
-// clock for it would cost more than it does, and empty the caches.
+// BenchmarkHandOff is the end of one request and the start of the next, with 100,000
+// waiting: one event. The arrivals that keep the queue as long come a thousand at a
+// time, while the clock stands.
+func BenchmarkHandOff(b *testing.B) {
+	const batch = 1000
+	for _, shapes := range []int{2, 16} {
+		b.Run(fmt.Sprintf("waiting=100000/shapes=%d/tenants=1000", shapes), func(b *testing.B) {
+			s, _ := fill(b, 100_000, shapes, 1000)
+			now, spent, n := time.Duration(0), time.Duration(0), 0
+			ended := make([]*Ticket, 0, batch)
+			refill := func() {
+				for _, t := range ended {
+					s.Submit(now, new(Ticket), like(t))
+				}
+				ended = ended[:0]
+			}
+			b.ReportAllocs()
+			before := used(b)
+			for b.Loop() {
+				now += time.Millisecond
+				t := s.running[0]
+				s.End(now, t, Result{})
+				if n, ended = n+1, append(ended, t); len(ended) == batch {
+					b.StopTimer()
+					spent += used(b) - before
+					refill()
+					before = used(b)
+					b.StartTimer()
+				}
+			}
+			b.ReportMetric(float64(spent+used(b)-before)/float64(n), "cpu-ns/op")
+		})
+	}
+}
+
+// like is a request like that of a ticket of fill.
+func like(t *Ticket) Request {
+	r := benchLight
+	if t.shape.class.cfg.Name == "heavy" {
+		r = benchHeavy
+	}
+	r.VRAM, r.Tenant = t.shape.vram, t.Tenant.Name()
+	return r
+}
+
+// BenchmarkEvent is a hand-off and an arrival, with 100,000 waiting: two events.
 func BenchmarkEvent(b *testing.B) {
 	for _, shapes := range []int{2, 16} {
 		b.Run(fmt.Sprintf("waiting=100000/shapes=%d/tenants=1000", shapes), func(b *testing.B) {
@@ -154,12 +200,7 @@ func BenchmarkEvent(b *testing.B) {
 				now += time.Millisecond
 				t := s.running[0]
 				s.End(now, t, Result{})
-				r := benchLight
-				if t.shape.class.cfg.Name == "heavy" {
-					r = benchHeavy
-				}
-				r.VRAM, r.Tenant = t.shape.vram, t.Tenant.Name()
-				s.Submit(now, new(Ticket), r)
+				s.Submit(now, new(Ticket), like(t))
 			}
 		})
 	}
@@ -196,9 +237,58 @@ func waiterBytes(tb testing.TB, n, shapes, tenants int) float64 {
 
 func TestAWaiterTakesHalfAKibibyteAtMost(t *testing.T) {
 	for _, tenants := range []int{1, 1000} {
-		if got := waiterBytes(t, 100_000, 2, tenants); got > 512 {
-			t.Errorf("one of 100,000 waiters of %d tenants takes %.0f bytes, want 512 at most", tenants, got)
+		if got := waiterBytes(t, 100_000, 2, tenants); got > 480 {
+			t.Errorf("one of 100,000 waiters of %d tenants takes %.0f bytes, want 480 at most", tenants, got)
 		}
+	}
+}
+
+// What a decision allocates does not depend on the machine, and so it is what a
+// change that costs time is seen by.
+func TestWhatADecisionAllocates(t *testing.T) {
+	c, err := NewController(benchConfig(1, 64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	admit := func(r Request) func() {
+		return func() {
+			g, err := c.Admit(context.Background(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.Release(Result{Outcome: Done})
+		}
+	}
+	learning := benchLight
+	learning.History = new(History)
+	for range 20 {
+		learning.History.Learn(learning.VRAM, learning.Estimate.P50)
+	}
+	s, queue := fill(t, 3000, 16, 10)
+	now, next := time.Duration(0), len(queue)
+	for _, c := range []struct {
+		what string
+		most float64
+		do   func()
+	}{
+		{"an admission with nobody waiting", 1, admit(benchLight)},
+		{"one that its History learns from", 5, admit(learning)},
+		{"a hand-off", 2, func() {
+			now += time.Millisecond
+			s.End(now, s.running[0], Result{})
+		}},
+		{"an arrival that waits", 2, func() { s.Submit(now, new(Ticket), benchLight) }},
+		{"a client that leaves", 2, func() {
+			next--
+			s.Leave(now, queue[next], CodeClientCancelled)
+		}},
+	} {
+		if got := testing.AllocsPerRun(500, c.do); got > c.most {
+			t.Errorf("%s allocates %v times, want %v at most", c.what, got, c.most)
+		}
+	}
+	if n := unsafe.Sizeof(Grant{}); n > 320 {
+		t.Errorf("a grant takes %d bytes, want 320 at most: the next size that Go allocates is 352", n)
 	}
 }
 

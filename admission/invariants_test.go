@@ -344,11 +344,11 @@ func (w *world) heads() {
 		}
 	}
 	for _, m := range s.profile.marks {
-		if m.shape == nil {
+		if m.what != reserved {
 			continue
 		}
-		if n, limited := w.probes[place{m.shape.backend.cfg.Name, m.to.number}]; m.start && limited && n == 0 && s.queue.Len() > 0 {
-			w.fail("6: ticket %d has a reservation on a replica that is not available", m.by)
+		if n, limited := w.probes[place{m.t.shape.backend.cfg.Name, m.to.number}]; limited && n == 0 && s.queue.Len() > 0 {
+			w.fail("6: ticket %d has a reservation on a replica that is not available", m.t.ID())
 		}
 	}
 }

@@ -1,10 +1,10 @@
 package admission
 
 import (
+	"math"
 	"slices"
 	"time"
 
-	"github.com/anteroom-gpu/anteroom/admission/memory"
 	"github.com/anteroom-gpu/anteroom/admission/residency"
 )
 
@@ -20,25 +20,36 @@ type profile struct {
 	nowUntil     time.Duration // how long the last walk would give now, if nothing but time passes
 	scratch      usage
 	passes       uint64 // that have begun
+	acting       int    // no head from this place on acts
 }
 
-// mark is a moment in the profile at which a run is predicted to end, or a
-// reservation to begin or end. One with nothing but a time is where its passing
-// alone changes what fits.
+// mark is a moment in the profile at which something changes. One with nothing but a
+// time is where its passing alone changes what fits.
 type mark struct {
-	at       time.Duration
-	shape    *shape
-	to       *replica
-	run      *memory.Run // what ends; nil: a reservation
-	start    bool
-	by       uint64             // the ticket's id
-	unloaded *residency.Replica // by then; shape and to mean nothing
-	read     int                // the account, counted from 1, whose GPU is read; the same
+	at   time.Duration
+	what change
+	of   int32    // unloaded: the replica's place in residency; read: the account
+	t    *Ticket  // ends, reserved and free: whose
+	to   *replica // and where
 }
+
+type change uint8
+
+const (
+	passes   change = iota
+	ends            // a run
+	reserved        // a reservation begins
+	free            // a reservation ends
+	unloaded        // a replica is, by then
+	read            // the GPU of an account is
+)
 
 func (p *profile) reset() {
-	p.marks, p.laid, p.reservations, p.barsAlone = p.marks[:0], false, 0, false
+	p.marks, p.laid, p.reservations, p.barsAlone, p.acting = p.marks[:0], false, 0, false, math.MaxInt
 }
+
+// barredBy notes the head whose reservation or protection bars what is looked at.
+func (p *profile) barredBy(head *Ticket) { p.inTheWay = head.ID() }
 
 // lay begins the profile with what runs and what is being unloaded.
 func (p *profile) lay(s *Scheduler, now time.Duration) {
@@ -47,58 +58,57 @@ func (p *profile) lay(s *Scheduler, now time.Duration) {
 	}
 	p.laid = true
 	for _, t := range s.running {
-		p.marks = append(p.marks, mark{at: t.end, shape: t.shape, to: t.replica, run: &t.run, by: t.ID()})
+		p.marks = append(p.marks, mark{at: t.end, what: ends, t: t, to: t.replica})
 	}
 	// What ran until now holds its memory until the next reading, so that a
 	// reservation stays where it is.
 	for a := range s.box.live.memory.Accounts {
 		if at, ok := s.box.ledger.Ended(a); ok {
-			p.insert(mark{at: at, read: a + 1})
+			p.insert(mark{at: at, what: read, of: int32(a)})
 		}
 		if at := s.box.ledger.LateBy(a); at > now {
 			p.insert(mark{at: at})
 		}
 	}
 	s.box.residency.UnloadingBy(now, func(h *residency.Replica) time.Duration { return s.running.endOn(h, now) },
-		func(h *residency.Replica, at time.Duration) { p.insert(mark{at: at, unloaded: h}) })
+		func(h *residency.Replica, at time.Duration) {
+			p.insert(mark{at: at, what: unloaded, of: int32(slices.Index(s.box.residency.Replicas, h))})
+		})
 }
 
 // started takes note of a run that has started since the profile was laid.
 func (p *profile) started(t *Ticket) {
 	if p.laid {
-		p.insert(mark{at: t.end, shape: t.shape, to: t.replica, run: &t.run, by: t.ID()})
+		p.insert(mark{at: t.end, what: ends, t: t, to: t.replica})
 	}
 }
 
 // reserve writes a reservation into the profile.
 func (p *profile) reserve(t *Ticket, to *replica, at time.Duration) {
 	p.reservations++
-	p.insert(mark{at: at, shape: t.shape, to: to, start: true, by: t.ID()})
-	p.insert(mark{at: at + t.p95, shape: t.shape, to: to, by: t.ID()})
+	p.insert(mark{at: at, what: reserved, t: t, to: to})
+	p.insert(mark{at: at + t.p95, what: free, t: t, to: to})
 }
 
 // insert keeps the marks in order of time; what ends at a moment comes before
 // what starts at it.
 func (p *profile) insert(m mark) {
-	i, _ := slices.BinarySearchFunc(p.marks, m, func(a, b mark) int {
-		switch {
-		case a.at < b.at:
-			return -1
-		case a.at > b.at:
-			return 1
-		case a.start == b.start || b.start:
-			return -1
+	i := len(p.marks)
+	for ; i > 0; i-- {
+		if x := &p.marks[i-1]; x.at < m.at || x.at == m.at && (m.what == reserved || x.what != reserved) {
+			break
 		}
-		return 1
-	})
-	p.marks = slices.Insert(p.marks, i, m)
+	}
+	p.marks = append(p.marks, mark{})
+	copy(p.marks[i+1:], p.marks[i:])
+	p.marks[i] = m
 }
 
 // reservesOn says that a reservation on one of the GPUs of a replica begins
 // before a moment.
 func (p *profile) reservesOn(b *box, r *replica, before time.Duration) bool {
 	return slices.ContainsFunc(p.marks, func(m mark) bool {
-		return m.start && m.at < before && slices.ContainsFunc(m.to.accounts, func(a int) bool {
+		return m.what == reserved && m.at < before && slices.ContainsFunc(m.to.accounts, func(a int) bool {
 			return slices.ContainsFunc(r.accounts, func(x int) bool { return b.ledger.GPUOf(x) == b.ledger.GPUOf(a) })
 		})
 	})
@@ -112,16 +122,15 @@ func (p *profile) keeps(s *Scheduler, t *Ticket, r *replica, now time.Duration) 
 	u := &p.scratch
 	s.box.copyLive(u, now)
 	s.box.take(u, t.shape, r, now)
-	for _, m := range p.marks {
+	for i := range p.marks {
+		m := &p.marks[i]
 		if m.at >= now+t.p95 {
 			break
 		}
 		u.memory.Ahead = m.at - now
-		if m.start {
-			if s.box.fits(u, m.shape, m.to, now) != noBar {
-				p.inTheWay = m.by
-				return false
-			}
+		if m.what == reserved && s.box.fits(u, m.t.shape, m.to, now) != noBar {
+			p.barredBy(m.t)
+			return false
 		}
 		p.pass(s.box, u, m, now)
 	}
@@ -129,19 +138,20 @@ func (p *profile) keeps(s *Scheduler, t *Ticket, r *replica, now time.Duration) 
 }
 
 // pass makes of u what it is after a mark.
-func (p *profile) pass(b *box, u *usage, m mark, now time.Duration) {
-	switch {
-	case m.unloaded != nil:
-		b.residency.PredictUnload(u.memory, m.unloaded)
-	case m.read > 0:
-		if _, ok := b.ledger.Ended(m.read - 1); ok { // still: nothing has started there since
-			b.ledger.Read(u.memory, m.read-1)
+func (p *profile) pass(b *box, u *usage, m *mark, now time.Duration) {
+	switch m.what {
+	case ends:
+		b.give(u, m.t.shape, m.to, &m.t.run)
+	case reserved:
+		b.take(u, m.t.shape, m.to, now)
+	case free:
+		b.give(u, m.t.shape, m.to, nil)
+	case unloaded:
+		b.residency.PredictUnload(u.memory, b.residency.Replicas[m.of])
+	case read:
+		if _, ok := b.ledger.Ended(int(m.of)); ok { // still: nothing has started there since
+			b.ledger.Read(u.memory, int(m.of))
 		}
-	case m.start:
-		b.take(u, m.shape, m.to, now)
-	case m.to == nil:
-	default:
-		b.give(u, m.shape, m.to, m.run)
 	}
 }
 
@@ -156,7 +166,7 @@ func (p *profile) walk(s *Scheduler, t *Ticket, r *replica, now time.Duration) t
 	if b.fits(u, t.shape, r, now) == noBar {
 		from = now
 	}
-	reserved := false
+	reserves := false
 	p.nowUntil = forever
 	for i := 0; i < len(p.marks); {
 		at := p.marks[i].at
@@ -168,10 +178,10 @@ func (p *profile) walk(s *Scheduler, t *Ticket, r *replica, now time.Duration) t
 			return from
 		}
 		for ; i < len(p.marks) && p.marks[i].at == at; i++ {
-			p.pass(b, u, p.marks[i], now)
-			reserved = reserved || p.marks[i].start
+			p.pass(b, u, &p.marks[i], now)
+			reserves = reserves || p.marks[i].what == reserved
 		}
-		if from < forever && !reserved {
+		if from < forever && !reserves {
 			continue // the end of other work takes nothing from it
 		}
 		if b.fits(u, t.shape, r, now) != noBar {

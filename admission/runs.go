@@ -28,7 +28,9 @@ func (x runs) place(t *Ticket) int {
 	return i
 }
 
-func (x *runs) insert(t *Ticket) {
+// insert takes a ticket that starts, with the end that is predicted.
+func (x *runs) insert(t *Ticket, end time.Duration) {
+	t.end = end
 	i := x.place(t)
 	*x = append(*x, nil)
 	copy((*x)[i+1:], (*x)[i:])
@@ -61,6 +63,23 @@ func (x runs) predict(now time.Duration) {
 	}
 }
 
+// repace moves the predicted ends of what runs in another company from now on.
+func (x runs) repace(b *box, now time.Duration) {
+	moved := false
+	for _, t := range x {
+		if t.ran.table == nil {
+			continue
+		}
+		if pace := b.company.expect(b, t); pace != t.ran.pace {
+			t.end = now + time.Duration(float64(max(0, t.end-now))*float64(pace)/float64(t.ran.pace))
+			t.ran.pace, moved = pace, true
+		}
+	}
+	if moved {
+		slices.SortFunc(x, endsBefore)
+	}
+}
+
 // endOn is when what runs on a replica is predicted to end; now: nothing runs.
 func (x runs) endOn(h *residency.Replica, now time.Duration) time.Duration {
 	last := now
@@ -70,4 +89,14 @@ func (x runs) endOn(h *residency.Replica, now time.Duration) time.Duration {
 		}
 	}
 	return last
+}
+
+// nextOf is when the next run of a class is predicted to end; forever: none runs.
+func (x runs) nextOf(c *class) time.Duration {
+	for _, t := range x {
+		if t.shape.class == c {
+			return t.end
+		}
+	}
+	return forever
 }

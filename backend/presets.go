@@ -151,9 +151,9 @@ var presets = map[string]preset{
 		needs:    "no model of its own, so that it is a router",
 		controls: []string{"/models/unload", "/models/load"}, posted: []string{"/models", "/slots/{id}", "/props", "/lora-adapters"},
 	},
-	// It tells its progress to the caller's stream alone, and each message once: who
-	// opened a second stream for the session would take messages from the caller. So
-	// nothing is asked; the caller's stream is watched as it passes.
+	// It tells its progress to the caller's stream alone, and each message once: a second
+	// stream for the session would take messages from the caller. So nothing is asked;
+	// the caller's stream is watched as it passes, and opened where the caller does not.
 	"gradio": {
 		heavy: []string{"/queue/join", "/gradio_api/queue/join", "/call/{name}", "/gradio_api/call/{name}", "/call/v2/{name}", "/gradio_api/call/v2/{name}", "/run/{name}", "/gradio_api/run/{name}",
 			"/api/{name}", "/gradio_api/api/{name}"},
@@ -240,28 +240,28 @@ func earlyEngines() []string {
 	return slices.DeleteFunc(Engines(), func(name string) bool { return presets[name].early == nil })
 }
 
-// engine is what the backend is known to be; empty: nothing is known.
-func (b Config) engine() string {
+// Engine is what the backend is known to be; empty: nothing is known.
+func (b Config) Engine() string {
 	return cmp.Or(b.Preset, b.Reclaim.Preset, b.Completion.Preset)
 }
 
 // EngineErrors is the dialect of the engine's clients; empty: any.
-func (b Config) EngineErrors() string { return presets[b.engine()].errors }
+func (b Config) EngineErrors() string { return presets[b.Engine()].errors }
 
 // Preallocates says that the engine is known to take all that its requests need when it
 // starts, so that they add nothing to what it holds.
-func (b Config) Preallocates() bool { return presets[b.engine()].preallocates }
+func (b Config) Preallocates() bool { return presets[b.Engine()].preallocates }
 
 // Resolve fills in what the backend's engine is known to do, where the file does
 // not say it: `preset` names the engine, and else the presets below do. A preset
 // brings a reclaim only where the engine takes the call however it was started.
 func (b Config) Resolve() Config {
-	p := presets[b.engine()]
+	p := presets[b.Engine()]
 	b.Cancel = cmp.Or(b.Cancel, p.cancel, "ignored")
 	b.PreserveHost = b.PreserveHost || p.preserveHost
 	b.AbandonAfter = cmp.Or(b.AbandonAfter, p.abandon)
 	if b.Completion.Preset == "" && b.Completion.Poll == "" && p.early != nil {
-		b.Completion.Preset = b.engine()
+		b.Completion.Preset = b.Engine()
 	}
 	if b.Preset == "" {
 		return b

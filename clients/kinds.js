@@ -10,18 +10,18 @@ import WebSocket from "ws";
 // Node 18 has it, and not for everyone.
 globalThis.File ??= File;
 
-const messages = [{ role: "user", content: "What is that?" }];
+export const messages = [{ role: "user", content: "What is that?" }];
 const recording = () => toFile(Buffer.alloc(32000), "a.wav");
 const png = (bytes) => assert.equal(Buffer.from(bytes).subarray(1, 4).toString(), "PNG");
 
-async function json(url, body, init = {}) {
+export async function json(url, body, init = {}) {
   const post = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
   const res = await fetch(url, { ...post, ...init });
   assert.ok(res.ok, `${url}: ${res.status} ${res.ok ? "" : await res.text()}`);
   return res.json();
 }
 
-function openai(url, prefix = "/v1") {
+export function openai(url, prefix = "/v1") {
   return new OpenAI({ baseURL: url + prefix, apiKey: "none", maxRetries: 0 });
 }
 

@@ -37,6 +37,9 @@ type attempt struct {
 	job        atomic.Pointer[job]
 	// reply is the answer's body as the backend gave it; nil: there is none yet.
 	reply io.Reader
+	// tail is the end of a model's answer, for what it says of tokens; nil: it says
+	// nothing that is known.
+	tail *tail
 	// full is what an out-of-memory answer says, nil while it is none.
 	full *outofmemory.Report
 	// clock ends the request's context when execution_timeout has passed; nil: never.
@@ -194,7 +197,7 @@ func (r result) body() answerBody {
 // execute asks the backend and wraps the answer's body so that its end ends
 // the execution.
 func (x *exchange) execute(e *attempt, out *http.Request) result {
-	res, err := e.to.Send(out, x)
+	res, err := x.sendOrListen(e, out)
 	if err != nil {
 		if !e.detached && x.ctx.Err() != nil {
 			err = context.Cause(x.ctx)
@@ -208,30 +211,14 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 	e.status, e.reply = res.StatusCode, res.Body
 	if isGRPC(x.in) {
 		e.rpc = res
-	}
-	if x.rules.watched != nil {
-		x.watchEvents(e, res)
+	} else if x.trace.Operation() != "" && out.Method == http.MethodPost {
+		e.tail = keepTail(res)
 	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
-		if c, ok := res.Body.(io.ReadWriteCloser); ok {
-			if !x.route.HoldSlot {
-				// Only its handshake was work.
-				if e.clock != nil {
-					e.clock.Stop()
-				}
-				e.end(nil)
-			}
-			t := &tunnel{ReadWriteCloser: c, opened: time.Now()}
-			e.tunnel = t
-			idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
-			t.ended = func() { idle(); e.end(nil) }
-			res.Body = t
-			break
+		if err := x.tunnel(e, res); err != nil {
+			return result{err: err}
 		}
-		res.Body.Close()
-		e.end(nil)
-		return result{err: errors.New("proxy: the backend switched protocols on a connection that cannot")}
 	case res.Body == http.NoBody || out.Method == http.MethodHead:
 		e.end(nil)
 	case e.completion != nil && x.begin(e, res):
@@ -254,6 +241,29 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 		x.ladder.suspect(e.to)
 	}
 	return result{response: res}
+}
+
+// tunnel makes the connection behind an answer a tunnel.
+func (x *exchange) tunnel(e *attempt, res *http.Response) error {
+	c, ok := res.Body.(io.ReadWriteCloser)
+	if !ok {
+		res.Body.Close()
+		e.end(nil)
+		return errors.New("proxy: the backend switched protocols on a connection that cannot")
+	}
+	if !x.route.HoldSlot {
+		// Only its handshake was work.
+		if e.clock != nil {
+			e.clock.Stop()
+		}
+		e.end(nil)
+	}
+	t := &tunnel{ReadWriteCloser: c, opened: time.Now()}
+	e.tunnel = t
+	idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
+	t.ended = func() { idle(); e.end(nil) }
+	res.Body = t
+	return nil
 }
 
 // streamed ends an attempt whose answer was passed on as it came. What runs out of

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -189,9 +190,13 @@ func TestTrailersAndInformationalAnswersPass(t *testing.T) {
 // raw speaks HTTP/1.1 by hand.
 func (b *box) raw(text string) (net.Conn, *bufio.Reader) {
 	b.t.Helper()
-	c, err := net.Dial("tcp", strings.TrimPrefix(b.url, "http://"))
+	scheme, address, _ := strings.Cut(b.url, "://")
+	c, err := net.Dial("tcp", address)
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	if scheme == "https" {
+		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	}
 	b.t.Cleanup(func() { c.Close() })
 	if _, err := io.WriteString(c, text); err != nil {

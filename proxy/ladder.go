@@ -257,26 +257,40 @@ func (l *ladder) setStopped(at place, stopped bool) {
 // tells the controller, so that what was loaded before its start is attributed,
 // and nothing is sent to one that sleeps. One that is down and can
 // be started was stopped by an earlier process. Those that old has were asked.
+// The controller is told when all have answered: a reading of the card is attributed
+// among those that are known to be loaded, and must not fall between two of them.
 func (l *ladder) inspect(s, old *rules) {
+	type answer struct {
+		place
+		known, loaded, mustWake bool
+	}
+	var all []*answer
 	var asked sync.WaitGroup
-	for name, servers := range s.backends {
-		for i, r := range servers {
+	for _, name := range s.backendNames() {
+		for i, r := range s.backends[name] {
 			if !r.Config.Reclaim.Enabled() || old != nil && slices.Contains(old.backends[name], r) {
 				continue
 			}
+			a := &answer{place: place{name, i}, mustWake: true}
+			all = append(all, a)
 			asked.Go(func() {
 				ctx, cancel := context.WithTimeout(l.life, inspectSoon)
 				defer cancel()
 				if r.CanStart() && r.Down(ctx) {
-					l.setStopped(place{name, i}, true)
-					l.controller.SetLoaded(name, i, false, true)
-				} else if loaded, known := r.Loaded(ctx); known {
-					l.controller.SetLoaded(name, i, loaded, r.MustWake())
+					l.setStopped(a.place, true)
+					a.known = true
+				} else if a.loaded, a.known = r.Loaded(ctx); a.known {
+					a.mustWake = r.MustWake()
 				}
 			})
 		}
 	}
 	asked.Wait()
+	for _, a := range all {
+		if a.known {
+			l.controller.SetLoaded(a.backend, a.replica, a.loaded, a.mustWake)
+		}
+	}
 }
 
 const (

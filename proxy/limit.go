@@ -15,7 +15,7 @@ import (
 // be torn down.
 type limited struct {
 	net.Listener
-	plain  bool // its connections are without TLS, so that their heads can be looked at
+	plain  bool // its connections are without TLS, so that what goes over them can be looked at
 	places chan struct{}
 	closed chan struct{}
 	once   sync.Once
@@ -86,8 +86,8 @@ func (l *limited) Close() error {
 // asks no handler and has no other hook. Answers of handlers have a Date.
 var parserAnswer = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n")
 
-// look tells of an answer that net/http's parser writes itself.
-func (l *limited) look(p []byte, c net.Conn) {
+// lookAtAnswer tells malformed of an answer that net/http's parser writes itself.
+func lookAtAnswer(p []byte, c net.Conn, malformed func(status int, client string)) {
 	const line = len("HTTP/1.1 431 ")
 	if len(p) < line || p[9] != '4' && p[9] != '5' || !bytes.HasPrefix(p, []byte("HTTP/1.1 ")) {
 		return
@@ -96,7 +96,14 @@ func (l *limited) look(p []byte, c net.Conn) {
 		return
 	}
 	if status, err := strconv.Atoi(string(p[9:12])); err == nil {
-		l.malformed(status, c.RemoteAddr().String())
+		malformed(status, c.RemoteAddr().String())
+	}
+}
+
+// look does so where what is written is plain.
+func (l *limited) look(p []byte, c net.Conn) {
+	if l.plain {
+		lookAtAnswer(p, c, l.malformed)
 	}
 }
 

@@ -19,15 +19,15 @@ type Server struct {
 	handler       *Handler
 	public        []door // the main one first
 	admin         *http.Server
-	adminListener net.Listener // nil: there is none
-	tls           TLSConfig
+	adminListener net.Listener     // nil: there is none
+	certificate   *tls.Certificate // nil: without TLS
 }
 
 // door is a listener for clients.
 type door struct {
 	*http.Server
-	*limited
-	inherited bool // the socket outlives this process
+	net.Listener
+	leave func() // gives a socket up that outlives this process; nil: it does not
 }
 
 // Listen opens the listeners of a configuration that Check accepts, the admin
@@ -35,12 +35,14 @@ type door struct {
 // with sockets for some of the addresses, it takes those; one that is for no address
 // of the configuration is an error.
 func Listen(c Config, h *Handler, admin http.Handler, inherited ...net.Listener) (*Server, error) {
-	s := &Server{handler: h, tls: c.TLS}
+	s := &Server{handler: h}
 	from := &sockets{inherited}
 	if c.TLS.Cert != "" {
-		if _, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key); err != nil {
+		certificate, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key)
+		if err != nil {
 			return nil, fmt.Errorf("proxy: tls: %w", err)
 		}
+		s.certificate = &certificate
 	}
 	if err := s.open(c, from, c.Listen, h); err != nil {
 		return nil, fmt.Errorf("proxy: listen: %w", err)
@@ -74,11 +76,19 @@ func (s *Server) open(c Config, from *sockets, address string, h http.Handler) e
 	}
 	server := newServer(c.Limits, edge(h), s.handler.log)
 	server.ConnContext = withConnection
-	server.Protocols.SetUnencryptedHTTP2(c.TLS.Cert == "")
-	server.Protocols.SetHTTP2(c.TLS.Cert != "")
+	plain, malformed := s.certificate == nil, s.handler.telemetry.Malformed
+	server.Protocols.SetUnencryptedHTTP2(plain)
+	server.Protocols.SetHTTP2(!plain)
 	// One connection more than the limit waits in the kernel: Accept sleeps.
-	limited := limit(listener, c.Limits.Connections, s.tls.Cert == "", s.handler.telemetry.Malformed)
-	s.public = append(s.public, door{server, limited, inherited})
+	limited := limit(listener, c.Limits.Connections, plain, malformed)
+	d := door{Server: server, Listener: limited}
+	if !plain {
+		d.Listener = secure(limited, *s.certificate, c.Limits.ReadHeader, malformed)
+	}
+	if inherited {
+		d.leave = limited.leave
+	}
+	s.public = append(s.public, d)
 	return nil
 }
 
@@ -130,13 +140,7 @@ func (s *Server) Serve() error {
 		go func() { failed <- s.admin.Serve(s.adminListener) }()
 	}
 	for _, d := range s.public {
-		go func() {
-			if s.tls.Cert != "" {
-				failed <- d.ServeTLS(d.limited, s.tls.Cert, s.tls.Key)
-				return
-			}
-			failed <- d.Serve(d.limited)
-		}()
+		go func() { failed <- d.Serve(d.Listener) }()
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("proxy: serve: %w", err)
@@ -149,7 +153,7 @@ func (s *Server) Serve() error {
 // open, so that their clients are told that the proxy is going.
 func (s *Server) Leave() {
 	for _, d := range s.public {
-		if d.inherited {
+		if d.leave != nil {
 			d.leave()
 		}
 	}
@@ -182,7 +186,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) Close() {
 	for _, d := range s.public {
 		d.Server.Close()
-		d.limited.Close() // it may not be served yet
+		d.Listener.Close() // it may not be served yet
 	}
 	if s.admin != nil {
 		s.admin.Close()
@@ -192,10 +196,10 @@ func (s *Server) Close() {
 // URL is where clients reach the public listener; AdminURL where operators
 // reach the admin listener, empty where there is none.
 func (s *Server) URL() string {
-	if s.tls.Cert != "" {
-		return address("https", s.public[0].limited)
+	if s.certificate != nil {
+		return address("https", s.public[0].Listener)
 	}
-	return address("http", s.public[0].limited)
+	return address("http", s.public[0].Listener)
 }
 
 func (s *Server) AdminURL() string {

@@ -61,6 +61,9 @@ func (e *attempt) execution(err error) telemetry.Execution {
 	if t.Left = errors.Is(err, context.Canceled); t.Code == string(admission.CodeClientCancelled) {
 		t.Code = ""
 	}
+	if err == nil {
+		t.Model = e.tail.use()
+	}
 	if e.grant != nil && e.to != nil {
 		t.GPUs, t.Estimate = e.to.gpus, e.grant.Estimate()
 	}
@@ -112,6 +115,13 @@ func (x *exchange) ending(left, cut bool) telemetry.Ending {
 	return e
 }
 
+// provide tells which engine answers what is asked of a model.
+func (x *exchange) provide() {
+	if servers := x.rules.backends[x.route.Backend]; len(servers) > 0 && x.trace.Operation() != "" {
+		x.trace.Provide(servers[0].Config.Engine())
+	}
+}
+
 // identify tells who asks and for which model, as far as is known.
 func (x *exchange) identify() {
 	model := ""
@@ -119,6 +129,7 @@ func (x *exchange) identify() {
 		model = x.route.Model(x.in, x.seen())
 	}
 	x.trace.Identify(x.tenant, model)
+	x.provide()
 }
 
 // boundsOf are the tenants and models that metrics tell apart: those that the

@@ -180,7 +180,7 @@ func (c *Card) Samples() []Sample {
 // Reading is the card as a sensor would report it of the GPU of that name.
 func (c *Card) Reading(gpu string) admission.Reading {
 	m, err := c.Memory()
-	return admission.Reading{GPU: gpu, At: c.clock.Now(), Total: m.Capacity, Used: m.Used, Source: "simulated", Err: err}
+	return admission.Reading{GPU: gpu, At: c.clock.Now(), Total: m.Capacity, Used: m.Used, Utilization: c.utilization(), Source: "simulated", Err: err}
 }
 
 // Watch reports a Reading at once, then at every interval and whenever now asks for

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
@@ -29,6 +30,7 @@ type directory struct {
 	holder *os.File
 	swept  chan struct{} // closed when the sweeper has ended
 	stop   chan struct{}
+	atWork atomic.Bool // this holder's process has work
 }
 
 // sweepEvery is how soon the memory of a process that was killed is seen to be
@@ -83,6 +85,7 @@ func (d *directory) open(capacity admission.Bytes) (err error) {
 const (
 	memoryTotal = "card0/device/mem_info_vram_total"
 	memoryUsed  = "card0/device/mem_info_vram_used"
+	busyPercent = "card0/device/gpu_busy_percent"
 )
 
 func (d *directory) file(name string) string { return filepath.Join(d.path, name) }
@@ -164,7 +167,7 @@ func (d *directory) write(m Memory) error {
 			return err
 		}
 	}
-	return nil
+	return d.writeBusy()
 }
 
 // replace writes a file so that a reader without the lock, and whoever comes

@@ -251,10 +251,8 @@ func (e *Engine) run(ctx context.Context, m *model, length time.Duration, steps 
 	if err := e.take(m); err != nil {
 		return 0, err
 	}
-	if e.options.Contention {
-		e.card.enter(e, 1)
-		defer e.card.enter(e, -1)
-	}
+	e.card.enter(e, 1)
+	defer e.card.enter(e, -1)
 	for i := range steps {
 		if e.options.Contention {
 			err = e.card.work(ctx, e, e.kind.Parallel, e.real(length)/time.Duration(steps))

@@ -85,6 +85,21 @@ func (c *Card) work(ctx context.Context, process any, parallel float64, alone ti
 	return ctx.Err()
 }
 
+// utilization is what a driver would say: 1 while any process has work.
+func (c *Card) utilization() *float64 {
+	share, others := 0.0, 0
+	if c.shared != nil {
+		others = c.othersWorking()
+	}
+	p := &c.processor
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.runs)+others > 0 {
+		share = 1
+	}
+	return &share
+}
+
 // othersWorking counts the processes of other Cards on a shared card that have work.
 func (c *Card) othersWorking() int {
 	p := &c.processor
@@ -103,6 +118,19 @@ func (d *directory) works(has bool) {
 		flag = "1"
 	}
 	d.holder.WriteAt([]byte(flag+"\n"), heldDigits+1)
+	d.atWork.Store(has)
+	// A sensor that reads the old figure reads the new one the next time.
+	_ = d.locked(d.writeBusy)
+}
+
+// writeBusy shows whether any process has work as the driver does. The caller holds the
+// lock.
+func (d *directory) writeBusy() error {
+	percent := "0\n"
+	if d.atWork.Load() || d.working() > 0 {
+		percent = "100\n"
+	}
+	return d.replace(busyPercent, []byte(percent))
 }
 
 // working counts the other holders that are alive and have work.
@@ -113,7 +141,7 @@ func (d *directory) working() (n int) {
 	}
 	for _, e := range entries {
 		path := filepath.Join(d.path, "holders", e.Name())
-		if path == d.holder.Name() {
+		if d.holder != nil && path == d.holder.Name() {
 			continue
 		}
 		f, err := os.Open(path)

@@ -128,6 +128,7 @@ func gpuGauges(g *gauges) func(metric.Observer, admission.GPUState, time.Time) {
 	limit := g.upDown(MetricHardwareLimit, "By", "Size of the GPU memory.")
 	usage := g.upDown(MetricHardwareUsage, "By", "GPU memory used.")
 	used := g.gauge(MetricHardwareUtilization, "1", "Fraction of GPU memory used.")
+	busy := g.gauge(MetricHardwareBusy, "1", "Fraction of time in which the GPU has computed.")
 	return func(o metric.Observer, g admission.GPUState, now time.Time) {
 		name := attribute.String(AttrGPU, g.Name)
 		of := by(name)
@@ -146,10 +147,13 @@ func gpuGauges(g *gauges) func(metric.Observer, admission.GPUState, time.Time) {
 		o.ObserveFloat64(observed, float64(g.Observed), of)
 		o.ObserveFloat64(age, max(0, now.Sub(g.ObservedAt)).Seconds(), of)
 		hardware := by(semconv.HwID(cmp.Or(g.Device, g.Name)), semconv.HwName(g.Name), semconv.HwTypeKey.String("gpu"))
-		o.ObserveInt64(limit, int64(g.Capacity), hardware)
+		o.ObserveInt64(limit, int64(g.Total), hardware)
 		o.ObserveInt64(usage, int64(g.Observed), hardware)
-		if g.Capacity > 0 {
-			o.ObserveFloat64(used, float64(g.Observed)/float64(g.Capacity), hardware)
+		if g.Total > 0 {
+			o.ObserveFloat64(used, float64(g.Observed)/float64(g.Total), hardware)
+		}
+		if g.Utilization != nil {
+			o.ObserveFloat64(busy, *g.Utilization, hardware)
 		}
 	}
 }

@@ -15,7 +15,8 @@ type metrics struct {
 	requests, refusals, cancellations, failures, reloads, oom metric.Int64Counter
 	malformed, asked, freed, swaps                            metric.Int64Counter
 	gpuSeconds, byteSeconds, besideTime                       metric.Float64Counter
-	besideRuns, loads                                         metric.Int64Counter
+	besideRuns, loads, inputTokens, outputTokens              metric.Int64Counter
+	modelDuration, firstToken, perToken                       metric.Float64Histogram
 	estimates                                                 metric.Float64Histogram
 
 	mu   sync.RWMutex
@@ -42,6 +43,10 @@ const (
 	setBill
 	setBeside
 	setEstimate
+	// In these method is the operation and scheme the provider: each field more makes
+	// every look-up dearer.
+	setModel
+	setTokens
 )
 
 // set is a label set ready for use, made once: recording then allocates
@@ -98,6 +103,15 @@ func (l labels) attributes() []attribute.KeyValue {
 		return []attribute.KeyValue{class, attribute.String(AttrBeside, l.extra)}
 	case setEstimate:
 		return []attribute.KeyValue{class, attribute.String(AttrOf, l.extra)}
+	case setModel, setTokens:
+		set := []attribute.KeyValue{attribute.String(AttrOperation, l.method), attribute.String(AttrProvider, l.scheme), attribute.String(AttrModel, l.model)}
+		if l.kind == setTokens {
+			set = append(set, attribute.String(AttrModality, "unknown"))
+		}
+		if l.extra != "" {
+			set = append(set, semconv.ErrorTypeKey.String(l.extra))
+		}
+		return set
 	case setBill:
 		return []attribute.KeyValue{class, attribute.String(AttrRoute, l.route), attribute.String(AttrTenant, l.tenant)}
 	}
@@ -183,6 +197,12 @@ func (k *maker) count(name, about string) metric.Int64Counter {
 	return c
 }
 
+func (k *maker) tokens(name, about string) metric.Int64Counter {
+	c, err := k.Int64Counter(name, metric.WithUnit("{token}"), metric.WithDescription(about))
+	k.keep(err)
+	return c
+}
+
 func (k *maker) bytes(name, about string) metric.Int64Counter {
 	c, err := k.Int64Counter(name, metric.WithUnit("By"), metric.WithDescription(about))
 	k.keep(err)
@@ -218,6 +238,13 @@ func (m *metrics) make(t *Telemetry, meter metric.Meter) error {
 	m.estimates, err = k.Float64Histogram(MetricEstimates, metric.WithUnit("1"), metric.WithExplicitBucketBoundaries(ratios...),
 		metric.WithDescription("What was seen over what was estimated, of executions and of waits."))
 	k.keep(err)
+	m.modelDuration = k.seconds(MetricModelDuration, "Generative AI server request duration such as time-to-last byte or last output token.")
+	m.firstToken = k.seconds(MetricFirstToken, "Time to generate first token for successful responses.")
+	m.perToken, err = k.Float64Histogram(MetricPerToken, metric.WithUnit("s"), metric.WithExplicitBucketBoundaries(perToken...),
+		metric.WithDescription("Time per output token generated after the first token for successful responses."))
+	k.keep(err)
+	m.inputTokens = k.tokens(MetricInputTokens, "The number of input (prompt) tokens used, including cached tokens.")
+	m.outputTokens = k.tokens(MetricOutputTokens, "The number of output (completion) tokens used, including reasoning tokens.")
 	m.loads = k.count(MetricLoads, "Backends that were woken.")
 	m.asked = k.bytes(MetricAsked, "Memory that backends were to free when they were told to unload.")
 	m.freed = k.bytes(MetricFreed, "Memory that was seen to come free when backends unloaded.")

@@ -63,7 +63,7 @@ func box() Sources {
 		Admission: func() admission.Snapshot {
 			return admission.Snapshot{At: time.Unix(100, 0),
 				GPUs: []admission.GPUState{
-					{GPUState: memory.GPUState{Name: "gpu0", Capacity: 48, Reserve: 2, Booked: 29, Unmanaged: 3, Unattributed: 5, Available: 9, Observed: 38, Device: "GPU-a"}, ObservedAt: time.Unix(96, 0)},
+					{GPUState: memory.GPUState{Name: "gpu0", Capacity: 48, Reserve: 2, Booked: 29, Unmanaged: 3, Unattributed: 5, Available: 9, Observed: 38, Total: 47, Utilization: new(0.37), Device: "GPU-a"}, ObservedAt: time.Unix(96, 0)},
 					{GPUState: memory.GPUState{Name: "gpu1", Capacity: 80, Reserve: 4, Booked: 0, Unmanaged: 1, Available: 75, Observed: -1, Err: "no driver", Stale: true, Lost: true}},
 				},
 				Classes: []admission.ClassState{
@@ -148,7 +148,8 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		"anteroom_backend_slots":           {"anteroom_backend=flux": 3, "anteroom_backend=vqa": 0, "anteroom_backend=old": 0},
 		"anteroom_backend_booked_bytes":    {"anteroom_backend=flux anteroom_gpu=gpu0": 21, "anteroom_backend=flux anteroom_gpu=gpu1": 0},
 		"anteroom_gpu_reading_age_seconds": {"anteroom_gpu=gpu0": 4}, // gpu1 was never read
-		"hw_gpu_memory_limit_bytes":        {"hw_id=GPU-a hw_name=gpu0 hw_type=gpu": 48},
+		"hw_gpu_memory_limit_bytes":        {"hw_id=GPU-a hw_name=gpu0 hw_type=gpu": 47},
+		"hw_gpu_utilization_ratio":         {"hw_id=GPU-a hw_name=gpu0 hw_type=gpu": 0.37},
 		"hw_gpu_memory_usage_bytes":        {"hw_id=GPU-a hw_name=gpu0 hw_type=gpu": 38},
 		"anteroom_config_reloads_total":    {"anteroom_result=ok": 1, "anteroom_result=failed": 1},
 		"anteroom_config_last_reload":      {"": 0},
@@ -299,6 +300,11 @@ func TestTheNamesAreTheContract(t *testing.T) {
 		tunnel.Executed(time.Now(), Execution{Status: 101, RPC: 0, GPUs: 1, Estimate: time.Second})
 	}
 	tunnel.End(time.Now(), Ending{Status: 101, RPC: -1, FirstByte: time.Now(), Opened: time.Now()})
+	chat := telemetry.Begin(httptest.NewRequest("POST", "http://box/v1/chat/completions", nil), "/v1/chat/completions")
+	chat.Provide("vllm")
+	chat.Execute(time.Now(), flux, "/v1/chat/completions", http.Header{})
+	chat.Executed(time.Now(), Execution{Status: 200, RPC: -1, Model: &ModelUse{Input: 11, Output: 5, Streamed: true}})
+	chat.End(time.Now(), Ending{Status: 200, RPC: -1, FirstByte: time.Now()})
 	left := telemetry.Begin(generate(), pattern)
 	left.End(time.Now(), Ending{Status: 499, RPC: -1, Code: "client_cancelled"})
 	telemetry.Reloaded(true)

@@ -52,9 +52,14 @@ const (
 	AttrPhase    = "anteroom.phase"  // receive, wait, execute
 	AttrBeside   = "anteroom.beside" // a class that ran at the same time; empty: none did
 	AttrOf       = "anteroom.of"     // execution, wait
-	// These two are gen_ai's, on requests that name a model.
-	AttrModel     = "gen_ai.request.model" // in metrics: a configured one, or other
-	AttrOperation = "gen_ai.operation.name"
+	// These are gen_ai's, on requests with a path of a model's API.
+	AttrModel        = "gen_ai.request.model" // in metrics: a configured one, or other
+	AttrOperation    = "gen_ai.operation.name"
+	AttrProvider     = "gen_ai.provider.name"      // the backend's preset; openai where it has none
+	AttrStream       = "gen_ai.request.stream"     // whether the answer came as a stream
+	AttrInputTokens  = "gen_ai.usage.input_tokens" // as the answer says
+	AttrOutputTokens = "gen_ai.usage.output_tokens"
+	AttrModality     = "gen_ai.token.modality" // unknown: answers do not tell
 )
 
 // How far a request had come when its client left.
@@ -137,10 +142,19 @@ const (
 	MetricBackendSlots   = "anteroom.backend.slots"   // {backend}; of each replica, 0: as its classes
 	MetricBackendBooked  = "anteroom.backend.booked"  // By {backend, gpu}
 
+	// OpenTelemetry's for generative models {gen_ai.operation.name, gen_ai.provider.name, gen_ai.request.model}, from a
+	// request's arrival on.
+	MetricModelDuration = "gen_ai.server.request.duration"              // s, with error.type; to the answer's last byte
+	MetricFirstToken    = "gen_ai.server.time_to_first_token"           // s, of streams
+	MetricPerToken      = "gen_ai.server.time_per_output_token"         // s, of streams that say how many tokens they have
+	MetricInputTokens   = "gen_ai.client.inference.usage.input_tokens"  // {gen_ai.token.modality}; of answers that say it
+	MetricOutputTokens  = "gen_ai.client.inference.usage.output_tokens" // likewise
+
 	// OpenTelemetry's for hardware {hw.id, hw.name, hw.type}.
 	MetricHardwareLimit       = "hw.gpu.memory.limit"
 	MetricHardwareUsage       = "hw.gpu.memory.usage"
 	MetricHardwareUtilization = "hw.gpu.memory.utilization"
+	MetricHardwareBusy        = "hw.gpu.utilization" // absent where the driver does not tell
 
 	MetricBackendUp = "anteroom.backend.available" // 1 or 0 {backend}
 	MetricBreaker   = "anteroom.breaker.state"     // 1 for the present one {backend, replica, state: closed, half-open, open}
@@ -150,6 +164,9 @@ const (
 	MetricSpansLost  = "anteroom.spans.dropped"      // spans that found the export queue full or failed to leave
 	MetricLinesLost  = "anteroom.log.lines.dropped"  // log lines for which a slow reader of the log left no room
 )
+
+// perToken are the bounds that the conventions want of the time for a token, in seconds.
+var perToken = []float64{.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5}
 
 // ratios are the bounds of how far estimates are off.
 var ratios = []float64{.1, .25, .5, .67, .8, .9, 1, 1.1, 1.25, 1.5, 2, 4, 10}

@@ -24,10 +24,20 @@ type Execution struct {
 	// Left says that it ended because its client left, or because an operator gave its
 	// grant back (Code says so): no failure.
 	Left bool
+	// Model is what the answer of a model says; nil: nothing.
+	Model *ModelUse
 	// GPUs is how many GPUs it held while it ran.
 	GPUs int
 	// Estimate is how long it was expected to take; 0: that was not said.
 	Estimate time.Duration
+}
+
+// ModelUse is what an answer says of the use of a model.
+type ModelUse struct {
+	// Input and Output are tokens; -1: it does not say.
+	Input, Output int
+	// Streamed says that the answer came as it was made.
+	Streamed bool
 }
 
 // Ending says how a request ended for its client.
@@ -119,7 +129,7 @@ func (q *Request) Executed(at time.Time, e Execution) {
 	if q.executeBegan.IsZero() || q.executed >= 0 {
 		return
 	}
-	q.executed, q.outcome = max(0, at.Sub(q.executeBegan)), outcomeOf(e)
+	q.executed, q.outcome, q.use = max(0, at.Sub(q.executeBegan)), outcomeOf(e), e.Model
 	result := q.outcome.result()
 	m, ctx := &q.t.metrics, q.context()
 	m.execution.Record(ctx, q.executed.Seconds(),
@@ -241,7 +251,7 @@ func (q *Request) End(at time.Time, e Ending) {
 	}
 	total := max(0, at.Sub(q.began))
 	q.mu.Lock()
-	executed, sent, began := q.executed, q.sends > 0, q.executeBegan
+	executed, sent, began, use := q.executed, q.sends > 0, q.executeBegan, q.use
 	v := verdictOf(e, sent, q.outcome)
 	q.over = true
 	if q.t.History != nil {
@@ -270,6 +280,9 @@ func (q *Request) End(at time.Time, e Ending) {
 	if sent && !e.FirstByte.IsZero() && !v.own {
 		firstByte = max(0, e.FirstByte.Sub(began))
 		m.firstByte.Record(ctx, firstByte.Seconds(), m.labelled(labels{kind: setBackend, class: q.class, backend: q.backend}).record...)
+	}
+	if operation := q.Operation(); operation != "" {
+		q.generated(at, operation, e, v, use)
 	}
 	if q.wait != nil { // it panicked in the queue
 		q.endWait(at)
@@ -310,9 +323,9 @@ func (q *Request) endServer(at time.Time, e Ending, v verdict) {
 	}
 	if q.model != "" {
 		s.set(attribute.String(AttrModel, q.model))
-		if o := operationOf(q.pattern, q.url.Path); o != "" {
-			s.set(attribute.String(AttrOperation, o))
-		}
+	}
+	if operation := q.Operation(); operation != "" {
+		s.set(attribute.String(AttrOperation, operation), attribute.String(AttrProvider, cmp.Or(q.provider, anyProvider)))
 	}
 	if q.queued {
 		s.set(attribute.Int(AttrPosition, q.position))
@@ -326,22 +339,6 @@ func (q *Request) endServer(at time.Time, e Ending, v verdict) {
 	}
 	s.end(at)
 	q.server = nil
-}
-
-// operationOf is gen_ai's word for what a path of OpenAI's or Ollama's API asks for.
-func operationOf(pattern, path string) string {
-	path = strings.TrimSuffix(path, "/")
-	switch {
-	case strings.HasSuffix(path, "/chat/completions"), strings.HasSuffix(path, "/api/chat"), strings.HasSuffix(path, "/messages"), strings.HasSuffix(path, "/responses"):
-		return "chat"
-	case strings.HasSuffix(path, "/completions"), strings.HasSuffix(path, "/api/generate"):
-		return "text_completion"
-	case strings.HasSuffix(path, "/embeddings"), strings.HasSuffix(path, "/api/embed"), strings.HasSuffix(path, "/embed"):
-		return "embeddings"
-	case strings.HasSuffix(path, ":generateContent"), strings.HasSuffix(path, ":streamGenerateContent"), strings.Contains(pattern, "/images/"):
-		return "generate_content"
-	}
-	return ""
 }
 
 // logLine writes the request's line. It has the path and no header, no query and no

@@ -41,6 +41,7 @@ type Request struct {
 	pattern, route, class, backend string
 	tenant, model, client          string // empty: none, or not told
 	scheme                         string
+	provider                       string // of a model's API: the backend's engine
 	vram                           admission.Bytes
 	began                          time.Time
 	received                       time.Duration // from began until the body was in; -1: it was not waited for
@@ -67,6 +68,7 @@ type Request struct {
 	sends        int               // guarded by mu; how often it was sent
 	beside       beside            // guarded by mu; of the last execution
 	outcome      outcome           // guarded by mu; of the last execution
+	use          *ModelUse         // guarded by mu; of the last execution
 	over         bool              // guarded by mu; End was called
 	record       *timeline.Request // guarded by mu; for the history, when its work has ended; nil: it has, or End was not called
 }
@@ -236,6 +238,15 @@ func (q *Request) Identify(tenant, model string) {
 		return
 	}
 	q.tenant, q.model = tenant, model
+}
+
+// Provide says which engine answers what is asked of a model; empty: one that speaks
+// OpenAI's API.
+func (q *Request) Provide(engine string) {
+	if q == nil {
+		return
+	}
+	q.provider = engine
 }
 
 // longReceive is how long a body must take to get a span of its own.

@@ -69,6 +69,7 @@ func TestSpansCarryWhatTheContractSays(t *testing.T) {
 	run(telemetry, generate())
 	found := spans(t, telemetry, memory)
 	expect(t, "the server span", attributes(found[serverName].Attributes), map[string]any{
+		"gen_ai.operation.name": "generate_content", "gen_ai.provider.name": "openai",
 		"http.request.method": "POST", "url.path": pattern, "url.scheme": "http", "network.protocol.version": "1.1",
 		"http.route": pattern, "http.response.status_code": int64(200), "http.request.body.size": int64(17), "http.response.body.size": int64(4096),
 		AttrPosition: int64(3), AttrReason: "resources",

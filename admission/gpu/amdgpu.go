@@ -21,6 +21,9 @@ var drm = "/sys/class/drm"
 const (
 	vramTotal = "device/mem_info_vram_total"
 	vramUsed  = "device/mem_info_vram_used"
+	// The share of the time in which it computes, in percent:
+	// https://docs.kernel.org/gpu/amdgpu/thermal.html#gpu-busy-percent
+	busyPercent = "device/gpu_busy_percent"
 )
 
 // pci is where Linux shows what is plugged in, whatever drives it.
@@ -56,6 +59,10 @@ func (a *amd) read(r *admission.Reading, _ bool) error {
 	var err error
 	if r.Total, err = readBytes(filepath.Join(a.directory, vramTotal)); err == nil {
 		r.Used, err = readBytes(filepath.Join(a.directory, vramUsed))
+	}
+	if percent, err := readBytes(filepath.Join(a.directory, busyPercent)); err == nil && percent >= 0 && percent <= 100 {
+		share := float64(percent) / 100
+		r.Utilization = &share
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		r.Lost = true

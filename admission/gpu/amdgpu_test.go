@@ -43,6 +43,7 @@ func write(t *testing.T, file, text string) {
 
 func TestReadsAMDsCards(t *testing.T) {
 	root := tree(t, 100<<30, 0, 24<<30)
+	write(t, filepath.Join(root, "card2", "device", "gpu_busy_percent"), "37\n")
 	for device, want := range map[string]admission.Bytes{
 		"0": 100 << 30, "1": 24 << 30, // an index counts AMD's cards alone
 		"card2": 24 << 30, filepath.Join(root, "card0"): 100 << 30,
@@ -50,6 +51,9 @@ func TestReadsAMDsCards(t *testing.T) {
 		var r admission.Reading
 		if err := (&amd{device: device}).read(&r, true); err != nil || r.Total != want || r.Used != 1024 || r.Source != "amdgpu" {
 			t.Errorf("%s: got %+v, %v, want a total of %v", device, r, err, want)
+		}
+		if busy := r.Utilization; (busy != nil) != (want == 24<<30) || busy != nil && *busy != 0.37 {
+			t.Errorf("%s: it is busy for %v of the time, want 0.37 of the second and nothing known of the first", device, busy)
 		}
 	}
 	for _, device := range []string{"2", "card1", "card9", filepath.Join(root, "nothing")} {

@@ -121,6 +121,8 @@ type nvidiaCard struct {
 	uuid       string
 	name       string
 	unified    bool            // it has no memory of its own
+	utilized   *float64        // as last asked for; nil: not known
+	utilizedAt time.Time       // when it was
 	names      map[int]program // of the processes that were last listed, by PID
 }
 
@@ -169,7 +171,28 @@ func (c *nvidiaCard) ask(r *admission.Reading, generation int, processes bool) (
 	if processes {
 		r.Processes = c.processes()
 	}
+	r.Utilization = c.utilization()
 	return nvml.SUCCESS, nil
+}
+
+// utilizationEvery is how often the driver is asked for it, which has a new figure
+// once a second or less often.
+const utilizationEvery = time.Second
+
+// utilization is the share of the time in which any kernel ran on the card; nil: the
+// driver does not tell, as of MIG instances.
+func (c *nvidiaCard) utilization() *float64 {
+	if time.Since(c.utilizedAt) < utilizationEvery {
+		return c.utilized
+	}
+	c.utilized, c.utilizedAt = nil, time.Now()
+	if c.driver.has("nvmlDeviceGetUtilizationRates") {
+		if rates, code := c.handle.GetUtilizationRates(); code == nvml.SUCCESS && rates.Gpu <= 100 {
+			share := float64(rates.Gpu) / 100
+			c.utilized = &share
+		}
+	}
+	return c.utilized
 }
 
 // bind finds the card in a driver that was just opened.

@@ -41,6 +41,17 @@ func TestReadsTotalAndUsedWithoutWhatTheDriverKeeps(t *testing.T) {
 	}
 }
 
+func TestReadsTheShareOfTimeInWhichACardComputes(t *testing.T) {
+	s := start(t, modern(t), auto, card0("0.busy 37")...)
+	if r := s.untilUsed(4 * admission.GiB); r.Utilization != 0.37 {
+		t.Errorf("got %v, want 0.37", r.Utilization)
+	}
+	s = start(t, modern(t), auto, card0()...)
+	if r := s.untilUsed(4 * admission.GiB); r.Utilization != -1 {
+		t.Errorf("got %v of a card that does not tell, want that it is not known", r.Utilization)
+	}
+}
+
 func TestAnOldDriverCountsItsOwnShareAsUsed(t *testing.T) {
 	s := start(t, compiledFor(t, oldDriverLibrary), auto, card0("0.compute 7=1024")...)
 	r := s.untilUsed(5 * admission.GiB)

@@ -30,6 +30,7 @@ type seen struct {
 	GPU, Source, Err string
 	Device           string
 	Total, Used      admission.Bytes
+	Utilization      float64 // -1: not known
 	Processes        []admission.Process
 	Lost, Ready      bool
 	Listed           bool // the processes are known
@@ -93,6 +94,9 @@ func (s setup) run() {
 		mu.Lock()
 		defer mu.Unlock()
 		s := seen{GPU: r.GPU, Device: r.Device, Source: r.Source, Total: r.Total, Used: r.Used, Processes: r.Processes, Lost: r.Lost, Listed: r.Processes != nil}
+		if s.Utilization = -1; r.Utilization != nil {
+			s.Utilization = *r.Utilization
+		}
 		if r.Err != nil {
 			s.Err = r.Err.Error()
 		}

@@ -15,6 +15,9 @@ const (
 	// calmReadings is how many readings must agree before memory in use that
 	// belongs to no run counts as settled.
 	calmReadings = 3
+	// quietReadings is how many are enough although they do not agree: what another
+	// process does all the time is no reason to wait.
+	quietReadings = 6
 	// calmWithin is how far they may differ.
 	calmWithin = 64 * MiB
 	// driverUse is what the driver may hold itself beside the processes that it
@@ -376,9 +379,10 @@ func (p *pass) steady(r Reading, lost Bytes) {
 	for _, a := range d.accounts {
 		rest = rest && p.l.Accounts[a].Runs == 0 && !p.l.accounts[a].moving
 	}
+	d.quiet++
 	switch off := r.Used - d.calmFrom; {
 	case !rest:
-		d.calm = 0
+		d.calm, d.quiet = 0, 0
 	case d.calm > 0 && off <= calmWithin && off >= -calmWithin:
 		d.calm++
 	default:

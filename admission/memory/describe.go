@@ -19,8 +19,10 @@ type GPUState struct {
 	// still take. Unmanaged surely belongs to no configured backend. Unattributed
 	// is in use, or may come to be, and not known whose.
 	Booked, Unmanaged, Unattributed, Available Bytes
-	// Observed is what the driver last said is in use; -1: never read.
+	// Observed is what the driver last said is in use; -1: never read. Total is the
+	// card's size as it said.
 	Observed  Bytes
+	Total     Bytes
 	ReadAt    time.Duration // when that reading was begun
 	Source    string        // of the last good reading; empty: the ledger alone
 	Stale     bool          // the last good reading is old
@@ -28,6 +30,8 @@ type GPUState struct {
 	Err       string // why the card cannot be read; empty: it can
 	Processes []Process
 	LoneRun   bool // a run is alone there, and keeps others from adding memory
+	// Utilization is that of the last reading; nil: not known.
+	Utilization *float64
 }
 
 // Describe describes a GPU.
@@ -44,9 +48,9 @@ func (l *Ledger) Describe(g int, now time.Duration) GPUState {
 	}
 	s.Unattributed = max(0, s.Capacity-s.Reserve-s.Booked-s.Unmanaged-s.Available)
 	if d.goodAt != never {
-		s.Observed, s.ReadAt = d.read, d.goodAt
+		s.Observed, s.Total, s.ReadAt = d.read, d.total, d.goodAt
 	}
-	s.Device = d.last.Device
+	s.Device, s.Utilization = d.last.Device, d.last.Utilization
 	if d.last.Err != nil {
 		s.Err = d.last.Err.Error()
 	}

@@ -183,7 +183,7 @@ func (p *pass) measure() {
 	for _, a := range d.accounts {
 		acc, h := l.accounts[a], &l.Accounts[a]
 		p.promptly(a)
-		p.failed(acc, h)
+		p.failed(a)
 		if acc.bare && acc.endedAt <= p.begun {
 			// Between a load and the first run a process holds its weights.
 			if acc.bare = false; acc.learn && acc.figure > 0 {

@@ -25,6 +25,9 @@ type Reading struct {
 	// what all processes hold of it. Both are meaningless while Err is set.
 	Total, Used Bytes
 	Processes   []Process // nil: not known
+	// Utilization is the share of the time in which the card has computed, 0 to 1, as
+	// its driver measures it; nil: not known.
+	Utilization *float64
 	// Source names where the figures come from: nvml, amdgpu, declared.
 	Source string
 	// Lost says that the card itself is gone, not merely unreadable.

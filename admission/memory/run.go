@@ -23,9 +23,10 @@ type Run struct {
 	Accounts []int
 	Demand   Bytes
 	// Unknown says that nobody knows the demand: Demand is a first guess.
-	Unknown bool
-	Kind    Kind
-	state   runState
+	Unknown  bool
+	Kind     Kind
+	state    runState
+	tightest int32 // the account where it had the least room
 	// Case is what is known of its route and size. Nil: nothing, and nothing is
 	// learned.
 	Case *Case
@@ -33,11 +34,11 @@ type Run struct {
 	// Started is when Start booked it.
 	Started, ended time.Duration
 	asked          Bytes // Demand, as it started
-	// least and room bound what it could have had on its tightest GPU, and weights
-	// is what its backend holds there.
-	least, room, weights Bytes
-	used                 Bytes // in use, as it started
-	taken                Bytes // in use beside what it surely held itself, as it started
+	// least and room bound what it could have had on the GPU where that is least.
+	least, room Bytes
+	weights     Bytes // of its backend there
+	used        Bytes // in use, as it started
+	taken       Bytes // in use beside what it surely held itself, as it started
 }
 
 type runState uint8
@@ -67,9 +68,9 @@ type Result struct {
 	InUse Bytes // what the backend's process held
 }
 
-// Room is what a run could have of its tightest GPU, as it started: the capacity
-// less the reserve and what others held, at least and at most. It has to hold the
-// weights of its backend too.
+// Room is what a run could have of the GPU where that was least, as it started: the
+// capacity less the reserve and what others held, at least and at most. It has to
+// hold the weights of its backend too.
 func (r *Run) Room() (least, most, weights Bytes) { return r.least, r.room, r.weights }
 
 // Asked is the demand that a run was started with.
@@ -90,17 +91,18 @@ func (l *Ledger) LoneRun(g int) *Run { return l.devices[g].lone }
 func (l *Ledger) Start(now time.Duration, r *Run) {
 	r.state, r.Started, r.asked = running, now, r.Demand
 	for i, a := range r.Accounts {
-		if l.devices[l.accounts[a].gpu].goodAt == never {
-			if room := l.roomBlind(a); i == 0 || room < r.room {
-				r.least, r.room, r.weights = room, room, l.accounts[a].weights
-			}
-			continue
+		g := l.accounts[a].gpu
+		room, used, taken := l.room(a), l.GPUs[g].Used, l.GPUs[g].Used-l.Accounts[a].Low
+		least := max(0, l.Budget(g)-taken-l.Accounts[a].Running-l.growthBeside(a))
+		if l.devices[g].goodAt == never {
+			room, used, taken = l.roomBlind(a), 0, 0
+			least = room
 		}
-		if room := l.room(a); i == 0 || room < r.room {
-			r.room, r.weights = room, l.accounts[a].weights
-			r.used = l.GPUs[l.accounts[a].gpu].Used
-			r.taken = r.used - l.Accounts[a].Low
-			r.least = max(0, l.Budget(l.accounts[a].gpu)-r.taken-l.Accounts[a].Running-l.growthBeside(a))
+		if i == 0 || room < r.room {
+			r.room = room
+		}
+		if i == 0 || least < r.least {
+			r.least, r.tightest, r.weights, r.used, r.taken = least, int32(a), l.accounts[a].weights, used, taken
 		}
 	}
 	if r.Unknown && r.Kind != Fitting {
@@ -122,6 +124,7 @@ func (l *Ledger) Start(now time.Duration, r *Run) {
 		l.Take(&l.State, a, r.Demand, now)
 		acc.runs = append(acc.runs, r)
 		acc.started += r.Demand
+		l.startBlind(acc.gpu, r)
 		l.touch(now, a)
 		if r.Kind != Fitting {
 			d.lone = r
@@ -143,7 +146,8 @@ func (l *Ledger) growthBeside(a int) (sum Bytes) {
 // touch notes that work of ours moves memory on an account.
 func (l *Ledger) touch(now time.Duration, a int) {
 	l.moved(now, a)
-	l.devices[l.accounts[a].gpu].calm = 0
+	d := l.devices[l.accounts[a].gpu]
+	d.calm, d.quiet = 0, 0
 }
 
 // moved notes that an account may have moved memory, whose process has come or gone.
@@ -169,7 +173,9 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 		acc.endedAt, acc.readBy = now, now+settleTime
 		sight := l.sight(acc.gpu, now)
 		if sight == blind {
+			booked := l.bookedBlind(acc.gpu)
 			l.endBlind(a, res)
+			l.endFull(now, acc.gpu, r, res, booked)
 			if d := l.devices[acc.gpu]; d.lone == r {
 				d.lone = nil // no reading will show what it left
 			}

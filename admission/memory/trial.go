@@ -15,6 +15,7 @@ type Case struct {
 	failures  int
 	last      *Run          // the last one; nil: one has ended since
 	before    Bytes         // TooSmall, without it
+	on        int           // the account where it had the least room, with what follows
 	used      Bytes         // in use, after it
 	taken     Bytes         // the same without what it surely held
 	notBefore time.Duration // the next is tried, on the same evidence
@@ -51,10 +52,10 @@ func (l *Ledger) roomBlind(a int) Bytes {
 	return max(0, room)
 }
 
-// Barred says that a failure of a lone run of this route and size still counts:
-// nothing that told of it has changed.
+// Barred says that a failure of a run of this route and size on account a still
+// counts: nothing that told of it has changed.
 func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
-	if c == nil || c.failures == 0 || now >= c.notBefore {
+	if c == nil || c.failures == 0 || now >= c.notBefore || c.on != a {
 		return false
 	}
 	used := l.GPUs[l.accounts[a].gpu].Used
@@ -75,7 +76,8 @@ func (c *Case) Until() time.Duration { return c.notBefore }
 
 // failed takes a reading after a run that ran out of memory: the room that it had,
 // and a second later what is in use.
-func (p *pass) failed(acc *account, h *Account) {
+func (p *pass) failed(a int) {
+	acc, h := p.l.accounts[a], &p.l.Accounts[a]
 	r := acc.failed
 	if r == nil || r.ended > p.begun {
 		return
@@ -84,8 +86,9 @@ func (p *pass) failed(acc *account, h *Account) {
 		r.Case.failedIn(r, p.l.Budget(p.g)-p.d.read+acc.figure)
 	}
 	if r.ended+settleTime <= p.begun {
-		r.Case.evidence(p.d.read, p.d.read-h.Low, acc.figure >= 0)
-		acc.failed = nil
+		if acc.failed = nil; int(r.tightest) == a {
+			r.Case.evidence(p.d.read, p.d.read-h.Low, acc.figure >= 0)
+		}
 	}
 }
 
@@ -127,7 +130,7 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried > r.least):
 		// Of one that fitted its own words count, until the penalty ends: the card may
 		// have been fuller than was known.
-		c.taken, c.used = r.taken, r.used
+		c.on, c.taken, c.used = int(r.tightest), r.taken, r.used
 		if r.Kind != Fitting {
 			c.last, c.before = r, c.TooSmall
 			c.failedIn(r, r.least)
@@ -142,10 +145,11 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 }
 
 // AtRest says that nothing of ours runs, loads or unloads on a GPU, and that
-// three readings agree. Where no readings count nothing more is known than that
-// nothing runs.
+// three readings agree, or six have come that do not. Where no readings count
+// nothing more is known than that nothing runs.
 func (l *Ledger) AtRest(g int, now time.Duration) bool {
-	return l.devices[g].calm >= calmReadings || l.sight(g, now) == blind && l.Quiet(g)
+	d := l.devices[g]
+	return d.calm >= calmReadings || d.quiet >= quietReadings || l.sight(g, now) == blind && l.Quiet(g)
 }
 
 // Quiet says that nothing of ours runs, loads or unloads on a GPU.
@@ -219,7 +223,7 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown bool,
 	if w := l.accounts[a].weights; own > 0 && own < w {
 		least -= w - own // what it holds may be all of its weights
 	}
-	if l.Unmanaged(st, a, least, now) > 0 {
+	if l.unmanaged(st, a, l.needByFigures(st, a, least, now), now) > 0 {
 		return NoDoubt
 	}
 	if c == nil || c.roomier(room) {
@@ -245,12 +249,17 @@ func (l *Ledger) WeightsUnknown(a int) bool {
 // Unmanaged is what processes that are not ours hold of a GPU, where the driver
 // names them and a run on account a would fit without them; else 0.
 func (l *Ledger) Unmanaged(st *State, a int, demand Bytes, now time.Duration) Bytes {
+	return l.unmanaged(st, a, l.Need(st, a, demand, now), now)
+}
+
+// unmanaged is Unmanaged of a run with which account a needs so much.
+func (l *Ledger) unmanaged(st *State, a int, need Bytes, now time.Duration) Bytes {
 	g := l.accounts[a].gpu
 	d := l.devices[g]
 	if !d.complete || d.unmanaged == 0 {
 		return 0
 	}
-	if taken := l.Taken(st, g, a, l.Need(st, a, demand, now), now); taken <= l.Budget(g) || taken-d.unmanaged > l.Budget(g) {
+	if taken := l.Taken(st, g, a, need, now); taken <= l.Budget(g) || taken-d.unmanaged > l.Budget(g) {
 		return 0
 	}
 	return d.unmanaged

@@ -103,8 +103,7 @@ func (q *Queue[T]) retag(t *Tenant[T], by float64) {
 	if t.twins == 0 {
 		t.tag += by
 		for _, f := range t.flows {
-			f.shape.flows[f.heap].tag = t.tag
-			f.shape.flows.fix(f.heap)
+			f.shape.flows.change(f)
 		}
 		return
 	}
@@ -167,7 +166,7 @@ func (q *Queue[T]) part(p *Place[T]) {
 	f.waiting.remove(p, inFlow)
 	t.waiting--
 	if f.waiting.length > 0 {
-		sh.flows.fix(f.heap)
+		sh.flows.change(f)
 		return
 	}
 	sh.flows.remove(f)
@@ -189,25 +188,41 @@ func (q *Queue[T]) part(p *Place[T]) {
 // furthest behind its fair share first, then the one whose oldest ranks first.
 type flows[T any] []keyed[T]
 
-// keyed is a flow in the heap, with its tenant's tag beside it, so that the heap is
-// mostly compared in its own memory.
+// keyed is a flow in the heap, with what it is ordered by beside it, so that the heap
+// is compared in its own memory.
 type keyed[T any] struct {
-	tag  float64
+	tag  float64       // its tenant's
+	rank time.Duration // of its first entry, as in Before
+	id   uint64        // of its first entry
 	flow *flow[T]
+}
+
+func (f *flow[T]) keyed() keyed[T] {
+	e := f.waiting.first.entry
+	return keyed[T]{f.tenant.tag, e.arrived - e.Boost, e.id, f}
 }
 
 func (h flows[T]) before(i, j int) bool {
 	a, b := &h[i], &h[j]
-	if a.tag != b.tag {
+	switch {
+	case a.tag != b.tag:
 		return a.tag < b.tag
+	case a.rank != b.rank:
+		return a.rank < b.rank
 	}
-	return a.flow.waiting.first.before(b.flow.waiting.first)
+	return a.id < b.id
 }
 
 func (h *flows[T]) push(f *flow[T]) {
 	f.heap = len(*h)
-	*h = append(*h, keyed[T]{f.tenant.tag, f})
+	*h = append(*h, f.keyed())
 	h.up(f.heap)
+}
+
+// change takes note that the tag or the first entry of a flow has changed.
+func (h flows[T]) change(f *flow[T]) {
+	h[f.heap] = f.keyed()
+	h.fix(f.heap)
 }
 
 func (h *flows[T]) remove(f *flow[T]) {

@@ -302,7 +302,7 @@ func TestTheComparisonCountsItsLines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	headings := regexp.MustCompile(`(?s)\n## ([A-Za-z-]+): (\d+) lines\n.*?\n` + "```" + `\w+\n(.*?)` + "```").FindAllStringSubmatch(string(text), -1)
+	headings := regexp.MustCompile(`(?s)\n## ([A-Za-z-]+): (\d+) lines\n.*?\n`+"```"+`\w+\n(.*?)`+"```").FindAllStringSubmatch(string(text), -1)
 	if len(headings) != 3 {
 		t.Fatalf("%d configurations are counted, want three", len(headings))
 	}

@@ -63,6 +63,7 @@ func (s *supervised) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type three struct {
 	t       *testing.T
 	speed   float64
+	trapped bool // an engine has a trap
 	card    *simulation.Card
 	engines map[string]*supervised
 	file    string // the configuration
@@ -75,7 +76,7 @@ type three struct {
 }
 
 func newThree(t *testing.T, speed float64, engine, trap string) *three {
-	b := &three{t: t, speed: speed, card: simulation.NewCard(48 * admission.GiB), engines: map[string]*supervised{}, answered: map[string]int{}}
+	b := &three{t: t, speed: speed, trapped: trap != "", card: simulation.NewCard(48 * admission.GiB), engines: map[string]*supervised{}, answered: map[string]int{}}
 	comfyui, vllm, ollama := simulation.ComfyUI(), simulation.VLLM(), simulation.Ollama()
 	comfyui.Weights, comfyui.PerRun = 24*admission.GiB, 10*admission.GiB
 	vllm.Weights, vllm.PerRun = 22*admission.GiB, 0
@@ -135,7 +136,9 @@ func (b *three) real(d time.Duration) time.Duration {
 	return time.Duration(float64(d) / b.speed)
 }
 
-// faster makes the times of the file those of a box that runs faster.
+// faster makes the times of the file those of a box that runs faster, but for those
+// that a slow machine must not reach: how long to wait, and how long memory may take
+// to come back from an engine without a trap.
 func (b *three) faster() []string {
 	env := []string{"ANTEROOM_LISTEN=127.0.0.1:0", "ANTEROOM_ADMIN__LISTEN=127.0.0.1:0", "ANTEROOM_STATE__FILE=" + b.state, "ANTEROOM_TELEMETRY__TRACES__EXPORTER=none"}
 	set := func(path string, d time.Duration) {
@@ -144,11 +147,12 @@ func (b *three) faster() []string {
 	for class, estimate := range map[string]time.Duration{"images": 18 * time.Second, "chat": 3 * time.Second, "captions": 1500 * time.Millisecond} {
 		set("classes."+class+".estimate", estimate)
 		set("classes."+class+".strict_after", 5*time.Second)
-		set("classes."+class+".queue.timeout", 5*time.Minute)
 	}
 	for _, backend := range []string{"comfyui", "vllm", "ollama"} {
 		set("backends."+backend+".min_residency", 30*time.Second)
-		set("backends."+backend+".reclaim.settle", 10*time.Second)
+		if b.trapped {
+			set("backends."+backend+".reclaim.settle", 10*time.Second)
+		}
 		set("backends."+backend+".breaker.open", 30*time.Second)
 	}
 	set("backends.comfyui.completion.every", 500*time.Millisecond)
@@ -211,18 +215,16 @@ func (b *three) draw(ctx context.Context) {
 	}
 }
 
-// play sends mixed traffic for so long: an image every 45 s, a chat every 6 s,
-// and a caption every 2 s, which alone would keep Ollama busy all the time.
+// play sends mixed traffic for so many seconds of the box: an image every 45 s, a
+// chat every 6 s, and a caption every 2 s, which alone would keep Ollama busy all the
+// time. On a slow machine the seconds are longer, and the traffic is the same.
 func (b *three) play(length time.Duration) {
-	ctx, cancel := context.WithTimeout(b.t.Context(), 2*b.real(length)+20*time.Second)
-	defer cancel()
 	var all sync.WaitGroup
-	began := time.Now()
 	tick := time.NewTicker(b.real(time.Second))
 	defer tick.Stop()
-	for second := 0; time.Since(began) < b.real(length); second++ {
+	for second := range int(length / time.Second) {
 		if second%45 == 3 {
-			all.Go(func() { b.draw(ctx) })
+			all.Go(func() { b.draw(b.t.Context()) })
 		}
 		if second%6 == 0 {
 			all.Go(func() { b.chat() })
@@ -230,24 +232,9 @@ func (b *three) play(length time.Duration) {
 		if second%2 == 0 {
 			all.Go(func() { b.caption() })
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-		}
+		<-tick.C
 	}
-	done := make(chan struct{})
-	go func() { all.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		for _, w := range b.server.controller.Queue(10) {
-			b.t.Logf("waits: %+v", w)
-		}
-		for _, w := range b.server.controller.Running() {
-			b.t.Logf("runs: %+v", w)
-		}
-		b.t.Fatalf("not all is answered: %+v", b.server.controller.Snapshot())
-	}
+	all.Wait()
 }
 
 // swaps is how often each engine was unloaded.
@@ -328,8 +315,10 @@ func (b *three) chat() bool {
 	return ok
 }
 
+// caption asks Ollama, which keeps its model for good: five minutes of the box pass
+// quickly on a slow machine.
 func (b *three) caption() bool {
-	_, ok := b.ask("caption", "POST", "/api/generate", `{"model":"llava","prompt":"what","stream":false}`)
+	_, ok := b.ask("caption", "POST", "/api/generate", `{"model":"llava","prompt":"what","stream":false,"keep_alive":-1}`)
 	return ok
 }
 
@@ -359,9 +348,7 @@ func TestAProxyStartsBeforeEnginesThatAreLoaded(t *testing.T) {
 			if err := b.engines["vllm"].now.Load().Close(); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			b.draw(ctx)
+			b.draw(t.Context())
 			memory, err := b.card.Memory()
 			if err != nil {
 				t.Fatal(err)

@@ -36,7 +36,8 @@ type server struct {
 	now        chan string // asks for a reading of a GPU at once
 	state      *stateFile
 
-	// read observes the cards until its context ends; nil: the real ones.
+	// read observes one simulated card until its context ends, at once and then again
+	// and again; nil: the real cards are read.
 	read  func(ctx context.Context, now <-chan string, observe func(admission.Reading))
 	speed float64 // of the time that admission goes by; 1 but for a simulated box
 
@@ -137,19 +138,20 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	s.stop, s.reading = cancel, ended
-	read := s.read
 	ready := make(chan struct{})
-	if read == nil {
-		read = func(ctx context.Context, now <-chan string, observe func(admission.Reading)) {
-			gpu.Sensor{Cards: cards, Owners: s.owners, Busy: s.controller.Busy, Measuring: s.controller.Measuring, Now: now, Log: s.log}.
-				Watch(ctx, observe, func() { close(ready) })
-		}
-	} else {
-		close(ready)
-	}
 	go func() {
 		defer close(ended)
-		read(ctx, s.now, s.controller.Observe)
+		if s.read != nil {
+			first := sync.OnceFunc(func() { close(ready) })
+			defer first() // it may end without a reading
+			s.read(ctx, s.now, func(r admission.Reading) {
+				s.controller.Observe(r)
+				first()
+			})
+			return
+		}
+		gpu.Sensor{Cards: cards, Owners: s.owners, Busy: s.controller.Busy, Measuring: s.controller.Measuring, Now: s.now, Log: s.log}.
+			Watch(ctx, s.controller.Observe, func() { close(ready) })
 	}()
 	<-ready
 }

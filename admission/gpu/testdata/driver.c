@@ -11,6 +11,7 @@
  *   i.total BYTES  i.reserved BYTES  i.used BYTES
  *   i.memory CODE             what reading the memory gives
  *   i.handle CODE             what looking for the card gives
+ *   i.busy PERCENT            share of the time in which it computes; without the line: not supported
  *   i.mig 1                   it is divided
  *   i.compute PID=BYTES,...   BYTES of -1: not available
  *   i.graphics PID=BYTES,...
@@ -30,7 +31,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OK = 0, UNINITIALIZED = 1, BAD_ARGUMENT = 2, NOT_FOUND = 6, TOO_SMALL = 7, NOT_LOADED = 9, MISMATCH = 18, BAD_VERSION = 25, UNKNOWN = 999 };
+enum { OK = 0, UNINITIALIZED = 1, BAD_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, NOT_LOADED = 9, MISMATCH = 18, BAD_VERSION = 25, UNKNOWN = 999 };
 
 struct card { unsigned index; };
 typedef struct card *device;
@@ -198,6 +199,12 @@ void *unused = list;
 #endif
 
 #ifndef OLD
+int nvmlDeviceGetUtilizationRates(device d, unsigned out[2]) {
+	const char *busy = of(d, "busy");
+	out[0] = number(busy), out[1] = 0;
+	return busy ? OK : NOT_SUPPORTED;
+}
+
 struct memory2 { unsigned version; unsigned long long total, reserved, free, used; };
 
 int nvmlDeviceGetMemoryInfo_v2(device d, struct memory2 *out) {

@@ -100,7 +100,7 @@ func (p panel) json(id int, at object) object {
 		"options":     object{"legend": object{"displayMode": "list", "placement": "bottom"}, "tooltip": object{"mode": "multi"}}}
 }
 
-var metricName = regexp.MustCompile(`\b(?:anteroom|http|hw)_[a-z_]+\b`)
+var metricName = regexp.MustCompile(`\b(?:anteroom|http|hw|gen_ai)_[a-z_]+\b`)
 
 // metrics are the names of the metrics that a panel asks, each once. Labels are not
 // among them.

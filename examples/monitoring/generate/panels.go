@@ -62,6 +62,14 @@ var groups = []group{
 			{quantile("0.95", "anteroom_request_first_byte_seconds", "anteroom_class, anteroom_backend", class), "{{anteroom_class}} on {{anteroom_backend}} p95"}}},
 		{"Estimates", "Are the estimates right? (1: what was seen is what was estimated)", "short", false, false, []query{
 			{quantile("0.5", "anteroom_estimate_ratio", "anteroom_class, anteroom_of", class), "{{anteroom_class}} {{anteroom_of}} p50"}}},
+		{"Tokens", "How many tokens do models read and write?", "short", false, true, []query{
+			{`sum by (gen_ai_provider_name) (rate(gen_ai_client_inference_usage_input_tokens_total` + rate + `))`, "{{gen_ai_provider_name}} read"},
+			{`sum by (gen_ai_provider_name) (rate(gen_ai_client_inference_usage_output_tokens_total` + rate + `))`, "{{gen_ai_provider_name}} written"}}},
+		{"First token", "How long does a stream's client wait for its first token, its turn included, and for each more?", "s", false, false, []query{
+			{quantile("0.95", "gen_ai_server_time_to_first_token_seconds", "gen_ai_provider_name", ""), "{{gen_ai_provider_name}} first p95"},
+			{quantile("0.95", "gen_ai_server_time_per_output_token_seconds", "gen_ai_provider_name", ""), "{{gen_ai_provider_name}} each p95"}}},
+		{"The card", "For which share of the time does a GPU compute?", "percentunit", false, false, []query{
+			{`hw_gpu_utilization_ratio`, "{{hw_name}}"}}},
 		{"Contention", "How much slower is a class beside another one than alone?", "short", false, false, []query{
 			{`(sum by (anteroom_class, anteroom_beside) (rate(anteroom_execution_beside_seconds_total{` + class + `,anteroom_beside!=""}` + rate + `)) / ` +
 				`sum by (anteroom_class, anteroom_beside) (rate(anteroom_execution_runs_total{` + class + `,anteroom_beside!=""}` + rate + `))) / on (anteroom_class) group_left () ` +

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/internal/wait"
 )
 
 // These tests need promtool, prometheus and a built anteroom: make e2e-telemetry.
@@ -52,16 +54,6 @@ func start(t *testing.T, name string, args ...string) {
 	t.Cleanup(func() { cancel(); c.Wait() })
 }
 
-// eventually asks until it is answered with what is wanted.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !is(); <-time.After(100 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("after a minute still not: %s", what)
-		}
-	}
-}
-
 func get(address string) (string, bool) {
 	res, err := http.Get(address)
 	if err != nil {
@@ -72,10 +64,10 @@ func get(address string) (string, bool) {
 	return string(text), err == nil && res.StatusCode == http.StatusOK
 }
 
-// mayBeEmpty are panels whose metrics a short run without a card does not have: nothing
-// fails, leaves, is read or unloaded.
-var mayBeEmpty = map[string]bool{"Refused": true, "Failed": true, "Clients that left": true, "Contention": true, "Readings": true, "Unloads": true,
-	"Loads": true, "Booked and seen": true, "Declared and seen": true, "Estimates": true}
+// mayBeEmpty are panels whose metrics a short run does not have: nothing fails, leaves or
+// is unloaded.
+var mayBeEmpty = map[string]bool{"Refused": true, "Failed": true, "Clients that left": true, "Contention": true, "Unloads": true,
+	"Loads": true, "Declared and seen": true, "Estimates": true}
 
 // TestEveryQueryRunsAgainstARealPrometheus that has read a proxy with traffic.
 func TestEveryQueryRunsAgainstARealPrometheus(t *testing.T) {
@@ -87,20 +79,34 @@ func TestEveryQueryRunsAgainstARealPrometheus(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A card as Linux shows one of AMD's, of which a twentieth is in use.
+	device := filepath.Join(dir, "card0", "device")
+	if err := os.MkdirAll(device, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{"mem_info_vram_total": "51539607552", "mem_info_vram_used": "2576980377", "gpu_busy_percent": "37"} {
+		write(filepath.Join(device, file), text)
+	}
 	write(config, fmt.Sprintf(`
 listen: %s
 admin: {listen: %s}
-gpus: {gpu0: {memory: 48GiB, source: declared}}
+gpus: {gpu0: {source: amdgpu, device: %q}}
 classes: {heavy: {slots: 1, vram: 34GiB, estimate: 1s}, light: {slots: 8, vram: 1GiB, estimate: 100ms}}
 backends: {model: {url: "http://%s", gpu: gpu0}}
 routes:
   - {name: images, match: {path: /heavy}, class: heavy, backend: model}
   - {name: captions, match: {path: /light}, class: light, backend: model}
+  - {name: chat, match: {path: /v1/chat/completions}, class: light, backend: model}
 state: {file: ""}
 telemetry: {traces: {exporter: otlp, endpoint: "http://%s"}, log: {level: error}}
-`, public, admin, model, free(t))) // no collector is there: the spans are made all the same
+`, public, admin, filepath.Join(dir, "card0"), model, free(t))) // no collector is there: the spans are made all the same
 	engine := &http.Server{Addr: model, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-time.After(20 * time.Millisecond)
+		if r.URL.Path == "/v1/chat/completions" {
+			w.Header().Set("Content-Type", "text/event-stream")
+			io.WriteString(w, "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":11,\"completion_tokens\":5}}\n\ndata: [DONE]\n\n")
+			return
+		}
 		io.WriteString(w, "done")
 	})}
 	go engine.ListenAndServe()
@@ -117,17 +123,14 @@ scrape_configs: [{job_name: anteroom, static_configs: [{targets: [%q]}]}]
 `, rules, admin))
 	start(t, "prometheus", "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
 		"--web.listen-address="+prometheus, "--enable-feature=exemplar-storage", "--log.level=error")
-	eventually(t, "the proxy is ready", func() bool { _, ok := get("http://" + admin + "/readyz"); return ok })
-	eventually(t, "Prometheus is ready", func() bool { _, ok := get("http://" + prometheus + "/-/ready"); return ok })
+	wait.Until(t, "the proxy is ready", func() bool { _, ok := get("http://" + admin + "/readyz"); return ok })
+	wait.Until(t, "Prometheus is ready", func() bool { _, ok := get("http://" + prometheus + "/-/ready"); return ok })
 	traffic, stop := context.WithCancel(t.Context())
 	defer stop()
 	for i := range 4 {
 		go func() {
 			for traffic.Err() == nil {
-				path := "/light"
-				if i == 0 {
-					path = "/heavy"
-				}
+				path := [...]string{"/heavy", "/v1/chat/completions", "/light", "/light"}[i]
 				if res, err := http.Post("http://"+public+path, "application/json", strings.NewReader("{}")); err == nil {
 					io.Copy(io.Discard, res.Body)
 					res.Body.Close()
@@ -147,7 +150,7 @@ scrape_configs: [{job_name: anteroom, static_configs: [{targets: [%q]}]}]
 		}
 		return len(answer.Data.Result), ""
 	}
-	eventually(t, "there are rates", func() bool {
+	wait.Until(t, "there are rates", func() bool {
 		n, _ := ask(`sum by (anteroom_class) (rate(anteroom_requests_total[5s])) > 0`)
 		return n == 2
 	})

@@ -1,0 +1,77 @@
+package telemetry
+
+import (
+	"cmp"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+)
+
+// What the conventions for generative models want, of the requests whose path is one
+// of a model's API:
+// https://github.com/open-telemetry/semantic-conventions-genai
+
+// anyProvider stands for an engine that is not known: the conventions' word for the
+// API that most of them speak.
+const anyProvider = "openai"
+
+// Operation is the conventions' word for what a path of OpenAI's, Ollama's, Anthropic's
+// or Gemini's API asks for; empty: it is none of a model's.
+func (q *Request) Operation() string {
+	if q == nil {
+		return ""
+	}
+	return operationOf(q.pattern, q.url.Path)
+}
+
+func operationOf(pattern, path string) string {
+	path = strings.TrimSuffix(path, "/")
+	switch {
+	case strings.HasSuffix(path, "/chat/completions"), strings.HasSuffix(path, "/api/chat"), strings.HasSuffix(path, "/messages"), strings.HasSuffix(path, "/responses"):
+		return "chat"
+	case strings.HasSuffix(path, "/completions"), strings.HasSuffix(path, "/api/generate"):
+		return "text_completion"
+	case strings.HasSuffix(path, "/embeddings"), strings.HasSuffix(path, "/api/embed"), strings.HasSuffix(path, "/embed"):
+		return "embeddings"
+	case strings.HasSuffix(path, ":generateContent"), strings.HasSuffix(path, ":streamGenerateContent"), strings.Contains(pattern, "/images/"):
+		return "generate_content"
+	}
+	return ""
+}
+
+// generated records what a model's answer took, from the request's arrival on: a
+// client waits for its turn, too.
+func (q *Request) generated(at time.Time, operation string, e Ending, v verdict, use *ModelUse) {
+	m, ctx := &q.t.metrics, q.context()
+	l := labels{kind: setModel, method: operation, scheme: cmp.Or(q.provider, anyProvider), model: q.t.knownModel(q.model)}
+	if q.server != nil && use != nil {
+		if use.Input >= 0 {
+			q.server.set(attribute.Int(AttrInputTokens, use.Input))
+		}
+		if use.Output >= 0 {
+			q.server.set(attribute.Int(AttrOutputTokens, use.Output))
+		}
+		q.server.set(attribute.Bool(AttrStream, use.Streamed))
+	}
+	total := l
+	total.extra = v.error
+	m.modelDuration.Record(ctx, max(0, at.Sub(q.began)).Seconds(), m.labelled(total).record...)
+	if use == nil || v.result != ResultOK {
+		return
+	}
+	if use.Input >= 0 || use.Output >= 0 {
+		tokens := l
+		tokens.kind = setTokens
+		by := m.labelled(tokens).add
+		m.inputTokens.Add(ctx, int64(max(0, use.Input)), by...)
+		m.outputTokens.Add(ctx, int64(max(0, use.Output)), by...)
+	}
+	if !use.Streamed || e.FirstByte.IsZero() {
+		return // all of it came at once: nothing is known of the first token
+	}
+	m.firstToken.Record(ctx, max(0, e.FirstByte.Sub(q.began)).Seconds(), m.labelled(l).record...)
+	if use.Output > 1 {
+		m.perToken.Record(ctx, max(0, at.Sub(e.FirstByte)).Seconds()/float64(use.Output-1), m.labelled(l).record...)
+	}
+}
