@@ -66,7 +66,8 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read 
 	}
 	t.Observe(telemetry.Sources{Admission: s.controller.Snapshot, Breakers: s.handler.Breakers, Memory: s.handler.RouteMemory})
 	go func() { s.served <- s.proxy.Serve() }()
-	s.log.Info("listening", append([]any{"url", s.URL(), "admin", s.AdminURL(), "version", buildVersion(), "mode", cfg.Proxy.Mode}, listeners(cfg)...)...)
+	s.log.Info("listening", append([]any{"url", s.URL(), "admin", s.AdminURL(), "version", buildVersion(), "mode", cfg.Proxy.Mode},
+		listeners(cfg)...)...)
 	if err := cfg.Proxy.Limits.CheckSpool(); err != nil {
 		s.log.Error("large bodies are refused", "error", err.Error())
 	}
