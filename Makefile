@@ -122,6 +122,20 @@ clients:
 terminal:
 	go test -tags terminal -count 1 -timeout 5m -run InATerminal ./cmd/anteroom
 
+# The status page in Chromium (Debian's chromium; CHROMIUM names another): each control,
+# keyboard and axe, 10,000 that wait. WAITING is how many.
+.PHONY: page
+page:
+	go build -o bin/anteroom ./cmd/anteroom
+	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm run --silent page
+
+# The pictures of docs/observability.md, in three minutes.
+.PHONY: screenshots
+screenshots:
+	go build -o bin/anteroom ./cmd/anteroom
+	mkdir -p docs/pictures
+	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm run --silent screenshots ../docs/pictures
+
 # What a release consists of, in dist, and each part as the programs that read it
 # take it: the package by dpkg and systemd, the version by go install, the files of
 # Kubernetes and Compose by their types and schemas.
@@ -138,10 +152,12 @@ packages:
 # asserted over their APIs. It needs prometheus and promtool (Debian: apt-get install
 # prometheus). Collector and Jaeger are built once, in E2E_CACHE: ten minutes.
 E2E_CACHE ?= $(HOME)/.cache/anteroom/endtoend
+.PHONY: e2e-telemetry
 e2e-telemetry: build
 	ANTEROOM=$(CURDIR)/bin/anteroom go test -tags e2e -count 1 -v ./examples/monitoring/generate
 	programs=$$(telemetry/endtoend/build $(E2E_CACHE)) && env $$programs \
 		go test -tags e2e -count 1 -timeout 10m -v -run 'TestADeadCollector|TestThroughACollector' ./cmd/anteroom
 
+.PHONY: check
 check:
 	.ci/run

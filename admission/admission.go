@@ -140,6 +140,10 @@ type Request struct {
 	// Odd says of a Retry that others of its route do well in the room that it had:
 	// its figure is its own, and it waits for nothing but the reading.
 	Odd bool
+	// Holds is what it does not need while it waits. A Controller calls its Rest, outside
+	// its lock, where the request cannot start at once; it may be granted meanwhile. Nil:
+	// nothing is called.
+	Holds interface{ Rest() }
 	// Origin is the caller's own, and comes back in the Orders and Waiters of the
 	// request. Nothing else looks at it. Nil: there is none.
 	Origin *Origin

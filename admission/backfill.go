@@ -63,7 +63,8 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		sh := s.shapes.active[i]
 		if k, barred := sh.barred(); barred {
 			// No head, and so no reservation: what cannot run bars nothing.
-			sh.head, sh.reserved, sh.block = nil, forever, k
+			sh.noHead()
+			sh.block = k
 			i++
 			continue
 		}
@@ -71,11 +72,11 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		if t == nil {
 			t = sh.Next()
 		}
-		to, at, k := s.earliest(now, t, i > 0 && !s.acts(i))
+		to, at, k := s.earliest(now, t, i > 0 && !s.profile.acts(s, i))
 		starts := to != nil && at == now
 		if !starts {
 			if sh.head == nil {
-				sh.head, sh.blockedSince = t, now
+				sh.setHead(t, now)
 			}
 			sh.block, sh.reserved, sh.reservedFor, sh.turn = k, at, s.profile.inTheWay, waitsTurn{}
 			switch {
@@ -92,7 +93,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		}
 		if !starts && sh.givesUp(s.box, at, now, k) {
 			s.evict(now, t, giveUp(k), t.positionInClass())
-			s.decided = append(s.decided, t)
+			s.news.decide(t)
 			continue
 		}
 		if starts {
@@ -170,7 +171,7 @@ func (s *Scheduler) leaveQueue(now time.Duration, t *Ticket, to *replica) {
 	s.start(now, t, to)
 	s.strict.valid = false
 	s.profile.started(t)
-	s.decided = append(s.decided, t)
+	s.news.decide(t)
 }
 
 // refresh says anew what bars the heads, after all have had their turn.
@@ -190,7 +191,7 @@ func (s *Scheduler) refresh(now time.Duration) {
 		if sh.block.reason == ReasonNotByItself && !sh.head.stuck {
 			sh.head.stuck = true
 			_, position := s.box.waiting(sh.head.ID())
-			s.stuck = append(s.stuck, s.describe(now, sh.head, position))
+			s.news.stick(s.describe(now, sh.head, position))
 		}
 	}
 }
@@ -198,8 +199,7 @@ func (s *Scheduler) refresh(now time.Duration) {
 // acts says that a reservation of the head at place i or of one behind it can make a
 // difference in this pass: some of these heads may start, or wait for something other
 // than slots.
-func (s *Scheduler) acts(i int) bool {
-	p := &s.profile
+func (p *profile) acts(s *Scheduler, i int) bool {
 	for p.acting = min(p.acting, len(s.shapes.active)); p.acting > i; p.acting-- {
 		sh := s.shapes.active[p.acting-1]
 		if _, barred := sh.barred(); !barred && !s.box.lacksSlots(sh) {

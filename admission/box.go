@@ -71,8 +71,8 @@ type reserve struct {
 // newBox makes what a configuration describes, at an age.
 func newBox(cfg Config, now time.Duration) (*box, error) {
 	ledger := new(memory.Ledger)
-	b := &box{ledger: ledger, residency: residency.New(ledger), gpus: map[string]int{}, byClass: map[string]*class{}, byBackend: map[string]*backend{}}
-	b.live.memory = &ledger.State
+	b := &box{residency: residency.New(ledger), gpus: map[string]int{}, byClass: map[string]*class{}, byBackend: map[string]*backend{}}
+	b.keepsBooks(ledger)
 	for _, g := range cfg.GPUs {
 		if _, dup := b.gpus[g.Name]; dup {
 			return nil, fmt.Errorf("admission: gpu %q is listed twice", g.Name)
@@ -107,6 +107,9 @@ func newBox(cfg Config, now time.Duration) (*box, error) {
 	return b, nil
 }
 
+// keepsBooks says in which ledger the memory of the box is.
+func (b *box) keepsBooks(l *memory.Ledger) { b.ledger, b.live.memory = l, &l.State }
+
 func (b *box) addClass(c *class) {
 	c.box, c.index, c.label, c.share = b, len(b.classes), "class "+c.cfg.Name, 1/float64(c.cfg.Slots)
 	if !c.gone {
@@ -125,7 +128,7 @@ func (b *box) addBackend(x *backend) {
 	for i, cfg := range x.cfg.Replicas {
 		r := &replica{backend: x, index: len(b.replicas), number: i, name: cfg.Name, probes: -1}
 		if x.gone {
-			r.probes = 0
+			r.limit(0)
 		}
 		for _, name := range slices.Sorted(maps.Keys(x.cfg.Reserved)) {
 			if c := b.byClass[name]; c != nil && x.cfg.Slots > 0 && x.cfg.Reserved[name] > 0 {
@@ -183,6 +186,9 @@ func (b *box) homes(name string) ([]*residency.Replica, error) {
 	}
 	return all, nil
 }
+
+// limit says how many may run on a replica at once; negative: as many as it has slots.
+func (r *replica) limit(n int) { r.probes = max(-1, n) }
 
 // sleeps says that a replica works again only after a wake, or is being woken:
 // that it does not answer is no failure.

@@ -170,20 +170,3 @@ func (x *company) copy() company {
 	}
 	return n
 }
-
-// repace moves the predicted ends of what runs in another company from now on.
-func (x runs) repace(b *box, now time.Duration) {
-	moved := false
-	for _, t := range x {
-		if t.ran.table == nil {
-			continue
-		}
-		if pace := b.company.expect(b, t); pace != t.ran.pace {
-			t.end = now + time.Duration(float64(max(0, t.end-now))*float64(pace)/float64(t.ran.pace))
-			t.ran.pace, moved = pace, true
-		}
-	}
-	if moved {
-		slices.SortFunc(x, endsBefore)
-	}
-}

@@ -113,6 +113,9 @@ func (c *Controller) Admit(ctx context.Context, r Request) (*Grant, error) {
 	}
 	c.mu.Unlock()
 
+	if r.Holds != nil {
+		r.Holds.Rest()
+	}
 	if c.clock.Wait(ctx, t.wait.ready) == nil {
 		// state and rejection do not change any more but by our own Release or
 		// an operator's, and closing ready orders their writes before this.

@@ -40,5 +40,13 @@
 //     work and three readings, whatever the ledger believes (trial.go).
 //  18. What was freed for a head is the head's until it starts or leaves (turns.go).
 //
+// Start here: Controller.Admit (controller.go) asks for the right to run and waits for
+// it. Scheduler.pass (backfill.go) goes over the queues and says what may pass a
+// blocked head, fit.go what fits, turns.go and trial.go what happens where
+// memory must be freed or is in doubt, explain.go why a request waits.
+//
+// Controller has one mutex. What is given to Attend, ReadNow and Warn is called while
+// it is held: it returns at once, and does not call the Controller.
+//
 // The package and all below it but gpu need the standard library alone.
 package admission

@@ -245,7 +245,7 @@ func (c *copier) box(now time.Duration) {
 		b.replicas = append(b.replicas, y)
 	}
 	b.live.copyFrom(&old.live)
-	b.live.memory = &b.ledger.State
+	b.keepsBooks(b.ledger)
 	b.company = old.company.copy()
 	for _, x := range c.tickets {
 		c.settle(x)
@@ -274,11 +274,12 @@ func (c *copier) ticket(t *Ticket) *Ticket {
 
 // settle points a copy at the copies of its shape and replica.
 func (c *copier) settle(x *Ticket) {
-	x.shape = c.shape(x.shape)
-	if x.replica != nil {
-		x.replica = c.to.box.replicas[x.replica.index]
-		x.ran.granted = x.replica
+	to := x.replica
+	if to != nil {
+		to = c.to.box.replicas[to.index]
+		x.ran.granted = to
 	}
+	x.move(c.shape(x.shape), to)
 }
 
 func (c *copier) shape(sh *shape) *shape {
@@ -309,7 +310,8 @@ func (c *copier) enqueue() {
 	}
 	for sh, n := range c.shapes {
 		if x := c.tickets[sh.head]; sh.head != nil && x != nil {
-			n.head, n.blockedSince, n.block, n.rests = x, sh.blockedSince, sh.block, sh.rests
+			n.setHead(x, sh.blockedSince)
+			n.block, n.rests = sh.block, sh.rests
 			n.rests.of = nil
 			if sh.rests.of == sh.head {
 				n.rests.of = x
@@ -321,7 +323,7 @@ func (c *copier) enqueue() {
 // protect copies what protects heads: the strict one, rests, and memory that was freed.
 func (c *copier) protect() {
 	if x := c.tickets[c.from.strict.head]; c.from.strict.head != nil && x != nil {
-		c.to.strict.head, c.to.strict.after = x, c.from.strict.after
+		c.to.strict.protect(x, c.from.strict.after)
 	}
 	for _, t := range c.from.rests {
 		if t != nil {

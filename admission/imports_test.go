@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 }
 
 // standardOnly are the packages that import no other module.
-var standardOnly = []string{"admission/queue", "admission/memory", "admission/residency", "admission/history", "admission", "backend/outofmemory"}
+var standardOnly = []string{"admission/queue", "admission/memory", "admission/residency", "admission/history", "admission"}
 
 // layers are the other packages with those below them, from the top. A package
 // may import what is in its own layer or further down, and its subpackages are
@@ -50,6 +50,9 @@ var libraries = map[string][]string{
 	"github.com/labstack/echo":  {"proxy", "cmd"},
 	"github.com/sony/gobreaker": {"backend"},
 	"github.com/NVIDIA/go-nvml": {"admission/gpu"},
+
+	"github.com/andybalholm/brotli": {"backend/outofmemory"},
+	"github.com/klauspost/compress": {"backend/outofmemory"},
 }
 
 // listed is a package as go list describes it. Imports are those of its files

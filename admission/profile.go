@@ -48,6 +48,9 @@ func (p *profile) reset() {
 	p.marks, p.laid, p.reservations, p.barsAlone, p.acting = p.marks[:0], false, 0, false, math.MaxInt
 }
 
+// barredBy notes the head whose reservation or protection bars what is looked at.
+func (p *profile) barredBy(head *Ticket) { p.inTheWay = head.ID() }
+
 // lay begins the profile with what runs and what is being unloaded.
 func (p *profile) lay(s *Scheduler, now time.Duration) {
 	if p.laid {
@@ -126,7 +129,7 @@ func (p *profile) keeps(s *Scheduler, t *Ticket, r *replica, now time.Duration) 
 		}
 		u.memory.Ahead = m.at - now
 		if m.what == reserved && s.box.fits(u, m.t.shape, m.to, now) != noBar {
-			p.inTheWay = m.t.ID()
+			p.barredBy(m.t)
 			return false
 		}
 		p.pass(s.box, u, m, now)

@@ -19,13 +19,12 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	n.decided, n.stuck, n.starts, n.profile.passes, n.refuseAll = s.decided, s.stuck, s.starts, s.profile.passes, s.refuseAll
+	n.news, n.starts, n.profile.passes, n.refuseAll = s.news, s.starts, s.profile.passes, s.refuseAll
 	n.box.inheritClasses(s.box)
 	homes := n.box.inherit(s.box)
 	for _, t := range s.running {
 		to := homes[t.replica]
-		t.shape = n.shapes.moved(t.shape, n.box.classFor(t.shape.class), to.backend)
-		t.replica = to
+		t.move(n.shapes.moved(t.shape, n.box.classFor(t.shape.class), to.backend), to)
 		n.box.live.count(t.shape, to, 1)
 		n.box.company.count(n.box, now, t, 1)
 		t.ran.with = 0 // the clocks are others
@@ -49,7 +48,7 @@ func (s *Scheduler) Reconfigure(now time.Duration, cfg Config) error {
 	}
 	if h := s.strict.head; h != nil && h.state == stateWaiting {
 		// What was started since must go on making way for it.
-		n.strict.head, n.strict.after = h, s.strict.after
+		n.strict.protect(h, s.strict.after)
 	}
 	for _, c := range s.turns {
 		if to := homes[c.to]; to != nil && c.head.state == stateWaiting && c.head.shape.head == c.head {
@@ -120,7 +119,7 @@ func (b *box) inherit(old *box) map[*replica]*replica {
 				}
 				q = gone.replicas[k]
 			} else {
-				q.probes = r.probes
+				q.limit(r.probes)
 			}
 			homes[r] = q
 		}
@@ -206,7 +205,7 @@ func (s *Scheduler) moveWaiting(now time.Duration, t *Ticket, heads map[*Ticket]
 	c, b := s.box.byClass[old.class.cfg.Name], s.box.byBackend[old.backend.cfg.Name]
 	refuse := func(code Code, detail string) {
 		t.refuse(&Rejection{Code: code, Class: old.class.cfg.Name, Position: -1, Detail: detail, Waited: now - t.Arrived()})
-		s.decided = append(s.decided, t)
+		s.news.decide(t)
 	}
 	if c == nil || b == nil {
 		refuse(CodeBackendUnavailable, "its class or backend was taken out of the configuration")
@@ -218,9 +217,9 @@ func (s *Scheduler) moveWaiting(now time.Duration, t *Ticket, heads map[*Ticket]
 		return
 	}
 	t.Boost += c.cfg.Boost - old.class.cfg.Boost
-	t.shape = s.shapes.moved(old, c, b)
+	t.move(s.shapes.moved(old, c, b), nil)
 	s.enqueue(t)
 	if since, was := heads[t]; was && t.shape.head == nil {
-		t.shape.head, t.shape.blockedSince = t, since
+		t.shape.setHead(t, since)
 	}
 }

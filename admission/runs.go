@@ -28,7 +28,9 @@ func (x runs) place(t *Ticket) int {
 	return i
 }
 
-func (x *runs) insert(t *Ticket) {
+// insert takes a ticket that starts, with the end that is predicted.
+func (x *runs) insert(t *Ticket, end time.Duration) {
+	t.end = end
 	i := x.place(t)
 	*x = append(*x, nil)
 	copy((*x)[i+1:], (*x)[i:])
@@ -57,6 +59,23 @@ func (x runs) predict(now time.Duration) {
 		overdue++
 	}
 	if overdue > 0 {
+		slices.SortFunc(x, endsBefore)
+	}
+}
+
+// repace moves the predicted ends of what runs in another company from now on.
+func (x runs) repace(b *box, now time.Duration) {
+	moved := false
+	for _, t := range x {
+		if t.ran.table == nil {
+			continue
+		}
+		if pace := b.company.expect(b, t); pace != t.ran.pace {
+			t.end = now + time.Duration(float64(max(0, t.end-now))*float64(pace)/float64(t.ran.pace))
+			t.ran.pace, moved = pace, true
+		}
+	}
+	if moved {
 		slices.SortFunc(x, endsBefore)
 	}
 }

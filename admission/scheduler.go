@@ -30,8 +30,7 @@ type Scheduler struct {
 	recheck time.Duration // when the passing of time may change what a pass decides
 
 	refuseAll *Rejection // set while draining
-	decided   []*Ticket  // not yet told of
-	stuck     []Waiter   // not yet told of
+	news      news
 }
 
 // NewScheduler makes the rules for a machine. The epoch is when its age is zero.
@@ -53,18 +52,14 @@ func newScheduler(cfg Config, epoch time.Time, now time.Duration) (*Scheduler, e
 // was given, in the order in which that happened. Each is told once; the slice
 // is valid until the next call.
 func (s *Scheduler) Decided() []*Ticket {
-	d := s.decided
-	s.decided = s.decided[:0]
-	return d
+	return s.news.takeDecided()
 }
 
 // Stuck are the requests that have begun to wait for what nothing of ours will
 // do: ReasonNotByItself. Each is told once; the slice is valid until the next
 // call.
 func (s *Scheduler) Stuck() []Waiter {
-	w := s.stuck
-	s.stuck = s.stuck[:0]
-	return w
+	return s.news.takeStuck()
 }
 
 // Submit asks for the right to run. Afterwards the ticket is granted, refused
@@ -109,7 +104,7 @@ func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 	if sh == nil {
 		sh = s.shapes.of(c, b, r)
 	}
-	s.setDemand(sh, r.VRAM, r.Unknown)
+	sh.setDemand(s.box, r.VRAM, r.Unknown)
 	t.shape = sh
 	t.Tenant = s.queue.Tenant(r.Tenant)
 	// With an empty queue there is nobody to be fair to, and no profile to work
@@ -131,8 +126,7 @@ func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 	// queue behind it frees nothing.
 	if sh.Eldest() == t {
 		s.pass(now)
-		// Its own grant is the caller's result, not a decision about another.
-		s.decided = slices.DeleteFunc(s.decided, func(d *Ticket) bool { return d == t })
+		s.news.leaveOut(t)
 	}
 	if t.state == stateWaiting {
 		here := s.blockOf(t)
@@ -200,9 +194,7 @@ func (s *Scheduler) leave(t *Ticket) (matters bool) {
 	matters = sh.head == t || sh.Eldest() == t
 	s.queue.Remove(&t.wait.Place)
 	s.shapes.left(sh, t)
-	if s.strict.head == t {
-		s.strict.head = nil
-	}
+	s.strict.left(t)
 	return matters
 }
 
@@ -224,20 +216,10 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 	s.queue.Charge(&t.Entry, s.box.share(t), t.p50)
 	moved := s.box.company.count(s.box, now, t, 1)
 	s.box.company.begin(s.box, now, t)
-	t.end = now + t.ran.pace
-	s.running.insert(t)
+	s.running.insert(t, now+t.ran.pace)
 	if moved {
 		s.running.repace(s.box, now)
 	}
-}
-
-// setDemand gives a shape the demand that is known now. An overestimate must not
-// turn work away for good: what no replica could give of it is left out.
-func (s *Scheduler) setDemand(sh *shape, vram Bytes, unknown bool) {
-	if vram > sh.key.own {
-		vram = max(sh.key.own, min(vram, s.box.largest(sh.backend)))
-	}
-	sh.vram, sh.unknown = vram, unknown
 }
 
 // SetDemand takes what has become known of the demand of a ticket's route and
@@ -250,7 +232,7 @@ func (s *Scheduler) SetDemand(now time.Duration, t *Ticket, vram Bytes, unknown,
 	}
 	sh.measured = measured
 	if sh.vram != vram || sh.unknown != unknown {
-		if s.setDemand(sh, vram, unknown); sh.Len() > 0 {
+		if sh.setDemand(s.box, vram, unknown); sh.Len() > 0 {
 			s.pass(now)
 		}
 	}
@@ -317,7 +299,7 @@ func (s *Scheduler) expire(now time.Duration) {
 			r.Code = CodeDeadlineUnmeetable
 		}
 		s.evict(now, t, r, t.positionInClass())
-		s.decided = append(s.decided, t)
+		s.news.decide(t)
 	}
 }
 
@@ -343,7 +325,7 @@ func (s *Scheduler) Observe(now time.Duration, r Reading) {
 // slots, 0 nothing, n at most n at once. It reports whether there is one.
 func (s *Scheduler) SetAvailable(now time.Duration, name string, replica, slots int) bool {
 	r := s.box.find(name, replica)
-	return s.change(now, r != nil, func() { r.probes = max(-1, slots) })
+	return s.change(now, r != nil, func() { r.limit(slots) })
 }
 
 // SetThere says whether the process of a replica is there: that its port refuses,
@@ -394,7 +376,7 @@ func (s *Scheduler) RefuseNew(now time.Duration, r Rejection, queued bool) {
 		for t := range c.waiting.All() {
 			refusal := r
 			s.evict(now, t, &refusal, position)
-			s.decided = append(s.decided, t)
+			s.news.decide(t)
 			position++
 		}
 	}

@@ -133,8 +133,7 @@ func (s *shapes) joined(sh *shape) {
 // left takes note that a ticket has been removed.
 func (s *shapes) left(sh *shape, t *Ticket) {
 	if sh.head == t {
-		sh.head = nil
-		sh.reserved = forever
+		sh.noHead()
 	}
 	if sh.Len() == 0 {
 		s.active = slices.DeleteFunc(s.active, func(x *shape) bool { return x == sh })
@@ -181,6 +180,21 @@ func (s *shapes) settle(i int, sh *shape, strict *Ticket) {
 		s.active[i], s.active[i+1] = s.active[i+1], s.active[i]
 		i++
 	}
+}
+
+// setHead makes a ticket the head, which has been blocked since an age.
+func (sh *shape) setHead(t *Ticket, since time.Duration) { sh.head, sh.blockedSince = t, since }
+
+// noHead takes a shape's head and its reservation away.
+func (sh *shape) noHead() { sh.head, sh.reserved = nil, forever }
+
+// setDemand gives a shape the demand that is known now. An overestimate must not
+// turn work away for good: what no replica could give of it is left out.
+func (sh *shape) setDemand(b *box, vram Bytes, unknown bool) {
+	if vram > sh.key.own {
+		vram = max(sh.key.own, min(vram, b.largest(sh.backend)))
+	}
+	sh.vram, sh.unknown = vram, unknown
 }
 
 // wanted says that a request which may run waits for a replica and ranks before

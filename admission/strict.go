@@ -14,6 +14,16 @@ type strict struct {
 // is says that a ticket is the strict head.
 func (x *strict) is(t *Ticket) bool { return x.head != nil && x.head == t }
 
+// protect makes a ticket the strict head that became so after a number of starts.
+func (x *strict) protect(t *Ticket, after uint64) { x.head, x.after, x.valid = t, after, false }
+
+// left takes note that a ticket does not wait any more.
+func (x *strict) left(t *Ticket) {
+	if x.head == t {
+		x.head = nil
+	}
+}
+
 // choose keeps the strict head, or chooses another.
 func (x *strict) choose(s *Scheduler, now time.Duration) {
 	x.valid = false
@@ -51,7 +61,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 		}
 		for _, r := range longest.backend.replicas {
 			if s.box.fits(u, longest, r, now) == noBar && !s.turns.bars(s, now, longest, r) {
-				x.head, x.after, x.valid = longest.head, s.starts, false
+				x.protect(longest.head, s.starts)
 				longest.class.counts.Strict++
 				return
 			}
@@ -111,6 +121,6 @@ func (x *strict) allows(s *Scheduler, now time.Duration, sh *shape, r *replica) 
 			return true
 		}
 	}
-	s.profile.inTheWay = h.ID()
+	s.profile.barredBy(h)
 	return false
 }

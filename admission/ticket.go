@@ -119,6 +119,10 @@ func (t *Ticket) Company() (classes []string, known bool) {
 	return classes, true
 }
 
+// move gives a ticket the shape that takes the place of its own, and the replica that
+// takes the place of the one on which it runs; nil: it runs on none.
+func (t *Ticket) move(sh *shape, to *replica) { t.shape, t.replica = sh, to }
+
 // Waiting says that the ticket is in the queue.
 func (t *Ticket) Waiting() bool { return t.state == stateWaiting }
 

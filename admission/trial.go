@@ -19,7 +19,8 @@ import (
 //  6. It has waited for TrialAfter, and its GPUs are not at rest: a rest, if it could
 //     start at rest. Nothing new starts there until what runs has ended and three
 //     readings agree. One rest at a time on a GPU, for the head that waits
-//     longest; the next for the same head after twice as long.
+//     longest; the next for the same head after TrialAfter, and each after that after
+//     twice as long.
 //  7. It has waited for TrialAfter and its GPUs are at rest: a trial, alone, if
 //     what it holds or what it needs is in doubt. A demand that nobody knows is
 //     tried without the wait.
@@ -270,7 +271,7 @@ func (x *rests) update(s *Scheduler, now time.Duration) (ended bool) {
 		}
 		past := &sh.rests
 		if past.of == t {
-			due, again = past.ended+wait, past.ended+wait<<min(past.n, 10)
+			due, again = past.ended+wait, past.ended+wait<<min(max(0, past.n-1), 10)
 		}
 		if now < due {
 			s.recheck = min(s.recheck, due)

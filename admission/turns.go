@@ -76,7 +76,7 @@ func (b *box) shareGPU(r, other *replica) bool {
 func (x turns) bars(s *Scheduler, now time.Duration, sh *shape, r *replica) bool {
 	for _, c := range x {
 		if c.head != sh.head && c.head.state == stateWaiting && s.box.shareGPU(c.to, r) && !s.rests.holds(s.box, sh.head, r) && !c.allows(s, now, sh, r) {
-			s.profile.inTheWay = c.head.ID()
+			s.profile.barredBy(c.head)
 			return true
 		}
 	}

@@ -145,8 +145,8 @@ func (b *breaker) update(do func()) (changed bool) {
 }
 
 // allow asks for the right to one request of a client. done must be called
-// exactly once.
-func (b *breaker) allow(client string) (done func(error), err error) {
+// exactly once; the request leaves the gate then.
+func (b *breaker) allow(client string, through *gate) (done func(error), err error) {
 	b.update(func() {
 		finish, refusal := b.circuit.Allow()
 		if refusal != nil {
@@ -156,6 +156,7 @@ func (b *breaker) allow(client string) (done func(error), err error) {
 		b.running++
 		turn := b.turn
 		done = func(err error) {
+			through.leave()
 			b.update(func() {
 				b.running--
 				// What began before the last change says nothing of what is now.

@@ -572,7 +572,7 @@ func TestAFailedCheckOpensAHalfOpenBreakerWhoseOneRequestIsUnderWay(t *testing.T
 
 func TestAFailureFromBeforeTheBreakerWasClosedDoesNotCount(t *testing.T) {
 	inBubble(t, answering, func(t *testing.T, b *bench) {
-		done, err := b.breaker.allow("a")
+		done, err := b.breaker.allow("a", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -586,7 +586,7 @@ func TestAFailureFromBeforeTheBreakerWasClosedDoesNotCount(t *testing.T) {
 
 func TestARequestCountsInTheWindowInWhichItEnds(t *testing.T) {
 	inBubble(t, answering, func(t *testing.T, b *bench) {
-		done, err := b.breaker.allow("a")
+		done, err := b.breaker.allow("a", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -220,11 +220,7 @@ func (c CompletionConfig) Compile(report func(path, problem string)) *Completion
 	if len(c.On) > 0 {
 		out.on = c.On
 	}
-	for i, line := range c.On {
-		if _, target, body, ok := splitCall(line); !ok || body != "" || strings.ContainsAny(target, "?{*") {
-			report(fmt.Sprintf("on[%d]", i), fmt.Sprintf("%q: not a request: want a method and a path, such as POST /jobs", line))
-		}
-	}
+	c.checkOn(report)
 	const example = `body.state == "done"`
 	call := func(path, text string) (t *template) {
 		if text == "" {
@@ -258,4 +254,13 @@ func (c CompletionConfig) Compile(report func(path, problem string)) *Completion
 		report("timeout", fmt.Sprintf("%v: too short: want a time such as 15m", c.Timeout))
 	}
 	return out
+}
+
+// checkOn reports what is no request that can be told by its method and path.
+func (c CompletionConfig) checkOn(report func(path, problem string)) {
+	for i, line := range c.On {
+		if _, target, body, ok := splitCall(line); !ok || body != "" || strings.ContainsAny(target, "?{*") {
+			report(fmt.Sprintf("on[%d]", i), fmt.Sprintf("%q: not a request: want a method and a path, such as POST /jobs", line))
+		}
+	}
 }

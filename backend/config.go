@@ -3,9 +3,11 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,23 +16,25 @@ import (
 
 // Config is one entry of `backends`. An empty choice is its first.
 type Config struct {
-	Preset        string          `koanf:"preset"` // the engine; see Resolve and Routes
-	Class         string          `koanf:"class"`  // of the preset's work; empty: its own
-	Models        []string        `koanf:"models"` // that it serves, where its paths are another backend's too
-	URL           string          `koanf:"url"`
-	URLs          []string        `koanf:"urls"`     // in place of URL
-	Replicas      []ReplicaConfig `koanf:"replicas"` // in place of URL
-	GPU           string          `koanf:"gpu"`
-	Resident      Resident        `koanf:"resident"`
-	ReturnsMemory bool            `koanf:"returns_memory"`
-	Slots         int             `koanf:"slots"`
-	Protocol      string          `koanf:"protocol"` // http | h2c
-	Cancel        string          `koanf:"cancel"`   // ignored | aborts
-	Idle          time.Duration   `koanf:"idle"`     // of connections to it; 0: 4s
-	PreserveHost  bool            `koanf:"preserve_host"`
-	Errors        string          `koanf:"errors"`
-	Health        HealthConfig    `koanf:"health"`
-	Breaker       BreakerConfig   `koanf:"breaker"`
+	Preset string   `koanf:"preset"` // the engine; see Resolve and Routes
+	Class  string   `koanf:"class"`  // of the preset's work; empty: its own
+	Models []string `koanf:"models"` // that it serves, where its paths are another backend's too
+	// Aliases are more names that its clients may call models by, with its own.
+	Aliases       map[string]string `koanf:"aliases"`
+	URL           string            `koanf:"url"`
+	URLs          []string          `koanf:"urls"`     // in place of URL
+	Replicas      []ReplicaConfig   `koanf:"replicas"` // in place of URL
+	GPU           string            `koanf:"gpu"`
+	Resident      Resident          `koanf:"resident"`
+	ReturnsMemory bool              `koanf:"returns_memory"`
+	Slots         int               `koanf:"slots"`
+	Protocol      string            `koanf:"protocol"` // http | h2c
+	Cancel        string            `koanf:"cancel"`   // ignored | aborts
+	Idle          time.Duration     `koanf:"idle"`     // of connections to it; 0: 4s
+	PreserveHost  bool              `koanf:"preserve_host"`
+	Errors        string            `koanf:"errors"`
+	Health        HealthConfig      `koanf:"health"`
+	Breaker       BreakerConfig     `koanf:"breaker"`
 
 	Reclaim ReclaimConfig `koanf:"reclaim"`
 	// RetryOOM tries once more what ran out of memory; OOMPatterns are
@@ -77,6 +81,13 @@ func (b Config) Check(report func(path, problem string)) {
 	check.AtLeast(report, "slots", b.Slots, 0)
 	check.OneOf(report, "protocol", b.Protocol, "http", "h2c")
 	check.OneOf(report, "preset", b.Preset, Engines()...)
+	for _, name := range slices.Sorted(maps.Keys(b.Aliases)) {
+		if b.Aliases[name] == "" {
+			report("aliases."+name, `"": no model: want the backend's own name`)
+		} else if b.Preset == "" {
+			report("aliases."+name, "no preset says which paths name a model: want preset, or routes with match.model and rewrite_model")
+		}
+	}
 	check.OneOf(report, "cancel", b.Cancel, "ignored", "aborts")
 	check.OneOf(report, "errors", b.Errors, Dialects...)
 	check.OneOf(report, "breaker.when_open", b.Breaker.WhenOpen, "reject", "hold")

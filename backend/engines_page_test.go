@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/anteroom-gpu/anteroom/internal/markdown"
 )
 
 var rewritePage = flag.Bool("rewrite", false, "write docs/engines.md anew")
@@ -15,13 +17,13 @@ func TestEnginesPageIsCurrent(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("# Engines\n\n`preset: NAME` on a backend brings what is known of its engine. With a card in `gpus` it is a complete configuration:\n\n" +
 		"```yaml\ngpus: {gpu0: {memory: 48GiB}}\nbackends: {comfy: {url: \"http://127.0.0.1:8188\", preset: comfyui}}\n```\n\n" +
-		"Work asks as the class `heavy` or `light`, which are made where the file has none of that name; `class` of the backend says another. " +
-		"Routes of the file come first. Where two engines have the same path, `models` tells whose a request is, or a `listeners` entry gives one of them a port of its own. " +
-		"`/v1/models` and `/api/tags` of several backends are answered as one list.\n\n" +
+		markdown.Wrap("", "", "Work asks as the class `heavy` or `light`, which are made where the file has none of that name; `class` of the backend says another. "+
+			"Routes of the file come first. Where two engines have the same path, `models` tells whose a request is, or a `listeners` entry gives one of them a port of its own. "+
+			"`/v1/models` and `/api/tags` of several backends are answered as one list.") + "\n" +
 		"`anteroom engine --kind KIND` runs a simulated one of each. This page is made by `go test ./backend -run EnginesPage -rewrite`.\n")
 	list := func(title string, paths []string) {
 		if len(paths) > 0 {
-			fmt.Fprintf(&b, "- %s: `%s`\n", title, strings.Join(paths, "`, `"))
+			b.WriteString(markdown.Wrap("- "+title+": ", "  ", "`"+strings.Join(paths, "`, `")+"`"))
 		}
 	}
 	for _, name := range Engines() {
@@ -29,17 +31,18 @@ func TestEnginesPageIsCurrent(t *testing.T) {
 		fmt.Fprintf(&b, "\n## %s\n\n", name)
 		list("heavy work, by POST", p.heavy)
 		list("light work, by POST", p.light)
+		list("work of class "+p.socketClass+" while they are open, WebSockets", p.sockets)
 		list("needs no card", p.free)
 		list("closed to clients, unless a route names it", append(append([]string{}, p.controls...), p.posted...))
 		if p.call != "" {
-			fmt.Fprintf(&b, "- unloaded by `%s`", p.call)
+			text := fmt.Sprintf("unloaded by `%s`", p.call)
 			if p.wake != "" {
-				fmt.Fprintf(&b, ", woken by `%s`", p.wake)
+				text += fmt.Sprintf(", woken by `%s`", p.wake)
 			}
 			if p.needs != "" {
-				fmt.Fprintf(&b, "; it must be started with %s, and the file must say `reclaim: {preset: %s}`", p.needs, name)
+				text += fmt.Sprintf("; it must be started with %s, and the file must say `reclaim: {preset: %s}`", p.needs, name)
 			}
-			b.WriteString("\n")
+			b.WriteString(markdown.Wrap("- ", "  ", text))
 		}
 		stops := "goes on when its caller leaves, and keeps its slot until it has ended (`cancel: ignored`)"
 		if p.cancel == "aborts" {

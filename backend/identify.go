@@ -84,6 +84,7 @@ var clues = []clue{
 	{"tei", "/models", ownedBy("infinity")},
 	{"gradio", "/config", hasKeys("components", "dependencies")},
 	{"whisper", "/openapi.json", serves("/v1/audio/transcriptions", "/asr")},
+	{"kokoro", "/openapi.json", serves("/dev/captioned_speech", "/dev/unload", "/v1/audio/voices/combine")},
 	{"whisper", "/", contains("Whisper.cpp")},
 	{"tei", "/openapi.json", serves("/embed", "/rerank")},
 	{"diffusers", "/openapi.json", serves("/v1/images/generations", "/generate", "/generate_image", "/txt2img", "/img2img", "/infer")},

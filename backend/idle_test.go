@@ -86,7 +86,8 @@ func TestAPresetBringsWhatItsEngineDoes(t *testing.T) {
 				Completion: CompletionConfig{Preset: "none"}, Reclaim: ReclaimConfig{Call: "POST /x"}}},
 		"Ollama": {Config{Preset: "ollama", Errors: "auto"}, Config{Preset: "ollama", Cancel: "aborts", Errors: "auto", Health: HealthConfig{Path: "/api/version"},
 			Reclaim: ReclaimConfig{Preset: "ollama"}}},
-		"one that hangs": {Config{Preset: "a1111"}, Config{Preset: "a1111", Cancel: "ignored", AbandonAfter: 30 * time.Minute}},
+		"one that hangs": {Config{Preset: "a1111"}, Config{Preset: "a1111", Cancel: "ignored", AbandonAfter: 30 * time.Minute,
+			Completion: CompletionConfig{Preset: "a1111"}}},
 	} {
 		if got := c.config.Resolve(); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: got %+v, want %+v", name, got, c.want)

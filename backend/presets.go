@@ -40,6 +40,9 @@ type preset struct {
 
 	// Patterns of what clients ask for: work by POST, and what needs no card.
 	heavy, light, free []string
+	// Paths of WebSockets that are work of a class while they are open.
+	sockets     []string
+	socketClass string
 }
 
 // holdings are what an engine says of itself.
@@ -65,6 +68,7 @@ var presets = map[string]preset{
 	"vllm": {
 		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/v1/audio/transcriptions", "/v1/audio/translations",
 			"/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/invocations", "/inference/v1/generate"},
+		sockets: []string{"/v1/realtime"}, socketClass: Light,
 		free: []string{modelsPath, "/version", "/health", "/ping", "/load", "/metrics", "/tokenize", "/detokenize", "/docs", "/openapi.json",
 			"/v1/responses/{id}", "/v1/responses/{id}/cancel", "/v1/messages/count_tokens"},
 		cancel: "aborts", health: "/health", preallocates: true,
@@ -95,12 +99,17 @@ var presets = map[string]preset{
 		},
 	},
 	"a1111": {
-		// A change of the options can load another checkpoint. What its own page asks for
-		// by the queue of Gradio is not told apart from its small things, and passes.
+		// A change of the options can load another checkpoint. Its page asks for all by the
+		// queue of Gradio, an image as well as the end of one, and the path does not tell
+		// which: several may be under way. Gradio 3 opens a WebSocket for each, which it
+		// closes when that is done.
+		sockets: []string{"/queue/join"}, socketClass: Light,
 		heavy: []string{"/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/extra-single-image", "/sdapi/v1/extra-batch-images", "/sdapi/v1/options"},
-		light: []string{"/sdapi/v1/interrogate"}, free: []string{"/**"},
+		light: []string{"/sdapi/v1/interrogate", "/queue/join", "/gradio_api/queue/join"}, free: []string{"/**"},
 		abandon: 30 * time.Minute,
-		call:    "POST /sdapi/v1/unload-checkpoint", wake: "POST /sdapi/v1/reload-checkpoint", probe: "GET /sdapi/v1/memory",
+		// Forge has Gradio 4, whose queue is joined by POST.
+		early: &early{submits: func(path string) bool { return strings.HasSuffix(path, "/queue/join") }, watch: true},
+		call:  "POST /sdapi/v1/unload-checkpoint", wake: "POST /sdapi/v1/reload-checkpoint", probe: "GET /sdapi/v1/memory",
 		needs: "--api",
 		controls: []string{"/sdapi/v1/unload-checkpoint", "/sdapi/v1/reload-checkpoint",
 			"/sdapi/v1/server-kill", "/sdapi/v1/server-restart", "/sdapi/v1/server-stop"},
@@ -142,9 +151,9 @@ var presets = map[string]preset{
 		needs:    "no model of its own, so that it is a router",
 		controls: []string{"/models/unload", "/models/load"}, posted: []string{"/models", "/slots/{id}", "/props", "/lora-adapters"},
 	},
-	// It tells its progress to the caller's stream alone, and each message once: who
-	// opened a second stream for the session would take messages from the caller. So
-	// nothing is asked; the caller's stream is watched as it passes.
+	// It tells its progress to the caller's stream alone, and each message once: a second
+	// stream for the session would take messages from the caller. So nothing is asked;
+	// the caller's stream is watched as it passes, and opened where the caller does not.
 	"gradio": {
 		heavy: []string{"/queue/join", "/gradio_api/queue/join", "/call/{name}", "/gradio_api/call/{name}", "/call/v2/{name}", "/gradio_api/call/v2/{name}", "/run/{name}", "/gradio_api/run/{name}",
 			"/api/{name}", "/gradio_api/api/{name}"},
@@ -187,10 +196,26 @@ var presets = map[string]preset{
 	// faster-whisper's servers with OpenAI's API, and the server of whisper.cpp.
 	"whisper": {
 		abandon: 30 * time.Minute,
-		light:   []string{"/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech", "/inference", "/asr"},
-		free:    []string{modelsPath, "/v1/models/{model...}", "/v1/audio/voices", "/api/ps", "/health", "/{$}", "/docs"},
+		light: []string{"/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech", "/v1/audio/speech/embedding",
+			"/v1/audio/speech/timestamps", "/v1/audio/diarization", "/v1/realtime", "/inference", "/asr"},
+		sockets: []string{"/v1/realtime"}, socketClass: Light,
+		free: []string{modelsPath, "/v1/models/{model...}", "/v1/audio/models", "/v1/audio/voices", "/v1/registry", "/api/ps", "/health", "/{$}", "/docs"},
+		// A model comes back with the next request that names it.
+		call: "DELETE /api/ps/{{model}}", probe: "GET /health", inspect: "GET /api/ps", read: readSpeaches,
+		needs: "Speaches, and not another such server",
 		// A model that is loaded under requests that run ends them.
 		controls: []string{"/load", "/api/ps/{model}", "/api/ps/{owner}/{model}"},
+	},
+	// Kokoro-FastAPI. It stops to speak when its caller leaves; its model comes back with
+	// the next request.
+	"kokoro": {
+		cancel: "aborts", health: "/health",
+		light: []string{"/v1/audio/speech", "/dev/captioned_speech", "/dev/generate_from_phonemes", "/dev/dialogue", "/dev/ssml"},
+		free: []string{modelsPath, "/v1/models/{model}", "/v1/audio/voices", "/v1/audio/voices/combine", "/v1/download/{file}", "/v1/test", "/dev/phonemize",
+			"/health", "/web/**", "/docs", "/openapi.json"},
+		call: "POST /dev/unload", probe: "GET /health",
+		needs:    "ALLOW_DEV_UNLOAD=true in its environment",
+		controls: []string{"/dev/unload"},
 	},
 	// A server of one's own around a diffusers pipeline, and others with OpenAI's API
 	// for images.
@@ -307,6 +332,15 @@ func readLlamaServer(answer []byte) (h holdings, err error) {
 		if m.Status.Value == "loaded" {
 			h.load(m.ID)
 		}
+	}
+	return h, err
+}
+
+func readSpeaches(answer []byte) (h holdings, err error) {
+	var list struct{ Models []string }
+	err = parse(answer, &list)
+	for _, name := range list.Models {
+		h.load(name)
 	}
 	return h, err
 }

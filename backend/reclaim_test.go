@@ -161,6 +161,17 @@ func TestAPresetMakesTheCallsOfItsEngine(t *testing.T) {
 			unload:  []string{"GET /running", "POST /api/models/unload/org%2Fphi"},
 			wake:    []string{"GET /health"},
 		},
+		{
+			preset:  "whisper",
+			answers: map[string]string{"GET /api/ps": `{"models":["Systran/faster-whisper-small","tiny"]}`},
+			unload:  []string{"GET /api/ps", "DELETE /api/ps/Systran%2Ffaster-whisper-small", "DELETE /api/ps/tiny"},
+			wake:    []string{"GET /health"},
+		},
+		{
+			preset: "kokoro",
+			unload: []string{"POST /dev/unload"},
+			wake:   []string{"GET /health"},
+		},
 	} {
 		t.Run(c.preset, func(t *testing.T) {
 			e := &engine{answers: c.answers}
@@ -200,6 +211,9 @@ func TestAnEngineSaysWhetherItHoldsAModel(t *testing.T) {
 		{preset: "llama-server", call: "GET /models", answer: `{"data":[{"id":"a","status":{"value":"unloaded"}}]}`, known: true},
 		{preset: "llama-swap", call: "GET /running", answer: `{"running":[{"model":"a","state":"ready"}]}`, loaded: true, known: true},
 		{preset: "llama-swap", call: "GET /running", answer: `{"running":[]}`, known: true},
+		{preset: "whisper", call: "GET /api/ps", answer: `{"models":["a"]}`, loaded: true, known: true},
+		{preset: "whisper", call: "GET /api/ps", answer: `{"models":[]}`, known: true},
+		{preset: "kokoro"},
 		{preset: "comfyui"},
 		{preset: "a1111"},
 		{preset: "sglang"},

@@ -8,6 +8,7 @@ type Route struct {
 	Class   string   // heavy or light, a hint; empty: it needs no card
 	Methods []string // none: any
 	Paths   []string // patterns, as in `match.path`
+	Socket  bool     // WebSockets, which are work while they are open
 }
 
 // The classes that an engine's work is for, where the file says no other.
@@ -34,10 +35,13 @@ func (b Config) Routes() []Route {
 	p := presets[b.Preset]
 	var all []Route
 	if len(p.heavy) > 0 {
-		all = append(all, Route{Heavy, post, p.heavy})
+		all = append(all, Route{Class: Heavy, Methods: post, Paths: p.heavy})
 	}
 	if len(p.light) > 0 {
-		all = append(all, Route{Light, post, p.light})
+		all = append(all, Route{Class: Light, Methods: post, Paths: p.light})
+	}
+	if len(p.sockets) > 0 {
+		all = append(all, Route{Class: p.socketClass, Methods: []string{"GET"}, Paths: p.sockets, Socket: true})
 	}
 	if len(p.free) > 0 {
 		all = append(all, Route{Paths: p.free})

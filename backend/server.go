@@ -1,13 +1,3 @@
-// Package backend is the model servers: their connections, breakers and health,
-// what is known of each engine, and the calls that are made to it.
-//
-// What it promises:
-//
-//   - A request goes to a server once at most, whatever dies.
-//   - Every request that the breaker let through is counted once: as a success, as
-//     a failure, or as neither.
-//   - The proxy's own calls pass the breaker by and are not counted there. Those that
-//     change something are sent once.
 package backend
 
 import (
@@ -17,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -66,6 +57,8 @@ type Server struct {
 	breaker   *breaker
 	unhealthy atomic.Bool
 
+	gate *gate // nil: a connection may serve several requests at once
+
 	hooks hooks
 	presence
 
@@ -87,7 +80,11 @@ func New(ctx context.Context, name string, c Config, available func(slots int)) 
 	}
 	b := &Server{Name: name, Config: c, available: available, began: time.Now()}
 	t := newTransport(base, c)
-	t.DialContext = b.noting(t.DialContext)
+	t.DialContext = b.noting(patient(t.DialContext))
+	if !t.Protocols.HTTP2() && !t.Protocols.UnencryptedHTTP2() {
+		b.gate = new(gate)
+		t.DialContext = b.gate.counting(t.DialContext)
+	}
 	b.transport.Store(t)
 	if base.Scheme == "unix" {
 		b.base = &url.URL{Scheme: "http", Host: "localhost"}
@@ -106,10 +103,10 @@ func New(ctx context.Context, name string, c Config, available func(slots int)) 
 
 // newTransport is one for model servers: near, few, and each with its own.
 func newTransport(base *url.URL, c Config) *http.Transport {
-	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
+	dialer := &net.Dialer{Timeout: connectTime, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
 		DialContext:         dialer.DialContext,
-		MaxIdleConnsPerHost: 1024, // whatever ran at once a moment ago
+		MaxIdleConnsPerHost: math.MaxInt32, // whatever ran at once a moment ago, and that is bounded
 		// Uvicorn and Node close after five seconds without a request. One that
 		// is sent at that moment is lost, for it must not be sent twice.
 		IdleConnTimeout:        cmp.Or(c.Idle, 4*time.Second),
@@ -213,8 +210,15 @@ func (b *Server) RoundTrip(out *http.Request) (*http.Response, error) { return b
 // error is no failure of the backend. It is known when the answer's end has been
 // read (OutOfMemory).
 func (b *Server) Send(out *http.Request, client Client) (*http.Response, error) {
-	done, err := b.breaker.allow(clientOf(out.RemoteAddr))
+	if err := b.gate.enter(out.Context()); err != nil {
+		if out.Body != nil {
+			out.Body.Close()
+		}
+		return nil, err
+	}
+	done, err := b.breaker.allow(clientOf(out.RemoteAddr), b.gate)
 	if err != nil {
+		b.gate.leave()
 		return nil, err
 	}
 	sent := b.sendOnce(out)

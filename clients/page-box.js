@@ -24,13 +24,13 @@ export async function serve(config, dir) {
       return false;
     }
   });
-  return { url: p.url.url, admin: p.url.admin, file, said: p.said, stop: p.stop };
+  return { url: p.url.url, admin: p.url.admin, file, said: p.said, pid: p.pid, stop: p.stop };
 }
 
 export const folder = () => mkdtempSync(join(tmpdir(), "anteroom-page-"));
 export const remove = (dir) => rmSync(dir, { recursive: true, force: true });
 
-const engine = (kind, ...flags) => start(["engine", "--kind", kind, "--listen", "127.0.0.1:0", ...flags], (line) => line.startsWith(`${kind} on `) && line.slice(`${kind} on `.length));
+export const engine = (kind, ...flags) => start(["engine", "--kind", kind, "--listen", "127.0.0.1:0", ...flags], (line) => line.startsWith(`${kind} on `) && line.slice(`${kind} on `.length));
 
 // box is the card of the README: an image server and one that answers questions. speed makes
 // the engines faster.

@@ -28,6 +28,7 @@ export async function start(args, find) {
   return {
     url,
     said,
+    pid: child.pid,
     async stop() {
       child.kill("SIGKILL");
       await ended;
@@ -49,8 +50,9 @@ export async function listed() {
 }
 
 // proxy runs Anteroom before an engine. A preset is all that it is told of the engine, or
-// work is: paths, each with POST, that go through admission.
-export async function proxy(url, { preset, work }) {
+// work is: paths, each with POST, that go through admission. Each of its routes has the
+// keys of extra too.
+export async function proxy(url, { preset, work, extra = "" }) {
   const dir = mkdtempSync(join(tmpdir(), "anteroom-clients-"));
   const file = join(dir, "anteroom.yaml");
   writeFileSync(file, preset ? `
@@ -61,7 +63,7 @@ gpus: {gpu0: {memory: 48GiB, source: declared}}
 classes: {work: {slots: 4, vram: 1GiB, estimate: 1s}}
 backends: {engine: {url: "${url}", gpu: gpu0}}
 routes:
-${work.map((path) => `  - {match: {method: POST, path: "${path}"}, class: work, backend: engine}`).join("\n")}
+${work.map((path) => `  - {match: {method: POST, path: "${path}"}, class: work, backend: engine${extra}}`).join("\n")}
   - {match: {path: /**}, pass: true, backend: engine}
 `);
   const p = await start(["serve", "-c", file, "-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"], (line) => {

@@ -58,85 +58,99 @@ func (o *overrides) flag(path, text string) (string, any) {
 
 // set finds the key that the steps name and reads the text as its value.
 func (o *overrides) set(origin string, steps []string, text string) (string, any) {
-	s, path, pattern := schemaRoot, "", ""
-	names := o.known
-	var keys []string
-	report := func(problem string) (string, any) {
-		o.mistakes = append(o.mistakes, Mistake{File: origin, Path: path, Problem: problem})
+	at, problem := o.find(steps)
+	var value any
+	if problem == "" {
+		value, problem = at.value(text)
+	}
+	if problem != "" {
+		o.mistakes = append(o.mistakes, Mistake{File: origin, Path: at.path, Problem: problem})
 		return "", nil
 	}
+	o.origin[at.path] = origin
+	return strings.Join(at.keys, separator), value
+}
+
+// located is a key of the schema.
+type located struct {
+	*schema
+	path, pattern string // with the names of entries, and with * for each
+	keys          []string
+}
+
+// find goes down the schema by the steps. A problem is that of the path so far.
+func (o *overrides) find(steps []string) (at located, problem string) {
+	at.schema = schemaRoot
+	names := o.known
 	for i, step := range steps {
-		var key string
-		switch s.kind {
+		key := strings.ToLower(step)
+		switch at.kind {
 		case section:
-			key = strings.ToLower(step)
-			path, pattern = join(path, key), join(pattern, key)
-			if s.keys[key] == nil {
-				return report(s.refused(pattern, key))
+			at.path, at.pattern = join(at.path, key), join(at.pattern, key)
+			if at.schema.keys[key] == nil {
+				return at, at.refused(at.pattern, key)
 			}
-			s = s.keys[key]
+			at.schema = at.schema.keys[key]
 		case entries:
 			found := matching(names, step)
 			if len(found) > 1 {
-				return report(fmt.Sprintf("%s may be %s: want it in the file", step, strings.Join(found, " or ")))
+				return at, fmt.Sprintf("%s may be %s: want it in the file", step, strings.Join(found, " or "))
 			}
-			key = strings.ToLower(step)
 			if len(found) == 1 {
 				key = found[0]
 			}
-			path, pattern = join(path, key), join(pattern, "*")
+			at.path, at.pattern = join(at.path, key), join(at.pattern, "*")
 			if !goodName.MatchString(key) {
-				return report("not a name: want letters and digits")
+				return at, "not a name: want letters and digits"
 			}
-			s = s.elem
+			at.schema = at.elem
 		case list:
-			path += "." + strings.ToLower(strings.Join(steps[i:], "."))
-			return report(fmt.Sprintf("a place in a list (%s) cannot be set here: want the whole list in the file", quote(step)))
+			at.path += "." + strings.ToLower(strings.Join(steps[i:], "."))
+			return at, fmt.Sprintf("a place in a list (%s) cannot be set here: want the whole list in the file", quote(step))
 		default:
-			above := path
-			path += "." + strings.ToLower(strings.Join(steps[i:], "."))
-			return report("unknown key: want " + above + " alone")
+			above := at.path
+			at.path += "." + strings.ToLower(strings.Join(steps[i:], "."))
+			return at, "unknown key: want " + above + " alone"
 		}
-		keys = append(keys, key)
+		at.keys = append(at.keys, key)
 		names, _ = names[key].(map[string]any)
 	}
-	var value any
+	return at, ""
+}
+
+// value reads the text of a key, or says what is wrong with it.
+func (at located) value(text string) (value any, problem string) {
+	var err error
 	switch {
-	case s.kind == leaf:
-		if problem := laterValue(pattern, text); problem != "" {
-			return report(problem)
+	case at.kind == leaf:
+		if problem := laterValue(at.pattern, text); problem != "" {
+			return nil, problem
 		}
-		v, err := s.parse(strings.TrimSpace(text))
-		if err != nil {
-			return report(err.Error())
-		}
-		value = v
-	case s.reads:
-		items, err := s.split(text)
-		if err != nil {
-			return report(err.Error())
-		}
-		value = items
-	case s.kind == list && s.elem.kind == leaf:
+		value, err = at.parse(strings.TrimSpace(text))
+	case at.reads:
+		value, err = at.split(text)
+	case at.kind == list && at.elem.kind == leaf:
 		items := []any{}
 		for item := range strings.SplitSeq(text, ",") {
 			if item = strings.TrimSpace(item); item == "" {
 				continue
 			}
-			v, err := s.elem.parse(item)
+			v, err := at.elem.parse(item)
 			if err != nil {
-				return report(err.Error())
+				return nil, err.Error()
 			}
 			items = append(items, v)
 		}
 		value = items
-	case s.kind == list:
-		return report("a list cannot be set here: want it in the file")
+	case at.kind == list:
+		return nil, "a list cannot be set here: want it in the file"
 	default:
-		return report(fmt.Sprintf("one value cannot stand for %s: want a key below it", s.wants()))
+		return nil, fmt.Sprintf("one value cannot stand for %s: want a key below it", at.wants())
 	}
-	o.origin[path] = origin
-	return strings.Join(keys, separator), value
+	if err != nil {
+		return nil, err.Error()
+	}
+	return value, ""
 }
 
 // matching are the names that a step of a variable's name can mean. Variables

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -276,24 +277,31 @@ var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 
 // pairs gives the keys and values of a mapping, then those that it merges in
 // (<<) and does not have itself.
-func (d *document) pairs(n *yaml.Node, path string) func(yield func(key, value *yaml.Node) bool) {
+func (d *document) pairs(top *yaml.Node, path string) func(yield func(key, value *yaml.Node) bool) {
 	return func(yield func(key, value *yaml.Node) bool) {
-		var merged []*yaml.Node
 		own := make(map[string]bool)
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			key, value := n.Content[i], n.Content[i+1]
-			if key.ShortTag() == "!!merge" {
-				merged = append(merged, value)
-				continue
+		// once yields the pairs of a mapping whose keys are new, and gives what it merges in.
+		once := func(n *yaml.Node) (merged []*yaml.Node, more bool) {
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				key, value := n.Content[i], n.Content[i+1]
+				switch {
+				case d.tooMany(key):
+					return nil, false
+				case key.ShortTag() == "!!merge":
+					merged = append(merged, value)
+				case n == top || !own[key.Value]: // a key that a mapping has twice is for the caller
+					own[key.Value] = true
+					if !yield(key, value) {
+						return nil, false
+					}
+				}
 			}
-			own[key.Value] = true
-			if d.tooMany(key) || !yield(key, value) {
-				return
-			}
+			return merged, true
 		}
+		merged, more := once(top)
 		// What is merged may merge in turn, even itself.
-		seen := map[*yaml.Node]bool{n: true}
-		for len(merged) > 0 {
+		seen := map[*yaml.Node]bool{top: true}
+		for more && len(merged) > 0 {
 			at := merged[0]
 			source := resolve(at)
 			merged = merged[1:]
@@ -304,24 +312,13 @@ func (d *document) pairs(n *yaml.Node, path string) func(yield func(key, value *
 			if d.tooMany(at) {
 				return
 			}
+			var further []*yaml.Node
 			switch source.Kind {
 			case yaml.SequenceNode:
-				merged = append(append([]*yaml.Node{}, source.Content...), merged...)
+				merged = append(slices.Clone(source.Content), merged...)
 			case yaml.MappingNode:
-				for i := 0; i+1 < len(source.Content); i += 2 {
-					key, value := source.Content[i], source.Content[i+1]
-					if d.tooMany(key) {
-						return
-					}
-					if key.ShortTag() == "!!merge" {
-						merged = append(merged, value)
-					} else if !own[key.Value] {
-						own[key.Value] = true
-						if !yield(key, value) {
-							return
-						}
-					}
-				}
+				further, more = once(source)
+				merged = append(merged, further...)
 			default:
 				d.report(at, join(path, "<<"), shape(source)+": want an alias of keys with values")
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/anteroom-gpu/anteroom/backend"
@@ -90,10 +91,24 @@ func (f *filler) preset(name string) {
 			continue
 		}
 		label := name
-		if i > 0 {
+		if route.Socket {
+			label += "-sockets"
+		} else if i > 0 {
 			label += "-" + route.Class
 		}
 		class := cmp.Or(text(b, "class"), route.Class)
+		if route.Socket {
+			if paths := f.open(route.Paths); len(paths) > 0 {
+				match := map[string]any{"method": texts(route.Methods), "path": texts(paths)}
+				if models := all(b["models"]); len(models) > 0 && f.sharer(name, paths[0]) != "" {
+					match["when"] = "query.model in [" + strings.Join(quotedAll(models), ", ") + "]"
+				}
+				f.class(class, route.Class)
+				f.add(name, map[string]any{"name": label, "class": class, "hold_slot": true, "match": match})
+			}
+			continue
+		}
+		f.aliases(name, label, class, route)
 		var own, shared []string
 		for _, path := range f.open(route.Paths) {
 			if with := f.sharer(name, path); with != "" {
@@ -118,6 +133,29 @@ func (f *filler) preset(name string) {
 			f.class(class, route.Class)
 			f.add(name, map[string]any{"name": part.label, "class": class, "match": match})
 		}
+	}
+}
+
+func quotedAll(texts []string) []string {
+	quoted := make([]string, len(texts))
+	for i, text := range texts {
+		quoted[i] = strconv.Quote(text)
+	}
+	return quoted
+}
+
+// aliases makes the routes by which the models of a backend have other names. They come
+// before those that take every model.
+func (f *filler) aliases(name, label, class string, route backend.Route) {
+	aliases, _ := f.backend(name)["aliases"].(map[string]any)
+	paths := f.open(route.Paths)
+	if len(paths) == 0 {
+		return
+	}
+	for _, alias := range slices.Sorted(maps.Keys(aliases)) {
+		f.class(class, route.Class)
+		f.add(name, map[string]any{"name": label + "-as-" + alias, "class": class, "rewrite_model": aliases[alias],
+			"match": map[string]any{"method": texts(route.Methods), "path": texts(paths), "model": []any{alias}}})
 	}
 }
 

@@ -58,6 +58,7 @@ routes:
 	want := `mine [POST] 1 [] to chat for heavy  []
 chat [POST] 10 [] to chat for talk  []
 chat-by-model [POST] 5 [qwen*] to chat for talk  []
+chat-sockets [GET] 1 [] to chat for talk  []
 comfy ui[POST] 2 [] to comfy for heavy  []
 ollama [POST] 4 [] to ollama for light  []
 ollama-by-model [POST] 5 [llama3] to ollama for light  []
@@ -70,5 +71,25 @@ comfy-rest ui[] 1 [] to comfy for  pass []`
 	}
 	if k := c.Routing.Classes["heavy"]; k.Slots != 2 || k.VRAM.Amount != 10*admission.GiB || c.Routing.Classes["talk"].Slots != 8 {
 		t.Errorf("classes %+v", c.Routing.Classes)
+	}
+}
+
+// A model's other names are routes of its backend, before those for every model.
+func TestAliasesAreRoutesOfAPreset(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.yaml")
+	put(t, file, `
+gpus: {gpu0: {memory: 48GiB}}
+backends: {chat: {url: "http://127.0.0.1:8000", preset: vllm, aliases: {gpt-4o: qwen, "org/small": tiny}}}
+`)
+	c := load(t, Options{File: file})
+	var got []string
+	for _, r := range c.Routing.Routes[:3] {
+		got = append(got, fmt.Sprintf("%s %s %s %s %v", r.Name, r.Match.Model, r.RewriteModel, r.Class, len(r.Match.Path) > 5))
+	}
+	if want := "chat-as-gpt-4o [gpt-4o] qwen light true; chat-as-org/small [org/small] tiny light true; chat []  light true"; strings.Join(got, "; ") != want {
+		t.Errorf("got  %s\nwant %s", strings.Join(got, "; "), want)
+	}
+	if table, err := routing.NewTable(c.Routing); err != nil || len(table.Aliases()) != 2 {
+		t.Errorf("%v, aliases %v", err, table.Aliases())
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/anteroom-gpu/anteroom/internal/markdown"
 )
 
 // key is one key of default.yaml: what stands there and what is said of it.
@@ -52,7 +54,7 @@ func Reference() string {
 	for _, k := range keysOf(defaultsRoot()) {
 		fmt.Fprintf(&b, "\n## %s\n\n", k.name)
 		if k.comment != "" {
-			fmt.Fprintf(&b, "%s\n\n", k.comment)
+			b.WriteString(markdown.Wrap("", "", k.comment) + "\n")
 		}
 		describeKeys(&b, "", k.name, k.value)
 	}
@@ -80,11 +82,11 @@ func describeKeys(b *strings.Builder, indent, path string, n *yaml.Node) {
 			below = below.Content[0]
 		}
 		if below.Kind == yaml.MappingNode && len(below.Content) > 0 {
-			fmt.Fprintf(b, "%s- `%s`: %s\n", indent, k.name, k.comment)
+			b.WriteString(markdown.Wrap(fmt.Sprintf("%s- `%s`: ", indent, k.name), indent+"  ", k.comment))
 			describeKeys(b, indent+"  ", path+"."+k.name, k.value)
 			continue
 		}
-		fmt.Fprintf(b, "%s- `%s` (`%s`): %s\n", indent, k.name, written(k.value), k.comment)
+		b.WriteString(markdown.Wrap(fmt.Sprintf("%s- `%s` (`%s`): ", indent, k.name, written(k.value)), indent+"  ", k.comment))
 	}
 }
 

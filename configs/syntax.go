@@ -38,49 +38,61 @@ var closing = map[byte]byte{'{': '}', '[': ']'}
 // unclosed is the brace or bracket that was forgotten: one that is open at the end of
 // a line which no comma continues. Zero: there is none.
 func unclosed(lines []string) (open byte, line, column int) {
-	type brace struct {
-		open         byte
-		line, column int
-	}
-	var stack []brace
-	quote := byte(0)
+	var b braces
 	for i, text := range lines {
-		end := byte(0) // the last character that is neither blank nor comment
-	scan:
-		for j := 0; j < len(text); j++ {
-			c := text[j]
-			starts := j == 0 || strings.IndexByte(" \t,:[{-", text[j-1]) >= 0 // a value may begin here
-			switch {
-			case quote == '"' && c == '\\':
-				j++
-			case quote != 0:
-				if c == quote {
-					quote = 0
-				}
-			case (c == '\'' || c == '"') && starts:
-				quote = c
-			case c == '#' && (j == 0 || text[j-1] == ' ' || text[j-1] == '\t'):
-				break scan
-			case (c == '{' || c == '[') && (starts || len(stack) > 0):
-				stack = append(stack, brace{c, i + 1, j + 1})
-			case (c == '}' || c == ']') && len(stack) > 0:
-				if last := stack[len(stack)-1]; closing[last.open] != c {
-					return last.open, last.line, last.column
-				}
-				stack = stack[:len(stack)-1]
-			}
-			if c != ' ' && c != '\t' && c != '\r' {
-				end = c
-			}
-		}
+		end, closed := b.scan(i+1, text)
 		next := ""
 		if i+1 < len(lines) {
 			next = strings.TrimSpace(lines[i+1])
 		}
-		if len(stack) > 0 && quote == 0 && end != 0 && strings.IndexByte(",{[:", end) < 0 && !strings.ContainsAny(next[:min(1, len(next))], "}],") {
-			last := stack[len(stack)-1]
+		ends := b.quote == 0 && end != 0 && strings.IndexByte(",{[:", end) < 0 && !strings.ContainsAny(next[:min(1, len(next))], "}],")
+		if len(b.stack) > 0 && (!closed || ends) {
+			last := b.stack[len(b.stack)-1]
 			return last.open, last.line, last.column
 		}
 	}
 	return 0, 0, 0
+}
+
+// braces are those that are open, and the quote that is: 0: none is.
+type braces struct {
+	stack []brace
+	quote byte
+}
+
+type brace struct {
+	open         byte
+	line, column int
+}
+
+// scan reads one line and gives its last character that is neither blank nor comment.
+// It reports false where the last brace is closed by one of the other kind.
+func (b *braces) scan(line int, text string) (end byte, closed bool) {
+	for j := 0; j < len(text); j++ {
+		c := text[j]
+		starts := j == 0 || strings.IndexByte(" \t,:[{-", text[j-1]) >= 0 // a value may begin here
+		switch {
+		case b.quote == '"' && c == '\\':
+			j++
+		case b.quote != 0:
+			if c == b.quote {
+				b.quote = 0
+			}
+		case (c == '\'' || c == '"') && starts:
+			b.quote = c
+		case c == '#' && (j == 0 || text[j-1] == ' ' || text[j-1] == '\t'):
+			return end, true
+		case (c == '{' || c == '[') && (starts || len(b.stack) > 0):
+			b.stack = append(b.stack, brace{c, line, j + 1})
+		case (c == '}' || c == ']') && len(b.stack) > 0:
+			if closing[b.stack[len(b.stack)-1].open] != c {
+				return end, false
+			}
+			b.stack = b.stack[:len(b.stack)-1]
+		}
+		if c != ' ' && c != '\t' && c != '\r' {
+			end = c
+		}
+	}
+	return end, true
 }

@@ -72,6 +72,7 @@ type admin struct {
 	operations Operations
 	started    time.Time
 	salt       [16]byte // of the words for tenants
+	sent       recent
 	shown      board
 	compared   comparison
 }

@@ -141,7 +141,7 @@ func (e *attempt) abandonLater(x *exchange) {
 func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, error) {
 	e := x.try
 	if body != nil {
-		out.Body, out.ContentLength = body, x.body.size
+		out.Body, out.ContentLength = body, x.body.length()
 		if len(x.body.trailer) > 0 {
 			out.ContentLength, out.Trailer = -1, x.body.trailer
 		}
@@ -197,7 +197,7 @@ func (r result) body() answerBody {
 // execute asks the backend and wraps the answer's body so that its end ends
 // the execution.
 func (x *exchange) execute(e *attempt, out *http.Request) result {
-	res, err := e.to.Send(out, x)
+	res, err := x.sendOrListen(e, out)
 	if err != nil {
 		if !e.detached && x.ctx.Err() != nil {
 			err = context.Cause(x.ctx)
@@ -214,29 +214,11 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 	} else if x.trace.Operation() != "" && out.Method == http.MethodPost {
 		e.tail = keepTail(res)
 	}
-	if x.rules.watched != nil {
-		x.watchEvents(e, res)
-	}
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
-		if c, ok := res.Body.(io.ReadWriteCloser); ok {
-			if !x.route.HoldSlot {
-				// Only its handshake was work.
-				if e.clock != nil {
-					e.clock.Stop()
-				}
-				e.end(nil)
-			}
-			t := &tunnel{ReadWriteCloser: c, opened: time.Now()}
-			e.tunnel = t
-			idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
-			t.ended = func() { idle(); e.end(nil) }
-			res.Body = t
-			break
+		if err := x.tunnel(e, res); err != nil {
+			return result{err: err}
 		}
-		res.Body.Close()
-		e.end(nil)
-		return result{err: errors.New("proxy: the backend switched protocols on a connection that cannot")}
 	case res.Body == http.NoBody || out.Method == http.MethodHead:
 		e.end(nil)
 	case e.completion != nil && x.begin(e, res):
@@ -259,6 +241,29 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 		x.ladder.suspect(e.to)
 	}
 	return result{response: res}
+}
+
+// tunnel makes the connection behind an answer a tunnel.
+func (x *exchange) tunnel(e *attempt, res *http.Response) error {
+	c, ok := res.Body.(io.ReadWriteCloser)
+	if !ok {
+		res.Body.Close()
+		e.end(nil)
+		return errors.New("proxy: the backend switched protocols on a connection that cannot")
+	}
+	if !x.route.HoldSlot {
+		// Only its handshake was work.
+		if e.clock != nil {
+			e.clock.Stop()
+		}
+		e.end(nil)
+	}
+	t := &tunnel{ReadWriteCloser: c, opened: time.Now()}
+	e.tunnel = t
+	idle := x.Handler.open.stream(func() { t.Close() }, e.ended.Load)
+	t.ended = func() { idle(); e.end(nil) }
+	res.Body = t
+	return nil
 }
 
 // streamed ends an attempt whose answer was passed on as it came. What runs out of

@@ -27,6 +27,7 @@ type body struct {
 	size    int64
 	small   bool        // memory is its own, and no pool's
 	trailer http.Header // what followed a chunked body
+	edit    *edit       // what is forwarded in place of a part of file; nil: nothing is
 
 	mu     sync.Mutex
 	memory *[]byte  // guarded by mu; the body; nil if there is a file
@@ -37,6 +38,9 @@ type body struct {
 	second *reading // guarded by mu; nil: there was none
 	freed  bool     // guarded by mu
 	spool  *budget
+
+	resting *budget
+	rests   int64 // guarded by mu; what is taken from resting
 }
 
 // seen is the body as the rules see it. It is valid until Close.
@@ -64,6 +68,8 @@ func (b *body) readAt(p []byte, offset *int64) (n int, err error) {
 	switch {
 	case b.freed:
 		return 0, os.ErrClosed
+	case b.file != nil && b.edit != nil:
+		n, err = b.edit.readAt(b.file, p, *offset)
 	case b.file != nil:
 		n, err = b.file.ReadAt(p, *offset)
 	default:
@@ -105,32 +111,68 @@ func (b *body) free() error {
 	return nil
 }
 
-// smallBody is the length up to which a body has memory of its own, of its size, and
-// is sent together with the head of its request.
-const smallBody = 16 << 10
+// restingMemory is what the bodies of waiting requests may take of the memory together.
+// A queue of thousands must not take what the machine does not have, and a short one
+// is not to write files.
+const restingMemory = 4 << 20
 
-// tighten gives a small body memory of its own.
-func (b *body) tighten() {
-	if b.file != nil || b.size > smallBody {
+// Rest is called when its request has to wait: what restingMemory does not hold goes to a
+// file. Where there is none to be had, it stays where it is.
+func (b *body) Rest() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.memory == nil || b.rests != 0 {
 		return
 	}
-	pooled := b.memory
-	own := append(make([]byte, 0, b.size), *pooled...)
-	b.memory, b.small = &own, true
-	putBuffer(pooled)
+	if n := int64(cap(*b.memory)); b.resting.take(n) {
+		b.rests = n
+		return
+	}
+	if !b.spool.take(b.size) {
+		return
+	}
+	file, err := spoolFile()
+	if err == nil {
+		if _, err = file.Write(*b.memory); err != nil {
+			file.Close()
+		}
+	}
+	if err != nil {
+		b.spool.give(b.size)
+		return
+	}
+	if !b.small {
+		putBuffer(b.memory)
+	}
+	b.file, b.memory, b.small = file, nil, false
 }
+
+// wake is called when its request waits no more.
+func (b *body) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.resting.give(b.rests)
+	b.rests = 0
+}
+
+// smallBody is the length up to which a body is sent together with the head of its
+// request.
+const smallBody = 16 << 10
 
 // reader is the first reading, as a transport likes it. http.Transport writes the
 // head of a request by itself where it does not know that its body is in memory,
 // which is one system call and one packet more. Such a reader does not tell when the
-// transport is done with it, and so the memory cannot be a pool's.
+// transport is done with it, and so its memory is not the pool's.
 func (b *body) reader() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.small && b.memory != nil {
-		return io.NopCloser(bytes.NewReader(*b.memory))
+	if b.memory == nil || b.size > smallBody {
+		return b
 	}
-	return b
+	own := append(make([]byte, 0, b.size), *b.memory...)
+	putBuffer(b.memory)
+	b.memory, b.small = &own, true
+	return io.NopCloser(bytes.NewReader(own))
 }
 
 // retain keeps the body for a second reading, until drop.
@@ -218,7 +260,7 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limits *Limit
 	if r.ContentLength > int64(limits.Body) {
 		return nil, refuse(codeBodyTooLarge, "%d bytes announced, at most %d are taken", r.ContentLength, int64(limits.Body))
 	}
-	in := intake{body: &body{spool: &h.spool}, limits: limits, source: r.Body, control: http.NewResponseController(w)}
+	in := intake{body: &body{spool: &h.spool, resting: &h.resting}, limits: limits, source: r.Body, control: http.NewResponseController(w)}
 	in.memory = getBuffer(firstRead(r.ContentLength, int64(limits.BodyMemory)))
 	err := in.run()
 	if err == nil && r.ContentLength > 0 && in.size != r.ContentLength {
@@ -232,7 +274,6 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limits *Limit
 	// server watches it for the client's leaving.
 	in.control.SetReadDeadline(time.Time{})
 	in.trailer = r.Trailer
-	in.tighten()
 	return in.body, nil
 }
 
@@ -250,6 +291,10 @@ func explainIntake(r *http.Request, err error) error {
 	}
 	return refuse(codeBadBody, "the body could not be read")
 }
+
+// longQueueBody is what is kept of one body in memory while what waits has all of
+// restingMemory: a longer one would go to a file in a moment anyway.
+const longQueueBody = 64 << 10
 
 // firstRead is the memory to begin with. A length that is only announced
 // reserves no more than 64 KiB: the rest is taken as the bytes come.
@@ -273,11 +318,17 @@ type intake struct {
 
 // run reads the source to its end.
 func (in *intake) run() error {
-	if err := in.fill(); err != errMemoryFull {
+	err := in.fill(longQueueBody)
+	if err == errMemoryFull && in.size < int64(in.limits.BodyMemory) && (!in.resting.isFull() || in.open() != nil) {
+		err = in.fill(int(in.limits.BodyMemory))
+	}
+	if err != errMemoryFull {
 		return err
 	}
-	if err := in.open(); err != nil {
-		return err
+	if in.file == nil {
+		if err := in.open(); err != nil {
+			return err
+		}
 	}
 	chunk := getBuffer(32 << 10)
 	defer putBuffer(chunk)
@@ -297,22 +348,23 @@ func (in *intake) run() error {
 	}
 }
 
-var errMemoryFull = errors.New("proxy: the body is larger than body_memory")
+var errMemoryFull = errors.New("proxy: the body is larger than its share of memory")
 
-// fill reads into memory until the source ends or body_memory is full.
-func (in *intake) fill() error {
+// fill reads into memory until the source ends or it has read so much, or body_memory.
+func (in *intake) fill(most int) error {
+	most = min(most, int(in.limits.BodyMemory))
 	for {
 		buffer := *in.memory
-		if len(buffer) == cap(buffer) || len(buffer) == int(in.limits.BodyMemory) {
-			if len(buffer) >= int(in.limits.BodyMemory) {
-				return errMemoryFull
-			}
-			grown := getBuffer(min(2*cap(buffer), int(in.limits.BodyMemory)))
+		if len(buffer) >= most {
+			return errMemoryFull
+		}
+		if len(buffer) == cap(buffer) {
+			grown := getBuffer(min(2*cap(buffer), most))
 			*grown = append(*grown, buffer...)
 			putBuffer(in.memory)
 			in.memory, buffer = grown, *grown
 		}
-		n, err := in.read(buffer[len(buffer):min(cap(buffer), int(in.limits.BodyMemory))])
+		n, err := in.read(buffer[len(buffer):min(cap(buffer), most)])
 		*in.memory = buffer[:len(buffer)+n]
 		in.size += int64(n)
 		if in.size > int64(in.limits.Body) {
@@ -337,12 +389,13 @@ func (in *intake) open() error {
 		in.spool.give(in.size)
 		return noSpool(err)
 	}
-	in.file = file
 	if _, err := file.Write(*in.memory); err != nil {
+		file.Close()
+		in.spool.give(in.size)
 		return noSpool(err)
 	}
 	putBuffer(in.memory)
-	in.memory = nil
+	in.file, in.memory = file, nil
 	return nil
 }
 
@@ -435,6 +488,9 @@ func (b *budget) take(n int64) bool {
 }
 
 func (b *budget) give(n int64) { b.taken.Add(-n) }
+
+// isFull says that hardly anything is left of it.
+func (b *budget) isFull() bool { return b.taken.Load() > b.limit.Load()/8*7 }
 
 // buffers are pools of byte slices by power of two, from 1 KiB to 1 MiB.
 // Larger ones are left to the collector.

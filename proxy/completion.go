@@ -42,6 +42,9 @@ type job struct {
 	told   chan error // its end, seen in passing; buffered
 	left   chan struct{}
 	leaves sync.Once
+	// tells is the stream that tells of its end; the zero one: none does.
+	tells     source
+	following *jobs // among which it is
 
 	cancelled bool // the cancel call was made
 	looks     int
@@ -100,7 +103,7 @@ func isJSON(header http.Header) bool {
 // follow starts to look for a job's end. It ends the attempt then.
 func (x *exchange) follow(e *attempt, found *backend.Job) {
 	j := &job{Job: found, how: e.completion, work: e, backend: e.to, header: make(http.Header),
-		told: make(chan error, 1), left: make(chan struct{}),
+		told: make(chan error, 1), left: make(chan struct{}), following: &x.jobs,
 		log: x.log.With("route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend, "trace_id", x.trace.SpanContext().TraceID().String())}
 	if j.backend.Config.PreserveHost {
 		j.host = x.in.Host
@@ -119,6 +122,9 @@ func (x *exchange) follow(e *attempt, found *backend.Job) {
 		j.Cancel = backend.Call{} // who only observes ends nothing
 	}
 	j.ctx, j.stop = context.WithCancelCause(context.Background())
+	if found.Event != "" {
+		j.tells = x.sourceOf(found.Event)
+	}
 	e.job.Store(j)
 	x.jobs.add(j)
 	go func() {
@@ -151,6 +157,8 @@ func (j *job) run() error {
 		defer t.Stop()
 		overdue = t.C
 	}
+	unheard := j.untilUnheard()
+	defer unheard.Stop()
 	left := j.left
 	for {
 		why := ""
@@ -164,6 +172,9 @@ func (j *job) run() error {
 			return errJobTimeout
 		case <-left:
 			left, why = nil, "its caller left"
+		case <-unheard.C:
+			go j.listen()
+			continue
 		case <-overdue:
 			overdue, why = nil, "execution_timeout passed"
 		case <-next.C:
@@ -303,7 +314,10 @@ type jobs struct {
 	mu     sync.Mutex
 	open   map[*job]struct{} // guarded by mu
 	events map[string]*job   // guarded by mu; those whose end passes by, by its name
-	closed bool              // guarded by mu
+	// listeners are the streams that tell of them. They stay when their client has
+	// left, and longer where none has come yet.
+	listeners map[string]*listener // guarded by mu; by source
+	closed    bool                 // guarded by mu
 	// passed are ends that nobody waited for: a quick job's may overtake the
 	// answer that names it. The oldest is overwritten.
 	passed [64]ending // guarded by mu
@@ -346,6 +360,9 @@ func (s *jobs) remove(j *job) {
 	if s.events[j.Event] == j {
 		delete(s.events, j.Event)
 	}
+	if l := s.listeners[j.tells.key]; l != nil && !s.isAwaited(l) {
+		l.leave()
+	}
 }
 
 // tell passes an end on to the job of that event.
@@ -387,5 +404,8 @@ func (s *jobs) close() {
 	s.closed = true
 	for j := range s.open {
 		j.stop(errJobClosed)
+	}
+	for _, l := range s.listeners {
+		l.cut()
 	}
 }

@@ -23,6 +23,7 @@ import (
 const (
 	codeNoRoute            admission.Code = "no_route"
 	codeBadRequest         admission.Code = "bad_request"
+	codeNoRequest          admission.Code = "no_request"
 	codeAmbiguousPath      admission.Code = "ambiguous_path"
 	codeAmbiguousBody      admission.Code = "ambiguous_body"
 	codeControlRoute       admission.Code = "control_route"
@@ -70,6 +71,7 @@ var answers = map[admission.Code]answer{
 	admission.CodeClientCancelled:     {statusClientLeft, grpcCancelled, never, false, "The client left"},
 
 	codeNoRoute:            {404, grpcUnimplemented, never, false, "No route matches"},
+	codeNoRequest:          {404, grpcUnimplemented, never, false, "No request with this id waits or runs"},
 	codeBadRequest:         {400, grpcInternal, never, false, "The request has no single meaning"},
 	codeControlRoute:       {403, grpcDenied, useless, false, "The path controls a model server"},
 	codeAmbiguousPath:      {400, grpcInternal, never, false, "The path has no single meaning"},

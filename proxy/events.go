@@ -2,9 +2,9 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"sync"
@@ -53,7 +53,7 @@ func (a *admin) events(c echo.Context) error {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
-	s := &eventStream{admin: a, out: bufio.NewWriter(w), control: http.NewResponseController(w)}
+	s := &eventStream{admin: a, out: bufio.NewWriterSize(w, 32<<10), control: http.NewResponseController(w)}
 	last, fresh := strconv.ParseUint(c.Request().Header.Get("Last-Event-ID"), 10, 64)
 	s.last = last
 	events, complete := store.After(s.last, eventBatch)
@@ -77,23 +77,7 @@ func (a *admin) events(c echo.Context) error {
 		if s.send(events) != nil {
 			return nil
 		}
-		beat := time.NewTimer(eventBeat)
-		select {
-		case <-store.Changed(s.last):
-			pause := time.NewTimer(eventPause)
-			select {
-			case <-pause.C:
-			case <-ctx.Done():
-			}
-			pause.Stop()
-		case <-tick:
-			err = s.write("state", 0, a.board())
-		case <-beat.C:
-			_, err = fmt.Fprint(s.out, ": still here\n\n")
-		case <-ctx.Done():
-		}
-		beat.Stop()
-		if ctx.Err() != nil || err != nil {
+		if len(events) < eventBatch && s.wait(ctx, tick) != nil {
 			return nil
 		}
 		if events, complete = store.After(s.last, eventBatch); !complete {
@@ -106,13 +90,41 @@ func (a *admin) events(c echo.Context) error {
 	}
 }
 
+// wait waits for an event, and says between them what is due: the state, or that the stream
+// is still there. Its error says that the client is gone.
+func (s *eventStream) wait(ctx context.Context, tick <-chan time.Time) error {
+	beat := time.NewTimer(eventBeat)
+	defer beat.Stop()
+	select {
+	case <-s.telemetry.History.Changed(s.last):
+		pause := time.NewTimer(eventPause)
+		defer pause.Stop()
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+		}
+	case <-tick:
+		if err := s.write("state", 0, s.board()); err != nil {
+			return err
+		}
+	case <-beat.C:
+		if _, err := fmt.Fprint(s.out, ": still here\n\n"); err != nil {
+			return err
+		}
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
 // send sends events that were kept, and what was written before them.
 func (s *eventStream) send(events []timeline.Event) error {
 	for _, e := range events {
 		s.last = e.Number
-		if err := s.writeKept(e); err != nil {
+		text, err := s.sent.of(e)
+		if err != nil {
 			return err
 		}
+		s.out.Write(text) // a bufio.Writer keeps its first error
 	}
 	s.control.SetWriteDeadline(time.Now().Add(s.rules.Load().limits.WriteStall))
 	if err := s.out.Flush(); err != nil {
@@ -121,7 +133,37 @@ func (s *eventStream) send(events []timeline.Event) error {
 	return s.control.Flush()
 }
 
-func (s *eventStream) writeKept(e timeline.Event) error {
+// write sends an event of text without a newline; number 0: it has no id, but for a
+// snapshot.
+func (s *eventStream) write(name string, number uint64, text []byte) error {
+	_, err := s.out.Write(eventText(name, number, text))
+	return err
+}
+
+func eventText(name string, number uint64, text []byte) []byte {
+	b := make([]byte, 0, len(text)+64)
+	b = append(append(append(b, "event: "...), name...), '\n')
+	if number > 0 || name == "snapshot" {
+		b = append(strconv.AppendUint(append(b, "id: "...), number, 10), '\n')
+	}
+	return append(append(append(b, "data: "...), text...), "\n\n"...)
+}
+
+// recent has the last events as they are sent, so that one is encoded once for all who
+// watch.
+type recent struct {
+	mu     sync.Mutex
+	number [512]uint64 // guarded by mu; of the text at the same place
+	text   [512][]byte // guarded by mu
+}
+
+func (x *recent) of(e timeline.Event) ([]byte, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	i := e.Number % uint64(len(x.text))
+	if x.number[i] == e.Number {
+		return x.text[i], nil
+	}
 	name, v := "sample", any(e.Sample)
 	switch {
 	case e.Request != nil:
@@ -131,21 +173,10 @@ func (s *eventStream) writeKept(e timeline.Event) error {
 	}
 	text, err := json.Marshal(v)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.write(name, e.Number, text)
-}
-
-// write writes an event of text without a newline; number 0: it has no id.
-func (s *eventStream) write(name string, number uint64, text []byte) error {
-	io.WriteString(s.out, "event: "+name+"\n")
-	if number > 0 || name == "snapshot" {
-		io.WriteString(s.out, "id: "+strconv.FormatUint(number, 10)+"\n")
-	}
-	io.WriteString(s.out, "data: ")
-	s.out.Write(text)
-	_, err := io.WriteString(s.out, "\n\n") // a bufio.Writer keeps its first error
-	return err
+	x.number[i], x.text[i] = e.Number, eventText(name, e.Number, text)
+	return x.text[i], nil
 }
 
 // stateEvery reads ?state=1s; nothing said: no states, 0.

@@ -19,6 +19,10 @@ import (
 // forward sends the request to its backend and the answer to the client.
 func (x *exchange) forward(grant *admission.Grant) error {
 	x.try.grant, x.try.trace = grant, x.trace
+	if grant == nil {
+		now := time.Now()
+		x.places.moved(x.place, now, now)
+	}
 	if x.try.to = x.server(grant); x.try.to == nil {
 		return refuse(admission.CodeBackendUnavailable, "the replica of %s that had room was taken out of the configuration", x.route.Backend)
 	}
@@ -120,7 +124,7 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 	if x.body != nil {
 		out.Header.Del("Expect") // the body is here
 	}
-	if x.try.completion != nil || x.rules.watched != nil {
+	if x.try.completion != nil || x.rules.watched != nil || x.out.committed {
 		x.askPlain(out.Header)
 	}
 	x.now = time.Now()
@@ -201,7 +205,10 @@ func (s *rules) trusts(peer string) bool {
 // decorate adds our headers to the backend's answer.
 func (x *exchange) decorate(res *http.Response) error {
 	x.describe(res.Header)
-	x.out.flush = x.try.slowly
+	x.out.flush = x.try.slowly || x.out.committed
+	if x.out.committed {
+		x.fitComments(res)
+	}
 	x.switched = res.StatusCode == http.StatusSwitchingProtocols
 	if _, ok := res.Header["Content-Type"]; !ok {
 		x.out.Header()["Content-Type"] = nil // else net/http makes one up

@@ -5,14 +5,12 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"strings"
 
 	"github.com/anteroom-gpu/anteroom/backend"
 )
 
-// Gradio tells the end of its work to the caller's stream of events alone, so
-// that stream is watched as it passes through. Where the caller opens none, or
-// leaves it, nothing tells, and completion.timeout ends the wait.
+// Gradio tells the end of its work to the caller's stream of events alone, and each
+// message once, so that stream is watched as it passes through: see listener.
 
 // eventHead is how much of an event's line is kept: the result that it carries
 // comes behind its name.
@@ -38,16 +36,8 @@ func (x *exchange) watches() (event string, ok bool) {
 
 // askPlain leaves out what would make an answer unreadable here.
 func (x *exchange) askPlain(header http.Header) {
-	if _, ok := x.watches(); ok || x.try.completion != nil {
+	if _, ok := x.watches(); ok || x.try.completion != nil || x.out.committed {
 		header.Del("Accept-Encoding")
-	}
-}
-
-// watchEvents puts itself between the backend's events and their reader.
-func (x *exchange) watchEvents(e *attempt, res *http.Response) {
-	event, ok := x.watches()
-	if ok && res.StatusCode == http.StatusOK && strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
-		res.Body = &eventWatch{ReadCloser: res.Body, jobs: &x.jobs, backend: e.to, event: event}
 	}
 }
 

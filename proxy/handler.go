@@ -1,19 +1,3 @@
-// Package proxy is the HTTP face: a request comes in, asks for room, is
-// forwarded, and its answer streams back.
-//
-// What it promises:
-//
-//   - A request is sent to a backend at most once, and never after its client
-//     has been seen to leave. There is one exception, retry_oom: a run that has
-//     ended with a complete out-of-memory error, of which its client has seen
-//     nothing, is followed by one more.
-//   - A grant is given back exactly once, when the backend has ended: at its
-//     last byte, at the end of its connection, when the work that it goes on
-//     with has ended, or when the handler panics. What is given back earlier, by
-//     a limit of the operator's, is logged.
-//   - What a backend answers is what the client gets. The proxy speaks for
-//     itself only when it refuses, and an answer that was cut looks cut.
-//   - What clients can make it hold is bounded by limits.
 package proxy
 
 import (
@@ -44,12 +28,14 @@ type Handler struct {
 	// while there is none.
 	drainUntil atomic.Int64
 	spool      budget
+	resting    budget        // bodies of waiting requests that are in memory
 	ahead      budget        // answers that are read ahead
 	looks      chan struct{} // one for each body in a file that is looked at
 	open       open          // what is being answered
 	resets     resets
 	jobs       jobs
 	observed   observed
+	places     queuePlaces
 	ladder     *ladder
 	recalled   recalled
 }
@@ -72,6 +58,7 @@ type exchange struct {
 	tenant   string          // who asks
 	own      admission.Bytes // its demand before anything learned
 	first    *firstTry       // nil: this is the first
+	place    *queuePlace     // that its client may ask for; nil: it may not
 	trace    *telemetry.Request
 	began    time.Time
 	now      time.Time // the last look at the clock
@@ -91,6 +78,10 @@ func (h *Handler) On(listener string) http.Handler {
 }
 
 func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request) {
+	if isPlaceQuery(r) {
+		h.tellPlace(w, r)
+		return
+	}
 	now := time.Now()
 	x := &exchange{Handler: h, rules: h.rules.Load(), listener: listener, try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
@@ -119,12 +110,19 @@ func (x *exchange) serve() error {
 		return err
 	}
 	if x.free = candidates.Free(x.in); x.free && !candidates.NeedBody() {
-		if len(x.route.Merge) > 0 && (x.in.Method == http.MethodGet || x.in.Method == http.MethodHead) {
+		if x.listsModels() {
 			return x.mergeModels()
 		}
 		return x.forward(nil)
 	}
 	if !x.free {
+		leave, err := x.enter()
+		if err != nil {
+			return err
+		}
+		if leave != nil {
+			defer leave()
+		}
 		if err := x.turnAway(!candidates.NeedBody()); err != nil {
 			return err
 		}
@@ -256,7 +254,11 @@ func (x *exchange) decide(candidates routing.Candidates) (routing.Decision, erro
 			return routing.Decision{}, x.ctx.Err()
 		}
 	}
-	return candidates.Decide(x.in, x.seen())
+	decision, err := candidates.Decide(x.in, x.seen())
+	if err == nil {
+		err = x.rename(decision.Route)
+	}
+	return decision, err
 }
 
 // mostLooks is how many bodies in files are looked at at once.
@@ -301,13 +303,22 @@ func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
 	x.trace.Asked(3-int(ask.Boost/Urgency), ask.Deadline)
 	x.trace.Wait(x.now)
+	x.places.moved(x.place, x.now, time.Time{})
+	x.announce()
+	quiet := x.comment()
+	if x.body != nil {
+		ask.Holds = x.body
+		defer x.body.wake()
+	}
 	grant, err := x.controller.Admit(x.ctx, ask)
+	quiet()
 	if err != nil {
 		x.now = time.Now()
 		x.trace.Refused(x.now, rejectionOf(err))
 		return nil, err
 	}
 	x.now = x.now.Add(grant.Waited())
+	x.places.moved(x.place, time.Time{}, x.now)
 	x.trace.Admitted(x.now, grant.ID(), grant.Replica(), grant.Position(), grant.Waited(), grant.Stay())
 	if err := x.ctx.Err(); err != nil {
 		grant.Release(admission.Result{Outcome: admission.Aborted})
@@ -343,6 +354,10 @@ func (x *exchange) refuse(f *refusal) {
 	}
 	if f.code == admission.CodeDraining {
 		f.retry = time.Until(time.Unix(0, x.drainUntil.Load()))
+	}
+	if x.out.committed {
+		f.sendEvent(&x.out, dialect)
+		return
 	}
 	x.describe(x.out.Header())
 	if origin := x.rules.config.CORS.allows(x.in); origin != "" {
@@ -448,12 +463,17 @@ type output struct {
 	bytes  int64
 	first  time.Time // when the first byte of the body went out; zero: none did
 	flush  bool      // what is written goes out at once
+	// committed says that comments have begun the answer.
+	committed bool
 }
 
 // Unwrap is for http.ResponseController.
 func (o *output) Unwrap() http.ResponseWriter { return o.ResponseWriter }
 
 func (o *output) WriteHeader(status int) {
+	if o.committed {
+		return
+	}
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		o.status = status
 	}

@@ -30,8 +30,8 @@ type heads struct {
 	// What the head says of the body's length.
 	hasLength, hasEncoding bool
 
-	left    int64  // of the body, or of a chunk and the line behind it
-	pending []byte // read behind a head whose request has not begun
+	left    int64   // of the body, or of a chunk and the line behind it
+	pending *[]byte // read behind a head whose request has not begun; nil: nothing
 }
 
 type headState uint8
@@ -65,11 +65,7 @@ func (h *heads) follow(p []byte) {
 	for len(p) > 0 && h.state != lookAway {
 		switch h.state {
 		case atBody:
-			if len(h.pending)+len(p) > mostPending {
-				h.state, h.pending = lookAway, nil
-				return
-			}
-			h.pending = append(h.pending, p...)
+			h.keep(p)
 			return
 		case inBody, inChunk:
 			n := min(h.left, int64(len(p)))
@@ -90,6 +86,24 @@ func (h *heads) follow(p []byte) {
 			h.line, h.length, h.last = h.line[:0], 0, 0
 		}
 	}
+}
+
+// keep puts aside what was read behind a head. The memory is a pool's: a request may
+// wait for long.
+func (h *heads) keep(p []byte) {
+	switch {
+	case h.pending == nil:
+		h.pending = getBuffer(len(p))
+	case len(*h.pending)+len(p) > mostPending:
+		h.state, h.pending = lookAway, nil
+		return
+	case len(*h.pending)+len(p) > cap(*h.pending):
+		grown := getBuffer(len(*h.pending) + len(p))
+		*grown = append(*grown, *h.pending...)
+		putBuffer(h.pending)
+		h.pending = grown
+	}
+	*h.pending = append(*h.pending, p...)
 }
 
 // extend adds to the present line.
@@ -179,8 +193,10 @@ func (h *heads) begin(r *http.Request) (odd string, lost bool) {
 	default:
 		h.state = inHead
 	}
-	behind := h.pending
-	h.pending = h.pending[:0] // follow takes them from the front
-	h.follow(behind)
+	if behind := h.pending; behind != nil {
+		h.pending = nil
+		h.follow(*behind)
+		putBuffer(behind)
+	}
 	return odd, false
 }

@@ -92,7 +92,7 @@ func twoEngines(t *testing.T, change func(*backend.Config)) (b *box, large, othe
 			setBackend(s, name, func(c *backend.Config) {
 				c.URL = servers[i].URL
 				c.Resident.Amount = []admission.Bytes{30 * admission.GiB, 28 * admission.GiB}[i]
-				c.Reclaim = backend.ReclaimConfig{Call: "POST /sleep", Wake: "POST /wake_up", Probe: "GET /health", Timeout: time.Minute, Settle: 2 * time.Second}
+				c.Reclaim = backend.ReclaimConfig{Call: "POST /sleep", Wake: "POST /wake_up", Probe: "GET /health", Timeout: time.Minute, Settle: time.Minute}
 				if change != nil {
 					change(c)
 				}
@@ -106,7 +106,7 @@ func twoEngines(t *testing.T, change func(*backend.Config)) (b *box, large, othe
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			b.controller.Observe(admission.Reading{GPU: "gpu0", Total: 48 * admission.GiB, Source: "nvml",
+			b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Source: "nvml",
 				Used: admission.Bytes(large.held.Load() + other.held.Load())})
 			select {
 			case <-stop:
@@ -122,6 +122,7 @@ func twoEngines(t *testing.T, change func(*backend.Config)) (b *box, large, othe
 			s.Close()
 		}
 	})
+	eventually(t, "the card is read", func() bool { return b.controller.Snapshot().GPUs[0].Source == "nvml" })
 	return b, large, other
 }
 
@@ -158,6 +159,7 @@ var lied = regexp.MustCompile(`"the call succeeded, and 0B of 3[01]GiB were free
 func TestAHookThatLiesIsSeenThrough(t *testing.T) {
 	b, large, other := twoEngines(t, func(c *backend.Config) { c.Reclaim.Wake, c.Reclaim.Settle = "", 20*time.Millisecond })
 	b.want("POST", "/heavy")
+	eventually(t, "its weights are seen", func() bool { return strings.Contains(b.backendState("slow"), `"low_bytes":32212254720,`) })
 	large.lies.Store(true)
 	waits := make(chan struct{})
 	go func() {

@@ -19,7 +19,8 @@ type card struct {
 	used, reads atomic.Int64
 }
 
-// readsCard reads a card until the test ends.
+// readsCard reads a card until the test ends. It returns when it has been read: a run
+// that begins before is not measured.
 func (b *box) readsCard() *card {
 	c := new(card)
 	stop, ended := make(chan struct{}), make(chan struct{})
@@ -41,6 +42,7 @@ func (b *box) readsCard() *card {
 		close(stop)
 		<-ended
 	})
+	eventually(b.t, "the card is read", func() bool { return c.reads.Load() > 0 })
 	return c
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,52 +144,79 @@ func TestWorkThatAbortsWithItsCallerGivesBackAtOnce(t *testing.T) {
 }
 
 func TestTheExecutionTimeoutAnswersTheClient(t *testing.T) {
-	short := func(s *proxy.Setup) {
-		class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = 50 * time.Millisecond })
+	within := func(limit time.Duration) func(s *proxy.Setup) {
+		return func(s *proxy.Setup) {
+			class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = limit })
+		}
+	}
+	late := func(t *testing.T, b *box, path string) {
+		t.Helper()
+		if res, body := b.do("POST", path, ""); res.StatusCode != http.StatusGatewayTimeout || !strings.Contains(body, "execution_timeout") {
+			t.Errorf("got %d %s, want 504 execution_timeout", res.StatusCode, body)
+		}
 	}
 	t.Run("and ends work that can be ended", func(t *testing.T) {
-		gone := make(chan struct{})
-		b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done(); close(gone) }), short)
-		if res, body := b.do("POST", "/light/x", ""); res.StatusCode != http.StatusGatewayTimeout || !strings.Contains(body, "execution_timeout") {
-			t.Errorf("got %d %s, want 504 execution_timeout", res.StatusCode, body)
-		}
-		<-gone
-		eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+		unhurried(t, func(t *testing.T, limit time.Duration) bool {
+			var began atomic.Bool
+			gone := make(chan struct{})
+			b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				began.Store(true)
+				<-r.Context().Done()
+				close(gone)
+			}), within(limit))
+			late(t, b, "/light/x")
+			eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+			if !began.Load() {
+				return false
+			}
+			<-gone
+			return true
+		})
 	})
 	t.Run("while the work keeps its grant", func(t *testing.T) {
-		m := newModel(t)
-		b := open(t, m, short)
-		if res, body := b.do("POST", "/slow/x", ""); res.StatusCode != http.StatusGatewayTimeout || !strings.Contains(body, "execution_timeout") {
-			t.Errorf("got %d %s, want 504 execution_timeout", res.StatusCode, body)
-		}
-		if b.running() != 1 {
-			t.Errorf("%d grants while the backend works on, want 1", b.running())
-		}
-		close(m.let)
-		eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+		unhurried(t, func(t *testing.T, limit time.Duration) bool {
+			m := newModel(t)
+			b := open(t, m, within(limit))
+			late(t, b, "/slow/x")
+			if !m.reached() {
+				return false
+			}
+			if b.running() != 1 {
+				t.Errorf("%d grants while the backend works on, want 1", b.running())
+			}
+			close(m.let)
+			eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+			return true
+		})
 	})
 	t.Run("by a cut in the middle of an answer", func(t *testing.T) {
-		goOn := make(chan struct{})
-		b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			io.WriteString(w, "begin")
-			http.NewResponseController(w).Flush()
-			select {
-			case <-goOn:
-			case <-t.Context().Done():
+		unhurried(t, func(t *testing.T, limit time.Duration) bool {
+			goOn := make(chan struct{})
+			b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "begin")
+				http.NewResponseController(w).Flush()
+				select {
+				case <-goOn:
+				case <-t.Context().Done():
+				}
+			}), within(limit))
+			defer close(goOn)
+			res, err := b.client.Do(b.request(t.Context(), "POST", "/slow/x", ""))
+			if err != nil {
+				t.Fatal(err)
 			}
-		}), short)
-		defer close(goOn)
-		res, err := b.client.Do(b.request(t.Context(), "POST", "/slow/x", ""))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		if got, err := io.ReadAll(res.Body); err == nil {
-			t.Errorf("the client saw a clean end after %q", got)
-		}
-		if b.running() != 1 {
-			t.Errorf("%d grants while the backend works on, want 1", b.running())
-		}
+			defer res.Body.Close()
+			if res.StatusCode == http.StatusGatewayTimeout {
+				return false
+			}
+			if got, err := io.ReadAll(res.Body); err == nil {
+				t.Errorf("the client saw a clean end after %q", got)
+			}
+			if b.running() != 1 {
+				t.Errorf("%d grants while the backend works on, want 1", b.running())
+			}
+			return true
+		})
 	})
 }
 
@@ -212,7 +240,9 @@ func TestASlowReaderHoldsNoSlot(t *testing.T) {
 }
 
 func TestAReaderThatStallsIsCut(t *testing.T) {
+	arrived := make(chan struct{})
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(arrived)
 		for r.Context().Err() == nil {
 			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
 				return
@@ -220,7 +250,7 @@ func TestAReaderThatStallsIsCut(t *testing.T) {
 		}
 	}), func(s *proxy.Setup) { s.Proxy.Limits.WriteStall = 50 * time.Millisecond })
 	b.raw("POST /light/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-	eventually(t, "it runs", func() bool { return b.running() == 1 })
+	<-arrived
 	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
 }
 

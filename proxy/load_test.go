@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -200,7 +199,6 @@ func TestABackendThatIsKilled(t *testing.T) {
 	kill, at := startModel(t, "127.0.0.1:0")
 	b := openAt(t, "http://"+at, func(s *proxy.Setup) {
 		class(s, "light", func(c *routing.ClassConfig) { c.Slots = 20; c.VRAM.Amount = admission.GiB })
-		setBackend(s, "quick", func(c *backend.Config) { c.Breaker.Open = time.Second })
 	})
 	answers := make(chan int, 20)
 	for range 20 {

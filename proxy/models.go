@@ -2,15 +2,18 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
+	"github.com/anteroom-gpu/anteroom/routing"
 )
 
 const (
@@ -47,7 +50,13 @@ func (x *exchange) mergeModels() error {
 		})
 	}
 	all.Wait()
-	merged := mergeLists(answers)
+	var aliases []routing.Alias
+	for _, a := range x.rules.tables[x.listener].Aliases() {
+		if slices.Contains(names, a.Backend) {
+			aliases = append(aliases, a)
+		}
+	}
+	merged := mergeLists(answers, aliases)
 	if merged == nil {
 		return refuse(admission.CodeBackendUnavailable, "none of %s lists its models", names)
 	}
@@ -62,8 +71,9 @@ func (x *exchange) mergeModels() error {
 }
 
 // mergeLists puts lists of models together, in OpenAI's form (data) or Ollama's
-// (models). A model that several list is in it once. Nil: there is no list.
-func mergeLists(answers [][]byte) []byte {
+// (models). A model that several list is in it once. A model that is listed is in it by
+// its other names too. Nil: there is no list.
+func mergeLists(answers [][]byte, aliases []routing.Alias) []byte {
 	var first map[string]json.RawMessage
 	key := ""
 	models := []json.RawMessage{}
@@ -91,6 +101,13 @@ func mergeLists(answers [][]byte) []byte {
 				seen[name] = true
 				models = append(models, model)
 			}
+			for _, a := range aliases {
+				listed := cmp.Or(m.ID, m.Model, m.Name)
+				if (a.Model == listed || a.Model+":latest" == listed) && !seen["alias\x00"+a.Name] {
+					seen["alias\x00"+a.Name] = true
+					models = append(models, called(model, a.Name))
+				}
+			}
 		}
 	}
 	if first == nil {
@@ -102,4 +119,20 @@ func mergeLists(answers [][]byte) []byte {
 	e.SetEscapeHTML(false)
 	e.Encode(first)
 	return out.Bytes()
+}
+
+// called is the entry of a model by another name.
+func called(model json.RawMessage, name string) json.RawMessage {
+	var entry map[string]json.RawMessage
+	if json.Unmarshal(model, &entry) != nil {
+		return model
+	}
+	text, _ := json.Marshal(name) // a string is always written
+	for _, key := range [...]string{"id", "model", "name"} {
+		if _, there := entry[key]; there {
+			entry[key] = text
+		}
+	}
+	out, _ := json.Marshal(entry) // it was read from JSON a moment ago
+	return out
 }

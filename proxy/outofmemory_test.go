@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
@@ -118,6 +121,10 @@ func TestAnOutOfMemoryAnswerIsKnownInEachForm(t *testing.T) {
 			body: "{\"response\":\"a\"}\n{\"error\":" + string(says) + "}\n"}, 1},
 		"events, gzip": {&fixed{status: 200, header: http.Header{"Content-Type": {"text/event-stream"},
 			"Content-Encoding": {"gzip"}}, body: zipped("data: {\"error\":" + string(says) + "}\n\n")}, 1},
+		"JSON, br": {&fixed{status: 500, header: http.Header{"Content-Type": {"application/json"},
+			"Content-Encoding": {"br"}}, body: packedBy(brotli.NewWriter, `{"detail":`+string(says)+`}`)}, 2},
+		"JSON, zstd": {&fixed{status: 400, header: http.Header{"Content-Type": {"application/json"},
+			"Content-Encoding": {"zstd"}}, body: packedBy(zstdWriter, `{"detail":`+string(says)+`}`)}, 2},
 		"a word of our own":   {&fixed{status: 500, header: text("application/json"), body: `{"error":"device full"}`}, 2},
 		"nothing of the sort": {&fixed{status: 500, header: text("application/json"), body: `{"error":"division by zero"}`}, -1},
 		"a model writes of it": {&fixed{status: 200, header: text("application/json"), body: `{"choices":[{"message":{"content":` +
@@ -386,4 +393,21 @@ func TestABodyIsGivenBackWhenItsErrorIsJudged(t *testing.T) {
 	if n, _ := b.outOfMemoryRuns(); n != 3 {
 		t.Errorf("%d runs are known to have run out of memory, want 3", n)
 	}
+}
+
+// packedBy is a text as an encoding of HTTP writes it.
+func packedBy[W io.WriteCloser](writer func(io.Writer) W, text string) string {
+	var b strings.Builder
+	w := writer(&b)
+	io.WriteString(w, text)
+	w.Close()
+	return b.String()
+}
+
+func zstdWriter(w io.Writer) *zstd.Encoder {
+	z, err := zstd.NewWriter(w)
+	if err != nil {
+		panic(err) // the options are wrong, and there are none
+	}
+	return z
 }

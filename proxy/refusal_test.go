@@ -154,7 +154,7 @@ func TestBodiesThatAreNotAccepted(t *testing.T) {
 			t.Errorf("%.90q: got %v, %v, want %d and the connection closed", request, res, err, want)
 		}
 	}
-	c, r := b.raw("POST /light/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+	c, r := open(t, m).raw("POST /light/x HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
 	c.(interface{ CloseWrite() error }).CloseWrite()
 	if res, err := http.ReadResponse(r, nil); err != nil || res.StatusCode != 400 {
 		t.Errorf("a body that ends early: got %v, %v, want 400", res, err)

@@ -244,17 +244,23 @@ func TestAFullQueueLeavesTheFirstOutOfMemoryToTheClient(t *testing.T) {
 }
 
 func TestWorkThatNeverEndsIsAbandonedWhereThatIsWanted(t *testing.T) {
-	m := newModel(t)
-	b := open(t, m, func(s *proxy.Setup) {
-		setBackend(s, "slow", func(c *backend.Config) { c.AbandonAfter = 50 * time.Millisecond })
-		class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = 50 * time.Millisecond })
+	unhurried(t, func(t *testing.T, limit time.Duration) bool {
+		m := newModel(t)
+		b := open(t, m, func(s *proxy.Setup) {
+			setBackend(s, "slow", func(c *backend.Config) { c.AbandonAfter = limit })
+			class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = limit })
+		})
+		if res, _ := b.do("POST", "/slow/x", "{}"); res.StatusCode != http.StatusGatewayTimeout {
+			t.Errorf("it is answered with %s, want 504", res.Status)
+		}
+		eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+		if !m.reached() {
+			return false
+		}
+		if m.now.Load() != 1 {
+			t.Errorf("%d are worked on, want the one that goes on", m.now.Load())
+		}
+		eventually(t, "the log says so", func() bool { return strings.Contains(b.logs.String(), "abandon_after passed") })
+		return true
 	})
-	if res, _ := b.do("POST", "/slow/x", "{}"); res.StatusCode != http.StatusGatewayTimeout {
-		t.Errorf("it is answered with %s, want 504", res.Status)
-	}
-	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
-	if m.now.Load() != 1 {
-		t.Errorf("%d are worked on, want the one that goes on", m.now.Load())
-	}
-	eventually(t, "the log says so", func() bool { return strings.Contains(b.logs.String(), "abandon_after passed") })
 }

@@ -46,6 +46,7 @@ type rules struct {
 func New(setup Setup, controller *admission.Controller, t *telemetry.Telemetry) (*Handler, error) {
 	h := &Handler{controller: controller, telemetry: t, log: t.Log(), looks: make(chan struct{}, mostLooks)}
 	h.ahead.limit.Store(readAheadMemory)
+	h.resting.limit.Store(restingMemory)
 	next, err := h.prepare(setup, nil)
 	if err != nil {
 		return nil, err
@@ -105,6 +106,32 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 		next.tables[name] = table
 		routes = append(routes, table.Routes()...)
 	}
+	h.addRoutes(next, routes, known)
+	for _, text := range setup.Proxy.Trusted {
+		prefix, err := parsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("proxy: trusted: %w", err)
+		}
+		next.trusted = append(next.trusted, prefix.Masked())
+	}
+	for name, config := range setup.Routing.Backends {
+		for _, server := range config.Servers() {
+			b := old.same(name, server)
+			if b == nil {
+				if b, err = newReplica(name, server); err != nil {
+					next.retire(old)
+					return nil, err
+				}
+				b.Transitions(func(from, to, why string) { h.breakerMoved(b, from, to, why) })
+			}
+			next.backends[name] = append(next.backends[name], b)
+		}
+	}
+	return next, nil
+}
+
+// addRoutes gives each route its history, of which known has those there are already.
+func (h *Handler) addRoutes(next *rules, routes []*routing.Route, known map[routeKey]*admission.History) {
 	listed := make(map[routeKey]bool)
 	for _, route := range routes {
 		key := keyOf(route)
@@ -127,27 +154,6 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 			next.watched[route.Backend] = true
 		}
 	}
-	for _, text := range setup.Proxy.Trusted {
-		prefix, err := parsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("proxy: trusted: %w", err)
-		}
-		next.trusted = append(next.trusted, prefix.Masked())
-	}
-	for name, config := range setup.Routing.Backends {
-		for _, server := range config.Servers() {
-			b := old.same(name, server)
-			if b == nil {
-				if b, err = newReplica(name, server); err != nil {
-					next.retire(old)
-					return nil, err
-				}
-				b.Transitions(func(from, to, why string) { h.breakerMoved(b, from, to, why) })
-			}
-			next.backends[name] = append(next.backends[name], b)
-		}
-	}
-	return next, nil
 }
 
 // install makes rules the ones that new requests begin under.

@@ -15,26 +15,30 @@ import (
 // TestASDKIsToldNotToSendAgainWhatMayStillRun. OpenAI's and Anthropic's send
 // every 5xx again unless they are told not to.
 func TestASDKIsToldNotToSendAgainWhatMayStillRun(t *testing.T) {
-	m := newModel(t)
-	defer close(m.let)
-	late := open(t, m, func(s *proxy.Setup) {
-		class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = 20 * time.Millisecond })
-	})
-	for name, c := range map[string]struct {
-		b      *box
-		path   string
-		status int
-		want   string
-	}{
-		"execution_timeout, it goes on":   {late, "/slow/x", 504, "false"},
-		"execution_timeout, it is cut":    {late, "/light/x", 504, "false"},
-		"backend_protocol":                {openAt(t, rawBackend(t, "")), "/light/x", 502, "false"},
-		"backend_unreachable, never sent": {openAt(t, nobody(t)), "/light/x", 502, ""},
-	} {
-		res, body := c.b.do("POST", c.path, "{}")
-		if got := res.Header.Get("X-Should-Retry"); res.StatusCode != c.status || got != c.want {
-			t.Errorf("%s: got %d %s with X-Should-Retry %q, want %d and %q", name, res.StatusCode, body, got, c.status, c.want)
+	check := func(b *box, path string, status int, want string) {
+		t.Helper()
+		res, body := b.do("POST", path, "{}")
+		if got := res.Header.Get("X-Should-Retry"); res.StatusCode != status || got != want {
+			t.Errorf("got %d %s with X-Should-Retry %q, want %d and %q", res.StatusCode, body, got, status, want)
 		}
+	}
+	check(openAt(t, rawBackend(t, "")), "/light/x", 502, "false") // backend_protocol
+	check(openAt(t, nobody(t)), "/light/x", 502, "")              // backend_unreachable: it was never sent
+	for _, path := range []string{"/slow/x", "/light/x"} {        // execution_timeout: it goes on, or is cut
+		unhurried(t, func(t *testing.T, limit time.Duration) bool {
+			m := newModel(t)
+			b := open(t, m, func(s *proxy.Setup) {
+				class(s, "light", func(c *routing.ClassConfig) { c.ExecutionTimeout = limit })
+			})
+			res, body := b.do("POST", path, "{}")
+			if !m.reached() {
+				return false
+			}
+			if got := res.Header.Get("X-Should-Retry"); res.StatusCode != 504 || got != "false" {
+				t.Errorf("%s: got %d %s with X-Should-Retry %q, want 504 and false", path, res.StatusCode, body, got)
+			}
+			return true
+		})
 	}
 }
 

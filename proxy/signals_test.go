@@ -289,9 +289,11 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 			metrics: []string{`anteroom_oom_total{anteroom_backend="scarce",anteroom_result="retried"}`,
 				`anteroom_failures_total{anteroom_backend="scarce",anteroom_class="light",anteroom_code="out_of_memory"}`}}},
 		"a slow upload": {play: func(p *played) {
-			c, r := p.raw("POST /light/plain HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nhe")
+			c, r := p.raw("POST /light/plain HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+			r.ReadString('\n')                 // it waits for the body now
 			<-time.After(5 * time.Millisecond) // as long as an upload takes
-			io.WriteString(c, "lf")
+			io.WriteString(c, "half")
+			http.ReadResponse(r, nil)
 			http.ReadResponse(r, nil)
 		}, want: want{status: "200", result: "ok", spans: []string{telemetry.SpanReceive, telemetry.SpanWait, "POST"}, metrics: []string{light("ok")}}},
 		"an upload that breaks off": {play: func(p *played) {

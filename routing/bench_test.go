@@ -52,3 +52,40 @@ func BenchmarkTableRouteWithDemand(b *testing.B) {
 	it.VRAM = "gib(18) + gib(1) * num(body.n, 1) * megapixels(body.size, 1)"
 	benchmarkRoute(b, aKiB, it)
 }
+
+// BenchmarkTableManyRoutes has a thousand routes that differ in one thing, of which the
+// last one matches.
+func BenchmarkTableManyRoutes(b *testing.B) {
+	for name, match := range map[string]func(i int) routing.MatchConfig{
+		"path": func(i int) routing.MatchConfig { return path(fmt.Sprintf("/v1/images/generations%d", i)) },
+		"host": func(i int) routing.MatchConfig { return routing.MatchConfig{Host: fmt.Sprintf("box%d", i)} },
+		"model": func(i int) routing.MatchConfig {
+			return routing.MatchConfig{Path: routing.Texts{"/v1/images/generations"}, Model: routing.Texts{fmt.Sprintf("m%d", i)}}
+		},
+	} {
+		for _, routes := range []int{1, 1000} {
+			b.Run(fmt.Sprintf("%s-%d", name, routes), func(b *testing.B) {
+				var rules []routing.RouteConfig
+				for i := range routes {
+					rules = append(rules, light("", match(1000-routes+i)))
+				}
+				table := aTable(b, rules...)
+				target := "/v1/images/generations"
+				if name == "path" {
+					target += "999"
+				}
+				r, seen := posted(b, target, strings.Replace(aKiB, "flux", "m999", 1), "Host: box999", "Content-Type: application/json")
+				b.ReportAllocs()
+				for b.Loop() {
+					candidates, err := table.Find(r)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if _, err = candidates.Decide(r, seen); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

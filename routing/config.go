@@ -30,14 +30,19 @@ type RouteConfig struct {
 	Errors      string      `koanf:"errors"`
 	RequireBody bool        `koanf:"require_body"`
 	HoldSlot    bool        `koanf:"hold_slot"` // a WebSocket counts as work
+	// WaitingComments is how often a stream that waits gets a comment; 0: never.
+	WaitingComments time.Duration `koanf:"waiting_comments"`
 	// StripPrefix is taken off the path before it is forwarded, and AddPrefix put in
 	// front of what is left.
-	StripPrefix string        `koanf:"strip_prefix"`
-	AddPrefix   string        `koanf:"add_prefix"`
-	Headers     HeadersConfig `koanf:"headers"`
-	Listener    string        `koanf:"listener"` // that it belongs to; empty: the main one, and its backend's
-	Merge       []string      `koanf:"merge"`    // backends whose lists of models are added to its backend's
-	Derived     bool          `koanf:"-"`        // it follows from a preset: another may take all of it first
+	StripPrefix string `koanf:"strip_prefix"`
+	AddPrefix   string `koanf:"add_prefix"`
+	// RewriteModel is the backend's name for the model that a body asks for; empty: the
+	// client's.
+	RewriteModel string        `koanf:"rewrite_model"`
+	Headers      HeadersConfig `koanf:"headers"`
+	Listener     string        `koanf:"listener"` // that it belongs to; empty: the main one, and its backend's
+	Merge        []string      `koanf:"merge"`    // backends whose lists of models are added to its backend's
+	Derived      bool          `koanf:"-"`        // it follows from a preset: another may take all of it first
 	// Completion is the backend's, but for what it says itself.
 	Completion backend.CompletionConfig `koanf:"completion"`
 }
@@ -195,10 +200,29 @@ func (c Config) compile(i int, report func(path, problem string)) []rule {
 			one.route.Pattern, one.route.modelAt = one.pattern.text, modelSegment(one.pattern.text)
 			one.closed = one.closedTo(slices.Clone(closed))
 			one.route.Errors = dialect(cmp.Or(noAuto(r.Errors), noAuto(to.Errors)), one.pattern.text, to.EngineErrors())
+			if problem := one.route.commentless(); problem != "" && len(rules) == 0 {
+				report("waiting_comments", fmt.Sprintf("%v: %s: want 0s", r.WaitingComments, problem))
+			}
 			rules = append(rules, one)
 		}
 	}
 	return rules
+}
+
+// commentless says why comments would be of no use to a route's clients; empty: they
+// may be sent.
+func (r *Route) commentless() string {
+	switch {
+	case r.WaitingComments == 0:
+		return ""
+	case r.WaitingComments < 0:
+		return "too short"
+	case r.Pass:
+		return "nothing waits on a route with pass"
+	case r.Errors == "ollama" || r.Errors == "grpc":
+		return "its streams are not server-sent events"
+	}
+	return ""
 }
 
 // compileRest is what the rules of a route have in common: all but method and path.
@@ -209,46 +233,17 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 	u.route = Route{
 		Name: cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i)), ClassName: r.Class, Class: class,
 		Backend: r.Backend, Merge: r.Merge, Pass: r.Pass, RequireBody: r.RequireBody, HoldSlot: r.HoldSlot,
+		WaitingComments: r.WaitingComments, RewriteModel: r.RewriteModel,
 	}
 	if most, ok := c.roomiest(to); ok {
 		u.room = most.left
 	}
 
-	var err error
-	u.host = strings.ToLower(strings.TrimPrefix(r.Match.Host, "*"))
-	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || strings.HasSuffix(u.host, ".") || r.Match.Host == "*" ||
-		strings.HasPrefix(r.Match.Host, "*") != strings.HasPrefix(u.host, ".") {
-		report("match.host", fmt.Sprintf("%q: not a host: want a name such as example.com or *.example.com, without a port", r.Match.Host))
-	}
-	for _, name := range slices.Sorted(maps.Keys(r.Match.Headers)) {
-		value := r.Match.Headers[name]
-		switch {
-		case !httpguts.ValidHeaderFieldName(name) || strings.Contains(name, "_"):
-			report("match.headers."+name, fmt.Sprintf("%q: not a header: want letters, digits and dashes", name))
-		case strings.EqualFold(name, "Host"):
-			report("match.headers."+name, fmt.Sprintf("%q: Host is not among the headers: want match.host", name))
-		}
-		u.headers = append(u.headers, headerRule{name: textproto.CanonicalMIMEHeaderKey(name), value: value, any: value == "*"})
-	}
-	if condition := r.Match.condition(); condition == "" {
-	} else if u.when, err = expression.When(condition); err != nil {
-		report("match.when", fmt.Sprintf("%q: %v: want a condition such as body.model == \"flux\"", r.Match.When, err))
-	}
+	u.compileMatch(r.Match, report)
 	u.route.Rewrite = r.rewrite(report)
 	check.OneOf(report, "errors", r.Errors, backend.Dialects...)
-	if r.Backend == "" {
-		report("backend", "missing: want "+choices(c.Backends))
-	} else if _, ok := c.Backends[r.Backend]; !ok {
-		report("backend", fmt.Sprintf("%q: not in backends: want %s", r.Backend, choices(c.Backends)))
-	}
-	for j, name := range r.Merge {
-		if _, ok := c.Backends[name]; !ok {
-			report(fmt.Sprintf("merge[%d]", j), fmt.Sprintf("%q: not in backends: want %s", name, choices(c.Backends)))
-		}
-	}
-	if len(r.Merge) > 0 && !r.Pass {
-		report("merge", "lists of models need no card: want pass: true")
-	}
+	c.checkBackends(r, report)
+	r.checkModel(report)
 	if r.Pass {
 		u.route.Class, u.vram, u.why = ClassConfig{}, 0, "the first rule that matches; passed through"
 		if r.Class != "" {
@@ -273,27 +268,83 @@ func (c Config) compileRest(i int, report func(path, problem string)) rule {
 	} else if _, ok := c.Classes[r.Class]; !ok {
 		report("class", fmt.Sprintf("%q: not in classes: want %s", r.Class, choices(c.Classes)))
 	}
-	switch strings.TrimSpace(r.VRAM) {
+	u.compileVRAM(r.VRAM, class, report)
+	return u
+}
+
+// compileMatch is the conditions of a route: all but method and path.
+func (u *rule) compileMatch(m MatchConfig, report func(path, problem string)) {
+	u.host = strings.ToLower(strings.TrimPrefix(m.Host, "*"))
+	if u.host != "" && strings.ContainsAny(u.host, "*/: ") || strings.HasSuffix(u.host, ".") || m.Host == "*" ||
+		strings.HasPrefix(m.Host, "*") != strings.HasPrefix(u.host, ".") {
+		report("match.host", fmt.Sprintf("%q: not a host: want a name such as example.com or *.example.com, without a port", m.Host))
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.Headers)) {
+		value := m.Headers[name]
+		switch {
+		case !httpguts.ValidHeaderFieldName(name) || strings.Contains(name, "_"):
+			report("match.headers."+name, fmt.Sprintf("%q: not a header: want letters, digits and dashes", name))
+		case strings.EqualFold(name, "Host"):
+			report("match.headers."+name, fmt.Sprintf("%q: Host is not among the headers: want match.host", name))
+		}
+		u.headers = append(u.headers, headerRule{name: textproto.CanonicalMIMEHeaderKey(name), value: value, any: value == "*"})
+	}
+	condition := m.condition()
+	if condition == "" {
+		return
+	}
+	var err error
+	if u.when, err = expression.When(condition); err != nil {
+		report("match.when", fmt.Sprintf("%q: %v: want a condition such as body.model == \"flux\"", m.When, err))
+	}
+	if m.When == "" && !slices.ContainsFunc(m.Model, func(m string) bool { return strings.Contains(m, "*") }) {
+		u.models = m.Model
+	}
+}
+
+// checkBackends reports where a route leads to no backend.
+func (c Config) checkBackends(r RouteConfig, report func(path, problem string)) {
+	if r.Backend == "" {
+		report("backend", "missing: want "+choices(c.Backends))
+	} else if _, ok := c.Backends[r.Backend]; !ok {
+		report("backend", fmt.Sprintf("%q: not in backends: want %s", r.Backend, choices(c.Backends)))
+	}
+	for j, name := range r.Merge {
+		if _, ok := c.Backends[name]; !ok {
+			report(fmt.Sprintf("merge[%d]", j), fmt.Sprintf("%q: not in backends: want %s", name, choices(c.Backends)))
+		}
+	}
+	if len(r.Merge) > 0 && !r.Pass {
+		report("merge", "lists of models need no card: want pass: true")
+	}
+}
+
+// compileVRAM is the demand of a route: its class's, a figure, one that is learned, or
+// an expression.
+func (u *rule) compileVRAM(text string, class ClassConfig, report func(path, problem string)) {
+	switch strings.TrimSpace(text) {
 	case "":
 		if class.VRAM.Learn {
 			u.route.Learn, u.why = true, "the first rule that matches; its vram is learned from its runs"
 		}
-		return u
+		return
 	case "learn":
-		u.route.Learn, u.why = true, "the first rule that matches; its vram is learned from its runs, and is the class's at the least until then"
-		return u
+		u.route.Learn = true
+		u.why = "the first rule that matches; its vram is learned from its runs, and is the class's at the least until then"
+		return
 	}
-	if u.vram, err = admission.ParseBytes(r.VRAM); err == nil {
+	var err error
+	if u.vram, err = admission.ParseBytes(text); err == nil {
 		u.why = "the first rule that matches; its vram"
-		return u
+		return
 	}
 	u.vram, u.why = class.VRAM.Amount, "the first rule that matches; its vram, worked out"
-	if _, bare := strconv.ParseFloat(strings.TrimSpace(r.VRAM), 64); bare == nil {
+	if _, bare := strconv.ParseFloat(strings.TrimSpace(text), 64); bare == nil {
 		report("vram", err.Error())
-	} else if u.amount, err = expression.Amount(r.VRAM); err != nil {
-		report("vram", fmt.Sprintf("%q: %v: want an amount such as 20GiB, or an expression in bytes such as gib(18) + gib(4) * num(body.n, 1)", r.VRAM, err))
+	} else if u.amount, err = expression.Amount(text); err != nil {
+		report("vram", fmt.Sprintf("%q: %v: want an amount such as 20GiB, "+
+			"or an expression in bytes such as gib(18) + gib(4) * num(body.n, 1)", text, err))
 	}
-	return u
 }
 
 func noAuto(dialect string) string {
@@ -379,6 +430,10 @@ func NewTable(c Config) (*Table, error) {
 			}
 		}
 		t.rules = append(t.rules, compiled...)
+	}
+	t.index = newIndex(t.rules)
+	for _, r := range c.Routes {
+		t.aliases = append(t.aliases, r.aliases()...)
 	}
 	return t, errors.Join(mistakes...)
 }

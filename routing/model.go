@@ -1,8 +1,10 @@
 package routing
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
+	"unicode"
 
 	"github.com/anteroom-gpu/anteroom/routing/body"
 )
@@ -70,4 +72,37 @@ func pathSegment(path string, n int) string {
 	}
 	name, _, _ := strings.Cut(path, "/")
 	return name
+}
+
+// Alias is a name that clients may call a backend's model by.
+type Alias struct{ Name, Model, Backend string }
+
+// Aliases are the names that models have here beside those that their backends list.
+func (t *Table) Aliases() []Alias { return t.aliases }
+
+// aliases are those that a route makes: the names without a wildcard that it matches, for
+// the one that it writes in their place.
+func (r *RouteConfig) aliases() (all []Alias) {
+	if r.RewriteModel == "" {
+		return nil
+	}
+	for _, name := range r.Match.Model {
+		if !strings.Contains(name, "*") && name != r.RewriteModel {
+			all = append(all, Alias{name, r.RewriteModel, r.Backend})
+		}
+	}
+	return all
+}
+
+// checkModel reports what is wrong with a route's rewrite_model.
+func (r *RouteConfig) checkModel(report func(path, problem string)) {
+	switch name := r.RewriteModel; {
+	case name == "":
+	case r.Pass:
+		report("rewrite_model", "a route with pass does not read bodies: want a class, or it left out")
+	case len(name) > maxModel || strings.ContainsFunc(name, func(c rune) bool { return !unicode.IsPrint(c) }):
+		report("rewrite_model", fmt.Sprintf("%.40q: not a model's name: want up to %d printable bytes", name, maxModel))
+	case strings.Contains(name, "*"):
+		report("rewrite_model", fmt.Sprintf("%q: a wildcard names no model: want one name, as the backend lists it", name))
+	}
 }

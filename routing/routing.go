@@ -1,13 +1,1 @@
-// Package routing says what a request is and where it may go: the YAML rules,
-// compiled once.
-//
-// What it promises:
-//
-//   - The first rule that matches decides. What cannot be decided, because two
-//     servers could read the request differently, is priced at
-//     the most expensive route that may match.
-//   - What the rules judged is what the backend gets: a path with two meanings
-//     is refused, not cleaned.
-//   - A client cannot make its demand less than the class's by a body,
-//     a header or a query that cannot be judged.
 package routing

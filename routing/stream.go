@@ -14,6 +14,22 @@ var streaming = func() *body.Names {
 	return n
 }()
 
+// session is the key by which a request to join Gradio's queue names its session.
+var session = func() *body.Names {
+	n := new(body.Names)
+	n.Add([]string{"session_hash"}, nil, false)
+	return n
+}()
+
+// GradioSession is the session that a request to join Gradio's queue names; empty: it
+// names none, or cannot be read.
+func GradioSession(r *http.Request, b Body) string {
+	read := body.Read(r, &b, session)
+	object, _ := read.Body.(map[string]any)
+	name, _ := object["session_hash"].(string)
+	return name
+}
+
 // AsksForStream says that a request is to be answered piece by piece: by the key
 // of OpenAI's, Anthropic's and Ollama's bodies, by what it accepts, or by Gemini's
 // path. Ollama streams unless it is told not to.

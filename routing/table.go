@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
@@ -39,8 +40,10 @@ type Body = body.Body
 
 // Table is the rules, compiled. It is immutable and safe for concurrent use.
 type Table struct {
-	rules []rule
-	names body.Names // of all rules
+	rules   []rule
+	index   *index
+	names   body.Names // of all rules
+	aliases []Alias
 }
 
 // Routes are the rules in order. They must not be changed.
@@ -60,6 +63,7 @@ type rule struct {
 	host    string // lower case; empty: any; from a dot on: any below
 	headers []headerRule
 	when    *expression.Expression // nil: always
+	models  []string               // when says that the body names one of these, and nothing else; nil: it says something else
 	closed  []control              // what the pattern matches and the rule does not open
 
 	vram   admission.Bytes        // unless amount works
@@ -77,19 +81,22 @@ type headerRule struct {
 
 // Route is one rule, compiled, with its class and backend resolved.
 type Route struct {
-	Name        string // as configured, else "routes[3]"
-	Pattern     string // the path pattern, "/**" where none is given: for span names and labels
-	ClassName   string // empty for a pass route
-	Class       ClassConfig
-	Backend     string
-	Rewrite     Rewrite
-	Merge       []string // backends whose lists of models are added
-	Pass        bool
-	Learn       bool   // its demand is to be learned; what a Decision says is the least until then
-	Errors      string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
-	RequireBody bool
-	HoldSlot    bool                // a WebSocket holds a slot and has the execution clock
-	Completion  *backend.Completion // nil: an answer is the end of its work
+	Name            string // as configured, else "routes[3]"
+	Pattern         string // the path pattern, "/**" where none is given: for span names and labels
+	ClassName       string // empty for a pass route
+	Class           ClassConfig
+	Backend         string
+	Rewrite         Rewrite
+	Merge           []string // backends whose lists of models are added
+	Pass            bool
+	Learn           bool   // its demand is to be learned; what a Decision says is the least until then
+	Errors          string // dialect: problem | openai | ollama | grpc; resolved from route, backend, path
+	RequireBody     bool
+	WaitingComments time.Duration // how often a stream that waits gets a comment; 0: never
+	// RewriteModel is the backend's name for the model of the body; empty: the client's.
+	RewriteModel string
+	HoldSlot     bool                // a WebSocket holds a slot and has the execution clock
+	Completion   *backend.Completion // nil: an answer is the end of its work
 
 	modelAt int // the segment of the path that names a model, from 1; 0: none does
 }
@@ -123,16 +130,21 @@ func (u *rule) matches(r *http.Request, at *spelling) (answer, error) {
 
 // matchHost compares without port, case and a final dot.
 func matchHost(want, host string) bool {
+	host = bareHost(host)
+	if want[0] == '.' {
+		return len(host) > len(want) && strings.EqualFold(host[len(host)-len(want):], want)
+	}
+	return strings.EqualFold(host, want)
+}
+
+// bareHost is a host without port and final dot.
+func bareHost(host string) string {
 	if strings.IndexByte(host, ':') >= 0 {
 		if name, _, err := net.SplitHostPort(host); err == nil {
 			host = name
 		}
 	}
-	host = strings.TrimSuffix(host, ".")
-	if want[0] == '.' {
-		return len(host) > len(want) && strings.EqualFold(host[len(host)-len(want):], want)
-	}
-	return strings.EqualFold(host, want)
+	return strings.TrimSuffix(host, ".")
 }
 
 // needsBody says whether the body decides on the rule or its demand.
@@ -228,8 +240,10 @@ func (t *Table) find(r *http.Request, at spelling) (Candidates, error) {
 	c := Candidates{table: t, at: at, from: -1}
 	var f *facts
 	open := 0 // rules that may match, before one that does
-	for i := range t.rules {
-		rule := &t.rules[i]
+	var room [8]int
+	for _, n := range t.index.possible(r, &c.at, room[:0]) {
+		i := t.index.groups[n].from
+		rule := &t.rules[i] // it stands for all of its group
 		match, _ := rule.matches(r, &c.at)
 		if match != no && rule.when != nil {
 			if rule.when.Body || rule.when.Size && r.ContentLength < 0 {
@@ -248,7 +262,7 @@ func (t *Table) find(r *http.Request, at spelling) (Candidates, error) {
 		if c.from < 0 {
 			c.from = i
 		}
-		c.to = i + 1
+		c.to = t.index.groups[n].to
 		c.needBody = c.needBody || rule.needsBody(r)
 		if match == yes {
 			c.certain = true
@@ -375,41 +389,15 @@ func (c Candidates) settle(r *http.Request, b Body) (Decision, *rule, error) {
 // request to another backend, and never past admission.
 func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 	f := &facts{r: r, at: c.at, body: b, names: &c.table.names}
-	var best *rule
-	var costliest Decision
-	var reason error // why more than one is possible
-	certain := false
-	for i := c.from; i < c.to && !certain; i++ {
-		rule := &c.table.rules[i]
-		match, why := rule.matches(r, &c.at)
-		if match != no && c.barred.stops(rule, i, c.at) {
-			continue
-		}
-		if match != no && rule.when != nil {
-			judged, err := f.when(rule)
-			match, why = min(match, judged), cmp.Or(why, err)
-		}
-		if match == no {
-			continue
-		}
-		if match == maybe && reason == nil {
-			reason = why
-		}
-		certain = match == yes
-		d := rule.decide(f)
-		switch {
-		case best == nil:
-			best, costliest = rule, d
-		case best.route.Backend != rule.route.Backend || best.free(r) != rule.free(r):
-			return Decision{}, nil, &ambiguousError{reason}
-		case rule.free(r) || costlier(d, costliest): // of passes the last, which is the one that may be certain
-			best, costliest = rule, d
-		}
+	p := pick{Candidates: &c, request: r, facts: f}
+	if err := p.judgeAll(); err != nil {
+		return Decision{}, nil, err
 	}
+	best, costliest, reason := p.best, p.costliest, p.reason
 	switch {
 	case best == nil:
 		return Decision{}, nil, ErrNoRoute
-	case best.free(r) && !certain:
+	case best.free(r) && !p.sure:
 		return Decision{}, nil, &ambiguousError{reason}
 	}
 	if best.free(r) {
@@ -419,6 +407,75 @@ func (c Candidates) decide(r *http.Request, b Body) (Decision, *rule, error) {
 		return Decision{}, nil, err
 	}
 	return costliest.because(reason), best, nil
+}
+
+// pick is the choice among rules that are possible.
+type pick struct {
+	*Candidates
+	request   *http.Request
+	facts     *facts
+	best      *rule // nil: none so far
+	costliest Decision
+	reason    error // why more than one is possible
+	sure      bool  // the last one applies, whatever else may
+}
+
+// judgeAll looks at the rules in order, until one applies for sure.
+func (p *pick) judgeAll() error {
+	var room [8]int
+	for _, n := range p.table.index.possible(p.request, &p.at, room[:0]) {
+		of := &p.table.index.groups[n]
+		if of.to <= p.from || of.from >= p.to {
+			continue
+		}
+		some, known := of.within(p.facts, p.table.rules)
+		if !known {
+			for i := of.from; i < of.to && !p.sure; i++ {
+				if err := p.judge(i); err != nil {
+					return err
+				}
+			}
+		}
+		for _, i := range some {
+			if err := p.judge(i); err != nil || p.sure {
+				return err
+			}
+		}
+		if p.sure {
+			break
+		}
+	}
+	return nil
+}
+
+// judge looks at the next rule.
+func (p *pick) judge(i int) error {
+	rule := &p.table.rules[i]
+	match, why := rule.matches(p.request, &p.at)
+	if match != no && p.barred.stops(rule, i, p.at) {
+		return nil
+	}
+	if match != no && rule.when != nil {
+		judged, err := p.facts.when(rule)
+		match, why = min(match, judged), cmp.Or(why, err)
+	}
+	if match == no {
+		return nil
+	}
+	if match == maybe && p.reason == nil {
+		p.reason = why
+	}
+	p.sure = match == yes
+	d := rule.decide(p.facts)
+	switch {
+	case p.best == nil:
+		p.best, p.costliest = rule, d
+	case p.best.route.Backend != rule.route.Backend || p.best.free(p.request) != rule.free(p.request):
+		return &ambiguousError{p.reason}
+	case rule.free(p.request) || costlier(d, p.costliest): // of passes the last, which is the one that may be certain
+		p.best, p.costliest = rule, d
+	}
+	return nil
 }
 
 // ambiguousError is ErrAmbiguous with the reason.

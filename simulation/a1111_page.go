@@ -1,9 +1,13 @@
 package simulation
 
 import (
+	"context"
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"strings"
+
+	"golang.org/x/net/websocket"
 )
 
 // studioRoutes are what tools ask of the web interface beside images.
@@ -60,12 +64,68 @@ func studioRoutes(a *a1111, routes *Routes) {
 	})
 	routes.HandleFunc("GET /config", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, map[string]any{
-			"version": "3.41.2", "mode": "blocks", "title": "Stable Diffusion", "components": []any{}, "dependencies": []any{}, "enable_queue": true,
+			"version": "3.41.2", "mode": "blocks", "title": "Stable Diffusion", "components": []any{}, "enable_queue": true,
+			"dependencies": []any{map[string]any{"api_name": "txt2img", "queue": nil}, map[string]any{"api_name": "interrupt", "queue": nil}},
 		})
 	})
+	routes.HandleFunc("GET /queue/join", a.joinQueue)
 	openAPI(a.Engine, routes, "/openapi.json", "FastAPI", "0.1.0")
 	routes.HandleFunc("POST /sdapi/v1/skip", func(w http.ResponseWriter, _ *http.Request) {
 		a.abort(a.model)
 		answer(w, http.StatusOK, nil)
 	})
+}
+
+// What the page asks by the queue of Gradio, by the index of its function.
+const (
+	pageDraws = iota
+	pageInterrupts
+)
+
+// joinQueue is the queue of Gradio 3: a WebSocket for each thing that the page asks, which
+// is closed when that is done.
+func (a *a1111) joinQueue(w http.ResponseWriter, r *http.Request) {
+	length, err := a.length(r)
+	if err != nil || !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		a.fail(w, http.StatusNotFound, missingError, "Not Found")
+		return
+	}
+	websocket.Server{Handler: func(ws *websocket.Conn) {
+		defer ws.Close()
+		defer context.AfterFunc(a.life, func() { ws.Close() })()
+		say := func(message string, more map[string]any) bool {
+			m := map[string]any{"msg": message}
+			for key, value := range more {
+				m[key] = value
+			}
+			return websocket.JSON.Send(ws, m) == nil
+		}
+		var asked struct {
+			Function int               `json:"fn_index"`
+			Session  string            `json:"session_hash"`
+			Data     []json.RawMessage `json:"data"`
+		}
+		if !say("send_hash", nil) || websocket.JSON.Receive(ws, &asked) != nil || asked.Session == "" {
+			return
+		}
+		if !say("estimation", map[string]any{"rank": 0, "queue_size": 1}) || !say("send_data", nil) || websocket.JSON.Receive(ws, &asked) != nil {
+			return
+		}
+		say("process_starts", nil)
+		switch asked.Function {
+		case pageDraws:
+			_, err := a.run(a.caller(r), a.model, length, samplingSteps, nil)
+			if err != nil {
+				say("process_completed", map[string]any{"success": false, "output": map[string]any{"error": err.Error()}})
+				return
+			}
+			image := "data:image/png;base64," + base64.StdEncoding.EncodeToString(picture("", 0))
+			say("process_completed", map[string]any{"success": true, "output": map[string]any{"data": []any{[]string{image}}, "is_generating": false}})
+		case pageInterrupts:
+			a.abort(a.model)
+			say("process_completed", map[string]any{"success": true, "output": map[string]any{"data": []any{}, "is_generating": false}})
+		default:
+			say("process_completed", map[string]any{"success": false, "output": map[string]any{"error": nil}})
+		}
+	}}.ServeHTTP(w, r)
 }

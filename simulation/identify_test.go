@@ -11,7 +11,7 @@ import (
 
 // Each engine is told from the others by what it answers, without being changed.
 func TestEachEngineIsIdentified(t *testing.T) {
-	known := map[string]string{"rerank": "tei", "infinity": "tei", "whisper-cpp": "whisper", "flux": "", "vqa": "", "tts": "", "generic": ""}
+	known := map[string]string{"rerank": "tei", "infinity": "tei", "whisper-cpp": "whisper", "flux": "", "vqa": "", "tts": "kokoro", "generic": ""}
 	for _, kind := range simulation.Kinds() {
 		t.Run(kind.Name, func(t *testing.T) {
 			want, other := known[kind.Name]

@@ -26,72 +26,79 @@ func SGLang() Kind {
 		Fail: func(w http.ResponseWriter, status int, kind, message string) {
 			answer(w, status, map[string]any{"object": "error", "message": message, "type": pythonError(kind), "param": nil, "code": status})
 		},
-		Routes: func(e *Engine, routes *Routes) {
-			plainHealth(e, routes, "/health", "")
-			more := func(m *model) map[string]any {
-				return map[string]any{"root": m.Name, "parent": nil, "max_model_len": 32768}
-			}
-			modelRoutes(e, routes, more)
-			modelRoute(e, routes, more)
-			chatRoutes(e, routes)
-			routes.HandleFunc("POST /v1/completions", e.completions)
-			routes.HandleFunc("POST /v1/responses", e.responses)
-			metrics(e, routes, "sglang:num_queue_reqs", "sglang:num_running_reqs")
-			openAPI(e, routes, "/openapi.json", "FastAPI", "0.1.0")
-			m := e.models[0]
-			// A health check that is work: it generates a token.
-			routes.HandleFunc("GET /health_generate", func(w http.ResponseWriter, r *http.Request) {
-				if _, err := e.run(e.caller(r), m, e.kind.Shortest/10, 1, nil); err != nil {
-					w.WriteHeader(http.StatusServiceUnavailable)
-				}
-			})
-			for _, path := range []string{"/get_model_info", "/model_info"} {
-				routes.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
-					answer(w, http.StatusOK, map[string]any{
-						"model_path": m.Name, "tokenizer_path": m.Name, "is_generation": true,
-						"preferred_sampling_params": nil, "weight_version": "default",
-					})
-				})
-			}
-			for _, path := range []string{"/get_server_info", "/server_info"} {
-				routes.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
-					answer(w, http.StatusOK, map[string]any{
-						"model_path": m.Name, "served_model_name": m.Name, "enable_memory_saver": true, "mem_fraction_static": 0.85, "tp_size": 1,
-						"internal_states": []any{map[string]any{"memory_usage": map[string]float64{"weight": float64(m.Weights) / float64(admission.GiB)}}},
-						"version":         "0.5.6",
-					})
-				})
-			}
-			// Its cache is a part of the weights here: there is nothing to flush.
-			routes.HandleFunc("POST /flush_cache", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "Cache flushed.\n") })
-			routes.HandleFunc("POST /generate", func(w http.ResponseWriter, r *http.Request) { generate(e, m, w, r) })
-			// Both calls parse a body before anything else.
-			memory := func(act func(context.Context) error, done func(http.ResponseWriter)) http.HandlerFunc {
-				return func(w http.ResponseWriter, r *http.Request) {
-					body, ok := e.body(w, r)
-					if !ok {
-						return
-					}
-					if body = bytes.TrimSpace(body); len(body) == 0 || !json.Valid(body) {
-						e.fail(w, http.StatusBadRequest, invalidError, "1 validation error: body: Field required")
-						return
-					}
-					if err := act(r.Context()); err != nil {
-						e.failed(w, err)
-						return
-					}
-					done(w)
-				}
-			}
-			routes.HandleFunc("POST /release_memory_occupation", memory(func(ctx context.Context) error {
-				e.abort(m)
-				return e.suspend(ctx, m, false, true)
-			}, func(w http.ResponseWriter) { e.freed(w, nil) }))
-			routes.HandleFunc("POST /resume_memory_occupation", memory(func(ctx context.Context) error {
-				return e.wake(ctx, m)
-			}, func(w http.ResponseWriter) { w.WriteHeader(http.StatusOK) }))
-		},
+		Routes: sglangRoutes,
 	}
+}
+
+func sglangRoutes(e *Engine, routes *Routes) {
+	plainHealth(e, routes, "/health", "")
+	more := func(m *model) map[string]any {
+		return map[string]any{"root": m.Name, "parent": nil, "max_model_len": 32768}
+	}
+	modelRoutes(e, routes, more)
+	modelRoute(e, routes, more)
+	chatRoutes(e, routes)
+	routes.HandleFunc("POST /v1/completions", e.completions)
+	routes.HandleFunc("POST /v1/responses", e.responses)
+	metrics(e, routes, "sglang:num_queue_reqs", "sglang:num_running_reqs")
+	openAPI(e, routes, "/openapi.json", "FastAPI", "0.1.0")
+	m := e.models[0]
+	// A health check that is work: it generates a token.
+	routes.HandleFunc("GET /health_generate", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := e.run(e.caller(r), m, e.kind.Shortest/10, 1, nil); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	for _, path := range []string{"/get_model_info", "/model_info"} {
+		routes.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, http.StatusOK, map[string]any{
+				"model_path": m.Name, "tokenizer_path": m.Name, "is_generation": true,
+				"preferred_sampling_params": nil, "weight_version": "default",
+			})
+		})
+	}
+	for _, path := range []string{"/get_server_info", "/server_info"} {
+		routes.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) {
+			answer(w, http.StatusOK, map[string]any{
+				"model_path": m.Name, "served_model_name": m.Name, "enable_memory_saver": true, "mem_fraction_static": 0.85, "tp_size": 1,
+				"internal_states": []any{map[string]any{"memory_usage": map[string]float64{"weight": float64(m.Weights) / float64(admission.GiB)}}},
+				"version":         "0.5.6",
+			})
+		})
+	}
+	// Its cache is a part of the weights here: there is nothing to flush.
+	routes.HandleFunc("POST /flush_cache", func(w http.ResponseWriter, _ *http.Request) { text(w, http.StatusOK, "Cache flushed.\n") })
+	routes.HandleFunc("POST /generate", func(w http.ResponseWriter, r *http.Request) { generate(e, m, w, r) })
+	sglangMemory(e, routes, m)
+}
+
+// sglangMemory are the calls that release the memory and take it again.
+func sglangMemory(e *Engine, routes *Routes, m *model) {
+	// Both calls parse a body before anything else.
+	memory := func(act func(context.Context) error, done func(http.ResponseWriter)) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			body, ok := e.body(w, r)
+			if !ok {
+				return
+			}
+			if body = bytes.TrimSpace(body); len(body) == 0 || !json.Valid(body) {
+				e.fail(w, http.StatusBadRequest, invalidError, "1 validation error: body: Field required")
+				return
+			}
+			if err := act(r.Context()); err != nil {
+				e.failed(w, err)
+				return
+			}
+			done(w)
+		}
+	}
+	routes.HandleFunc("POST /release_memory_occupation", memory(func(ctx context.Context) error {
+		e.abort(m)
+		return e.suspend(ctx, m, false, true)
+	}, func(w http.ResponseWriter) { e.freed(w, nil) }))
+	routes.HandleFunc("POST /resume_memory_occupation", memory(func(ctx context.Context) error {
+		return e.wake(ctx, m)
+	}, func(w http.ResponseWriter) { w.WriteHeader(http.StatusOK) }))
 }
 
 // generate is SGLang's own route, whose stream repeats all that has been said so

@@ -266,7 +266,12 @@ func (h *History) Figure(vram memory.Bytes, learn bool) Figure {
 		return Figure{Booked: vram, Unknown: learn, Evidence: Declared}
 	}
 	k.learn = learn
-	f := k.figure(h.resident)
+	return k.dated(h.resident)
+}
+
+// dated is figure with its Since.
+func (k *kind) dated(weights memory.Bytes) Figure {
+	f := k.figure(weights)
 	f.Since = k.last.Since
 	return f
 }

@@ -128,8 +128,7 @@ func (h *History) Learned() []Learned {
 		if !k.learned() {
 			continue
 		}
-		l := Learned{VRAM: k.vram, Runs: k.runs, Peak: k.describe(h.resident), Figure: k.figure(h.resident)}
-		l.Figure.Since = k.last.Since
+		l := Learned{VRAM: k.vram, Runs: k.runs, Peak: k.describe(h.resident), Figure: k.dated(h.resident)}
 		if k.runs >= enough {
 			l.Estimate = k.learnt
 		}

@@ -113,9 +113,7 @@ func (h *History) UnmarshalJSON(text []byte) error {
 			return fmt.Errorf("history: the demand %d is listed twice", s.VRAM)
 		}
 		seen[k.vram] = true
-		since := k.last.Since
-		k.last = k.figure(memory.Bytes(saved.Resident))
-		k.last.Since = since
+		k.last = k.dated(memory.Bytes(saved.Resident))
 		kinds = append(kinds, k)
 	}
 	h.mu.Lock()

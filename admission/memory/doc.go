@@ -27,6 +27,10 @@
 //  5. Only the Ledger writes the state of memory. Whatever else is said about it
 //     (booked, retained, unattributed, available) is worked out from that.
 //
+// Start here: Ledger (ledger.go) is told of runs (run.go), readings (reading.go,
+// measure.go) and unloads (unload.go), and answers Fits and Available. attribution.go
+// works out which backend holds what, describe.go shows it.
+//
 // The package knows runs by what their owner hands it, and nothing of tickets,
 // queues or classes. It has no clock: every time is an age, given by the
 // caller, that must not go backwards. Nothing in it is safe for concurrent use.

@@ -16,6 +16,7 @@ func (l *Ledger) Forecast(now time.Duration, run func(*Run) *Run) *Ledger {
 	for g, d := range l.devices {
 		c := *d
 		c.accounts, c.processes, c.named = slices.Clone(d.accounts), nil, nil
+		c.full.beyond = nil
 		c.last = Reading{Lost: l.sight(g, now) == closed}
 		c.goodAt, c.asked, c.Reads, c.Hold, c.complete = never, true, false, false, false
 		if d.lone != nil {

@@ -39,6 +39,7 @@ type device struct {
 	returned       Bytes          // Σ what runs were to return, since the start
 	movedAt        time.Duration  // when work of ours last started, ended, loaded or unloaded
 	lone           *Run           // bars whatever adds memory; nil: none
+	full           full           // what out-of-memory answers say while it cannot be read
 }
 
 type owner struct {
@@ -276,6 +277,9 @@ func (l *Ledger) Next(now time.Duration) (time.Duration, bool) {
 		}
 		if r := d.lone; r != nil {
 			take(r.Started + d.trialAfter())
+		}
+		if d.full.most > 0 && l.sight(g, now) == blind {
+			take(d.full.until)
 		}
 		for _, a := range d.accounts {
 			if at, ok := l.Ended(a); ok {

@@ -124,6 +124,7 @@ func (l *Ledger) Start(now time.Duration, r *Run) {
 		l.Take(&l.State, a, r.Demand, now)
 		acc.runs = append(acc.runs, r)
 		acc.started += r.Demand
+		l.startBlind(acc.gpu, r)
 		l.touch(now, a)
 		if r.Kind != Fitting {
 			d.lone = r
@@ -172,7 +173,9 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 		acc.endedAt, acc.readBy = now, now+settleTime
 		sight := l.sight(acc.gpu, now)
 		if sight == blind {
+			booked := l.bookedBlind(acc.gpu)
 			l.endBlind(a, res)
+			l.endFull(now, acc.gpu, r, res, booked)
 			if d := l.devices[acc.gpu]; d.lone == r {
 				d.lone = nil // no reading will show what it left
 			}

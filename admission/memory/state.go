@@ -74,11 +74,17 @@ const shortFor = 3
 // account holds: what is in use is used, whatever the figures say.
 func (l *Ledger) Need(st *State, a int, demand Bytes, now time.Duration) Bytes {
 	acc, h := l.accounts[a], &st.Accounts[a]
-	w := acc.weights
-	n := w + h.Running + demand
+	n := l.needByFigures(st, a, demand, now)
 	if acc.short > 0 && demand >= acc.short && now+st.Ahead < acc.shortAt+shortFor*l.devices[acc.gpu].trialAfter() {
 		n = max(n, max(h.High, h.Peak)+demand)
 	}
+	return n
+}
+
+// needByFigures is Need where nothing has run out of memory.
+func (l *Ledger) needByFigures(st *State, a int, demand Bytes, now time.Duration) Bytes {
+	h, w := &st.Accounts[a], l.accounts[a].weights
+	n := w + h.Running + demand
 	if now+st.Ahead < h.lateBy() {
 		n += min(h.Late, max(0, h.High-w))
 	}
@@ -127,7 +133,7 @@ func (l *Ledger) Fits(st *State, a int, demand Bytes, now time.Duration) (need, 
 	if l.unread(a, demand, now) {
 		return n, 0, false
 	}
-	budget := l.Budget(g)
+	budget := l.fullBudget(g, now+st.Ahead)
 	taken := l.Taken(st, g, a, n, now)
 	if taken <= budget {
 		return 0, 0, true

@@ -223,7 +223,7 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown bool,
 	if w := l.accounts[a].weights; own > 0 && own < w {
 		least -= w - own // what it holds may be all of its weights
 	}
-	if l.Unmanaged(st, a, least, now) > 0 {
+	if l.unmanaged(st, a, l.needByFigures(st, a, least, now), now) > 0 {
 		return NoDoubt
 	}
 	if c == nil || c.roomier(room) {
@@ -249,12 +249,17 @@ func (l *Ledger) WeightsUnknown(a int) bool {
 // Unmanaged is what processes that are not ours hold of a GPU, where the driver
 // names them and a run on account a would fit without them; else 0.
 func (l *Ledger) Unmanaged(st *State, a int, demand Bytes, now time.Duration) Bytes {
+	return l.unmanaged(st, a, l.Need(st, a, demand, now), now)
+}
+
+// unmanaged is Unmanaged of a run with which account a needs so much.
+func (l *Ledger) unmanaged(st *State, a int, need Bytes, now time.Duration) Bytes {
 	g := l.accounts[a].gpu
 	d := l.devices[g]
 	if !d.complete || d.unmanaged == 0 {
 		return 0
 	}
-	if taken := l.Taken(st, g, a, l.Need(st, a, demand, now), now); taken <= l.Budget(g) || taken-d.unmanaged > l.Budget(g) {
+	if taken := l.Taken(st, g, a, need, now); taken <= l.Budget(g) || taken-d.unmanaged > l.Budget(g) {
 		return 0
 	}
 	return d.unmanaged

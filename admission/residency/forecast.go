@@ -10,11 +10,7 @@ import (
 // Forecast gives a copy of the manager over a copy of its ledger. Its replicas are in
 // the same order. head gives the copy of a waiting request.
 func (m *Manager) Forecast(ledger *memory.Ledger, run func(*memory.Run) *memory.Run, head func(Head) Head) *Manager {
-	n := &Manager{ledger: ledger, last: m.last, swapped: make([][]time.Duration, len(m.swapped))}
-	for g, all := range m.swapped {
-		n.swapped[g] = slices.Clone(all)
-	}
-	copies := map[*order]*order{}
+	copies, orders := map[*order]*order{}, []*order(nil)
 	for _, o := range m.orders {
 		c := *o
 		if c.head != nil {
@@ -24,7 +20,11 @@ func (m *Manager) Forecast(ledger *memory.Ledger, run func(*memory.Run) *memory.
 			c.run = run(o.run)
 		}
 		copies[o] = &c
-		n.orders = append(n.orders, &c)
+		orders = append(orders, &c)
+	}
+	n := &Manager{ledger: ledger, last: m.last, orders: orders, swapped: make([][]time.Duration, len(m.swapped))}
+	for g, all := range m.swapped {
+		n.swapped[g] = slices.Clone(all)
 	}
 	for _, r := range m.Replicas {
 		c := *r

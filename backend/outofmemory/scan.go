@@ -21,6 +21,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/andybalholm/brotli"
+	"github.com/klauspost/compress/zstd"
 )
 
 const (
@@ -29,6 +32,9 @@ const (
 	// maxPacked is how much of a compressed answer is kept until its end. What is
 	// longer is judged by its beginning.
 	maxPacked = 128 << 10
+	// maxWindow is the window that RFC 9659 allows zstd in answers of HTTP. What
+	// needs a larger one is not unpacked.
+	maxWindow = 8 << 20
 )
 
 // form is how an answer is written.
@@ -89,7 +95,7 @@ func Scan(status int, header http.Header, patterns []string) *Scanner {
 	}
 	switch encoding := strings.ToLower(strings.TrimSpace(header.Get("Content-Encoding"))); encoding {
 	case "", "identity":
-	case "gzip", "x-gzip", "deflate":
+	case "gzip", "x-gzip", "deflate", "br", "zstd":
 		s.form, s.within, s.encoding = packed, f, encoding
 	default:
 		return nil
@@ -247,24 +253,36 @@ func (s *Scanner) finish() {
 		s.packed = nil
 		// An end that is cut still tells what came before it.
 		io.Copy(s, io.LimitReader(unpacked, maxScanned))
+		unpacked.Close()
 	}
 	s.found.endLine()
 	s.finished = true
 }
 
 // unpack reads what is compressed. deflate is zlib's form, but some send it bare.
-func unpack(encoding string, packed []byte) io.Reader {
+// Reading starts no goroutine.
+func unpack(encoding string, packed []byte) io.ReadCloser {
 	in := bytes.NewReader(packed)
-	var r io.Reader
+	var r io.ReadCloser
 	var err error
-	if encoding != "deflate" {
+	switch encoding {
+	case "br":
+		r = io.NopCloser(brotli.NewReader(in))
+	case "zstd":
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
+			r = z.IOReadCloser()
+		}
+	case "deflate":
+		if r, err = zlib.NewReader(in); err != nil {
+			in.Reset(packed)
+			r, err = flate.NewReader(in), nil
+		}
+	default:
 		r, err = gzip.NewReader(in)
-	} else if r, err = zlib.NewReader(in); err != nil {
-		in.Reset(packed)
-		r, err = flate.NewReader(in), nil
 	}
 	if err != nil {
-		return bytes.NewReader(nil)
+		return io.NopCloser(bytes.NewReader(nil))
 	}
 	return r
 }

@@ -19,6 +19,8 @@ type world struct {
 	load
 	backend, collector string
 	request            []byte
+	accepted           atomic.Int64  // connections by the backend
+	held               chan struct{} // the backend answers when it is closed; nil: at once
 }
 
 func newWorld(l load) (*world, error) {
@@ -28,7 +30,7 @@ func newWorld(l load) (*world, error) {
 		return nil, err
 	}
 	w.backend = "http://" + listener.Addr().String()
-	go serveBackend(listener, l.reply)
+	go w.serveBackend(listener)
 	if listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
@@ -78,19 +80,23 @@ routes:
 }
 
 // serveBackend answers every request on every connection with the same bytes.
-func serveBackend(l net.Listener, size int) {
-	reply := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", size, strings.Repeat("b", size))
+func (w *world) serveBackend(l net.Listener) {
+	reply := fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", w.reply, strings.Repeat("b", w.reply))
 	for {
 		c, err := l.Accept()
 		if err != nil {
 			return
 		}
+		w.accepted.Add(1)
 		go func() {
 			defer c.Close()
 			in := bufio.NewReader(c)
 			for {
 				if _, err := readMessage(in); err != nil {
 					return
+				}
+				if w.held != nil {
+					<-w.held
 				}
 				if _, err := c.Write(reply); err != nil {
 					return
@@ -143,6 +149,7 @@ func (w *world) burst(p *proxy) (used, error) {
 		defer c.Close()
 		connections[i] = c
 	}
+	accepted := w.accepted.Load()
 	before, err := p.counters()
 	if err != nil {
 		return used{}, err
@@ -169,5 +176,7 @@ func (w *world) burst(p *proxy) (used, error) {
 	default:
 	}
 	after, err := p.counters()
-	return after.since(before, w.requests), err
+	used := after.since(before, w.requests)
+	used.connections = float64(w.accepted.Load()-accepted) / float64(w.requests)
+	return used, err
 }

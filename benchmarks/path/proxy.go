@@ -30,6 +30,7 @@ type proxy struct {
 // used is what requests cost, of each. CPU is in microseconds.
 type used struct {
 	cpu, allocations, bytes, reads, writes, lost float64
+	connections                                  float64 // to the backend
 }
 
 // start runs a binary with a configuration, in which LISTEN and ADMIN stand for
@@ -162,6 +163,6 @@ func (p *proxy) metrics() (u used, err error) {
 // since is what was used between two looks, of each of n requests.
 func (u used) since(before used, n int) used {
 	each := func(now, then float64) float64 { return (now - then) / float64(n) }
-	return used{each(u.cpu, before.cpu), each(u.allocations, before.allocations), each(u.bytes, before.bytes),
-		each(u.reads, before.reads), each(u.writes, before.writes), each(u.lost, before.lost)}
+	return used{cpu: each(u.cpu, before.cpu), allocations: each(u.allocations, before.allocations), bytes: each(u.bytes, before.bytes),
+		reads: each(u.reads, before.reads), writes: each(u.writes, before.writes), lost: each(u.lost, before.lost)}
 }

@@ -77,10 +77,13 @@ func (p *process) cpu() (sum time.Duration) {
 	return sum
 }
 
-// memory is what the process has resident, in kilobytes.
-func (p *process) memory() float64 {
+// memory is what the process has resident, in kilobytes: its program's pages too.
+func (p *process) memory() float64 { return p.status("VmRSS:") }
+
+// status is a figure of the kernel's, in kilobytes.
+func (p *process) status(name string) float64 {
 	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	_, rest, _ := strings.Cut(string(status), name)
 	n, _ := strconv.ParseFloat(strings.Fields(rest + " 0")[0], 64)
 	return n
 }

@@ -18,7 +18,8 @@ import (
 
 // TestADeadCollectorCostsNothing sends the same traffic through a proxy that traces
 // nothing and through ones whose collector is dead in each way, all at once and in
-// turns, and prints what came of it: make e2e-telemetry.
+// turns, and prints what came of it: make e2e-telemetry. That an exit is not held up is
+// shown under a clock of its own, in telemetry: TestShutdownEndsByItsDeadline.
 func TestADeadCollectorCostsNothing(t *testing.T) {
 	model := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
@@ -100,9 +101,6 @@ func TestADeadCollectorCostsNothing(t *testing.T) {
 		}
 		t.Logf("%-10s median %v (%+.1f %%), memory %d KiB and %d KiB after %d more requests, exit after %v", kind, median(kind).Round(time.Microsecond),
 			100*(float64(median(kind))/float64(off)-1), before[kind], after, rounds/2*each, exit.Round(time.Millisecond))
-		if exit > 3*time.Second {
-			t.Errorf("%s: the exit takes %v, want 3 s at the most: nothing was to be drained", kind, exit)
-		}
 	}
 	for _, c := range held {
 		c.Close()

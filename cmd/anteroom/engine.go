@@ -83,24 +83,29 @@ func runEngine(args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintln(stderr, "anteroom engine: load the weights:", err)
 		}
 	}()
+	fmt.Fprintf(stdout, "%s on http://%s\n", kind.Name, l.Addr())
+	printRoutes(stdout, engine.Routes(), "  ")
+	if err := serveEngine(ctx, l, engine); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// serveEngine serves an engine until the context ends, and closes it.
+func serveEngine(ctx context.Context, l net.Listener, engine *simulation.Engine) error {
 	server := &http.Server{Handler: engine, ReadHeaderTimeout: 10 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
-	fmt.Fprintf(stdout, "%s on http://%s\n", kind.Name, l.Addr())
-	printRoutes(stdout, engine.Routes(), "  ")
 	select {
 	case err := <-served:
-		return fail(err)
+		return err
 	case <-ctx.Done():
 	}
 	// The runs are cut by Close, so that their callers get an answer.
 	engine.Close()
 	ending, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if err := server.Shutdown(ending); err != nil {
-		return fail(err)
-	}
-	return 0
+	return server.Shutdown(ending)
 }
 
 // openCard makes a card of a size, or opens the shared one in a directory.

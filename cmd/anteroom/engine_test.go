@@ -127,16 +127,13 @@ func TestATrapKillsTheProcess(t *testing.T) {
 		}
 		res.Body.Close()
 	}
-	watching, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	watching, stop := context.WithCancel(t.Context())
 	defer stop()
 	card.Watch(watching, "gpu0", 5*time.Millisecond, nil, func(r admission.Reading) {
 		if r.Used == 3*admission.GiB {
 			stop()
 		}
 	})
-	if watching.Err() != context.Canceled {
-		t.Fatal("the residue was never all that is in use")
-	}
 	if res, err := post("/v1/chat/completions"); err == nil {
 		t.Errorf("asleep it answers %s", res.Status)
 	}

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/internal/wait"
 )
 
 // The field cases are what people who run gateways in front of model servers have
@@ -96,7 +98,12 @@ func start(t *testing.T, config string, env ...string) *site {
 		io.Copy(s.log, lines)
 		s.done <- s.p.Wait()
 	}()
-	t.Cleanup(func() { s.p.Process.Kill() })
+	t.Cleanup(func() {
+		s.p.Process.Kill()
+		if t.Failed() {
+			t.Logf("the log:\n%s", s.log)
+		}
+	})
 	return s
 }
 
@@ -134,13 +141,7 @@ func (s *site) raw(request string) net.Conn {
 // soon waits for what another process brings about.
 func (s *site) soon(what string, is func() bool) {
 	s.t.Helper()
-	for range 2000 {
-		if is() {
-			return
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-	s.t.Fatalf("after 10 s still not: %s; the log:\n%s", what, s.log)
+	wait.Until(s.t, what, is)
 }
 
 // answers is an engine that tells what it was sent.

@@ -77,45 +77,53 @@ func learnedFromFile(name string) (l proxy.Learned, err error) {
 	return l, nil
 }
 
+func sizeText(n int64) string { return admission.Bytes(n).String() }
+
+func sizeOrDash(n *int64) string {
+	if n == nil {
+		return "-"
+	}
+	return sizeText(*n)
+}
+
+func secondsText(s float64) string { return strconv.FormatFloat(s, 'g', 3, 64) + "s" }
+
+// learnedRow is what was learned of a route, with tabs between the cells.
+func learnedRow(r proxy.LearnedRoute) string {
+	declared, booked, estimate, p50, p95 := sizeText(r.Declared), sizeText(r.Booked), "-", "-", "-"
+	since, raised, down := "-", "-", "-"
+	if r.Since != nil {
+		since = r.Since.Local().Format("2006-01-02 15:04:05")
+	}
+	if r.RaisedBy > 0 {
+		raised, down = sizeText(r.RaisedBy), fmt.Sprintf("%d runs", r.ComesDownAfter)
+	}
+	if r.Learn {
+		declared = "learn"
+	}
+	if r.Unknown {
+		booked = "unknown"
+	}
+	if r.Estimate > 0 {
+		estimate = secondsText(r.Estimate)
+	}
+	if r.P50 != nil && r.P95 != nil {
+		p50, p95 = secondsText(*r.P50), secondsText(*r.P95)
+	}
+	return strings.Join([]string{r.Route, r.Backend, declared, booked, string(r.Evidence), since, raised, down,
+		sizeOrDash(r.Most), fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t")
+}
+
 func printLearned(w io.Writer, l proxy.Learned) {
 	if len(l.Routes) == 0 {
 		fmt.Fprintln(w, "nothing has been learned yet")
 	}
-	amount := func(n int64) string { return admission.Bytes(n).String() }
-	maybe := func(n *int64) string {
-		if n == nil {
-			return "-"
-		}
-		return amount(*n)
-	}
-	seconds := func(s float64) string { return strconv.FormatFloat(s, 'g', 3, 64) + "s" }
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	if len(l.Routes) > 0 {
 		fmt.Fprintln(t, "ROUTE\tBACKEND\tDECLARED\tBOOKED\tEVIDENCE\tSINCE\tRAISED BY\tDOWN AFTER\tMEASURED\tMEASURED RUNS\tRUNS\tESTIMATE\tP50\tP95")
 	}
 	for _, r := range l.Routes {
-		declared, booked, estimate, p50, p95 := amount(r.Declared), amount(r.Booked), "-", "-", "-"
-		since, raised, down := "-", "-", "-"
-		if r.Since != nil {
-			since = r.Since.Local().Format("2006-01-02 15:04:05")
-		}
-		if r.RaisedBy > 0 {
-			raised, down = amount(r.RaisedBy), fmt.Sprintf("%d runs", r.ComesDownAfter)
-		}
-		if r.Learn {
-			declared = "learn"
-		}
-		if r.Unknown {
-			booked = "unknown"
-		}
-		if r.Estimate > 0 {
-			estimate = seconds(r.Estimate)
-		}
-		if r.P50 != nil && r.P95 != nil {
-			p50, p95 = seconds(*r.P50), seconds(*r.P95)
-		}
-		fmt.Fprintln(t, strings.Join([]string{r.Route, r.Backend, declared, booked, string(r.Evidence), since, raised, down,
-			maybe(r.Most), fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t"))
+		fmt.Fprintln(t, learnedRow(r))
 	}
 	besides := false
 	for _, r := range l.Routes {
@@ -124,7 +132,7 @@ func printLearned(w io.Writer, l proxy.Learned) {
 				besides = true
 				fmt.Fprintln(t, "\nROUTE\tDECLARED\tBESIDE\tP50\tP95")
 			}
-			fmt.Fprintln(t, strings.Join([]string{r.Route, amount(r.Declared), cmp.Or(b.Class, "(alone)"), seconds(b.P50), seconds(b.P95)}, "\t"))
+			fmt.Fprintln(t, strings.Join([]string{r.Route, sizeText(r.Declared), cmp.Or(b.Class, "(alone)"), secondsText(b.P50), secondsText(b.P95)}, "\t"))
 		}
 	}
 	if len(l.Residents) > 0 {
@@ -133,9 +141,9 @@ func printLearned(w io.Writer, l proxy.Learned) {
 	for _, r := range l.Residents {
 		declared := "learn"
 		if r.Declared != nil {
-			declared = amount(*r.Declared)
+			declared = sizeText(*r.Declared)
 		}
-		fmt.Fprintln(t, strings.Join([]string{r.Backend, fmt.Sprint(r.Replica), r.GPU, declared, maybe(r.Seen)}, "\t"))
+		fmt.Fprintln(t, strings.Join([]string{r.Backend, fmt.Sprint(r.Replica), r.GPU, declared, sizeOrDash(r.Seen)}, "\t"))
 	}
 	t.Flush()
 	for _, r := range l.Routes {

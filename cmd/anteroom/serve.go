@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -90,7 +91,17 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	s.reloadFrom(load)
-	for serving := true; serving; {
+	if !s.serveUntil(ends, hangups, changes) {
+		return 1
+	}
+	unwatch()
+	return s.drain(ends)
+}
+
+// serveUntil reloads at each hangup and change until a signal of ends comes. It
+// reports false where a listener ended before.
+func (s *server) serveUntil(ends, hangups <-chan os.Signal, changes <-chan struct{}) bool {
+	for {
 		select {
 		case <-hangups:
 			s.Reload() // it logs its refusal
@@ -100,13 +111,16 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 			s.log.Error("a listener ended", "error", err)
 			s.served <- err
 			s.forceStop()
-			return 1
+			return false
 		case <-ends:
-			serving = false
+			return true
 		}
 	}
-	unwatch()
-	// A second signal ends the drain, and the flush after it.
+}
+
+// drain stops the server, and gives the exit status. A second signal ends the drain,
+// and the flush after it.
+func (s *server) drain(ends <-chan os.Signal) int {
 	atOnce, end := context.WithCancel(context.Background())
 	defer end()
 	go func() {

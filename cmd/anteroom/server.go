@@ -143,6 +143,7 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 		defer close(ended)
 		if s.read != nil {
 			first := sync.OnceFunc(func() { close(ready) })
+			defer first() // it may end without a reading
 			s.read(ctx, s.now, func(r admission.Reading) {
 				s.controller.Observe(r)
 				first()

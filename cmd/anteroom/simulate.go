@@ -72,30 +72,7 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 		return wrong("no trace: want one with --trace FILE")
 	}
 
-	var boxes []*replay.Box
-	var mistakes []string
-	for _, file := range files {
-		box, wrong := loadBox(file)
-		for _, m := range wrong {
-			mistakes = append(mistakes, m.String())
-		}
-		boxes = append(boxes, box)
-	}
-	trace, err := readTrace(*from)
-	if err != nil {
-		mistakes = append(mistakes, err.Error())
-	}
-	if *learned != "" {
-		slower, err := readSlower(*learned)
-		if err != nil {
-			mistakes = append(mistakes, err.Error())
-		}
-		for _, box := range boxes {
-			if box != nil {
-				box.Slower = slower
-			}
-		}
-	}
+	boxes, trace, mistakes := loadSimulation(files, *from, *learned)
 	if len(mistakes) > 0 {
 		fmt.Fprintln(stderr, strings.Join(mistakes, "\n"))
 		return 1
@@ -136,6 +113,35 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	return 0
+}
+
+// loadSimulation reads what is to be played, and tells all that is wrong with it.
+// No file for learned: runs do not slow each other down.
+func loadSimulation(files []string, from, learned string) (boxes []*replay.Box, trace *replay.Trace, mistakes []string) {
+	for _, file := range files {
+		box, wrong := loadBox(file)
+		for _, m := range wrong {
+			mistakes = append(mistakes, m.String())
+		}
+		boxes = append(boxes, box)
+	}
+	trace, err := readTrace(from)
+	if err != nil {
+		mistakes = append(mistakes, err.Error())
+	}
+	if learned == "" {
+		return boxes, trace, mistakes
+	}
+	slower, err := readSlower(learned)
+	if err != nil {
+		mistakes = append(mistakes, err.Error())
+	}
+	for _, box := range boxes {
+		if box != nil {
+			box.Slower = slower
+		}
+	}
+	return boxes, trace, mistakes
 }
 
 // simulate plays the trace against each box, and beside it each baseline.

@@ -26,7 +26,7 @@ type terminal struct {
 // inTerminal starts anteroom there.
 func inTerminal(t *testing.T, width, height int, environment string, args ...string) *terminal {
 	t.Helper()
-	x := &terminal{t, fmt.Sprintf("anteroom-test-%d", os.Getpid())}
+	x := &terminal{t, fmt.Sprintf("anteroom-%d-%s", os.Getpid(), t.Name())}
 	command := fmt.Sprintf("exec env RUN_THE_COMMAND=1 GORACE=atexit_sleep_ms=0 TZ=UTC %s %s %s", environment, os.Args[0], strings.Join(args, " "))
 	x.tmux("-f", "/dev/null", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height), command)
 	t.Cleanup(func() { exec.Command("tmux", "-L", x.socket, "kill-server").Run() })
@@ -63,6 +63,16 @@ func (x *terminal) until(pattern string) string {
 	}
 }
 
+// untilDead waits for the program's end.
+func (x *terminal) untilDead() {
+	x.t.Helper()
+	for last := time.Now().Add(time.Minute); strings.TrimSpace(x.tmux("display-message", "-p", "#{pane_dead}")) != "1"; <-time.After(20 * time.Millisecond) {
+		if time.Now().After(last) {
+			x.t.Fatalf("after a minute it has not ended: pane %s", x.tmux("display-message", "-p", "#{pane_dead} #{pane_pid} #{pane_current_command}"))
+		}
+	}
+}
+
 const topFile = `
 listen: 127.0.0.1:0
 admin: {listen: 127.0.0.1:0, token: secret}
@@ -79,20 +89,6 @@ routes:
   - {match: {path: /v1/vqa}, class: light, backend: vqa}
 `
 
-// engineProcess is a simulated engine that takes minutes for a request.
-func engineProcess(t *testing.T, kind string) string {
-	t.Helper()
-	p := process("engine", "--kind", kind, "--speed", "0.02")
-	out, err := p.StdoutPipe()
-	must(t, err)
-	must(t, p.Start())
-	t.Cleanup(func() { p.Process.Kill(); p.Wait() })
-	var word, on, url string
-	_, err = fmt.Fscan(out, &word, &on, &url)
-	must(t, err)
-	return url
-}
-
 // asks sends a request and gives what came of it.
 func asks(url, body string, came chan<- string) {
 	res, err := http.Post(url, "application/json", strings.NewReader(body))
@@ -106,7 +102,7 @@ func asks(url, body string, came chan<- string) {
 }
 
 func TestTopInATerminal(t *testing.T) {
-	s := serveProcessAt(t, write(t, fmt.Sprintf(topFile, engineProcess(t, "flux"), engineProcess(t, "vqa"))))
+	s := serveProcessAt(t, write(t, fmt.Sprintf(topFile, engineProcess(t, "flux", "0.02"), engineProcess(t, "vqa", "0.02"))))
 	admin := newClient(s.admin, "secret")
 	heavy := make(chan string, 8)
 	for range 4 {
@@ -207,7 +203,7 @@ func TestTopInATerminal(t *testing.T) {
 	must(t, s.process.Process.Kill())
 	x.until(`DISCONNECTED for \d`)
 	x.press("q")
-	x.until(`Pane is dead`)
+	x.untilDead()
 	if strings.Contains(x.screen(), "WAITING") {
 		t.Errorf("it leaves its screen behind: %s", x.screen())
 	}
@@ -230,5 +226,5 @@ func TestTopInATerminalHasColours(t *testing.T) {
 		}
 	}
 	x.press("C-c")
-	x.until(`Pane is dead`)
+	x.untilDead()
 }

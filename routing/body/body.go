@@ -46,13 +46,8 @@ func Read(r *http.Request, b *Body, names *Names) Reading {
 	if b.Whole == nil && (b.Truncated || b.Size > int64(len(b.Prefix))) {
 		return Reading{Err: errTruncated}
 	}
-	// Underscores are dashes to what passes headers on as variables.
-	for _, name := range [...]string{"Content-Encoding", "Content_encoding"} {
-		for _, encoding := range r.Header[name] {
-			if encoding != "" && !strings.EqualFold(encoding, "identity") {
-				return Reading{Err: errEncoded}
-			}
-		}
+	if isEncoded(r) {
+		return Reading{Err: errEncoded}
 	}
 	types := r.Header["Content-Type"]
 	if len(types) > 1 || !SingleHeader(r, "Content-Type") || len(r.Header["Content_type"]) > 0 {
@@ -92,6 +87,19 @@ func Read(r *http.Request, b *Body, names *Names) Reading {
 		return Reading{} // a sound or a picture has no keys to anybody
 	}
 	return Reading{Err: errContentType}
+}
+
+// isEncoded says that a request's body is compressed. Underscores are dashes to what
+// passes headers on as variables.
+func isEncoded(r *http.Request) bool {
+	for _, name := range [...]string{"Content-Encoding", "Content_encoding"} {
+		for _, encoding := range r.Header[name] {
+			if encoding != "" && !strings.EqualFold(encoding, "identity") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // isBinary says that a type is of what is neither JSON nor a form.

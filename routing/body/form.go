@@ -117,6 +117,18 @@ func (f *form) add(name string, value any, doubt error) {
 	values[name] = value
 }
 
+// locate takes note of where a field's value stands. One that comes twice is in doubt,
+// with whatever value: only one of them would be found.
+func (f *form) locate(name string, v Value) {
+	if f.names == nil || name != f.names.locate || name == "" {
+		return
+	}
+	if f.value.To > 0 {
+		f.doubt(name, errDuplicate)
+	}
+	f.value = v
+}
+
 // charset looks at a field that says in which charset the others are.
 func (f *form) charset(name, value string) error {
 	if name == "_charset_" && !isUTF8(value) {
@@ -213,6 +225,7 @@ func (f *form) readPairs(w *window) error {
 			}
 			var raw string
 			var over bool
+			from := w.position()
 			raw, end, over = w.until("&;", most)
 			if wanted {
 				var bad error
@@ -222,6 +235,7 @@ func (f *form) readPairs(w *window) error {
 				if over {
 					doubt = errFormSize
 				}
+				f.locate(name, Value{from, from + int64(len(raw)), value, escaped})
 			}
 		}
 		if before == ';' || end == ';' {
@@ -335,43 +349,53 @@ func (f *form) readParts(w *window, delimiter []byte) error {
 		default:
 			return errForm
 		}
-		if f.count++; f.count > mostParts {
-			return errFormSize
-		}
-		header, err := w.header(delimiter)
-		if err != nil {
+		if err := f.readPart(w, delimiter); err != nil {
 			return err
 		}
-		p, err := f.partOf(header)
-		if err != nil {
-			return err
-		}
-		wanted := (f.wants(p.name) || p.name == "_charset_") && !p.file
-		most := 0
-		if wanted {
-			most = maxFieldSize
-		}
-		content, length, err := w.content(delimiter, most)
-		if err != nil {
-			return err
-		}
-		var value any = string(content)
-		switch {
-		case p.file:
-			value = map[string]any{"filename": p.filename}
-			if p.filename == "" && length > 0 { // browsers send an input without a file so, but without content
-				p.doubt = errForm
-			}
-		case wanted && length > maxFieldSize:
-			p.doubt = errFormSize
-		}
-		if !p.file {
-			if err := f.charset(p.name, string(content)); err != nil {
-				return err
-			}
-		}
-		f.add(p.name, value, p.doubt)
 	}
+}
+
+// readPart reads one part and the delimiter behind it.
+func (f *form) readPart(w *window, delimiter []byte) error {
+	if f.count++; f.count > mostParts {
+		return errFormSize
+	}
+	header, err := w.header(delimiter)
+	if err != nil {
+		return err
+	}
+	p, err := f.partOf(header)
+	if err != nil {
+		return err
+	}
+	wanted := (f.wants(p.name) || p.name == "_charset_") && !p.file
+	most := 0
+	if wanted {
+		most = maxFieldSize
+	}
+	from := w.position()
+	content, length, err := w.content(delimiter, most)
+	if err != nil {
+		return err
+	}
+	var value any = string(content)
+	switch {
+	case p.file:
+		value = map[string]any{"filename": p.filename}
+		if p.filename == "" && length > 0 { // browsers send an input without a file so, but without content
+			p.doubt = errForm
+		}
+	case wanted && length > maxFieldSize:
+		p.doubt = errFormSize
+	}
+	if !p.file {
+		f.locate(p.name, Value{from, from + int64(length), string(content), plain})
+		if err := f.charset(p.name, string(content)); err != nil {
+			return err
+		}
+	}
+	f.add(p.name, value, p.doubt)
+	return nil
 }
 
 // onlyLines wants nothing but line ends to the end.

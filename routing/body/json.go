@@ -121,9 +121,13 @@ func (p *jsonReader) root() (any, error) {
 			return p.skip()
 		}
 		p.found = nil
+		from := p.position()
 		value, err := p.value(1)
 		if err != nil {
 			return err
+		}
+		if text, ok := value.(string); ok && p.names != nil && key == p.names.locate {
+			p.Reading.value = Value{from, p.position(), text, quoted}
 		}
 		_, twice := object[key]
 		switch {

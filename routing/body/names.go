@@ -14,6 +14,8 @@ type Names struct {
 	whole bool      // some rule looks at more than these
 	// without are keys deeper than the root that are passed over.
 	without []string
+	// locate is the key right in the body whose value's place is to be found; empty: none.
+	locate string
 }
 
 // Add adds the keys that an expression looks at: those right in the body, those

@@ -9,6 +9,7 @@ type Reading struct {
 	Body any
 	// doubts say of keys right in the body why their value is in doubt.
 	doubts map[string]error
+	value  Value // of Names.locate
 	// Err says why all of it is in doubt.
 	Err error
 }

@@ -37,28 +37,34 @@ func (p *jsonReader) skip() error {
 				return err
 			}
 		}
-		for more := false; !more; {
-			if len(open) == 0 {
-				return nil
-			}
-			p.space()
-			switch c, around := p.peek(), open[len(open)-1]; c {
-			case ',':
-				p.at++
-				more = true
-				if around == '{' {
-					if err := p.skipKey(); err != nil {
-						return err
-					}
-				}
-			case around + 2:
-				p.at++
-				open = open[:len(open)-1]
-			default:
-				return errJSON
-			}
+		var err error
+		if open, err = p.skipEnds(open); err != nil || len(open) == 0 {
+			return err
 		}
 	}
+}
+
+// skipEnds passes over what is behind a value: the braces that close, and the comma and
+// the key before the next value. It gives the braces that are still open; none: the
+// outermost value has ended.
+func (p *jsonReader) skipEnds(open []byte) ([]byte, error) {
+	for len(open) > 0 {
+		p.space()
+		switch c, around := p.peek(), open[len(open)-1]; c {
+		case ',':
+			p.at++
+			if around == '{' {
+				return open, p.skipKey()
+			}
+			return open, nil
+		case around + 2:
+			p.at++
+			open = open[:len(open)-1]
+		default:
+			return open, errJSON
+		}
+	}
+	return nil, nil
 }
 
 func (p *jsonReader) skipKey() error {

@@ -10,6 +10,7 @@ const chunk = 64 << 10
 type window struct {
 	seen []byte // parsed up to at
 	at   int
+	base int64     // what came before seen
 	rest io.Reader // what comes behind it; nil: nothing
 	err  error     // why the rest cannot be read
 }
@@ -22,12 +23,16 @@ func (b *Body) open() *window {
 	return &window{seen: b.Prefix}
 }
 
+// position is how far the body has been parsed.
+func (w *window) position() int64 { return w.base + int64(w.at) }
+
 // more reads on and keeps what is not yet parsed. It is false at the end.
 func (w *window) more() bool {
 	if w.rest == nil {
 		return false
 	}
 	left := w.seen[w.at:]
+	w.base += int64(w.at)
 	if next := len(left) + chunk; w.at == 0 || cap(w.seen) < next {
 		w.seen = append(make([]byte, 0, next), left...)
 	} else {

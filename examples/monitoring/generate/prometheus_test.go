@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/internal/wait"
 )
 
 // These tests need promtool, prometheus and a built anteroom: make e2e-telemetry.
@@ -50,16 +52,6 @@ func start(t *testing.T, name string, args ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cancel(); c.Wait() })
-}
-
-// eventually asks until it is answered with what is wanted.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !is(); <-time.After(100 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("after a minute still not: %s", what)
-		}
-	}
 }
 
 func get(address string) (string, bool) {
@@ -131,8 +123,8 @@ scrape_configs: [{job_name: anteroom, static_configs: [{targets: [%q]}]}]
 `, rules, admin))
 	start(t, "prometheus", "--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
 		"--web.listen-address="+prometheus, "--enable-feature=exemplar-storage", "--log.level=error")
-	eventually(t, "the proxy is ready", func() bool { _, ok := get("http://" + admin + "/readyz"); return ok })
-	eventually(t, "Prometheus is ready", func() bool { _, ok := get("http://" + prometheus + "/-/ready"); return ok })
+	wait.Until(t, "the proxy is ready", func() bool { _, ok := get("http://" + admin + "/readyz"); return ok })
+	wait.Until(t, "Prometheus is ready", func() bool { _, ok := get("http://" + prometheus + "/-/ready"); return ok })
 	traffic, stop := context.WithCancel(t.Context())
 	defer stop()
 	for i := range 4 {
@@ -158,7 +150,7 @@ scrape_configs: [{job_name: anteroom, static_configs: [{targets: [%q]}]}]
 		}
 		return len(answer.Data.Result), ""
 	}
-	eventually(t, "there are rates", func() bool {
+	wait.Until(t, "there are rates", func() bool {
 		n, _ := ask(`sum by (anteroom_class) (rate(anteroom_requests_total[5s])) > 0`)
 		return n == 2
 	})

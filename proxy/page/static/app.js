@@ -1,5 +1,5 @@
 // The status page: asks who it talks to, listens to one stream, and draws in its own time.
-import { model, handlers, weigh, now, byWeight, gpus } from "./model.js";
+import { model, handlers, weigh, now, gpus } from "./model.js";
 import { $, el, set, button, bytes, seconds, clock, utc, count, moment, theme } from "./format.js";
 import { Table } from "./table.js";
 import { Gantt, sayDecision } from "./gantt.js";
@@ -35,10 +35,12 @@ function work() {
 
 // seen are the panels on the screen: others are not drawn.
 const seen = new Set();
+let compared = -Infinity; // when waits were last compared
 const watch = new IntersectionObserver((all) => {
   for (const e of all) {
     e.isIntersecting ? seen.add(e.target.id) : seen.delete(e.target.id);
     if (e.isIntersecting) draw(e.target.id);
+    if (e.isIntersecting && e.target.id === "waits" && performance.now() - compared > 10e3) compare();
   }
 }, { rootMargin: "100px" });
 
@@ -168,7 +170,7 @@ function makeTables() {
     label: "What happened", key: (d) => d.n, empty: "Nothing has happened but requests.",
     columns: [
       { id: "when", label: "When", text: (d) => clock(d.ms), draw: (td, d) => { if (td.ms !== d.ms) td.title = utc((td.ms = d.ms)); } },
-      { id: "what", label: "What", cls: "wide", wide: true, text: (d) => sayDecision(d).join(" · ") },
+      { id: "what", label: "What", cls: "wide all", wide: true, text: (d) => sayDecision(d).join(" · ") },
     ],
   });
   tables.learned = new Table($("learned-t"), {
@@ -214,8 +216,8 @@ function besides(backend) {
 }
 
 function rowsOfBackends() {
-  const rows = [], order = byWeight(model.weight);
-  for (const b of [...model.state.backends].sort((x, y) => -order(x.name, y.name))) {
+  const rows = [];
+  for (const b of [...model.state.backends].sort((x, y) => (model.weight.get(y.name) || 0) - (model.weight.get(x.name) || 0) || x.name.localeCompare(y.name, "en", { numeric: true }))) {
     b.replicas.forEach((r, i) => {
       const of = b.accounts.filter((a) => a.replica === r.replica), sum = (f) => of.reduce((n, a) => n + f(a), 0);
       const seen = (model.learned?.residents || []).filter((x) => x.backend === b.name && x.replica === r.replica);
@@ -247,9 +249,10 @@ function drawClasses() {
   if (tiles.size !== list.length || list.some((c) => !tiles.has(c.name))) {
     tiles.clear();
     at.replaceChildren(...list.map((c) => {
-      const t = { root: el("div", "tile"), name: el("h2"), slots: el("div", "slots"), runs: el("b"), queued: el("b"), oldest: el("b"), acts: el("div", "acts") };
+      const t = { root: el("div", "tile"), name: el("h2"), slots: el("div", "slots"), runs: el("dd"), queued: el("dd"), oldest: el("dd"), acts: el("div", "acts") };
       t.slots.setAttribute("role", "img");
-      t.root.append(el("div", "line", t.name, el("span", "spacer"), t.acts), el("dl", "", el("div", "", el("dt", "", "running"), el("dd", "", t.runs)), el("div", "", el("dt", "", "waiting"), el("dd", "", t.queued)), el("div", "", el("dt", "", "oldest waits"), el("dd", "", t.oldest))), t.slots);
+      const stat = (text, dd) => el("div", "", el("dt", "", text), dd);
+      t.root.append(t.name, el("dl", "", stat("running", t.runs), stat("waiting", t.queued), stat("oldest", t.oldest)), t.slots, t.acts);
       tiles.set(c.name, t);
       return t.root;
     }));
@@ -364,7 +367,12 @@ async function quietly(does) {
 }
 
 const learn = () => quietly(async () => { model.learned = await get("/api/learned"); draw("learned", "backends"); });
-const compare = () => quietly(async () => { if (seen.has("waits")) { model.compare = await get("/api/compare?for=10m"); draw("waits"); } });
+const compare = () => quietly(async () => {
+  if (!seen.has("waits") || !model.state) return;
+  compared = performance.now();
+  model.compare = await get("/api/compare?for=10m");
+  draw("waits");
+});
 const configure = () => quietly(async () => { weigh(await get("/api/config")); draw(...all); });
 const listAll = () => quietly(async () => { if (everyWaiter) { everyWaiter = (await get("/api/queue?limit=1000")).waiting; draw("queue"); } });
 
@@ -483,7 +491,7 @@ function wire() {
   setInterval(drawLink, 1000);
   setInterval(learn, 15e3);
   setInterval(compare, 20e3);
-  setTimeout(compare, 1500);
+  setTimeout(compare, 2500);
   setInterval(listAll, 3000);
 }
 

@@ -144,7 +144,7 @@ export function axes(extra) {
 
 export function drawMemory(at, from, to) {
   const s = stacks(model.card);
-  set($("chart-h"), model.card ? `${model.card}, as it was booked` : "As it was booked");
+  set($("chart-h"), model.card ? `${model.card}, as it was booked, GiB` : "As it was booked");
   if (!s.xs.length) return void (at.firstChild || at.append(el("p", "empty", "Loading…")));
   const wanted = [theme.name, model.card, at.clientWidth, s.top, ...s.series.map((x) => x.key)].join();
   const data = [s.xs, ...s.series.map((x) => x.ys), s.limit];
@@ -155,7 +155,7 @@ export function drawMemory(at, from, to) {
     plot = new uPlot({
       width: at.clientWidth, height: at.clientHeight || 150, legend: { show: false }, cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
       scales: { x: { time: true, range: () => [plot?.from ?? from, plot?.to ?? to] }, y: { range: [0, s.top] } },
-      axes: axes([{ values: (u, ticks) => ticks.map((t) => clock(t * 1000).slice(0, 5)), size: 24, space: 70 }, { values: (u, ticks) => ticks.map((t) => t + ""), size: 34, space: 28 }]),
+      axes: axes([{ values: (u, ticks) => ticks.map((t) => (to - from > 200 ? clock(t * 1000).slice(0, -3) : clock(t * 1000))), size: 24, space: 70 }, { values: (u, ticks) => ticks.map((t) => t + ""), size: 34, space: 28 }]),
       series: [{}, ...s.series.map((x) => ({ label: x.name + " " + x.kind, fill: fill(x), width: 0, points: { show: false }, paths: stepped })),
         { label: "limit", stroke: theme.ink.limit, width: 1.5, dash: [5, 4], points: { show: false }, paths: stepped }],
       hooks: { setCursor: [(u) => told(u, at)] },

@@ -68,7 +68,7 @@ export class Gantt {
     this.waitRow = few ? 6 : 4;
     // What room there is goes to the slots.
     const fixed = AXIS + EVENTS + 6 + byGPU.size * 20 + lanes.length * 6 + rows * this.waitRow;
-    const slot = Math.max(6, Math.min(24, Math.floor((Math.max(room, 260) - fixed) / slots)));
+    const slot = Math.max(6, Math.min(30, Math.floor((Math.max(room, 320) - fixed) / slots)));
     this.gutter = width < 600 ? 78 : 148;
     this.groups = [];
     let y = AXIS + EVENTS + 4;
@@ -187,7 +187,7 @@ export class Gantt {
     p.fillRect(4, g.runs, 3, Math.max(6, g.height - 8));
     p.fillStyle = ink.text;
     while (text.length > 3 && p.measureText(text).width > this.gutter - 18) text = text.slice(0, -2) + "…";
-    p.fillText(text, 12, g.runs + Math.min(g.height - 8, g.slot) / 2);
+    p.fillText(text, 12, g.runs + Math.max(7, Math.min(g.height - 8, g.slot) / 2));
   }
 
   // drawRow draws runs, or their waits, that lie in one row. What falls into a pixel that has

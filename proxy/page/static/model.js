@@ -103,9 +103,9 @@ const bySpan = (list, key, before) => {
 export const handlers = {
   snapshot(s, id) {
     if (model.state && (s.started !== model.state.started || id < model.seen)) forget();
-    handlers.state(s);
+    handlers.state(s, true); // what runs is told again when what was before has been
   },
-  state(s) {
+  state(s, first) {
     const at = time(s.at), skew = at - Date.now();
     // The smallest delay tells the clock best.
     if (!model.offset || skew > model.offset || Math.abs(skew - model.offset) > 2000) model.offset = skew;
@@ -117,6 +117,7 @@ export const handlers = {
         lane(b.name, r.replica);
       }
     }
+    if (first) return;
     const running = new Set();
     for (const r of s.running) {
       running.add(r.id);
@@ -240,5 +241,5 @@ export function weigh(config) {
   model.version++;
 }
 
-// position sorts names of classes, the heaviest last.
-export const byWeight = (weights) => (a, b) => (weights.get(a) || 0) - (weights.get(b) || 0) || (a < b ? -1 : 1);
+// byWeight sorts names, the heaviest last.
+export const byWeight = (weights) => (a, b) => (weights.get(a) || 0) - (weights.get(b) || 0) || a.localeCompare(b, "en", { numeric: true });
