@@ -12,6 +12,7 @@ import "time"
 //  2. After TrialAfter one run at a time may go beyond that. If it ends well, as much
 //     may be booked from then on; if it fails, the next is tried after twice as long,
 //     up to an hour.
+//  3. Where nothing of ours runs one may always start: a second try is one.
 type full struct {
 	most   Bytes         // that may be booked; 0: all
 	until  time.Duration // the time of 2
@@ -23,7 +24,7 @@ type full struct {
 func (l *Ledger) fullBudget(g int, now time.Duration) Bytes {
 	d, budget := l.devices[g], l.Budget(g)
 	f := &d.full
-	if f.most == 0 || l.sight(g, now) != blind || f.beyond == nil && now >= f.until { // 2
+	if f.most == 0 || l.sight(g, now) != blind || f.beyond == nil && now >= f.until || l.Quiet(g) { // 2, 3
 		return budget
 	}
 	return min(budget, f.most)
