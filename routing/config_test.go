@@ -20,7 +20,8 @@ func mistakes(c routing.Config) []string {
 
 func TestAGoodConfigurationHasNoMistakes(t *testing.T) {
 	c := aConfig(heavy("images", path("/v1/images")), light("", path("/v1/vqa")), light("", path("/v1/{x}/{y...}")), pass("", path("/**")))
-	for _, url := range []string{"http://localhost", "http://localhost:80/", "https://models.example.com", "http://[::1]:8001", "unix:/run/vqa.sock", "HTTP://10.0.0.1:1"} {
+	for _, url := range []string{"http://localhost", "http://localhost:80/", "https://models.example.com", "http://[::1]:8001",
+		"unix:/run/vqa.sock", "HTTP://10.0.0.1:1"} {
 		b := c.Backends["vqa"]
 		b.URL = url
 		c.Backends["vqa"] = b
@@ -133,7 +134,8 @@ func TestEveryMistakeIsReportedOnceWithItsPathAndItsCure(t *testing.T) {
 		{"backends.vqa.breaker.failures", "want 1 or more", to(func(b *backend.Config) { b.Breaker.Failures = 0 })},
 		{"backends.vqa.breaker.open", "want a time such as 30s", to(func(b *backend.Config) { b.Breaker.Open = 0 })},
 		{"backends.vqa.health.path", "want one such as /health", to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "health", Every: 1} })},
-		{"backends.vqa.health.path", "want one such as /health", to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "http://other/health", Every: 1} })},
+		{"backends.vqa.health.path", "want one such as /health",
+			to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "http://other/health", Every: 1} })},
 		{"backends.vqa.health.path", "want one such as /health", to(func(b *backend.Config) { b.Health = backend.HealthConfig{Path: "/%zz", Every: 1} })},
 		{"backends.vqa.health.every", "want a time such as 5s", to(func(b *backend.Config) { b.Health.Path = "/health" })},
 
@@ -277,7 +279,8 @@ func TestWhatNeverFitsItsCardIsReportedOnceForEachAmount(t *testing.T) {
 	k := c.Classes["light"]
 	k.VRAM.Amount = 41 * admission.GiB
 	c.Classes["light"] = k
-	if got := mistakes(c); len(got) != 1 || !strings.Contains(got[0], "classes.light.vram: 41GiB: more than gpu0 can ever give beside the 7GiB that backend vqa holds: want 40GiB or less") {
+	if got := mistakes(c); len(got) != 1 || !strings.Contains(got[0],
+		"classes.light.vram: 41GiB: more than gpu0 can ever give beside the 7GiB that backend vqa holds: want 40GiB or less") {
 		t.Errorf("got %q", got)
 	}
 	c.Routes[0].VRAM, c.Routes[1].VRAM = "1GiB", "1GiB" // then the class's is never asked for

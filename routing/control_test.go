@@ -26,7 +26,8 @@ func TestAWildcardDoesNotReachWhatControlsTheEngine(t *testing.T) {
 	}{
 		{
 			backend.ReclaimConfig{Preset: "vllm"},
-			[]string{"POST /sleep", "POST /sleep?level=2", "POST /sleep/", "GET /sleep", "POST /%73leep", "POST /sle%65p?x", "POST /wake_up", "GET /is_sleeping", "POST /collective_rpc", "POST /pause"},
+			[]string{"POST /sleep", "POST /sleep?level=2", "POST /sleep/", "GET /sleep", "POST /%73leep", "POST /sle%65p?x", "POST /wake_up",
+				"GET /is_sleeping", "POST /collective_rpc", "POST /pause"},
 			[]string{"POST /v1/chat/completions", "POST /sleeper", "POST /v1/sleep", "GET /health"},
 		},
 		{
@@ -46,8 +47,10 @@ func TestAWildcardDoesNotReachWhatControlsTheEngine(t *testing.T) {
 		},
 		{
 			backend.ReclaimConfig{Preset: "triton"},
-			[]string{"POST /v2/repository/models/flux/unload", "POST /v2/repository/models/a%20b/load", "POST /inference.GRPCInferenceService/RepositoryModelUnload"},
-			[]string{"POST /v2/models/flux/infer", "POST /v2/repository/index", "POST /inference.GRPCInferenceService/ModelInfer", "POST /v2/repository/models/flux/load/x"},
+			[]string{"POST /v2/repository/models/flux/unload", "POST /v2/repository/models/a%20b/load",
+				"POST /inference.GRPCInferenceService/RepositoryModelUnload"},
+			[]string{"POST /v2/models/flux/infer", "POST /v2/repository/index", "POST /inference.GRPCInferenceService/ModelInfer",
+				"POST /v2/repository/models/flux/load/x"},
 		},
 		{
 			backend.ReclaimConfig{Preset: "llama-server"},
@@ -85,7 +88,8 @@ func TestAWildcardDoesNotReachWhatControlsTheEngine(t *testing.T) {
 			table := compiled(t, reclaiming(c.reclaim, wild))
 			for _, line := range c.closed {
 				_, err := table.Find(asServed(t, line))
-				if !errors.Is(err, routing.ErrControl) || !strings.Contains(err.Error(), "controls backend vqa, which wild does not open by a wildcard: want a rule with that path") {
+				if !errors.Is(err, routing.ErrControl) || !strings.Contains(err.Error(),
+					"controls backend vqa, which wild does not open by a wildcard: want a rule with that path") {
 					t.Errorf("%+v: %s: got %v, want ErrControl and why", c.reclaim, line, err)
 				}
 			}
@@ -98,7 +102,8 @@ func TestAWildcardDoesNotReachWhatControlsTheEngine(t *testing.T) {
 
 func TestAPathWithTwoMeaningsDoesNotReachItEither(t *testing.T) {
 	table := compiled(t, reclaiming(backend.ReclaimConfig{Preset: "vllm"}, pass("rest", path("/**"))))
-	for _, target := range []string{"//sleep", "/./sleep", "/x/../sleep", "/%2e/sleep", "/%2Fsleep", "/sleep;x", "/sleep//", "/%2573leep", `/\sleep`, "/sleep%00"} {
+	for _, target := range []string{"//sleep", "/./sleep", "/x/../sleep", "/%2e/sleep", "/%2Fsleep", "/sleep;x", "/sleep//", "/%2573leep",
+		`/\sleep`, "/sleep%00"} {
 		if _, err := table.Find(asServed(t, "POST "+target)); !errors.Is(err, routing.ErrPath) && !errors.Is(err, routing.ErrControl) {
 			t.Errorf("%s: got %v, want ErrPath or ErrControl", target, err)
 		}
@@ -147,7 +152,8 @@ func TestACallForOneEngineDoesNotGoToAnother(t *testing.T) {
 	}
 	wantRule(t, table, asServed(t, "GET /free"), routing.Body{}, "other") // which the first rule is not for
 	open := heavy("open", routing.MatchConfig{Path: routing.Texts{"/free"}})
-	table = compiled(t, reclaiming(backend.ReclaimConfig{Preset: "comfyui"}, light("one", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/**"}}), open, heavy("other", path("/**"))))
+	table = compiled(t, reclaiming(backend.ReclaimConfig{Preset: "comfyui"},
+		light("one", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/**"}}), open, heavy("other", path("/**"))))
 	wantRule(t, table, asServed(t, "POST /free"), routing.Body{}, "open")
 }
 
@@ -167,7 +173,8 @@ func TestARuleForAControlIsReachedAfterTheWildcardThatLeavesIt(t *testing.T) {
 
 func TestADoubtfulBodyDoesNotOpenAControl(t *testing.T) {
 	table := compiled(t, reclaiming(backend.ReclaimConfig{Preset: "vllm"},
-		light("a", routing.MatchConfig{Path: routing.Texts{"/**"}, When: "body.n == 1"}), heavy("b", routing.MatchConfig{Path: routing.Texts{"/x"}, When: "body.n == 2"})))
+		light("a", routing.MatchConfig{Path: routing.Texts{"/**"}, When: "body.n == 1"}),
+		heavy("b", routing.MatchConfig{Path: routing.Texts{"/x"}, When: "body.n == 2"})))
 	r, b := posted(t, "/sleep", "{")
 	if got := chosen(t, table, r, b); !strings.HasPrefix(got, closed) {
 		t.Errorf("got %s", got)

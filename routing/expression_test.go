@@ -12,7 +12,8 @@ func TestWhatIsMissingDoesNotMatch(t *testing.T) {
 		"body.n > 5", "5 < body.n", "body.n + 1 > 5", "-body.n < 0", "body.m.n > 5", "body.l[0] == 1", "body.l[0].n == 1", "body.e[0] == 1",
 		"len(body.l) > 5", "any(body.l, # > 5)", "count(body.l, # > 5) > 0", `body.s contains "x"`, `body.s matches "x"`, `body.s startsWith "x"`,
 		`lower(body.s) == "x"`, "int(body.n) > 5", "body.n", "!body.n", "body.n in body.l", `body.m["n"] > 5`, "body.n >= 5 && body.n <= 7",
-		"sum(body.l) > 5", "max(body.n, 1) > 5", `"a" in body.m`, "num(body.n, 1) > 5", "megapixels(body.s, 1) > 5", "abs(body.n) > 5", "first(body.l).n > 5",
+		"sum(body.l) > 5", "max(body.n, 1) > 5", `"a" in body.m`, "num(body.n, 1) > 5", "megapixels(body.s, 1) > 5", "abs(body.n) > 5",
+		"first(body.l).n > 5",
 		"filter(body.l, # > 5)[0] == 1", `split(body.s, ",")[0] == "x"`,
 	} {
 		table := aTable(t, heavy("it", when(expression)), light("rest", path("/**")))

@@ -17,10 +17,12 @@ func TestTheCostOfEveryEngineCanBeWritten(t *testing.T) {
 		documents = `gib(1 + len(body.documents ?? body.texts ?? []))`
 		comfy     = `gib(sum(filter(values(body.prompt), .inputs?.steps != nil), num(.inputs.steps, 20)) / 28.0 *
 			max(1.0, sum(filter(values(body.prompt), has(.inputs, "batch_size") && has(.inputs, "width")), num(.inputs.batch_size, 1) * num(.inputs.width, 1024) * num(.inputs.height, 1024)) / 1048576.0))`
-		a1111 = "gib(num(body.batch_size, 1) * num(body.n_iter, 1) * num(body.steps, 28) / 28 * num(body.width, 1024) * num(body.height, 1024) / 1048576) * (flag(body.enable_hr, false) ? 1 + num(body.hr_scale, 2) ** 2 : 1)"
+		a1111 = "gib(num(body.batch_size, 1) * num(body.n_iter, 1) * num(body.steps, 28) / 28 * num(body.width, 1024) * num(body.height, 1024) / " +
+			"1048576) * (flag(body.enable_hr, false) ? 1 + num(body.hr_scale, 2) ** 2 : 1)"
 	)
 	graph := func(steps string) string {
-		return `{"prompt":{"3":{"class_type":"KSampler","inputs":{"seed":1,"steps":` + steps + `,"model":["4",0]}},"5":{"inputs":{"width":1024,"height":"1024","batch_size":2}},"9":{"class_type":"SaveImage"}}}`
+		return `{"prompt":{"3":{"class_type":"KSampler","inputs":{"seed":1,"steps":` + steps +
+			`,"model":["4",0]}},"5":{"inputs":{"width":1024,"height":"1024","batch_size":2}},"9":{"class_type":"SaveImage"}}}`
 	}
 	form := func(fields ...string) string {
 		var b strings.Builder
@@ -28,7 +30,8 @@ func TestTheCostOfEveryEngineCanBeWritten(t *testing.T) {
 			name, value, _ := strings.Cut(f, "=")
 			b.WriteString("--b\r\nContent-Disposition: form-data; name=\"" + name + "\"\r\n\r\n" + value + "\r\n")
 		}
-		return b.String() + "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.png\"\r\nContent-Type: image/png\r\n\r\n\x89PNG\r\n--b--\r\n"
+		return b.String() + "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.png\"\r\nContent-Type: " +
+			"image/png\r\n\r\n\x89PNG\r\n--b--\r\n"
 	}
 	const multipart = "Content-Type: multipart/form-data; boundary=b"
 	for _, c := range []struct {
@@ -64,9 +67,11 @@ func TestTheCostOfEveryEngineCanBeWritten(t *testing.T) {
 		{"ollama", "gib(num(body.options?.num_predict, 256) / 256 + len(body.images ?? []))", `{"images":["QQ==","QQ=="]}`, "", 3 * gib},
 		{"ollama, without a limit", "gib(num(body.options?.num_predict, 256) / 256)", `{"options":{"num_predict":-1}}`, "", 34 * gib},
 		{"tgi", "gib(num(body.parameters?.max_new_tokens, 256) / 256)", `{"parameters":{"max_new_tokens":512}}`, "", 2 * gib},
-		{"sglang", `gib((type(body.text) == "array" ? len(body.text) : 1) * num(body.sampling_params?.max_new_tokens, 128) / 128)`, `{"text":["a","b"]}`, "", 2 * gib},
+		{"sglang", `gib((type(body.text) == "array" ? len(body.text) : 1) * num(body.sampling_params?.max_new_tokens, 128) / 128)`,
+			`{"text":["a","b"]}`, "", 2 * gib},
 		{"triton", "gib(max(1.0, num(body.inputs?.[0]?.shape?.[0], 1)))", `{"inputs":[{"shape":[4,3]}]}`, "", 4 * gib},
-		{"diffusers", "mib(1024) * num(body.num_images_per_prompt, 1) * num(body.width, 1024) * num(body.height, 1024) / 1048576.0", `{"num_images_per_prompt":3,"width":2048}`, "", 6 * gib},
+		{"diffusers", "mib(1024) * num(body.num_images_per_prompt, 1) * num(body.width, 1024) * num(body.height, 1024) / 1048576.0",
+			`{"num_images_per_prompt":3,"width":2048}`, "", 6 * gib},
 	} {
 		var headers []string
 		if c.contentType != "" {
@@ -93,11 +98,13 @@ func TestAValueIsNeverLessThanAServerTakesItFor(t *testing.T) {
 	const doubt = -1
 	for expression, cases := range map[string]map[string]float64{
 		"gib(num(body.x, 2))": {
-			`null`: 2, `""`: 2, `"auto"`: 2, `" "`: 2, `1`: 1, `3`: 3, `3.5`: 3.5, `"3"`: 3, `" +3\n"`: 3, `"3."`: 3, `"1"`: 1, `"1.5"`: 2, `1.5`: 1.5, `" 1"`: 2, `0.5`: 2, `"+1"`: 2, `"003"`: 3, `"3e0"`: 3,
+			`null`: 2, `""`: 2, `"auto"`: 2, `" "`: 2, `1`: 1, `3`: 3, `3.5`: 3.5, `"3"`: 3, `" +3\n"`: 3, `"3."`: 3, `"1"`: 1, `"1.5"`: 2,
+			`1.5`: 1.5, `" 1"`: 2, `0.5`: 2, `"+1"`: 2, `"003"`: 3, `"3e0"`: 3,
 			`0`: 2, `-0`: 2, `1e-400`: 2, `"0"`: 2, `"0.0"`: 2, // Python's `x or 2`
 			`-1`: doubt, `"-1"`: doubt, `true`: doubt, `false`: doubt, `[3]`: doubt, `{}`: doubt, `{"a":3}`: doubt,
-			`"1_0"`: doubt, `"3e-1"`: doubt, `"0x3"`: doubt, `"0x1p4"`: doubt, `"3,0"`: doubt, `"3k"`: doubt, `"３"`: doubt, `"3\u00a0"`: doubt, `"\u000b3"`: doubt,
-			`"nan"`: doubt, `"inf"`: doubt, `"-Infinity"`: doubt, `"1e400"`: doubt, `"3 0"`: doubt,
+			`"1_0"`: doubt, `"3e-1"`: doubt, `"0x3"`: doubt, `"0x1p4"`: doubt, `"3,0"`: doubt, `"3k"`: doubt, `"３"`: doubt, `"3\u00a0"`: doubt,
+			`"\u000b3"`: doubt,
+			`"nan"`:     doubt, `"inf"`: doubt, `"-Infinity"`: doubt, `"1e400"`: doubt, `"3 0"`: doubt,
 		},
 		"gib(4 + num(body.x, 2))": {`2`: 6, `-1`: doubt, `"-1"`: doubt},
 		"gib(megapixels(body.x, 2))": {
@@ -105,7 +112,8 @@ func TestAValueIsNeverLessThanAServerTakesItFor(t *testing.T) {
 			`"2000X2000"`: 4, `"2000 x 2000"`: 4, `"2000*2000"`: 4, `"2000×2000"`: 4, `" +2000x2000\n"`: 4,
 			`"1000X1000"`: 2, `"1000 x 1000"`: 2, `" 1000x1000"`: 2, `"0x0"`: 2, `"0x1000"`: 2, // which some servers do not know
 			`1`: doubt, `1024`: doubt, `[2000,2000]`: doubt, `{"width":2000}`: doubt, `true`: doubt,
-			`"2e3x2e3"`: doubt, `"infxinf"`: doubt, `".2000x2000"`: doubt, `"1.2000x2000"`: doubt, `"1000"`: doubt, `"1000x"`: doubt, `"x1000"`: doubt, `"1x1000x1000"`: doubt, `"16:9"`: doubt, `"4K"`: doubt, `"landscape_4_3"`: doubt, `"1000х1000"`: doubt, `"-1x-1"`: doubt,
+			`"2e3x2e3"`: doubt, `"infxinf"`: doubt, `".2000x2000"`: doubt, `"1.2000x2000"`: doubt, `"1000"`: doubt, `"1000x"`: doubt,
+			`"x1000"`: doubt, `"1x1000x1000"`: doubt, `"16:9"`: doubt, `"4K"`: doubt, `"landscape_4_3"`: doubt, `"1000х1000"`: doubt, `"-1x-1"`: doubt,
 		},
 		"gib(flag(body.x, false) ? 2 : 1)": {
 			`null`: 1, `false`: 1, `0`: 1, `""`: 1, `true`: 2, `1`: 2, `"1"`: 2, `"True"`: 2, `" on"`: 2, `"yes"`: 2,

@@ -158,15 +158,20 @@ func FuzzDemandForm(f *testing.F) {
 var (
 	jsonPieces = []string{
 		`{`, `"n"`, `:`, `50`, `,`, `"size"`, `:`, `"4096x4096"`, `}`,
-		`[`, `]`, `"`, `n`, `N`, `\u006e`, `1`, `0`, `-`, `.`, `e`, `_`, `x`, ` `, "\n", "\t", "\x00", `\`, `\n`, `\ud800`, `\u0000`, `null`, `true`, `NaN`, `Infinity`,
-		`"50"`, `"1"`, `"1x1"`, `"auto"`, `×`, `"SIZE"`, `ſ`, `٥`, "\ufeff", "\xff", "\xc0\x80", `""`, `"a"`, `/*`, `*/`, `'`, `{}`, `512`, `"n":1,`, `"size":"1x1",`,
+		`[`, `]`, `"`, `n`, `N`, `\u006e`, `1`, `0`, `-`, `.`, `e`, `_`, `x`, ` `, "\n", "\t", "\x00", `\`, `\n`, `\ud800`, `\u0000`, `null`,
+		`true`, `NaN`, `Infinity`,
+		`"50"`, `"1"`, `"1x1"`, `"auto"`, `×`, `"SIZE"`, `ſ`, `٥`, "\ufeff", "\xff", "\xc0\x80", `""`, `"a"`, `/*`, `*/`, `'`, `{}`, `512`,
+		`"n":1,`, `"size":"1x1",`,
 	}
 	formPieces = []string{
 		"--b", "\r\n", `Content-Disposition: form-data; name="n"`, "\r\n", "\r\n", "50", "\r\n",
 		"--b", "\r\n", `Content-Disposition: form-data; name="size"`, "\r\n", "\r\n", "4096x4096", "\r\n", "--b--", "\r\n",
-		"\n", "\r", "--", "-", "b", " ", "\t", ";", "; ", `"`, "=", "%", "&", "*", `\`, ":", "\x00", "\xff", "é", "1", "0", "n", "N", "name", "name=", `name="n"`, "name*=", "utf-8''n", "filename", `; filename=""`, `; filename="a.png"`,
-		"Content-Disposition", "Content-Type: ", "text/plain", "; charset=utf-16", "multipart/mixed; boundary=c", "message/rfc822", "--c", "--c--", "application/octet-stream",
-		"Content-Transfer-Encoding: ", "base64", "quoted-printable", "NTA=", "=35=30", "binary", "form-data", "attachment", "_charset_", "[]", "=?utf-8?q?n?=", "n=50", "n=1", "size=1x1", "%6e", "+",
+		"\n", "\r", "--", "-", "b", " ", "\t", ";", "; ", `"`, "=", "%", "&", "*", `\`, ":", "\x00", "\xff", "é", "1", "0", "n", "N", "name",
+		"name=", `name="n"`, "name*=", "utf-8''n", "filename", `; filename=""`, `; filename="a.png"`,
+		"Content-Disposition", "Content-Type: ", "text/plain", "; charset=utf-16", "multipart/mixed; boundary=c", "message/rfc822", "--c",
+		"--c--", "application/octet-stream",
+		"Content-Transfer-Encoding: ", "base64", "quoted-printable", "NTA=", "=35=30", "binary", "form-data", "attachment", "_charset_", "[]",
+		"=?utf-8?q?n?=", "n=50", "n=1", "size=1x1", "%6e", "+",
 		"--b\r\nContent-Disposition: form-data; name=\"n\"\r\n\r\n1\r\n", "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n",
 	}
 )

@@ -196,7 +196,8 @@ func readings(all []spelling, raw string) []spelling {
 	}
 	// And afterwards.
 	for _, change := range [...]change{
-		{lastSlash, false}, {lastNewline, true}, {upToZero, true}, {decodeAgain, true}, {shorten, true}, {straighten, true}, {withoutParameters, true}, {mergeSlashes, false}, {resolveDots, true},
+		{lastSlash, false}, {lastNewline, true}, {upToZero, true}, {decodeAgain, true}, {shorten, true}, {straighten, true},
+		{withoutParameters, true}, {mergeSlashes, false}, {resolveDots, true},
 	} {
 		for _, s := range slices.Clone(all) {
 			if path := change.make(s.path); path != s.path {

@@ -38,7 +38,8 @@ func TestARuleMatchesByPath(t *testing.T) {
 		matches     []string
 		matchesNone []string
 	}{
-		{"/v1/images", []string{"/v1/images", "/v1/images/", "/v1/images?a=b", "/v1/%69mages"}, []string{"/v1/images/x", "/v1/image", "/v1", "/", "/V1/images", "/v1/images."}},
+		{"/v1/images", []string{"/v1/images", "/v1/images/", "/v1/images?a=b", "/v1/%69mages"}, []string{"/v1/images/x", "/v1/image", "/v1",
+			"/", "/V1/images", "/v1/images."}},
 		{"/v1/{model}/infer", []string{"/v1/flux/infer", "/v1/a%20b/infer/"}, []string{"/v1/infer", "/v1/a/b/infer", "/v1/a/infer/b"}},
 		{"/v1/**", []string{"/v1", "/v1/", "/v1/a", "/v1/a/b/"}, []string{"/v1a", "/", "/v2/a"}},
 		{"/v1/", []string{"/v1", "/v1/", "/v1/a/b"}, []string{"/v1a"}},
@@ -140,7 +141,8 @@ func TestAPathWithManySpellingsIsRoutedWhereTheyLeadToTheSame(t *testing.T) {
 }
 
 func TestTheRulesSeeAnEncodedSlashAsASlash(t *testing.T) {
-	table := aTable(t, heavy("it", routing.MatchConfig{Path: routing.Texts{"/m/{model}/run"}, When: `params.model == "org/name" && path == "/m/org/name/run"`}))
+	table := aTable(t, heavy("it", routing.MatchConfig{Path: routing.Texts{"/m/{model}/run"},
+		When: `params.model == "org/name" && path == "/m/org/name/run"`}))
 	wantRule(t, table, asServed(t, "POST /m/org%2Fname/run"), routing.Body{}, "it")
 }
 
@@ -170,15 +172,19 @@ func TestWhatNeedsNoCardPassesAClassRoute(t *testing.T) {
 	holding := heavyToo("it", path("/x"))
 	holding.HoldSlot = true
 	submitting := heavyToo("it", path("/x"))
-	submitting.Completion = backend.CompletionConfig{On: []string{"GET /x"}, Poll: "GET /jobs/{{.json.id}}", Until: "body.done", Every: time.Second, Timeout: time.Minute}
+	submitting.Completion = backend.CompletionConfig{On: []string{"GET /x"}, Poll: "GET /jobs/{{.json.id}}", Until: "body.done",
+		Every: time.Second, Timeout: time.Minute}
 	for name, c := range map[string]struct {
 		route routing.RouteConfig
 		pass  map[string]bool
 	}{
-		"no method":  {heavyToo("it", path("/x")), map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "DELETE": true, "POST": false, "PUT": false, "PATCH": false, "TRACE": false, "QUERY": false, "GET|" + socket: true}},
-		"GET":        {heavyToo("it", routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/x"}}), map[string]bool{"GET": false, "HEAD": false, "GET|" + socket: false}},
-		"DELETE":     {heavyToo("it", routing.MatchConfig{Method: routing.Texts{"DELETE"}, Path: routing.Texts{"/x"}}), map[string]bool{"DELETE": false}},
-		"POST":       {heavyToo("it", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/x"}}), map[string]bool{"POST": false, "OPTIONS|Origin: http://a|Access-Control-Request-Method: POST": true}},
+		"no method": {heavyToo("it", path("/x")), map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "DELETE": true, "POST": false,
+			"PUT": false, "PATCH": false, "TRACE": false, "QUERY": false, "GET|" + socket: true}},
+		"GET": {heavyToo("it", routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/x"}}),
+			map[string]bool{"GET": false, "HEAD": false, "GET|" + socket: false}},
+		"DELETE": {heavyToo("it", routing.MatchConfig{Method: routing.Texts{"DELETE"}, Path: routing.Texts{"/x"}}), map[string]bool{"DELETE": false}},
+		"POST": {heavyToo("it", routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/x"}}),
+			map[string]bool{"POST": false, "OPTIONS|Origin: http://a|Access-Control-Request-Method: POST": true}},
 		"completion": {submitting, map[string]bool{"GET": false, "HEAD": true, "POST": false}},
 		"hold_slot":  {holding, map[string]bool{"GET": true, "GET|" + socket: false, "GET|Upgrade: websocket": true}},
 		"a pass":     {pass("it", path("/x")), map[string]bool{"GET": true, "POST": true, "GET|" + socket: true}},
@@ -317,7 +323,8 @@ func TestAnExpressionSeesTheRequest(t *testing.T) {
 		r.ContentLength = int64(len(c.body))
 		wantRule(t, table, r, routing.Body{Prefix: []byte(c.body), Size: int64(len(c.body))}, "it")
 	}
-	table := aTable(t, heavy("it", routing.MatchConfig{Path: routing.Texts{"/m/{model}/{rest...}"}, When: `params.model == "flux" && params.rest == "a/b"`}))
+	table := aTable(t, heavy("it", routing.MatchConfig{Path: routing.Texts{"/m/{model}/{rest...}"},
+		When: `params.model == "flux" && params.rest == "a/b"`}))
 	wantRule(t, table, asServed(t, "GET /m/flux/a/b"), routing.Body{}, "it")
 	wantRule(t, table, asServed(t, "GET /m/sdxl/a/b"), routing.Body{}, none)
 }
@@ -439,42 +446,45 @@ func TestWhatNoRouteLooksAtIsNoDoubt(t *testing.T) {
 	granularity := "Content-Disposition: form-data; name=\"timestamp_granularities[]\"\r\n\r\n"
 	file := "Content-Disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\nContent-Type: audio/mpeg\r\n\r\n"
 	for name, c := range map[string]struct{ header, body string }{
-		"a long text before it":          {"", `{"messages":[{"content":"` + long + `"}],"model":"small"}`},
-		"a long text behind it":          {"", `{"model":"small","messages":[{"content":"` + long + `"}]}`},
-		"another key twice":              {"", `{"a":1,"a":2,"model":"small"}`},
-		"a key twice below":              {"", `{"messages":[{"model":"x","model":"y"}],"model":"small"}`},
-		"NaN":                            {"", `{"a":NaN,"b":-Infinity,"model":"small","c":Infinity}`},
-		"a byte order mark":              {"", "\ufeff{\"model\":\"small\"}"},
-		"a large number":                 {"", `{"seed":1e999,"id":` + strings.Repeat("9", 1000) + `,"model":"small"}`},
-		"deep nesting":                   {"", `{"a":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `,"model":"small"}`},
-		"half a surrogate pair":          {"", `{"a":"\ud83d","model":"small"}`},
-		"bytes that are not UTF-8":       {"", "{\"a\":\"\xff\",\"model\":\"small\"}"},
-		"a line feed in a text":          {"", "{\"a\":\"x\ny\",\"model\":\"small\"}"},
-		"an escaped key":                 {"", `{"mod\u0065l":"small"}`},
-		"a charset in capitals":          {"Content-Type: application/json; charset=UTF8", `{"model":"small","a":"é"}`},
-		"a charset in quotes":            {`Content-Type: application/json; charset="utf-8"`, `{"model":"small"}`},
-		"latin-1":                        {"Content-Type: application/json; charset=ISO-8859-1", "{\"a\":\"\xe9\",\"model\":\"small\"}"},
-		"what a page sends":              {"Content-Type: text/plain;charset=UTF-8", `{"model":"small"}`},
-		"curl -d with an ampersand":      {form, `{"model":"small","a":"AT&T"}`},
-		"curl -d with a semicolon":       {form, `{"model":"small","a":"hi; you"}`},
-		"curl -d with a query in it":     {form, `{"model":"small","a":"http://x/?n=1&m=2;k=3"}`},
-		"a bad escape in another field":  {form, "a=100%&model=small&b=%zz"},
-		"a semicolon in another field":   {form, "a=x;y&model=small"},
-		"another field twice":            {form, "a=1&model=small&a=2"},
-		"letters that are not escaped":   {form, "a=größe&model=small"},
-		"letters first":                  {form, "größe=1&model=small"},
-		"a long field":                   {form, "a=" + long + "&model=small"},
-		"two granularities":              {multi, fields(granularity+"word", granularity+"segment", model)},
-		"a file of 3 MiB":                {multi, fields(file+long, model)},
-		"a file with any bytes":          {multi, fields(file+"\x00\xff\r\n--c\r\n\n--\n", model)},
-		"a file's name in another way":   {multi, fields("Content-Disposition: form-data; name=\"file\"; filename=\"a.png\"; filename*=UTF-8''%C3%A9.png\r\n\r\nx", model)},
+		"a long text before it":         {"", `{"messages":[{"content":"` + long + `"}],"model":"small"}`},
+		"a long text behind it":         {"", `{"model":"small","messages":[{"content":"` + long + `"}]}`},
+		"another key twice":             {"", `{"a":1,"a":2,"model":"small"}`},
+		"a key twice below":             {"", `{"messages":[{"model":"x","model":"y"}],"model":"small"}`},
+		"NaN":                           {"", `{"a":NaN,"b":-Infinity,"model":"small","c":Infinity}`},
+		"a byte order mark":             {"", "\ufeff{\"model\":\"small\"}"},
+		"a large number":                {"", `{"seed":1e999,"id":` + strings.Repeat("9", 1000) + `,"model":"small"}`},
+		"deep nesting":                  {"", `{"a":` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + `,"model":"small"}`},
+		"half a surrogate pair":         {"", `{"a":"\ud83d","model":"small"}`},
+		"bytes that are not UTF-8":      {"", "{\"a\":\"\xff\",\"model\":\"small\"}"},
+		"a line feed in a text":         {"", "{\"a\":\"x\ny\",\"model\":\"small\"}"},
+		"an escaped key":                {"", `{"mod\u0065l":"small"}`},
+		"a charset in capitals":         {"Content-Type: application/json; charset=UTF8", `{"model":"small","a":"é"}`},
+		"a charset in quotes":           {`Content-Type: application/json; charset="utf-8"`, `{"model":"small"}`},
+		"latin-1":                       {"Content-Type: application/json; charset=ISO-8859-1", "{\"a\":\"\xe9\",\"model\":\"small\"}"},
+		"what a page sends":             {"Content-Type: text/plain;charset=UTF-8", `{"model":"small"}`},
+		"curl -d with an ampersand":     {form, `{"model":"small","a":"AT&T"}`},
+		"curl -d with a semicolon":      {form, `{"model":"small","a":"hi; you"}`},
+		"curl -d with a query in it":    {form, `{"model":"small","a":"http://x/?n=1&m=2;k=3"}`},
+		"a bad escape in another field": {form, "a=100%&model=small&b=%zz"},
+		"a semicolon in another field":  {form, "a=x;y&model=small"},
+		"another field twice":           {form, "a=1&model=small&a=2"},
+		"letters that are not escaped":  {form, "a=größe&model=small"},
+		"letters first":                 {form, "größe=1&model=small"},
+		"a long field":                  {form, "a=" + long + "&model=small"},
+		"two granularities":             {multi, fields(granularity+"word", granularity+"segment", model)},
+		"a file of 3 MiB":               {multi, fields(file+long, model)},
+		"a file with any bytes":         {multi, fields(file+"\x00\xff\r\n--c\r\n\n--\n", model)},
+		"a file's name in another way": {multi, fields("Content-Disposition: form-data; name=\"file\"; filename=\"a.png\"; "+
+			"filename*=UTF-8''%C3%A9.png\r\n\r\nx", model)},
 		"a file's name with an escape":   {multi, fields(`Content-Disposition: form-data; name="file"; filename="a\"b.png"`+"\r\n\r\nx", model)},
 		"a file's name with a semicolon": {multi, fields(`Content-Disposition: form-data; name="file"; filename="a; b.png"`+"\r\n\r\nx", model)},
 		"a file's name in latin-1":       {multi, fields("Content-Disposition: form-data; name=\"file\"; filename=\"\xe9.png\"\r\n\r\nx", model)},
-		"another field in base64":        {multi, fields("Content-Disposition: form-data; name=\"a\"\r\nContent-Transfer-Encoding: base64\r\n\r\neA==", model)},
-		"another field in a type":        {multi, fields("Content-Disposition: form-data; name=\"a\"\r\nContent-Type: application/x-thing\r\n\r\nx", model)},
-		"lines behind the end":           {multi, fields(model) + "\r\n"},
-		"an empty line before the form":  {multi, "\r\n" + fields(model)},
+		"another field in base64": {multi, fields("Content-Disposition: form-data; "+
+			"name=\"a\"\r\nContent-Transfer-Encoding: base64\r\n\r\neA==", model)},
+		"another field in a type": {multi, fields("Content-Disposition: form-data; name=\"a\"\r\nContent-Type: "+
+			"application/x-thing\r\n\r\nx", model)},
+		"lines behind the end":          {multi, fields(model) + "\r\n"},
+		"an empty line before the form": {multi, "\r\n" + fields(model)},
 	} {
 		r, b := posted(t, "/", c.body, strings.Split(c.header, "\n")...)
 		if c.header == "" {
@@ -493,8 +503,10 @@ func TestWhatNoRouteLooksAtIsNoDoubt(t *testing.T) {
 // TestAFileHasNoKeys whatever curl says that it is.
 func TestAFileHasNoKeys(t *testing.T) {
 	table := aTable(t, light("light", when(`body.model == "small"`)), heavy("heavy", when(`body.model == "flux"`)), pass("rest", path("/**")))
-	for _, body := range []string{"ID3\x04\x00\x00", "\xff\xfb\x90\x64\x00\x00", "RIFF\x24\x00\x00\x00WAVE", "\x89PNG\r\n\x1a\n", "\x00\x00\x00\x18ftypmp42", "OggS\x00"} {
-		for _, header := range []string{"Content-Type: application/x-www-form-urlencoded", "Content-Type: application/octet-stream", "Content-Type: audio/mpeg"} {
+	for _, body := range []string{"ID3\x04\x00\x00", "\xff\xfb\x90\x64\x00\x00", "RIFF\x24\x00\x00\x00WAVE", "\x89PNG\r\n\x1a\n",
+		"\x00\x00\x00\x18ftypmp42", "OggS\x00"} {
+		for _, header := range []string{"Content-Type: application/x-www-form-urlencoded", "Content-Type: application/octet-stream",
+			"Content-Type: audio/mpeg"} {
 			r, b := posted(t, "/", body, header)
 			wantRule(t, table, r, b, "rest")
 		}
@@ -592,14 +604,16 @@ func TestARequiredBodyIsRefusedWhereItCannotBeJudged(t *testing.T) {
 	if _, err := decide(t, table, r, b); !errors.Is(err, routing.ErrBody) {
 		t.Errorf("got %v, want ErrBody", err)
 	}
-	table = aTable(t, routing.RouteConfig{Name: "small", Match: when("body.n == 1"), Class: "light", Backend: "vqa", RequireBody: true}, heavyToo("rest", path("/**")))
+	table = aTable(t, routing.RouteConfig{Name: "small", Match: when("body.n == 1"), Class: "light", Backend: "vqa", RequireBody: true},
+		heavyToo("rest", path("/**")))
 	wantRule(t, table, r, b, "rest")
 }
 
 // Of a list, one is enough; a model is asked for in JSON and in forms.
 func TestListsAndModels(t *testing.T) {
 	table := aTable(t,
-		heavyToo("chat", routing.MatchConfig{Method: routing.Texts{"POST", "PUT"}, Path: routing.Texts{"/v1/chat", "/v1/{kind}/edits"}, Model: routing.Texts{"llama3", "qwen2.5*vl"}}),
+		heavyToo("chat", routing.MatchConfig{Method: routing.Texts{"POST", "PUT"}, Path: routing.Texts{"/v1/chat", "/v1/{kind}/edits"},
+			Model: routing.Texts{"llama3", "qwen2.5*vl"}}),
 		light("big", routing.MatchConfig{Model: routing.Texts{"flux*"}, When: "num(body.n, 1) > 4"}),
 		pass("rest", path("/**")))
 	for _, c := range []struct{ request, body, want string }{

@@ -25,7 +25,8 @@ func ComfyUI() Kind {
 		// It allocates by cudaMallocAsync, which has words of its own, and adds a tip
 		// (execution.py).
 		Full: func(full *OutOfMemory) string {
-			return fmt.Sprintf("Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : %s\nRequested               : %s\n"+
+			return fmt.Sprintf("Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : "+
+				"%s\nRequested               : %s\n"+
 				"Device limit            : %s\nFree (according to CUDA): %s\nPyTorch limit (set by user-supplied memory fraction)\n"+
 				"                        : 17179869184.00 GiB\nThis error means you ran out of memory on your GPU.\n\n"+
 				"TIPS: If the workflow worked before you might have accidentally set the batch_size to a large number.",

@@ -303,8 +303,9 @@ func comfyNodes(checkpoint string) map[string]any {
 	}
 	text := []any{"STRING", map[string]any{"multiline": true}}
 	return map[string]any{
-		"CheckpointLoaderSimple": node("CheckpointLoaderSimple", "loaders", []string{"MODEL", "CLIP", "VAE"}, false, "ckpt_name", []any{[]string{checkpoint}}),
-		"CLIPTextEncode":         node("CLIPTextEncode", "conditioning", []string{"CONDITIONING"}, false, "text", text, "clip", of("CLIP")),
+		"CheckpointLoaderSimple": node("CheckpointLoaderSimple", "loaders", []string{"MODEL", "CLIP", "VAE"}, false, "ckpt_name",
+			[]any{[]string{checkpoint}}),
+		"CLIPTextEncode": node("CLIPTextEncode", "conditioning", []string{"CONDITIONING"}, false, "text", text, "clip", of("CLIP")),
 		"EmptyLatentImage": node("EmptyLatentImage", "latent", []string{"LATENT"}, false,
 			"width", number(512, 16, 16384), "height", number(512, 16, 16384), "batch_size", number(1, 1, 4096)),
 		"KSampler": node("KSampler", "sampling", []string{"LATENT"}, false, "model", of("MODEL"), "seed", number(0, 0, 1<<53),
@@ -312,7 +313,9 @@ func comfyNodes(checkpoint string) map[string]any {
 			"scheduler", []any{[]string{"normal"}}, "positive", of("CONDITIONING"), "negative", of("CONDITIONING"), "latent_image", of("LATENT"),
 			"denoise", []any{"FLOAT", map[string]any{"default": 1.0}}),
 		"VAEDecode": node("VAEDecode", "latent", []string{"IMAGE"}, false, "samples", of("LATENT"), "vae", of("VAE")),
-		"LoadImage": node("LoadImage", "image", []string{"IMAGE", "MASK"}, false, "image", []any{[]string{"example.png"}, map[string]any{"image_upload": true}}),
-		"SaveImage": node("SaveImage", "image", []string{}, true, "images", of("IMAGE"), "filename_prefix", []any{"STRING", map[string]any{"default": "ComfyUI"}}),
+		"LoadImage": node("LoadImage", "image", []string{"IMAGE", "MASK"}, false, "image",
+			[]any{[]string{"example.png"}, map[string]any{"image_upload": true}}),
+		"SaveImage": node("SaveImage", "image", []string{}, true, "images", of("IMAGE"), "filename_prefix",
+			[]any{"STRING", map[string]any{"default": "ComfyUI"}}),
 	}
 }

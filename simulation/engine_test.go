@@ -473,7 +473,8 @@ func TestRefusesWhatItCannotRead(t *testing.T) {
 			if c.seconds == "" {
 				header = nil
 			}
-			if a := post(t.Context(), url+"/v1/vqa", c.body, header...); a.status != http.StatusBadRequest || !strings.Contains(a.body, "invalid_request_error") {
+			if a := post(t.Context(), url+"/v1/vqa", c.body, header...); a.status != http.StatusBadRequest ||
+				!strings.Contains(a.body, "invalid_request_error") {
 				t.Errorf("got %+v, want 400", a)
 			}
 		})

@@ -51,7 +51,8 @@ func gradioConfig(root string) map[string]any {
 			"trigger_after": nil, "trigger_only_on_success": false, "like_user_message": false, "event_specific_args": nil, "js_implementation": nil,
 		}
 	}
-	layout := map[string]any{"id": 0, "children": []any{map[string]int{"id": 1}, map[string]int{"id": 2}, map[string]int{"id": 3}, map[string]int{"id": 4}}}
+	layout := map[string]any{"id": 0, "children": []any{map[string]int{"id": 1}, map[string]int{"id": 2}, map[string]int{"id": 3},
+		map[string]int{"id": 4}}}
 	return map[string]any{
 		"version": "6.0.0", "protocol": "sse_v3", "api_prefix": gradioPrefix, "root": root, "app_id": gradioApp, "mode": "blocks", "title": "Gradio",
 		"components": []any{

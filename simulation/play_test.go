@@ -14,8 +14,9 @@ import (
 
 func TestEveryRequestOfASceneIsSentOnce(t *testing.T) {
 	s := Scene{
-		Length:  time.Hour, // of which a caller that begins late has enough
-		Jobs:    []Job{{At: 0, Heavy: true, Execute: 17 * time.Second}, {At: time.Second, Execute: time.Second}, {At: time.Second, Execute: 2 * time.Second}},
+		Length: time.Hour, // of which a caller that begins late has enough
+		Jobs: []Job{{At: 0, Heavy: true, Execute: 17 * time.Second}, {At: time.Second, Execute: time.Second},
+			{At: time.Second, Execute: 2 * time.Second}},
 		Callers: [][]time.Duration{{1500 * time.Millisecond}},
 	}
 	var mu sync.Mutex

@@ -62,7 +62,8 @@ func recordingOf(t *testing.T, name string) (r recorded) {
 // near wants a figure of the simulated card within 15 % of the real one's.
 func near(t *testing.T, what string, got, want time.Duration) {
 	t.Helper()
-	t.Logf("%s: %v, on the real card %v (%+.1f %%)", what, got.Round(10*time.Millisecond), want.Round(10*time.Millisecond), 100*(float64(got)/float64(want)-1))
+	t.Logf("%s: %v, on the real card %v (%+.1f %%)", what, got.Round(10*time.Millisecond), want.Round(10*time.Millisecond),
+		100*(float64(got)/float64(want)-1))
 	if off := (got - want).Abs(); float64(off) > 0.15*float64(want) {
 		t.Errorf("%s: %v, on the real card %v", what, got, want)
 	}
@@ -85,7 +86,8 @@ func newSharing(parallel float64, aloneText time.Duration) *sharing {
 	}
 	vqa := VQA()
 	vqa.Parallel = parallel
-	return &sharing{image: engine(Flux()), question: engine(vqa), took: map[*Engine]time.Duration{}, runs: map[*Engine]int{}, aloneImage: 4800 * time.Millisecond, aloneText: aloneText}
+	return &sharing{image: engine(Flux()), question: engine(vqa), took: map[*Engine]time.Duration{}, runs: map[*Engine]int{},
+		aloneImage: 4800 * time.Millisecond, aloneText: aloneText}
 }
 
 func (s *sharing) run(t *testing.T, e *Engine) {

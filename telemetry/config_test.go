@@ -12,20 +12,21 @@ func TestTheSectionIsChecked(t *testing.T) {
 		change func(*Config)
 		want   []string // paths
 	}{
-		"the usual":               {func(*Config) {}, nil},
-		"OTLP over HTTP":          {func(c *Config) { c.Traces = TracesConfig{"otlp", "http://127.0.0.1:4318", .5} }, nil},
-		"OTLP over gRPC and TLS":  {func(c *Config) { c.Traces = TracesConfig{"otlp", "grpcs://collector:4317", 0} }, nil},
-		"an unknown exporter":     {func(c *Config) { c.Traces.Exporter = "zipkin" }, []string{"traces.exporter"}},
-		"an unknown format":       {func(c *Config) { c.Log.Format = "xml" }, []string{"log.format"}},
-		"an unknown level":        {func(c *Config) { c.Log.Level = "INFO+2" }, []string{"log.level"}},
-		"more than all":           {func(c *Config) { c.Traces.Sample = 1.5 }, []string{"traces.sample"}},
-		"less than none":          {func(c *Config) { c.Traces.Sample = -.1 }, []string{"traces.sample"}},
-		"no number":               {func(c *Config) { c.Traces.Sample = math.NaN() }, []string{"traces.sample"}},
-		"no name":                 {func(c *Config) { c.ServiceName = "" }, []string{"service_name"}},
-		"an address without way":  {func(c *Config) { c.Traces = TracesConfig{"otlp", "127.0.0.1:4318", 1} }, []string{"traces.endpoint"}},
-		"an address with a key":   {func(c *Config) { c.Traces = TracesConfig{"otlp", "http://me:key@box:4318", 1} }, []string{"traces.endpoint"}},
-		"an address for nobody":   {func(c *Config) { c.Traces = TracesConfig{"none", "http://box:4318", 1} }, []string{"traces.endpoint"}},
-		"all mistakes are listed": {func(c *Config) { *c = Config{Traces: TracesConfig{Exporter: "x", Sample: 2}} }, []string{"log.format", "log.level", "service_name", "traces.exporter", "traces.sample"}},
+		"the usual":              {func(*Config) {}, nil},
+		"OTLP over HTTP":         {func(c *Config) { c.Traces = TracesConfig{"otlp", "http://127.0.0.1:4318", .5} }, nil},
+		"OTLP over gRPC and TLS": {func(c *Config) { c.Traces = TracesConfig{"otlp", "grpcs://collector:4317", 0} }, nil},
+		"an unknown exporter":    {func(c *Config) { c.Traces.Exporter = "zipkin" }, []string{"traces.exporter"}},
+		"an unknown format":      {func(c *Config) { c.Log.Format = "xml" }, []string{"log.format"}},
+		"an unknown level":       {func(c *Config) { c.Log.Level = "INFO+2" }, []string{"log.level"}},
+		"more than all":          {func(c *Config) { c.Traces.Sample = 1.5 }, []string{"traces.sample"}},
+		"less than none":         {func(c *Config) { c.Traces.Sample = -.1 }, []string{"traces.sample"}},
+		"no number":              {func(c *Config) { c.Traces.Sample = math.NaN() }, []string{"traces.sample"}},
+		"no name":                {func(c *Config) { c.ServiceName = "" }, []string{"service_name"}},
+		"an address without way": {func(c *Config) { c.Traces = TracesConfig{"otlp", "127.0.0.1:4318", 1} }, []string{"traces.endpoint"}},
+		"an address with a key":  {func(c *Config) { c.Traces = TracesConfig{"otlp", "http://me:key@box:4318", 1} }, []string{"traces.endpoint"}},
+		"an address for nobody":  {func(c *Config) { c.Traces = TracesConfig{"none", "http://box:4318", 1} }, []string{"traces.endpoint"}},
+		"all mistakes are listed": {func(c *Config) { *c = Config{Traces: TracesConfig{Exporter: "x", Sample: 2}} },
+			[]string{"log.format", "log.level", "service_name", "traces.exporter", "traces.sample"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := usual()

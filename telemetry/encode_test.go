@@ -33,7 +33,8 @@ func (w *wire) UploadTraces(_ context.Context, spans []*tracepb.ResourceSpans) e
 // full makes a span with everything that one can have.
 func full(t *tracer) *span {
 	state, _ := trace.ParseTraceState("vendor=1,other=2")
-	remote := trace.NewSpanContext(trace.SpanContextConfig{TraceID: newTraceID(), SpanID: newSpanID(), TraceFlags: trace.FlagsSampled, TraceState: state, Remote: true})
+	remote := trace.NewSpanContext(trace.SpanContextConfig{TraceID: newTraceID(), SpanID: newSpanID(), TraceFlags: trace.FlagsSampled,
+		TraceState: state, Remote: true})
 	at := time.Unix(1700000000, 123456789)
 	_, s := t.root(remote, "POST /x", trace.SpanKindServer, at)
 	s.set(attribute.String("text", "a cat"), attribute.String("empty", ""), attribute.String("long", strings.Repeat("x", 200)),
@@ -94,8 +95,10 @@ func TestSpansAreEncodedAsTheSDKEncodesThem(t *testing.T) {
 // The SDK's own span under the same limits is the measure of what is kept.
 func TestTheLimitsOfSpansAreTheSDKs(t *testing.T) {
 	for _, limits := range []sdktrace.SpanLimits{
-		{AttributeValueLengthLimit: 3, AttributeCountLimit: 2, EventCountLimit: 2, LinkCountLimit: 2, AttributePerEventCountLimit: 1, AttributePerLinkCountLimit: 1},
-		{AttributeValueLengthLimit: -1, AttributeCountLimit: -1, EventCountLimit: -1, LinkCountLimit: -1, AttributePerEventCountLimit: -1, AttributePerLinkCountLimit: -1},
+		{AttributeValueLengthLimit: 3, AttributeCountLimit: 2, EventCountLimit: 2, LinkCountLimit: 2, AttributePerEventCountLimit: 1,
+			AttributePerLinkCountLimit: 1},
+		{AttributeValueLengthLimit: -1, AttributeCountLimit: -1, EventCountLimit: -1, LinkCountLimit: -1, AttributePerEventCountLimit: -1,
+			AttributePerLinkCountLimit: -1},
 		{},
 	} {
 		var ended sdktrace.ReadOnlySpan

@@ -44,7 +44,8 @@ func TestARequestIsOneLine(t *testing.T) {
 	id := q.SpanContext()
 	expect(t, "the line", line, map[string]any{
 		"level": "INFO", "msg": "request", "method": "POST", "route": "images", "class": "heavy", "backend": "flux", "status": 200.0,
-		"path": pattern, "result": ResultOK, "grant": 7.0, "position": 3.0, "reason": "resources", "wait_ms": 2000.0, "execute_ms": 18000.0, "vram": float64(34 << 30), "bytes_in": 17.0, "bytes_out": 4096.0,
+		"path": pattern, "result": ResultOK, "grant": 7.0, "position": 3.0, "reason": "resources", "wait_ms": 2000.0, "execute_ms": 18000.0,
+		"vram": float64(34 << 30), "bytes_in": 17.0, "bytes_out": 4096.0,
 		"trace_id": id.TraceID().String(), "span_id": id.SpanID().String(),
 	})
 }
@@ -174,7 +175,8 @@ func TestTextIsOneLineToo(t *testing.T) {
 	config.Log.Format = "text"
 	telemetry, _, out := recorded(t, config)
 	q, _ := run(telemetry, generate())
-	if text := out.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, " class=heavy ") || !strings.Contains(text, "trace_id="+q.SpanContext().TraceID().String()) {
+	if text := out.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, " class=heavy ") ||
+		!strings.Contains(text, "trace_id="+q.SpanContext().TraceID().String()) {
 		t.Errorf("got %q, want one line with class and trace_id", text)
 	}
 }
@@ -186,7 +188,8 @@ func TestTheKeysDoNotComeAndGo(t *testing.T) {
 	q := telemetry.Begin(httptest.NewRequest(http.MethodGet, "http://box/nowhere", nil), "")
 	q.End(time.Now(), Ending{Status: http.StatusNotFound, RPC: -1, Code: "no_route", In: 0, Out: 120})
 	got := slices.Sorted(maps.Keys(lines(t, out)[0]))
-	want := []string{"backend", "bytes_in", "bytes_out", "class", "code", "level", "method", "msg", "path", "result", "route", "span_id", "status", "time", "total_ms", "trace_id"}
+	want := []string{"backend", "bytes_in", "bytes_out", "class", "code", "level", "method", "msg", "path", "result", "route", "span_id",
+		"status", "time", "total_ms", "trace_id"}
 	if !slices.Equal(got, want) {
 		t.Errorf("the line has %v, want %v", got, want)
 	}
@@ -235,8 +238,10 @@ func TestWorkThatEndsLaterIsOneMoreLine(t *testing.T) {
 
 // slog's JSON handler is the measure of a request's line.
 func TestALineIsWrittenAsSlogWritesIt(t *testing.T) {
-	attributes := []slog.Attr{slog.String("plain", "a cat"), slog.String("empty", ""), slog.String("quotes", `"a\b"`), slog.String("control", "\x00\n\t\x1f\x7f"),
-		slog.String("not ascii", "größer \u2028 <b>&"), slog.String("not text", "a\xffb"), slog.Int("int", -7), slog.Uint64("uint", 1<<63), slog.Float64("zero", 0),
+	attributes := []slog.Attr{slog.String("plain", "a cat"), slog.String("empty", ""), slog.String("quotes", `"a\b"`),
+		slog.String("control", "\x00\n\t\x1f\x7f"),
+		slog.String("not ascii", "größer \u2028 <b>&"), slog.String("not text", "a\xffb"), slog.Int("int", -7), slog.Uint64("uint", 1<<63),
+		slog.Float64("zero", 0),
 		slog.Float64("ms", 18000.125), slog.Float64("small", 0.001), slog.Float64("large", 1e12)}
 	var want, got logs
 	log, _ := newLog(LogConfig{Format: "json", Level: "info"}, &want)

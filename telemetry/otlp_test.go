@@ -164,7 +164,8 @@ func TestSpansReachACollector(t *testing.T) {
 			if id := q.SpanContext().TraceID(); string(server.TraceId) != string(id[:]) {
 				t.Errorf("the trace is %x, want %s", server.TraceId, id)
 			}
-			if server.Kind != spanpb.Span_SPAN_KIND_SERVER || found["POST"].Kind != spanpb.Span_SPAN_KIND_CLIENT || found[SpanWait].Kind != spanpb.Span_SPAN_KIND_INTERNAL {
+			if server.Kind != spanpb.Span_SPAN_KIND_SERVER || found["POST"].Kind != spanpb.Span_SPAN_KIND_CLIENT ||
+				found[SpanWait].Kind != spanpb.Span_SPAN_KIND_INTERNAL {
 				t.Errorf("the kinds are %s, %s, %s", server.Kind, found["POST"].Kind, found[SpanWait].Kind)
 			}
 			if about["service.name"] != "anteroom" || about["service.version"] != "test" {
@@ -212,7 +213,8 @@ func TestMetricsReachACollectorWhereTheEnvironmentAsks(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{MetricServer, MetricWait, MetricExecution, MetricRequests, MetricQueueLength, MetricVRAMBooked, MetricBreaker, MetricSpansLost} {
+	for _, name := range []string{MetricServer, MetricWait, MetricExecution, MetricRequests, MetricQueueLength, MetricVRAMBooked,
+		MetricBreaker, MetricSpansLost} {
 		if !found[name] {
 			t.Errorf("the collector has no %s: %v", name, found)
 		}
@@ -429,7 +431,8 @@ func TestAConfigurationFileOfOpenTelemetryIsRefused(t *testing.T) {
 	for _, name := range []string{"OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE"} {
 		noOTEL(t)
 		t.Setenv(name, "otel.yaml")
-		if _, err := Start(context.Background(), usual(), "test", &logs{}); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "unset it") {
+		if _, err := Start(context.Background(), usual(), "test", &logs{}); err == nil || !strings.Contains(err.Error(), name) ||
+			!strings.Contains(err.Error(), "unset it") {
 			t.Errorf("got %v, want an error that names %s and its cure", err, name)
 		}
 		os.Unsetenv(name)

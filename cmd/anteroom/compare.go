@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/simulation/replay"
+	"github.com/anteroom-gpu/anteroom/simulation/replay/configured"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
@@ -61,7 +62,7 @@ func (s *server) compare(h timeline.History) (any, error) {
 	cfg := s.cfg
 	s.mu.Unlock()
 	out := compared{Since: h.Since, Until: h.Until, Recorded: map[string]comparedClass{}, FIFO: map[string]comparedClass{}}
-	box, mistakes := replay.NewBox("the configuration in force", cfg)
+	box, mistakes := configured.Box("the configuration in force", cfg)
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}

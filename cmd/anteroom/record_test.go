@@ -20,6 +20,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/simulation"
 	"github.com/anteroom-gpu/anteroom/simulation/replay"
+	"github.com/anteroom-gpu/anteroom/simulation/replay/configured"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
@@ -50,7 +51,7 @@ func TestARecordReplays(t *testing.T) {
 			p, err := b.play(t.Context(), scene)
 			must(t, err)
 			must(t, p.err)
-			admin := strings.TrimSuffix(b.status, "/api/state")
+			admin := strings.TrimSuffix(b.status, "/")
 			var h timeline.History
 			must(t, json.Unmarshal(fetch(t, admin+"/api/history"), &h))
 			seen := make(map[string][]float64)
@@ -98,7 +99,7 @@ func compare(t *testing.T, cfg *configs.Config, record []byte, seen map[string][
 	t.Helper()
 	trace, err := replay.Read("record", bytes.NewReader(record))
 	must(t, err)
-	box, mistakes := replay.NewBox("demo", cfg)
+	box, mistakes := configured.Box("demo", cfg)
 	if len(mistakes) > 0 {
 		t.Fatal(mistakes)
 	}

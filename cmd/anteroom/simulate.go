@@ -14,6 +14,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/simulation/replay"
+	"github.com/anteroom-gpu/anteroom/simulation/replay/configured"
 )
 
 // several collects a flag that may be given often.
@@ -72,7 +73,7 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 		return wrong("no trace: want one with --trace FILE")
 	}
 
-	boxes, trace, mistakes := loadSimulation(files, *from, *learned)
+	boxes, turns, trace, mistakes := loadSimulation(files, *from, *learned)
 	if len(mistakes) > 0 {
 		fmt.Fprintln(stderr, strings.Join(mistakes, "\n"))
 		return 1
@@ -107,30 +108,31 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 	} else if err := replay.WriteTable(stdout, results); err != nil {
 		return fail(err)
 	} else {
-		for _, box := range boxes {
+		for i, box := range boxes {
 			longest := replay.Longest(box, trace)
-			printTurns(stdout, box.Turns, func(backend string) time.Duration { return longest[backend] })
+			printTurns(stdout, turns[i], func(backend string) time.Duration { return longest[backend] })
 		}
 	}
 	return 0
 }
 
 // loadSimulation reads what is to be played, and tells all that is wrong with it.
-// No file for learned: runs do not slow each other down.
-func loadSimulation(files []string, from, learned string) (boxes []*replay.Box, trace *replay.Trace, mistakes []string) {
+// No file for learned: runs do not slow each other down. The turns are those of each
+// box.
+func loadSimulation(files []string, from, learned string) (boxes []*replay.Box, turns [][]configs.Turn, trace *replay.Trace, mistakes []string) {
 	for _, file := range files {
-		box, wrong := loadBox(file)
+		box, inTurn, wrong := loadBox(file)
 		for _, m := range wrong {
 			mistakes = append(mistakes, m.String())
 		}
-		boxes = append(boxes, box)
+		boxes, turns = append(boxes, box), append(turns, inTurn)
 	}
 	trace, err := readTrace(from)
 	if err != nil {
 		mistakes = append(mistakes, err.Error())
 	}
 	if learned == "" {
-		return boxes, trace, mistakes
+		return boxes, turns, trace, mistakes
 	}
 	slower, err := readSlower(learned)
 	if err != nil {
@@ -141,7 +143,7 @@ func loadSimulation(files []string, from, learned string) (boxes []*replay.Box, 
 			box.Slower = slower
 		}
 	}
-	return boxes, trace, mistakes
+	return boxes, turns, trace, mistakes
 }
 
 // simulate plays the trace against each box, and beside it each baseline.
@@ -244,11 +246,12 @@ func pictureName(run string) string {
 	return name
 }
 
-// loadBox reads a configuration as a box to play against.
-func loadBox(file string) (*replay.Box, configs.Mistakes) {
+// loadBox reads a configuration as a box to play against, and the turns of its backends.
+func loadBox(file string) (*replay.Box, []configs.Turn, configs.Mistakes) {
 	c, mistakes := loadConfig(configs.Options{File: file, Env: os.Environ()})
 	if len(mistakes) > 0 {
-		return nil, mistakes
+		return nil, nil, mistakes
 	}
-	return replay.NewBox(file, c)
+	box, mistakes := configured.Box(file, c)
+	return box, c.Turns(), mistakes
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/simulation/replay"
+	"github.com/anteroom-gpu/anteroom/simulation/replay/configured"
 )
 
 // verdict is what admission would say of a request while nothing runs.
@@ -34,7 +35,7 @@ type prospect struct {
 
 // judge asks the rules of the configuration about a request that was explained.
 func judge(config *configs.Config, file string, e explanation) *verdict {
-	box, mistakes := replay.NewBox(file, config)
+	box, mistakes := configured.Box(file, config)
 	if len(mistakes) > 0 {
 		return &verdict{Note: "not known: " + mistakes.Error()}
 	}

@@ -128,13 +128,15 @@ func TestAFormWithFilesIsReadByItsFields(t *testing.T) {
 		body string
 		want any
 	}{
-		"fields":                    {field("n", "5") + field("s", "a\r\nb") + "--b--", object{"n": "5", "s": "a\r\nb"}},
-		"a line at the end":         {field("n", "5") + "--b--\r\n", object{"n": "5"}},
-		"the same twice":            {field("n", "5") + field("n", "5") + "--b--", object{"n": "5"}},
-		"a file":                    {field("n", "5") + aFile("image", "a.png", "\x89PNG\xff\r\n") + "--b--", object{"n": "5", "image": object{"filename": "a.png"}}},
-		"several files":             {aFile("image", "a.png", "a") + aFile("image", "b.png", "b") + "--b--", object{"image": object{"filename": "a.png"}}},
-		"an input without a file":   {aFile("image", "", "") + "--b--", object{"image": object{"filename": ""}}},
-		"a field with its type":     {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain; charset=UTF-8\r\nContent-Transfer-Encoding: 8bit", "5") + "--b--", object{"n": "5"}},
+		"fields":            {field("n", "5") + field("s", "a\r\nb") + "--b--", object{"n": "5", "s": "a\r\nb"}},
+		"a line at the end": {field("n", "5") + "--b--\r\n", object{"n": "5"}},
+		"the same twice":    {field("n", "5") + field("n", "5") + "--b--", object{"n": "5"}},
+		"a file": {field("n", "5") + aFile("image", "a.png", "\x89PNG\xff\r\n") + "--b--",
+			object{"n": "5", "image": object{"filename": "a.png"}}},
+		"several files":           {aFile("image", "a.png", "a") + aFile("image", "b.png", "b") + "--b--", object{"image": object{"filename": "a.png"}}},
+		"an input without a file": {aFile("image", "", "") + "--b--", object{"image": object{"filename": ""}}},
+		"a field with its type": {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain; "+
+			"charset=UTF-8\r\nContent-Transfer-Encoding: 8bit", "5") + "--b--", object{"n": "5"}},
 		"a name of several scripts": {field("größe", "x") + "--b--", object{"größe": "x"}},
 	} {
 		if got, err := read("multipart/form-data; boundary=b", c.body); err != nil || !reflect.DeepEqual(got, c.want) {
@@ -172,33 +174,38 @@ func TestAFormThatParsersSplitDifferentlyIsUndecidable(t *testing.T) {
 		"an escape in a name":          {part(`Content-Disposition: form-data; name="\n"`, "5") + end, errForm},
 		"percents in a name":           {part(`Content-Disposition: form-data; name="%6e"`, "5") + end, errForm},
 		"a header over two lines":      {part("Content-Disposition: form-data;\r\n name=n", "5") + end, errForm},
-		"a header with a line feed":    {part("X: y\nContent-Disposition: form-data; name=m\r\nContent-Disposition: form-data; name=n", "5") + end, errForm},
+		"a header with a line feed": {part("X: y\nContent-Disposition: form-data; name=m\r\nContent-Disposition: form-data; name=n", "5") +
+			end, errForm},
 		"a space before the colon":     {part("Content-Disposition : form-data; name=n", "5") + end, errForm},
 		"a header that is too long":    {part("Content-Disposition: form-data; name=n\r\nX: "+strings.Repeat("y", maxFieldHeader), "5") + end, errFormSize},
 		"a boundary with a space":      {strings.Replace(five, "--b", "--b ", 1) + end, errForm},
 		"a boundary after a line feed": {field("a", "x\n--b\nContent-Disposition: form-data; name=n\n\n50") + end, errForm},
 		"a boundary in a line":         {field("a", "x--bc") + end, errForm},
-		"a form within":                {part("Content-Disposition: form-data; name=n\r\nContent-Type: multipart/mixed; boundary=c", "--c--") + end, errForm},
-		"a message within a file":      {part("Content-Disposition: form-data; name=n; filename=a\r\nContent-Type: message/rfc822", "a: b") + end, errForm},
-		"a field that may be a file":   {part("Content-Disposition: form-data; name=n\r\nContent-Type: application/octet-stream", "5") + end, errForm},
-		"two types":                    {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain\r\nContent-Type: text/plain", "5") + end, errForm},
-		"its own charset":              {field("_charset_", "utf-16") + five + end, errCharset},
-		"a zero byte":                  {field("n", "5\x00") + end, errForm},
-		"a name that is not UTF-8":     {field("n\xff", "5") + end, errCharset},
-		"another transfer encoding":    {part("Content-Disposition: form-data; name=n\r\nContent-Transfer-Encoding: base64", "NTA=") + end, errForm},
-		"another charset":              {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain; charset=utf-16", "5") + end, errCharset},
-		"a value that is not UTF-8":    {field("n", "5\xff") + end, errCharset},
-		"a field that is too large":    {field("n", strings.Repeat("5", maxFieldSize+1)) + end, errFormSize},
-		"too many fields":              {strings.Repeat(five, MaxFields+1) + end, errFormSize},
-		"the end inside of a field":    {field("a", "x\r\n--b--\r\n"+field("n", "50")) + end, errForm},
-		"the end inside of its line":   {field("a", "x--b--y") + end, errForm},
+		"a form within": {part("Content-Disposition: form-data; name=n\r\nContent-Type: multipart/mixed; boundary=c", "--c--") +
+			end, errForm},
+		"a message within a file":    {part("Content-Disposition: form-data; name=n; filename=a\r\nContent-Type: message/rfc822", "a: b") + end, errForm},
+		"a field that may be a file": {part("Content-Disposition: form-data; name=n\r\nContent-Type: application/octet-stream", "5") + end, errForm},
+		"two types": {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain\r\nContent-Type: text/plain",
+			"5") + end, errForm},
+		"its own charset":            {field("_charset_", "utf-16") + five + end, errCharset},
+		"a zero byte":                {field("n", "5\x00") + end, errForm},
+		"a name that is not UTF-8":   {field("n\xff", "5") + end, errCharset},
+		"another transfer encoding":  {part("Content-Disposition: form-data; name=n\r\nContent-Transfer-Encoding: base64", "NTA=") + end, errForm},
+		"another charset":            {part("Content-Disposition: form-data; name=n\r\nContent-Type: text/plain; charset=utf-16", "5") + end, errCharset},
+		"a value that is not UTF-8":  {field("n", "5\xff") + end, errCharset},
+		"a field that is too large":  {field("n", strings.Repeat("5", maxFieldSize+1)) + end, errFormSize},
+		"too many fields":            {strings.Repeat(five, MaxFields+1) + end, errFormSize},
+		"the end inside of a field":  {field("a", "x\r\n--b--\r\n"+field("n", "50")) + end, errForm},
+		"the end inside of its line": {field("a", "x--b--y") + end, errForm},
 	} {
 		if v, err := read("multipart/form-data; boundary=b", c.body); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v, %v; want %v", name, v, err, c.want)
 		}
 	}
-	for _, contentType := range []string{"multipart/form-data", "multipart/form-data; boundary=c", "multipart/form-data; boundary=b; boundary=c", "multipart/mixed; boundary=b",
-		`multipart/form-data; boundary=b; x="boundary=c"`, "multipart/form-data; boundary*=utf-8''b", "multipart/form-data; boundary*0=b", `multipart/form-data; boundary="b\\"`, "multipart/form-data; boundary=b; charset=utf-16",
+	for _, contentType := range []string{"multipart/form-data", "multipart/form-data; boundary=c",
+		"multipart/form-data; boundary=b; boundary=c", "multipart/mixed; boundary=b",
+		`multipart/form-data; boundary=b; x="boundary=c"`, "multipart/form-data; boundary*=utf-8''b", "multipart/form-data; boundary*0=b",
+		`multipart/form-data; boundary="b\\"`, "multipart/form-data; boundary=b; charset=utf-16",
 	} {
 		if v, err := read(contentType, five+end); err == nil {
 			t.Errorf("%s: got %v", contentType, v)

@@ -58,22 +58,28 @@ func TestJSONWithTwoReadingsIsUndecidable(t *testing.T) {
 		{`{"":1,"":2}`, errDuplicate},
 
 		{"", errJSON}, {" ", errJSON}, {"{", errJSON}, {`{"a"`, errJSON}, {`{"a":`, errJSON}, {`{"a":1`, errJSON}, {`{"a":1,`, errJSON},
-		{"[", errJSON}, {"[1", errJSON}, {"[1,", errJSON}, {`"`, errJSON}, {`"a`, errJSON}, {`"\`, errJSON}, {`"\u`, errJSON}, {`"\u00`, errJSON}, {"tru", errJSON}, {"-", errJSON},
+		{"[", errJSON}, {"[1", errJSON}, {"[1,", errJSON}, {`"`, errJSON}, {`"a`, errJSON}, {`"\`, errJSON}, {`"\u`, errJSON},
+		{`"\u00`, errJSON}, {"tru", errJSON}, {"-", errJSON},
 		{`{"a":1} {"a":2}`, errJSON}, {"1 2", errJSON}, {"{}x", errJSON}, {"{}\x00", errJSON},
 
-		{`{"a":1,}`, errJSON}, {"[1,]", errJSON}, {"[,1]", errJSON}, {"{,}", errJSON}, {"{1:2}", errJSON}, {"{a:1}", errJSON}, {`{'a':1}`, errJSON}, {`{"a" 1}`, errJSON}, {"[1 2]", errJSON},
+		{`{"a":1,}`, errJSON}, {"[1,]", errJSON}, {"[,1]", errJSON}, {"{,}", errJSON}, {"{1:2}", errJSON}, {"{a:1}", errJSON},
+		{`{'a':1}`, errJSON}, {`{"a" 1}`, errJSON}, {"[1 2]", errJSON},
 		{`{"a":1/**/}`, errJSON}, {"//\n{}", errJSON}, {"#\n{}", errJSON},
 		{"NaN", errNumber}, {"Infinity", errNumber}, {"-Infinity", errNumber}, // Python takes them
 		{"True", errJSON}, {"None", errJSON}, {"Nan", errJSON}, {"nul", errJSON}, {"trueish", errJSON},
-		{"01", errJSON}, {"-01", errJSON}, {"+1", errJSON}, {"1.", errJSON}, {".5", errJSON}, {"1e", errJSON}, {"1e+", errJSON}, {"0x10", errJSON}, {"1_000", errJSON}, {"١", errJSON},
+		{"01", errJSON}, {"-01", errJSON}, {"+1", errJSON}, {"1.", errJSON}, {".5", errJSON}, {"1e", errJSON}, {"1e+", errJSON},
+		{"0x10", errJSON}, {"1_000", errJSON}, {"١", errJSON},
 
-		{"1e309", errNumber}, {"-1e309", errNumber}, {"1e999999999999999999", errNumber}, {"1" + strings.Repeat("0", 400), errNumber}, {`{"n":1e400}`, errNumber},
+		{"1e309", errNumber}, {"-1e309", errNumber}, {"1e999999999999999999", errNumber}, {"1" + strings.Repeat("0", 400), errNumber},
+		{`{"n":1e400}`, errNumber},
 
-		{"\"a\nb\"", errJSON}, {"\"a\tb\"", errJSON}, {"\"\x00\"", errJSON}, {`"\a"`, errJSON}, {`"\'"`, errJSON}, {`"\x41"`, errJSON}, {`"\u00G0"`, errJSON}, {`"\u+041"`, errJSON},
+		{"\"a\nb\"", errJSON}, {"\"a\tb\"", errJSON}, {"\"\x00\"", errJSON}, {`"\a"`, errJSON}, {`"\'"`, errJSON}, {`"\x41"`, errJSON},
+		{`"\u00G0"`, errJSON}, {`"\u+041"`, errJSON},
 		{"\"\\\n\"", errJSON},
 
 		{"\"\xff\"", errCharset}, {"\"\xc0\xb5\"", errCharset}, {"\"\xed\xa0\x80\"", errCharset}, {"{\"\x80\":1}", errCharset}, {"{}\xff", errJSON},
-		{`"\ud83d"`, errCharset}, {`"\ud83dx"`, errCharset}, {`"\ude00"`, errCharset}, {`"\ude00\ud83d"`, errCharset}, {`"\ud83d\u0041"`, errCharset}, {`{"\ud800":1}`, errCharset},
+		{`"\ud83d"`, errCharset}, {`"\ud83dx"`, errCharset}, {`"\ude00"`, errCharset}, {`"\ude00\ud83d"`, errCharset},
+		{`"\ud83d\u0041"`, errCharset}, {`{"\ud800":1}`, errCharset},
 		{`"\ud83d\u00"`, errJSON},
 
 		{"\ufeff\ufeff{}", errJSON}, {"\u00a0{}", errJSON}, {"\u2028{}", errJSON}, {"\f{}", errJSON}, {"\v{}", errJSON},
@@ -136,9 +142,11 @@ func TestAKeyInOtherLettersIsUndecidableWhereARuleLooksAtIt(t *testing.T) {
 }
 
 func TestKeysFoldAsEncodingJSONFoldsThem(t *testing.T) {
-	for _, key := range []string{"n", "N", "size", "SIZE", "ſize", "K", "k", "\u212a", "Å", "å", "\u212b", "σ", "ς", "Σ", "ß", "ẞ", "İ", "i", "ı", "n_1", "a-b", "", "ﬁ", "fi"} {
+	for _, key := range []string{"n", "N", "size", "SIZE", "ſize", "K", "k", "\u212a", "Å", "å", "\u212b", "σ", "ς", "Σ", "ß", "ẞ", "İ", "i",
+		"ı", "n_1", "a-b", "", "ﬁ", "fi"} {
 		for _, field := range []string{"n", "size", "Size", "k", "å", "σ", "ß", "i", "n_1", "a-b", "fi"} {
-			target := reflect.New(reflect.StructOf([]reflect.StructField{{Name: "F", Type: reflect.TypeFor[int](), Tag: reflect.StructTag(`json:"` + field + `"`)}}))
+			target := reflect.New(reflect.StructOf([]reflect.StructField{{Name: "F", Type: reflect.TypeFor[int](),
+				Tag: reflect.StructTag(`json:"` + field + `"`)}}))
 			text, _ := json.Marshal(map[string]int{key: 1})
 			if err := json.Unmarshal(text, target.Interface()); err != nil {
 				t.Fatal(err)
@@ -157,7 +165,8 @@ func FuzzJSONIsNeverReadAsAnotherServerWould(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	for _, text := range []string{
-		`{"n":1,"n":50}`, `{"n":1,"\u006e":50}`, "\ufeff{}", "1e400", "NaN", "\"\xff\"", `"\ud800"`, `"\ud800\udc00"`, "[1,2,", `{"a":"\u12`, "-", "1.5e+", `{"a":[{"b":null}]}`, "[[[[]]]]",
+		`{"n":1,"n":50}`, `{"n":1,"\u006e":50}`, "\ufeff{}", "1e400", "NaN", "\"\xff\"", `"\ud800"`, `"\ud800\udc00"`, "[1,2,", `{"a":"\u12`,
+		"-", "1.5e+", `{"a":[{"b":null}]}`, "[[[[]]]]",
 	} {
 		f.Add([]byte(text))
 	}

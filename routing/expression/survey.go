@@ -41,7 +41,8 @@ func (s *survey) visit(node ast.Node, loops int) {
 			loops++
 		}
 		if loops > 1 && s.err == nil {
-			s.err = errors.New("a loop within a loop could take hours on a large body: want one loop, or an inner one over what is in the element, such as .content")
+			s.err = errors.New("a loop within a loop could take hours on a large body: want one loop, or an inner one over what is in the " +
+				"element, such as .content")
 		}
 	}
 	if whole := walksBody(node); loops > 0 && whole != "" && s.err == nil {
@@ -186,7 +187,8 @@ func walksBody(node ast.Node) string {
 	switch n := node.(type) {
 	case *ast.BuiltinNode:
 		switch n.Name {
-		case "type", "int", "float", "abs", "ceil", "floor", "round", "first", "last", "get", "bitand", "bitor", "bitxor", "bitnand", "bitnot", "bitshl", "bitshr", "bitushr":
+		case "type", "int", "float", "abs", "ceil", "floor", "round", "first", "last", "get", "bitand", "bitor", "bitxor", "bitnand", "bitnot",
+			"bitshl", "bitshr", "bitushr":
 			return ""
 		}
 		if len(n.Arguments) > 1 {

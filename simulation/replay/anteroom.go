@@ -26,6 +26,14 @@ func Admission(box *Box, trace *Trace) (*Log, error) {
 	return &d.log, d.play()
 }
 
+// OneTenant plays a trace against the same rules with fairness off: all
+// requests are one tenant's.
+func OneTenant(box *Box, trace *Trace) (*Log, error) {
+	unfair := *box
+	unfair.Fair = false
+	return Admission(&unfair, trace)
+}
+
 // controller is one run of the rules.
 type controller struct {
 	*plan
@@ -57,62 +65,38 @@ func newController(p *plan) (*controller, error) {
 
 // play goes from event to event until nothing is left.
 func (d *controller) play() error {
-	rows := d.trace.Rows
 	for next := 0; ; {
-		// In this order: 1. work that ends and clients that leave, 2. the clock, 4. readings,
-		// 3. arrivals.
-		at, what := time.Duration(0), 0
-		if len(d.coming) > 0 {
-			at, what = d.coming[0].at, 1
+		at, what, run := d.upcoming(next)
+		if what == nothing {
+			return d.finish()
 		}
-		var run *sharedRun
-		if d.shared != nil {
-			if r, end := d.shared.next(); r != nil && (what == 0 || end <= at) {
-				at, what, run = end, 1, r
-			}
-		}
-		if due, ok := d.rules.Next(); ok && (what == 0 || due < at) {
-			at, what = due, 2
-		}
-		if next < len(rows) && (what == 0 || rows[next].At < at) {
-			at, what = rows[next].At, 3
-		}
-		other := at
-		if what == 0 {
-			other = never
-		}
-		if due := d.card.next(other, d.rules.Idle()); due < other || due == other && what == 3 {
-			at, what = due, 4
-		}
-		if what != 2 || at > d.now {
+		if what != tick || at > d.now {
 			d.ticks = 0
 		}
 		d.now = max(d.now, at)
 		switch what {
-		case 0:
-			return d.finish()
-		case 1:
+		case ending:
 			if run != nil {
 				d.happen(d.shared.end(d.now, run))
 			} else {
 				d.happen(d.coming.pop())
 			}
-		case 2:
+		case tick:
 			if d.ticks++; d.ticks > 1000 {
 				return fmt.Errorf("replay: the rules want to be asked again and again at %v", d.now)
 			}
 			d.rules.Tick(d.now)
-		case 3:
+		case arrival:
 			d.arrive(int32(next))
 			next++
-		case 4:
+		case reading:
 			d.read()
 		}
-		if what == 1 || what == 3 {
+		if what == ending || what == arrival {
 			d.card.stir(d.now)
 		}
 		d.decided()
-		if what == 1 && len(d.waiting) > 0 {
+		if what == ending && len(d.waiting) > 0 {
 			d.card.ask(d.now)
 		}
 		d.ordered()
@@ -122,6 +106,47 @@ func (d *controller) play() error {
 			}
 		}
 	}
+}
+
+// event is what happens next.
+type event uint8
+
+const (
+	nothing event = iota // all is over
+	ending               // work ends, or a client leaves
+	tick                 // the rules want to be asked
+	reading              // the cards are read
+	arrival
+)
+
+// upcoming is the first event, where row next of the trace is the next to arrive. Of
+// those at one moment it is, in this order: 1. the end of work or a client's leaving,
+// 2. the clock, 3. a reading, 4. an arrival. The run is the one that ends, where work
+// slows down other work.
+func (d *controller) upcoming(next int) (at time.Duration, what event, run *sharedRun) {
+	at = never
+	// 1
+	if len(d.coming) > 0 {
+		at, what = d.coming[0].at, ending
+	}
+	if d.shared != nil {
+		if r, end := d.shared.next(); r != nil && end <= at {
+			at, what, run = end, ending, r
+		}
+	}
+	// 2
+	if due, ok := d.rules.Next(); ok && due < at {
+		at, what, run = due, tick, nil
+	}
+	// 4, which a reading at the same time precedes
+	if next < len(d.trace.Rows) && d.trace.Rows[next].At < at {
+		at, what, run = d.trace.Rows[next].At, arrival, nil
+	}
+	// 3
+	if due := d.card.next(at, d.rules.Idle()); due < at || due == at && what == arrival {
+		at, what, run = due, reading, nil
+	}
+	return at, what, run
 }
 
 // read takes a reading of each card.

@@ -90,7 +90,8 @@ func (c *canvas) line(x1, y1, x2, y2 float64, stroke, more string) {
 
 // text writes words; anchor is start, middle or end of them.
 func (c *canvas) text(x, y float64, anchor, fill, more, words string) {
-	fmt.Fprintf(&c.body, `<text x="%s" y="%s" text-anchor="%s" fill="%s" %s>%s</text>`+"\n", number(x), number(y), anchor, fill, more, html.EscapeString(words))
+	fmt.Fprintf(&c.body, `<text x="%s" y="%s" text-anchor="%s" fill="%s" %s>%s</text>`+"\n", number(x), number(y), anchor, fill, more,
+		html.EscapeString(words))
 }
 
 // entry is one line of a legend.

@@ -17,8 +17,9 @@ var pictures = map[string]struct {
 	says []string
 }{
 	"gantt": {DrawGantt, []string{"What ran and what waited", "heavy runs", "heavy waits", "light runs", "time since the start of the trace ("}},
-	"waits": {DrawWaits, []string{"How long requests waited", "heavy: ", "light: ", "share of requests that have started", "wait (seconds, logarithmic)", "100 %"}},
-	"vram":  {DrawVRAM, []string{"Memory against the budget", "heavy", "light", "GiB booked", "budget 47GiB", "time since the start of the trace ("}},
+	"waits": {DrawWaits, []string{"How long requests waited", "heavy: ", "light: ", "share of requests that have started",
+		"wait (seconds, logarithmic)", "100 %"}},
+	"vram": {DrawVRAM, []string{"Memory against the budget", "heavy", "light", "GiB booked", "budget 47GiB", "time since the start of the trace ("}},
 }
 
 // look reads a picture as XML and gives its words. What lies outside of it is a

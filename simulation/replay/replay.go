@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/configs"
 )
 
 // Box is what a configuration says of the machine and of the requests that
@@ -39,7 +38,7 @@ type Box struct {
 	// else each request has its route's.
 	Learn bool
 	// Turns are those that backends take, as the configuration says.
-	Turns []configs.Turn
+	Turns []Turn
 	// Slower says how much work slows down other work on its GPU; nil: not at all.
 	Slower Slower
 	// Readings are those of the GPUs that a sensor reads.
@@ -48,6 +47,14 @@ type Box struct {
 	Wakes map[string]bool
 	// Unplayed says what of the configuration is not played.
 	Unplayed []string
+}
+
+// Turn is a backend that takes turns on a GPU with others which do not fit beside it.
+type Turn struct {
+	GPU, Backend string
+	// Bound is the longest that its queue head waits for the others, where the longest
+	// run of each of them is known.
+	Bound func(longest func(backend string) time.Duration) time.Duration
 }
 
 // Route is what a request of one route asks for.

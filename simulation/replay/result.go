@@ -37,7 +37,7 @@ type Result struct {
 }
 
 // TurnResult is the longest that a backend's queue head waits for the others on a GPU
-// that do not fit beside it, in seconds: see configs.Turn.
+// that do not fit beside it, in seconds: see Turn.
 type TurnResult struct {
 	GPU     string  `json:"gpu"`
 	Backend string  `json:"backend"`

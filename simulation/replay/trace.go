@@ -164,7 +164,8 @@ func Read(file string, from io.Reader) (*Trace, error) {
 		var parse *csv.ParseError
 		switch {
 		case errors.As(err, &parse):
-			r.mistakes.add(Mistake{File: file, Line: parse.Line, Column: parse.Column, Problem: parse.Err.Error() + `: want quotes around a whole field, and "" for one inside`})
+			r.mistakes.add(Mistake{File: file, Line: parse.Line, Column: parse.Column, Problem: parse.Err.Error() +
+				`: want quotes around a whole field, and "" for one inside`})
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("%s: %w", file, err)
@@ -192,7 +193,8 @@ func (r *reader) header() error {
 	if err == io.EOF {
 		return Mistakes{{File: r.trace.File, Problem: "empty: want a header such as at,class,execute"}}
 	} else if errors.As(err, &parse) {
-		return Mistakes{{File: r.trace.File, Line: parse.Line, Column: parse.Column, Problem: parse.Err.Error() + ": want a header such as at,class,execute"}}
+		return Mistakes{{File: r.trace.File, Line: parse.Line, Column: parse.Column, Problem: parse.Err.Error() +
+			": want a header such as at,class,execute"}}
 	} else if err != nil {
 		return fmt.Errorf("%s: %w", r.trace.File, err)
 	}
@@ -230,7 +232,8 @@ func (r *reader) header() error {
 func (r *reader) row() {
 	if len(r.record) != r.width {
 		line, _ := r.csv.FieldPos(0)
-		r.mistakes.add(Mistake{File: r.trace.File, Line: line, Column: 1, Problem: fmt.Sprintf("%d fields: want %d as in the header", len(r.record), r.width)})
+		r.mistakes.add(Mistake{File: r.trace.File, Line: line, Column: 1, Problem: fmt.Sprintf("%d fields: want %d as in the header",
+			len(r.record), r.width)})
 		return
 	}
 	row := Row{VRAM: -1, Priority: -1}

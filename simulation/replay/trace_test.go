@@ -23,7 +23,8 @@ func TestReadsEveryColumn(t *testing.T) {
 		t.Errorf("the row that arrives first is %+v of %q", *first, trace.Class(first))
 	}
 	if second.At != 2*time.Second || second.Execute != 17500*time.Millisecond || trace.Class(second) != "heavy" || trace.Tenant(second) != "alice" ||
-		second.VRAM != 34*admission.GiB || second.Priority != 3 || second.Deadline != 2*time.Minute || second.Leave != time.Minute || trace.kinds[second.kind].route != "images" {
+		second.VRAM != 34*admission.GiB || second.Priority != 3 || second.Deadline != 2*time.Minute || second.Leave != time.Minute ||
+		trace.kinds[second.kind].route != "images" {
 		t.Errorf("the row that arrives second is %+v of %q", *second, trace.Class(second))
 	}
 }

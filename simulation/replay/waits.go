@@ -39,7 +39,8 @@ func DrawWaits(box *Box, trace *Trace, log *Log) ([]byte, error) {
 		slices.Sort(waits[i])
 		words := fmt.Sprintf("%s: %d of %d started", class.Name, len(waits[i]), requests[i])
 		if n := len(waits[i]); n > 0 {
-			words += fmt.Sprintf(", p50 %s s, p99 %s s, max %s s", short(waits[i][rank(n, 0.5)].Seconds()), short(waits[i][rank(n, 0.99)].Seconds()), short(waits[i][n-1].Seconds()))
+			words += fmt.Sprintf(", p50 %s s, p99 %s s, max %s s", short(waits[i][rank(n, 0.5)].Seconds()),
+				short(waits[i][rank(n, 0.99)].Seconds()), short(waits[i][n-1].Seconds()))
 		}
 		legend = append(legend, entry{fill: colours[i].full, words: words})
 	}
@@ -69,7 +70,8 @@ func DrawWaits(box *Box, trace *Trace, log *Log) ([]byte, error) {
 	c.line(plotLeft, bottom, plotRight, bottom, ink, "")
 	c.line(plotLeft, top, plotLeft, bottom, ink, "")
 	c.text((plotLeft+plotRight)/2, bottom+44, "middle", ink, "", "wait (seconds, logarithmic)")
-	c.text(40, (top+bottom)/2, "middle", ink, fmt.Sprintf(`transform="rotate(-90 40 %s)"`, number((top+bottom)/2)), "share of requests that have started")
+	c.text(40, (top+bottom)/2, "middle", ink, fmt.Sprintf(`transform="rotate(-90 40 %s)"`, number((top+bottom)/2)),
+		"share of requests that have started")
 	for i := range box.Admission.Classes {
 		if len(waits[i]) > 0 {
 			c.distribution(x, y, waits[i], requests[i], colours[i].full)

@@ -50,7 +50,8 @@ func WriteCSV(w io.Writer, h History) error {
 		if r.Execute < 0 && r.Result == "cancelled" && r.Wait > 0 {
 			leave = seconds(r.Wait)
 		}
-		c.Write([]string{seconds(r.Asked.Sub(asked[0].Asked).Seconds()), r.Class, seconds(execute), strconv.FormatInt(r.VRAM, 10), r.Tenant, priority, deadline, leave, r.Route})
+		c.Write([]string{seconds(r.Asked.Sub(asked[0].Asked).Seconds()), r.Class, seconds(execute), strconv.FormatInt(r.VRAM, 10), r.Tenant,
+			priority, deadline, leave, r.Route})
 	}
 	c.Flush()
 	return c.Error()

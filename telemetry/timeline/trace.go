@@ -126,7 +126,8 @@ func (t *tracer) decision(d Decision) {
 			Time: micros(d.At) - length, Length: &length, Args: about})
 	case Breaker, Control, Reload:
 		name := d.Kind + " " + cmp.Or(d.Action, d.Reason) + " " + cmp.Or(d.Backend, d.Class)
-		t.events = append(t.events, traceEvent{Phase: "i", Category: d.Kind, Name: name, Process: t.track("orders"), Thread: 1, Time: micros(d.At), Scope: "g", Args: about})
+		t.events = append(t.events, traceEvent{Phase: "i", Category: d.Kind, Name: name, Process: t.track("orders"), Thread: 1,
+			Time: micros(d.At), Scope: "g", Args: about})
 	}
 }
 

@@ -26,7 +26,8 @@ func day() History {
 	return History{Since: at(0), Until: at(100),
 		Requests: []Request{passed, unknown, refused, left, ran(0, 0, 18), urgent},
 		Decisions: []Decision{{At: at(20), Kind: Unload, Backend: "vqa", Took: 2, Bytes: 5, Note: "2 of 2 were freed"},
-			{At: at(30), Kind: Breaker, Action: "open", Backend: "vqa", Note: "nothing listens"}, {At: at(40), Kind: Control, Action: "pause", Class: "heavy", By: "alice"},
+			{At: at(30), Kind: Breaker, Action: "open", Backend: "vqa", Note: "nothing listens"}, {At: at(40), Kind: Control, Action: "pause",
+				Class: "heavy", By: "alice"},
 			{At: at(1), Kind: Granted, Class: "heavy"}},
 		Samples: []Sample{{At: at(10), Classes: []ClassSample{{Name: "heavy", Queued: 1, Running: 1}}, GPUs: []GPUSample{{Name: "gpu0", Unmanaged: 7,
 			Owners: []OwnerSample{{Backend: "flux", Booked: 34 << 30}, {Backend: "vqa", Replica: 1, Booked: 3}}}}}}}

@@ -1,4 +1,6 @@
-package replay
+// Package configured makes the box that a trace is played against of a configuration, so
+// that replay itself knows the rules of admission alone.
+package configured
 
 import (
 	"cmp"
@@ -9,15 +11,19 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/simulation/replay"
 )
 
-// NewBox is the box that a configuration describes, as serve would see it. The
+// Box is the box that a configuration describes, as serve would see it. The
 // file is what runs and mistakes call it.
-func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
+func Box(file string, c *configs.Config) (*replay.Box, configs.Mistakes) {
 	var mistakes configs.Mistakes
 	tenants := c.Proxy.Tenants
-	box := &Box{Name: file, Admission: c.Admission(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency, Learn: true, Turns: c.Turns(),
-		Readings: SensorReadings, Wakes: map[string]bool{}}
+	box := &replay.Box{Name: file, Admission: c.Admission(), Fair: tenants.Header != "" || len(tenants.Keys) > 0, Urgency: proxy.Urgency,
+		Learn: true, Readings: replay.SensorReadings, Wakes: map[string]bool{}}
+	for _, t := range c.Turns() {
+		box.Turns = append(box.Turns, replay.Turn{GPU: t.GPU, Backend: t.Backend, Bound: t.Bound})
+	}
 	for i := range box.Admission.GPUs {
 		g := &box.Admission.GPUs[i]
 		// There is no unmanaged memory in virtual time, and no driver that fails.
@@ -50,9 +56,10 @@ func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 		}
 		name := cmp.Or(r.Name, fmt.Sprintf("routes[%d]", i))
 		if r.VRAM == "learn" || r.VRAM == "" && class.VRAM.Learn {
-			box.Unplayed = append(box.Unplayed, fmt.Sprintf("route %s: vram: learn: nothing is measured here, so %v are booked where the trace says nothing", name, vram))
+			box.Unplayed = append(box.Unplayed,
+				fmt.Sprintf("route %s: vram: learn: nothing is measured here, so %v are booked where the trace says nothing", name, vram))
 		}
-		box.Routes = append(box.Routes, Route{
+		box.Routes = append(box.Routes, replay.Route{
 			Name: name, Class: r.Class, Backend: r.Backend, VRAM: vram,
 			Estimate:         admission.Estimate{P50: class.Estimate, P95: class.Estimate},
 			ExecutionTimeout: class.ExecutionTimeout,
@@ -60,12 +67,4 @@ func NewBox(file string, c *configs.Config) (*Box, configs.Mistakes) {
 		})
 	}
 	return box, mistakes
-}
-
-// OneTenant plays a trace against the same rules with fairness off: all
-// requests are one tenant's.
-func OneTenant(box *Box, trace *Trace) (*Log, error) {
-	unfair := *box
-	unfair.Fair = false
-	return Admission(&unfair, trace)
 }
