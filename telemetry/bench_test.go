@@ -7,16 +7,50 @@ import (
 	"testing"
 	"time"
 
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/resource"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// discard is a collector that takes no time.
+// discard is a client whose collector takes no time.
 type discard struct{}
 
-func (discard) ExportSpans(context.Context, []sdktrace.ReadOnlySpan) error { return nil }
-func (discard) Shutdown(context.Context) error                             { return nil }
+func (discard) Start(context.Context) error                                  { return nil }
+func (discard) Stop(context.Context) error                                   { return nil }
+func (discard) UploadTraces(context.Context, []*tracepb.ResourceSpans) error { return nil }
+
+// usualRequest is one that is admitted at once and answered well.
+func usualRequest(telemetry *Telemetry, r *http.Request, header http.Header) {
+	now := time.Now()
+	q := telemetry.Begin(r, pattern)
+	q.Classify("images", "heavy", "flux", 34*admission.GiB)
+	q.Wait(now)
+	q.Admitted(now, 1, 0, 0, 0, nil)
+	q.Execute(now, flux, pattern, header)
+	q.Executed(now, Execution{Status: http.StatusOK, RPC: -1})
+	q.End(now, Ending{Status: http.StatusOK, RPC: -1, In: 17, Out: 4096})
+}
+
+// TestARequestAllocatesLittle guards what a request with its three spans, its metrics
+// and its line costs here: 10 allocations are usual.
+func TestARequestAllocatesLittle(t *testing.T) {
+	noOTEL(t)
+	config := usual()
+	config.Traces.Exporter = "none"
+	telemetry, err := Start(t.Context(), config, "test", io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer telemetry.Shutdown(context.Background())
+	to, _ := startOTLP(t.Context(), discard{}, resource.Empty())
+	telemetry.trace(TracesConfig{Sample: 1}, to)
+	r, header := generate(), http.Header{}
+	usualRequest(telemetry, r, header)
+	if n := testing.AllocsPerRun(1000, func() { usualRequest(telemetry, r, header) }); n > 20 {
+		t.Errorf("a request makes %.0f allocations, want at most 20", n)
+	}
+}
 
 // BenchmarkRequest is what a request costs here, from Begin to End: metrics and
 // the log line always, spans as sampled.
@@ -41,19 +75,13 @@ func BenchmarkRequest(b *testing.B) {
 			}
 			defer telemetry.Shutdown(context.Background())
 			if c.tracing {
-				telemetry.trace(TracesConfig{Sample: c.sample}, through(discard{}))
+				to, _ := startOTLP(b.Context(), discard{}, resource.Empty())
+				telemetry.trace(TracesConfig{Sample: c.sample}, to)
 			}
 			r, header := generate(), http.Header{}
 			b.ReportAllocs()
 			for b.Loop() {
-				now := time.Now()
-				q := telemetry.Begin(r, pattern)
-				q.Classify("images", "heavy", "flux", 34*admission.GiB)
-				q.Wait(now)
-				q.Admitted(now, 1, 0, 0, 0, nil)
-				q.Execute(now, flux, pattern, header)
-				q.Executed(now, Execution{Status: http.StatusOK, RPC: -1})
-				q.End(now, Ending{Status: http.StatusOK, RPC: -1, In: 17, Out: 4096})
+				usualRequest(telemetry, r, header)
 			}
 		})
 	}
