@@ -124,10 +124,11 @@ terminal:
 
 # The status page in Chromium (Debian's chromium; CHROMIUM names another): each control,
 # keyboard and axe, 10,000 that wait. WAITING is how many.
+WAITING ?= 10000
 .PHONY: page
 page:
 	go build -o bin/anteroom ./cmd/anteroom
-	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom npm run --silent page
+	cd clients && npm ci --silent && ANTEROOM=$(CURDIR)/bin/anteroom WAITING=$(WAITING) npm run --silent page
 
 # The pictures of docs/observability.md, in three minutes.
 .PHONY: screenshots

@@ -69,15 +69,19 @@ const (
 // GPUs from now on.
 func (x *company) count(b *box, now time.Duration, t *Ticket, n int) (changed bool) {
 	for _, a := range t.replica.accounts {
-		g := b.ledger.GPUOf(a)
-		if g >= len(x.clocks) || len(x.clocks[g]) < len(b.classes) {
-			x.grow(b, now, g)
-		}
-		c := &x.clocks[g][t.shape.class.index]
+		c := &x.on(b, now, b.ledger.GPUOf(a))[t.shape.class.index]
 		c.add(now, n)
 		changed = changed || c.runs <= 2
 	}
 	return changed
+}
+
+// on gives the clocks of a GPU, by class.
+func (x *company) on(b *box, now time.Duration, g int) []clock {
+	if g >= len(x.clocks) || len(x.clocks[g]) < len(b.classes) {
+		x.grow(b, now, g)
+	}
+	return x.clocks[g]
 }
 
 // grow makes the clocks of a GPU.

@@ -442,6 +442,42 @@ func TestAnEstimateRefusesNobody(t *testing.T) {
 	}
 }
 
+// TestADeadlineCountsTheWorkThatIsCertain: what runs lasts no less than the fastest of
+// its kind. What waits may leave, and counts for nothing.
+func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
+	one := server("vqa", 0, true)
+	one.Slots = 1
+	b := learning(t, one)
+	p := &pupil{rig: b, class: "work", backend: "vqa", declared: GiB}
+	b.readsFor(3, 0)
+	x := p.asks()
+	b.readsFor(20, GiB)
+	p.ends(x, Result{})
+	fastest := p.h.Fastest(GiB).Seconds()
+	by := func(seconds float64) *Ticket {
+		return p.asks(func(r *Request) {
+			r.Deadline, r.Fastest = b.wall().Add(time.Duration(seconds*float64(time.Second))), p.h.Fastest(GiB)
+		})
+	}
+	x = p.asks()
+	b.runs(x, true)
+	b.readsFor(5, GiB)
+	if r := by(2*fastest - 5.5).Rejection(); r == nil || r.Code != CodeDeadlineUnmeetable || r.RetryAfter < time.Duration((fastest-6)*float64(time.Second)) {
+		t.Errorf("behind a run of another %.1f s at least it gets %+v, want deadline_unmeetable and to come back after that", fastest-5, r)
+	}
+	first := by(2*fastest - 4.5)
+	if !first.Waiting() || !by(2*fastest-4.5).Waiting() {
+		t.Error("what may be met does not wait")
+	}
+	p.ends(x, Result{}) // sooner than any
+	b.runs(first, true)
+	// Overdue work may end at any moment.
+	b.readsFor(40, GiB)
+	if !by(fastest + 1).Waiting() {
+		t.Error("what may be met when the overdue run ends does not wait")
+	}
+}
+
 // TestNoRequestFollowsAFailureBeforeAReading: how full the card is nobody knows.
 // Smaller requests of the same backend go on.
 func TestNoRequestFollowsAFailureBeforeAReading(t *testing.T) {
@@ -465,17 +501,21 @@ func TestNoRequestFollowsAFailureBeforeAReading(t *testing.T) {
 func TestTheWordsOfAFailure(t *testing.T) {
 	const room = 20 * GiB
 	for _, x := range []struct {
-		name string
-		res  Result
-		want Bytes
+		name   string
+		res    Result
+		beside Bytes // a run of 5 GiB
+		want   Bytes
 	}{
-		{"it says nothing", Result{}, 0},
-		{"what was in use alone", Result{InUse: 8 * GiB}, 0},
-		{"in use and tried", Result{InUse: 8 * GiB, Tried: 9 * GiB}, 17 * GiB},
-		{"free and tried", Result{Free: 3 * GiB, Tried: 9 * GiB}, 26 * GiB},
-		{"more free than it could have", Result{Free: 30 * GiB, Tried: 9 * GiB}, 0},
+		{"it says nothing", Result{}, 0, 0},
+		{"what was in use alone", Result{InUse: 8 * GiB}, 0, 0},
+		{"in use and tried", Result{InUse: 8 * GiB, Tried: 9 * GiB}, 0, 17 * GiB},
+		{"in use by two of its runs", Result{InUse: 18 * GiB, Tried: 10 * GiB}, 5 * GiB, 18 * GiB},
+		{"in use by a smaller one beside it", Result{InUse: 10 * GiB, Tried: 10 * GiB}, GiB, 18 * GiB},
+		{"tried more than its share", Result{InUse: 9 * GiB, Tried: 9 * GiB}, 20 * GiB, 17 * GiB},
+		{"free and tried", Result{Free: 3 * GiB, Tried: 9 * GiB}, 0, 26 * GiB},
+		{"more free than it could have", Result{Free: 30 * GiB, Tried: 9 * GiB}, 0, 0},
 	} {
-		if got := x.res.needed(room); got != x.want {
+		if got := x.res.needed(room, 8*GiB, 5*GiB, x.beside); got != x.want {
 			t.Errorf("%s: %v, want %v", x.name, got, x.want)
 		}
 	}

@@ -325,8 +325,14 @@ func (b *box) runDemand(sh *shape, r *replica) Bytes {
 func (b *box) share(t *Ticket) float64 {
 	share := t.shape.class.share
 	for _, a := range t.replica.accounts {
-		if c := b.ledger.Capacity(b.ledger.GPUOf(a)); c > 0 {
-			share = max(share, min(1, float64(t.shape.vram)/float64(c)))
+		switch c := b.ledger.Capacity(b.ledger.GPUOf(a)); {
+		case c == 0:
+		case t.shape.vram >= c:
+			return 1
+		default:
+			if x := float64(t.shape.vram) / float64(c); x > share {
+				share = x
+			}
 		}
 	}
 	return share

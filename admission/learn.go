@@ -33,7 +33,7 @@ func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again *seco
 			break
 		}
 		again = new(secondTry)
-		again.figure, again.isOdd = h.Exhausted(at, t.own(), history.Failure{Booked: t.run.Asked(), Room: least, Weights: weights, Said: res.needed(least)})
+		again.figure, again.isOdd = h.Exhausted(at, t.own(), history.Failure{Booked: t.run.Asked(), Room: least, Weights: weights, Said: t.needed(res)})
 	}
 	return again
 }
@@ -45,14 +45,31 @@ type secondTry struct {
 	isOdd  bool
 }
 
-// needed is what an out-of-memory answer says that a run needs, weights included,
-// where it could have had that room; zero: it does not say.
-func (r Result) needed(room Bytes) Bytes {
+// needed is what the out-of-memory answer of a ticket's run says that it needs, weights
+// included; zero: it does not say.
+func (t *Ticket) needed(res Result) Bytes {
+	beside := Bytes(0)
+	if c := t.run.Case; c != nil {
+		beside = c.Beside
+	}
+	room, _, weights := t.run.Room()
+	return res.needed(room, weights, t.run.Asked(), beside)
+}
+
+// needed is what a run of the demand asked needs, which could have had that room,
+// weights included. What its process has in use, the runs beside it have taken too:
+// each is taken to have its share of what is not weights, in proportion to its demand.
+func (r Result) needed(room, weights, asked, beside Bytes) Bytes {
 	switch {
 	case r.Tried <= 0:
 		return 0
 	case r.InUse > 0:
-		return r.InUse + r.Tried
+		taken := r.InUse + r.Tried - weights
+		if beside <= 0 || taken <= 0 {
+			return r.InUse + r.Tried
+		}
+		share := float64(max(1, asked)) / float64(max(1, asked)+beside)
+		return weights + max(r.Tried, Bytes(float64(taken)*share))
 	case r.Free > 0 && r.Free < room:
 		return room - r.Free + r.Tried
 	}

@@ -86,7 +86,7 @@ func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 	t.Boost = c.cfg.Boost + r.Boost
 	t.p50, t.p95 = max(1, r.Estimate.P50), max(1, r.Estimate.P50, r.Estimate.P95)
 	t.ran.table = r.Beside
-	expires := forever
+	expires, late := forever, (*Rejection)(nil)
 	if c.cfg.QueueTimeout > 0 {
 		expires = now + c.cfg.QueueTimeout
 	}
@@ -94,9 +94,10 @@ func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 		// From here on it could not be met, whatever is free.
 		if last := r.Deadline.Sub(s.epoch) - r.Fastest; last < expires {
 			expires, t.deadline = max(last, now-1), true
+			late = s.unmeetable(now, last, c, b, r)
 		}
 	}
-	if rejection := s.atTheDoor(c, b, r, t.deadline && expires < now); rejection != nil {
+	if rejection := s.atTheDoor(c, b, r, late); rejection != nil {
 		c.refused++
 		t.refuse(rejection)
 		return
@@ -138,17 +139,16 @@ func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 	}
 }
 
-// atTheDoor refuses what need not ask for memory at all. late says that its deadline
-// cannot be met.
-func (s *Scheduler) atTheDoor(c *class, b *backend, q *Request, late bool) *Rejection {
+// atTheDoor refuses what need not ask for memory at all. late is the refusal of one whose
+// deadline cannot be met; nil: it can.
+func (s *Scheduler) atTheDoor(c *class, b *backend, q *Request, late *Rejection) *Rejection {
 	if s.refuseAll != nil {
 		r := *s.refuseAll
 		r.Class = c.cfg.Name
 		return &r
 	}
-	if late {
-		return &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1, RetryAfter: max(minRemaining, q.Fastest),
-			Detail: fmt.Sprintf("the fastest run seen took %v, longer than the deadline allows", q.Fastest.Round(time.Millisecond))}
+	if late != nil {
+		return late
 	}
 	if detail, never := s.box.neverFits(b, q.VRAM-q.Raised); never {
 		return &Rejection{Code: CodeNeverFits, Class: c.cfg.Name, Position: -1, Detail: detail}
@@ -420,7 +420,11 @@ func (s *Scheduler) Unloaded(now time.Duration, id uint64, e Ended) bool {
 // Loaded ends an order to wake, or to wait for a return. It reports whether there
 // was such an order.
 func (s *Scheduler) Loaded(now time.Duration, id uint64, e Ended) bool {
+	home := s.box.residency.Ordered(id)
 	ok := s.box.residency.Loaded(now, id, e)
+	if ok && e.Failed {
+		s.rests.unwoken(home)
+	}
 	s.pass(now)
 	return ok
 }

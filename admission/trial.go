@@ -207,6 +207,7 @@ type pastRests struct {
 	n     int
 	ended time.Duration // the last of them
 	used  Bytes         // then
+	over  bool          // the one that lasts has come to nothing: its backend could not be woken
 }
 
 // bar says that a rest for another head keeps a shape from starting on a replica.
@@ -240,14 +241,14 @@ func (x *rests) update(s *Scheduler, now time.Duration) (ended bool) {
 		for g := range *x {
 			settled = settled && ((*x)[g] != t || l.AtRest(g, now) && l.LoneRun(g) == nil)
 		}
-		if t.state != stateWaiting || t.shape.head != t || barred || settled {
+		past := &t.shape.rests
+		if t.state != stateWaiting || t.shape.head != t || barred || settled || past.over {
 			// It has left or started, or the rest has shown that it cannot start.
-			past := &t.shape.rests
 			if past.of != t {
 				*past = pastRests{of: t}
 			}
 			past.n++
-			past.ended, past.used = now, 0
+			past.ended, past.used, past.over = now, 0, false
 			for g := range *x {
 				if (*x)[g] == t {
 					(*x)[g] = nil
@@ -293,6 +294,15 @@ func (x *rests) update(s *Scheduler, now time.Duration) (ended bool) {
 		}
 	}
 	return ended || next != nil
+}
+
+// unwoken ends the rests for heads of a replica that could not be woken.
+func (x rests) unwoken(home *residency.Replica) {
+	for _, t := range x {
+		if t != nil && slices.ContainsFunc(t.shape.backend.replicas, func(r *replica) bool { return r.home == home }) {
+			t.shape.rests.over = true
+		}
+	}
 }
 
 // restMoved is by how much less must be in use at rest for a rest to be tried

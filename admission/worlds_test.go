@@ -58,11 +58,11 @@ var worldBars = [evidences]worldBar{
 const (
 	// longestLate is how far past its bound any head may start, with right figures
 	// and with wrong ones.
-	longestLate, longestLateWrong = 2 * time.Minute, 3 * time.Minute
+	longestLate, longestLateWrong = 90 * time.Second, 2 * time.Minute
 	// onTimeWrong is the share of worlds with wrong figures in which no head is
 	// late, in percent. What was learned wrong from one of them takes a few runs to
 	// be put right.
-	onTimeWrong = 99.4
+	onTimeWrong = 99.7
 	// againOf is the share of out-of-memory answers with wrong figures that may
 	// come in no more room than one before them. Often that is another request of
 	// the route, which needs more than the last one did.

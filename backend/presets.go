@@ -202,7 +202,7 @@ var presets = map[string]preset{
 		free: []string{modelsPath, "/v1/models/{model...}", "/v1/audio/models", "/v1/audio/voices", "/v1/registry", "/api/ps", "/health", "/{$}", "/docs"},
 		// A model comes back with the next request that names it.
 		call: "DELETE /api/ps/{{model}}", probe: "GET /health", inspect: "GET /api/ps", read: readSpeaches,
-		needs: "Speaches, and not another such server",
+		needs: "Speaches as the server",
 		// A model that is loaded under requests that run ends them.
 		controls: []string{"/load", "/api/ps/{model}", "/api/ps/{owner}/{model}"},
 	},

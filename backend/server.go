@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"reflect"
 	"strconv"
 	"strings"
@@ -250,8 +251,8 @@ func (b *Server) sendOnce(out *http.Request) *upload {
 			out.Header[lower[name]] = v // Transport looks for the canonical name
 		}
 	}
-	if reflect.TypeOf(out.Body) == inMemory {
-		return nil // reading it does not fail, and http.Transport knows the type
+	if _, inFile := out.Body.(*os.File); inFile || reflect.TypeOf(out.Body) == inMemory {
+		return nil // http.Transport knows these types, and reading them does not fail
 	}
 	if out.Body != nil && out.Body != http.NoBody {
 		sent := &upload{ReadCloser: out.Body}

@@ -11,8 +11,8 @@ if (!anteroom) throw new Error("ANTEROOM: want the path of the program");
 
 // start runs the program and returns what it says first that `find` can use, and how to
 // end it.
-export async function start(args, find) {
-  const child = spawn(anteroom, args, { stdio: ["ignore", "pipe", "pipe"] });
+export async function start(args, find, env = {}) {
+  const child = spawn(anteroom, args, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...env } });
   const said = [];
   let found;
   const ended = new Promise((resolve) => child.once("exit", resolve));
@@ -33,12 +33,17 @@ export async function start(args, find) {
       child.kill("SIGKILL");
       await ended;
     },
+    // end lets it end by itself.
+    async end() {
+      child.kill("SIGTERM");
+      await ended;
+    },
   };
 }
 
 // engine runs a simulated engine, a hundred times as fast as such a server.
-export function engine(kind) {
-  return start(["engine", "--kind", kind, "--listen", "127.0.0.1:0", "--speed", "100"],
+export function engine(kind, ...more) {
+  return start(["engine", "--kind", kind, "--listen", "127.0.0.1:0", "--speed", "100", ...more],
     (line) => line.startsWith(`${kind} on `) && line.slice(`${kind} on `.length));
 }
 
@@ -66,20 +71,30 @@ routes:
 ${work.map((path) => `  - {match: {method: POST, path: "${path}"}, class: work, backend: engine${extra}}`).join("\n")}
   - {match: {path: /**}, pass: true, backend: engine}
 `);
-  const p = await start(["serve", "-c", file, "-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"], (line) => {
+  const p = await serve(["-c", file], { ANTEROOM_STATE__FILE: "" });
+  return {
+    ...p,
+    async stop() {
+      await p.stop();
+      rmSync(dir, { recursive: true });
+    },
+  };
+}
+
+// serve runs Anteroom with these arguments, on ports that are free.
+export async function serve(args, env) {
+  const p = await start(["serve", ...args, "-listen", "127.0.0.1:0", "-admin", "127.0.0.1:0"], (line) => {
     try {
       const said = JSON.parse(line);
       return said.msg === "listening" && said;
     } catch {
       return false;
     }
-  });
-  return {
-    url: p.url.url,
-    admin: p.url.admin,
-    async stop() {
-      await p.stop();
-      rmSync(dir, { recursive: true });
-    },
-  };
+  }, env);
+  return { ...p, url: p.url.url, admin: p.url.admin, listeners: p.url.listeners };
+}
+
+// run runs a command to its end.
+export function run(...args) {
+  return promisify(execFile)(anteroom, args);
 }

@@ -24,6 +24,7 @@ type answerBody = io.ReadCloser
 type attempt struct {
 	to      *replica         // nil: not settled yet
 	grant   *admission.Grant // nil: it goes past admission
+	apart   bool             // the transport reads the body by a handle of its own
 	trace   *telemetry.Request
 	release func() // beside the grant; nil: nothing
 	// detached says that the backend ends by itself, whatever the client does.
@@ -198,6 +199,9 @@ func (r result) body() answerBody {
 // the execution.
 func (x *exchange) execute(e *attempt, out *http.Request) result {
 	res, err := x.sendOrListen(e, out)
+	if e.apart {
+		x.body.Close()
+	}
 	if err != nil {
 		if !e.detached && x.ctx.Err() != nil {
 			err = context.Cause(x.ctx)

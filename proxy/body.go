@@ -159,20 +159,30 @@ func (b *body) wake() {
 // request.
 const smallBody = 16 << 10
 
-// reader is the first reading, as a transport likes it. http.Transport writes the
-// head of a request by itself where it does not know that its body is in memory,
-// which is one system call and one packet more. Such a reader does not tell when the
-// transport is done with it, and so its memory is not the pool's.
+// reader is the first reading, of a type that http.Transport knows: a body that is in
+// memory is sent together with the head, which is one system call and one packet less,
+// and a file by the kernel. Of memory it does not tell when it is done, so that this is
+// not the pool's; of a file it has a handle of its own, which it closes.
 func (b *body) reader() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.memory == nil || b.size > smallBody {
-		return b
+	switch {
+	case b.file != nil && b.edit == nil && len(b.trailer) == 0:
+		if file, err := again(b.file); err == nil {
+			if _, err = file.Seek(0, io.SeekStart); err == nil {
+				return file
+			}
+			file.Close()
+		}
+	case b.memory != nil && b.size <= smallBody:
+		if !b.small {
+			own := append(make([]byte, 0, b.size), *b.memory...)
+			putBuffer(b.memory)
+			b.memory, b.small = &own, true
+		}
+		return io.NopCloser(bytes.NewReader(*b.memory))
 	}
-	own := append(make([]byte, 0, b.size), *b.memory...)
-	putBuffer(b.memory)
-	b.memory, b.small = &own, true
-	return io.NopCloser(bytes.NewReader(own))
+	return b
 }
 
 // retain keeps the body for a second reading, until drop.
@@ -330,7 +340,7 @@ func (in *intake) run() error {
 			return err
 		}
 	}
-	chunk := getBuffer(32 << 10)
+	chunk := getBuffer(spoolChunk)
 	defer putBuffer(chunk)
 	for {
 		n, err := in.read((*chunk)[:cap(*chunk)])
@@ -347,6 +357,10 @@ func (in *intake) run() error {
 		}
 	}
 }
+
+// spoolChunk is how much is read and put into a file at a time: fewer calls than with less,
+// and more does not come at once from a socket.
+const spoolChunk = 128 << 10
 
 var errMemoryFull = errors.New("proxy: the body is larger than its share of memory")
 

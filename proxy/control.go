@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -59,8 +60,6 @@ func (a *admin) noted(action string, do echo.HandlerFunc) echo.HandlerFunc {
 			d.Backend = word(c.Param("name"))
 			line = append(line, "backend", d.Backend)
 		case strings.HasPrefix(path, "/api/learned/"):
-			line = append(line, "route", word(c.Param("name")))
-		case strings.HasPrefix(path, "/api/learned/"):
 			d.Resource = word(c.Param("name"))
 			line = append(line, "route", d.Resource)
 		case c.Param("id") != "":
@@ -70,7 +69,11 @@ func (a *admin) noted(action string, do echo.HandlerFunc) echo.HandlerFunc {
 		line = append(line, "by", d.By, "from", c.Request().RemoteAddr, "reason", d.Note)
 		if err != nil {
 			d.Failed = true
-			a.log.Warn("an operator's action was refused", append(line, "error", err.Error())...)
+			problem := err.Error()
+			if said, ok := errors.AsType[*echo.HTTPError](err); ok {
+				problem = fmt.Sprint(said.Message)
+			}
+			a.log.Warn("an operator's action was refused", append(line, "error", problem)...)
 		} else {
 			a.log.Info("an operator acted", line...)
 		}

@@ -3,7 +3,6 @@
 package proxy_test
 
 import (
-	"bufio"
 	"bytes"
 	"net/http"
 	"syscall"
@@ -19,23 +18,27 @@ import (
 func BenchmarkEventToThreeViewers(b *testing.B) {
 	const viewers, batch = 3, 100 // a batch is what comes between two pauses on a busy box
 	box := open(b, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
-	seen := make(chan struct{}, viewers)
+	seen, last := make(chan struct{}, viewers), []byte("the-last-one")
 	for range viewers {
 		res, err := box.client.Get(box.server.AdminURL() + "/api/events")
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.Cleanup(func() { res.Body.Close() })
-		lines := bufio.NewReaderSize(res.Body, 64<<10)
 		go func() {
+			// What is read is looked at in pieces, with the end of the piece before.
+			buffer, kept := make([]byte, 64<<10), 0
 			for {
-				line, err := lines.ReadSlice('\n')
+				n, err := res.Body.Read(buffer[kept:])
 				if err != nil {
 					return
 				}
-				if bytes.Contains(line, []byte("the-last-one")) {
+				if bytes.Contains(buffer[:kept+n], last) {
 					seen <- struct{}{}
+					kept = 0
+					continue
 				}
+				kept = copy(buffer, buffer[max(0, kept+n-len(last)+1):kept+n])
 			}
 		}()
 	}
@@ -46,7 +49,7 @@ func BenchmarkEventToThreeViewers(b *testing.B) {
 		for i := range min(batch, b.N-n) {
 			e := event
 			if e.Ended = time.Now(); i == min(batch, b.N-n)-1 {
-				e.Model = "the-last-one"
+				e.Model = string(last)
 			}
 			box.told.History.AddRequest(e)
 		}

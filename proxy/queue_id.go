@@ -93,7 +93,7 @@ func (s *queuePlaces) moved(p *queuePlace, asked, admitted time.Time) {
 // announce tells a client that gave an id that its place can be asked for: 103 is for
 // what comes before an answer (RFC 8297).
 func (x *exchange) announce() {
-	if x.place == nil || !x.in.ProtoAtLeast(1, 1) {
+	if x.place == nil || x.out.committed || !x.in.ProtoAtLeast(1, 1) {
 		return
 	}
 	header := x.out.Header()

@@ -47,7 +47,9 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			x.body.drop()
 		}
 	}()
-	res, err := x.tried(out, retries, x.body.reader())
+	reader := x.body.reader()
+	x.try.apart = reader != io.ReadCloser(x.body)
+	res, err := x.tried(out, retries, reader)
 	// An error that is passed on as it comes is judged at its end, by streamed.
 	isJudged = err == nil && res.StatusCode >= 400 && backend.Scans(x.try.reply) && !x.try.ended.Load()
 	return res, err

@@ -174,11 +174,12 @@ func withoutCookie(header http.Header) {
 
 // sessionJSON is what a page needs to know before it asks for anything else.
 type sessionJSON struct {
-	Role     string `json:"role"`   // read or control
-	Token    bool   `json:"token"`  // one is asked for
-	Sampled  bool   `json:"events"` // there is a history, with events
-	TraceURL string `json:"trace_url,omitempty"`
-	Version  string `json:"version,omitempty"`
+	At       time.Time `json:"at"`
+	Role     string    `json:"role"`   // read or control
+	Token    bool      `json:"token"`  // one is asked for
+	Sampled  bool      `json:"events"` // there is a history, with events
+	TraceURL string    `json:"trace_url,omitempty"`
+	Version  string    `json:"version,omitempty"`
 }
 
 // sessions registers the exchange of a token for a cookie.
@@ -188,7 +189,7 @@ func (a *admin) sessions(g *echo.Group, c AdminConfig, k *keeper) {
 		if !until.IsZero() && until.Sub(k.now()) < cookieLife/2 {
 			k.give(e, of)
 		}
-		return e.JSON(http.StatusOK, sessionJSON{Role: of.String(), Token: !k.open, Sampled: a.telemetry.History != nil,
+		return e.JSON(http.StatusOK, sessionJSON{At: time.Now(), Role: of.String(), Token: !k.open, Sampled: a.telemetry.History != nil,
 			TraceURL: c.TraceURL, Version: a.operations.Version})
 	}, k.demand(reads))
 	g.POST("/api/session", func(e echo.Context) error {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -107,7 +108,10 @@ func appendAttributes(b []byte, field protowire.Number, all []attribute.KeyValue
 // that are no UTF-8 would make a collector refuse all of the message.
 func appendText(b []byte, field protowire.Number, text string) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
-	return protowire.AppendString(b, strings.ToValidUTF8(text, "\uFFFD"))
+	if !utf8.ValidString(text) {
+		text = strings.ToValidUTF8(text, "\uFFFD")
+	}
+	return protowire.AppendString(b, text)
 }
 
 func appendBytes(b []byte, field protowire.Number, bytes []byte) []byte {

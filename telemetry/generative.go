@@ -47,12 +47,12 @@ func (q *Request) generated(at time.Time, operation string, e Ending, v verdict,
 	l := labels{kind: setModel, method: operation, scheme: cmp.Or(q.provider, anyProvider), model: q.t.knownModel(q.model)}
 	if q.server != nil && use != nil {
 		if use.Input >= 0 {
-			q.server.set(attribute.Int(AttrInputTokens, use.Input))
+			q.server.add(attribute.Int(AttrInputTokens, use.Input))
 		}
 		if use.Output >= 0 {
-			q.server.set(attribute.Int(AttrOutputTokens, use.Output))
+			q.server.add(attribute.Int(AttrOutputTokens, use.Output))
 		}
-		q.server.set(attribute.Bool(AttrStream, use.Streamed))
+		q.server.add(attribute.Bool(AttrStream, use.Streamed))
 	}
 	total := l
 	total.extra = v.error

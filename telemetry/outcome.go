@@ -139,11 +139,11 @@ func (q *Request) Executed(at time.Time, e Execution) {
 	}
 	if e.GPUs > 0 && q.grant != 0 {
 		by := m.labelled(labels{kind: setBill, class: q.class, route: q.route, tenant: q.t.knownTenant(q.tenant)}).add
-		m.gpuSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs), by...)
-		m.byteSeconds.Add(ctx, q.executed.Seconds()*float64(e.GPUs)*float64(q.vram), by...)
+		m.gpuSeconds.Add(context.Background(), q.executed.Seconds()*float64(e.GPUs), by...)
+		m.byteSeconds.Add(context.Background(), q.executed.Seconds()*float64(e.GPUs)*float64(q.vram), by...)
 	}
 	if result == ResultOK && e.Estimate > 0 {
-		m.estimates.Record(ctx, q.executed.Seconds()/e.Estimate.Seconds(), m.labelled(labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
+		m.estimates.Record(context.Background(), q.executed.Seconds()/e.Estimate.Seconds(), m.labelled(labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
 	}
 	q.contended(q.executed.Seconds(), result == ResultOK)
 	if q.execution != nil {
@@ -160,22 +160,22 @@ func (q *Request) Executed(at time.Time, e Execution) {
 // endExecution closes the CLIENT span. The caller holds mu.
 func (q *Request) endExecution(at time.Time, e Execution) {
 	if e.Status != 0 {
-		q.execution.set(semconv.HTTPResponseStatusCode(e.Status))
+		q.execution.add(semconv.HTTPResponseStatusCode(e.Status))
 	}
 	if e.RPC >= 0 {
-		q.execution.set(semconv.RPCResponseStatusCode(rpcName(e.RPC)))
+		q.execution.add(semconv.RPCResponseStatusCode(rpcName(e.RPC)))
 	}
 	switch {
 	case e.Left:
-		q.execution.set(semconv.ErrorTypeKey.String(cmp.Or(e.Code, codeCancelled)))
+		q.execution.add(semconv.ErrorTypeKey.String(cmp.Or(e.Code, codeCancelled)))
 	case e.Code != "":
-		q.execution.set(semconv.ErrorTypeKey.String(e.Code))
+		q.execution.add(semconv.ErrorTypeKey.String(e.Code))
 		q.execution.fail(brief(e.Cause))
 	case e.RPC > 0:
-		q.execution.set(semconv.ErrorTypeKey.String(rpcName(e.RPC)))
+		q.execution.add(semconv.ErrorTypeKey.String(rpcName(e.RPC)))
 		q.execution.fail("")
 	case e.Status >= 400:
-		q.execution.set(semconv.ErrorTypeKey.String(strconv.Itoa(e.Status)))
+		q.execution.add(semconv.ErrorTypeKey.String(strconv.Itoa(e.Status)))
 		q.execution.fail("")
 	}
 	q.execution.end(at)
@@ -268,7 +268,7 @@ func (q *Request) End(at time.Time, e Ending) {
 	}
 	m.server.Record(ctx, answered.Seconds(), m.labelled(labels{kind: setServer, method: q.method, scheme: q.scheme, route: q.pattern,
 		status: clampStatus(e.Status), extra: v.error}).record...)
-	m.requests.Add(ctx, 1, m.labelled(labels{kind: setRequests, route: q.route, class: q.class, result: v.result,
+	m.requests.Add(context.Background(), 1, m.labelled(labels{kind: setRequests, route: q.route, class: q.class, result: v.result,
 		tenant: q.t.knownTenant(q.tenant), model: q.t.knownModel(q.model)}).add...)
 	switch {
 	case v.result == ResultCancelled:
@@ -313,28 +313,28 @@ func (q *Request) endServer(at time.Time, e Ending, v verdict) {
 		q.server.event(EventOpened, e.Opened)
 	}
 	s := q.server
-	s.set(semconv.HTTPResponseStatusCode(e.Status), attribute.String(AttrRoute, q.route),
+	s.add(semconv.HTTPResponseStatusCode(e.Status), attribute.String(AttrRoute, q.route),
 		attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend), attribute.String(AttrResult, v.result),
 		semconv.HTTPRequestBodySize(int(e.In)), semconv.HTTPResponseBodySize(int(e.Out)))
 	for _, a := range [...]struct{ key, value string }{{AttrTenant, q.tenant}, {AttrReason, string(q.reason)}, {AttrCode, v.code}} {
 		if a.value != "" {
-			s.set(attribute.String(a.key, a.value))
+			s.add(attribute.String(a.key, a.value))
 		}
 	}
 	if q.model != "" {
-		s.set(attribute.String(AttrModel, q.model))
+		s.add(attribute.String(AttrModel, q.model))
 	}
 	if operation := q.Operation(); operation != "" {
-		s.set(attribute.String(AttrOperation, operation), attribute.String(AttrProvider, cmp.Or(q.provider, anyProvider)))
+		s.add(attribute.String(AttrOperation, operation), attribute.String(AttrProvider, cmp.Or(q.provider, anyProvider)))
 	}
 	if q.queued {
-		s.set(attribute.Int(AttrPosition, q.position))
+		s.add(attribute.Int(AttrPosition, q.position))
 	}
 	if v.rpc >= 0 {
-		s.set(semconv.RPCSystemNameGRPC, semconv.RPCResponseStatusCode(rpcName(v.rpc)))
+		s.add(semconv.RPCSystemNameGRPC, semconv.RPCResponseStatusCode(rpcName(v.rpc)))
 	}
 	if v.error != "" {
-		s.set(semconv.ErrorTypeKey.String(v.error))
+		s.add(semconv.ErrorTypeKey.String(v.error))
 		s.fail(v.code)
 	}
 	s.end(at)

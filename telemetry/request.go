@@ -107,16 +107,16 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 		return q
 	}
 	q.ctx = withSpan(q.id)
-	q.server.set(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(r.URL.EscapedPath()),
+	q.server.add(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(r.URL.EscapedPath()),
 		semconv.URLScheme(q.scheme), semconv.NetworkProtocolVersion(protocolVersion(r)))
 	if q.method == otherMethod {
-		q.server.set(semconv.HTTPRequestMethodOriginal(strings.ToValidUTF8(r.Method, "\uFFFD")))
+		q.server.add(semconv.HTTPRequestMethodOriginal(strings.ToValidUTF8(r.Method, "\uFFFD")))
 	}
 	if q.client != "" {
-		q.server.set(semconv.ClientAddress(q.client))
+		q.server.add(semconv.ClientAddress(q.client))
 	}
 	if route != "" {
-		q.server.set(semconv.HTTPRoute(route))
+		q.server.add(semconv.HTTPRoute(route))
 	}
 	return q
 }
@@ -312,7 +312,7 @@ func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waite
 	q.decided(timeline.Granted, at, waited, string(q.reason), stay)
 	q.t.metrics.wait.Record(q.context(), waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: ResultOK}).record...)
 	if stay != nil && stay.Expected > 0 && waited > 0 {
-		q.t.metrics.estimates.Record(q.context(), waited.Seconds()/stay.Expected.Seconds(),
+		q.t.metrics.estimates.Record(context.Background(), waited.Seconds()/stay.Expected.Seconds(),
 			q.t.metrics.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
 	}
 	if q.wait == nil {
@@ -323,12 +323,12 @@ func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waite
 	}
 	q.steps(stay)
 	q.wait.event(EventGranted, at)
-	q.wait.set(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
+	q.wait.add(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Int(AttrPosition, position),
 		attribute.Float64(AttrWaited, waited.Seconds()), attribute.Int64(AttrGrant, int64(id)))
 	if stay != nil {
-		q.wait.set(blocked(stay.Last)...)
-		q.wait.set(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
+		q.wait.add(blocked(stay.Last)...)
+		q.wait.add(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
 	}
 	q.endWait(at)
 }
@@ -422,11 +422,11 @@ func (q *Request) Execute(at time.Time, address, path string, header http.Header
 	if q.server != nil {
 		about := q.t.peer(address)
 		q.execution = q.t.tracer.child(q.id, spanName(q.method), trace.SpanKindClient, at)
-		q.execution.set(about.attributes...)
-		q.execution.set(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLFull(about.origin+path),
+		q.execution.add(about.attributes...)
+		q.execution.add(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLFull(about.origin+path),
 			attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend))
 		if q.sends > 1 {
-			q.execution.set(semconv.HTTPRequestResendCount(q.sends - 1))
+			q.execution.add(semconv.HTTPRequestResendCount(q.sends - 1))
 		}
 		id = q.execution.id
 	}
@@ -481,7 +481,8 @@ func (t *Telemetry) peer(address string) *peer {
 	return about
 }
 
-// context carries the span, for exemplars.
+// context carries the span, for the exemplars of what can be looked at in a trace: how
+// long something took, and what went wrong. Sums have none.
 func (q *Request) context() context.Context {
 	if q.ctx == nil {
 		return context.Background()

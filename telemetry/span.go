@@ -99,24 +99,40 @@ func (s *span) set(attributes ...attribute.KeyValue) {
 	if s == nil {
 		return
 	}
-	most, longest := s.tracer.limits.AttributeCountLimit, s.tracer.limits.AttributeValueLengthLimit
 next:
 	for _, a := range attributes {
-		if longest >= 0 && a.Value.Type() == attribute.STRING && len(a.Value.AsString()) > longest {
-			a = a.Key.String(shorten(a.Value.AsString(), longest))
-		}
 		for i := range s.attributes {
 			if s.attributes[i].Key == a.Key {
-				s.attributes[i] = a
+				s.attributes[i] = s.within(a)
 				continue next
 			}
 		}
+		s.add(a)
+	}
+}
+
+// add adds attributes whose keys it does not have yet.
+func (s *span) add(attributes ...attribute.KeyValue) {
+	if s == nil {
+		return
+	}
+	most := s.tracer.limits.AttributeCountLimit
+	for i := range attributes {
 		if most >= 0 && len(s.attributes) >= most {
 			s.dropped.attributes++
 			continue
 		}
-		s.attributes = append(s.attributes, a)
+		s.attributes = append(s.attributes, s.within(attributes[i]))
 	}
+}
+
+// within is an attribute with a value that is not too long.
+func (s *span) within(a attribute.KeyValue) attribute.KeyValue {
+	longest := s.tracer.limits.AttributeValueLengthLimit
+	if longest >= 0 && a.Value.Type() == attribute.STRING && len(a.Value.AsString()) > longest {
+		return a.Key.String(shorten(a.Value.AsString(), longest))
+	}
+	return a
 }
 
 // shorten cuts a text to so many characters.

@@ -143,6 +143,13 @@ func TestARunThatEndsForWantOfMemory(t *testing.T) {
 		h.full(0, 10*gib, 10*gib, 0, 20*gib)
 		wantDemand(t, h, 0, true, 20*gib*102/100, false)
 	})
+	t.Run("unless it had no more room than the weights of its backend take", func(t *testing.T) {
+		h := new(History)
+		if again, _ := h.full(0, 0, 7*gib, 20*gib, 0); again != 0 {
+			t.Errorf("a second try is to ask for %v, want nothing of its own", again)
+		}
+		wantDemand(t, h, 0, true, 0, true)
+	})
 	t.Run("falls again after three good runs, then six, then twelve", func(t *testing.T) {
 		h := new(History)
 		for raise := range 3 {

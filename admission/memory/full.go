@@ -45,8 +45,8 @@ func (l *Ledger) startBlind(g int, r *Run) {
 	}
 }
 
-// endFull takes the end of a run on a GPU that cannot be read, where so much was
-// booked while it ran.
+// endFull takes the end of a run on a GPU that cannot be read. booked is what was booked
+// while it ran; it is asked for where the run went beyond what may be.
 func (l *Ledger) endFull(now time.Duration, g int, r *Run, res Result, booked Bytes) {
 	d := l.devices[g]
 	f := &d.full

@@ -92,11 +92,13 @@ func (l *Ledger) Start(now time.Duration, r *Run) {
 	r.state, r.Started, r.asked = running, now, r.Demand
 	for i, a := range r.Accounts {
 		g := l.accounts[a].gpu
-		room, used, taken := l.room(a), l.GPUs[g].Used, l.GPUs[g].Used-l.Accounts[a].Low
-		least := max(0, l.Budget(g)-taken-l.Accounts[a].Running-l.growthBeside(a))
+		var room, least, used, taken Bytes
 		if l.devices[g].goodAt == never {
-			room, used, taken = l.roomBlind(a), 0, 0
+			room = l.roomBlind(a)
 			least = room
+		} else {
+			room, used, taken = l.room(a), l.GPUs[g].Used, l.GPUs[g].Used-l.Accounts[a].Low
+			least = max(0, l.Budget(g)-taken-l.Accounts[a].Running-l.growthBeside(a))
 		}
 		if i == 0 || room < r.room {
 			r.room = room
@@ -166,14 +168,19 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 	for _, a := range r.Accounts {
 		acc, h := l.accounts[a], &l.Accounts[a]
 		i := slices.Index(acc.runs, r)
-		acc.runs = slices.Delete(acc.runs, i, i+1)
+		last := len(acc.runs) - 1
+		copy(acc.runs[i:], acc.runs[i+1:])
+		acc.runs[last], acc.runs = nil, acc.runs[:last]
 		h.Runs--
 		h.Running -= r.Demand
 		l.touch(now, a)
 		acc.endedAt, acc.readBy = now, now+settleTime
 		sight := l.sight(acc.gpu, now)
 		if sight == blind {
-			booked := l.bookedBlind(acc.gpu)
+			booked := Bytes(0)
+			if l.devices[acc.gpu].full.beyond == r {
+				booked = l.bookedBlind(acc.gpu)
+			}
 			l.endBlind(a, res)
 			l.endFull(now, acc.gpu, r, res, booked)
 			if d := l.devices[acc.gpu]; d.lone == r {

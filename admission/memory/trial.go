@@ -11,10 +11,15 @@ type Case struct {
 	// TooSmall is the largest room that was surely not enough; Well is the
 	// smallest that was surely enough. Zero: there was none.
 	TooSmall, Well Bytes
+	// Beside is the demand of the other runs of its backend that were under way when
+	// one of it last ran out of memory: that of its process has them in it.
+	Beside Bytes
 
-	failures  int
+	barred    bool          // the last one failed
+	failures  int           // since TooSmall was last zero
 	last      *Run          // the last one; nil: one has ended since
 	before    Bytes         // TooSmall, without it
+	sure      bool          // its own words, or the driver, have told what room it had
 	on        int           // the account where it had the least room, with what follows
 	used      Bytes         // in use, after it
 	taken     Bytes         // the same without what it surely held
@@ -45,7 +50,7 @@ func (l *Ledger) roomBlind(a int) Bytes {
 	g := l.accounts[a].gpu
 	room := l.Budget(g) - l.GPUs[g].XHigh - l.Accounts[a].Running
 	for _, i := range l.devices[g].accounts {
-		if h := l.Accounts[i]; i != a {
+		if h := &l.Accounts[i]; i != a {
 			room -= max(h.High, h.Peak)
 		}
 	}
@@ -55,7 +60,7 @@ func (l *Ledger) roomBlind(a int) Bytes {
 // Barred says that a failure of a run of this route and size on account a still
 // counts: nothing that told of it has changed.
 func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
-	if c == nil || c.failures == 0 || now >= c.notBefore || c.on != a {
+	if c == nil || !c.barred || now >= c.notBefore || c.on != a {
 		return false
 	}
 	used := l.GPUs[l.accounts[a].gpu].Used
@@ -65,11 +70,14 @@ func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
 // Roomier says that account a could have more room than any that was too small for
 // this route and size, or that no failure of it still counts.
 func (l *Ledger) Roomier(c *Case, a int, now time.Duration) bool {
-	return c == nil || c.failures == 0 || now >= c.notBefore || c.roomier(l.room(a))
+	return c == nil || !c.barred || c.roomier(l.room(a), now)
 }
 
-// roomier says that a room is larger than any that was too small.
-func (c *Case) roomier(room Bytes) bool { return room > c.TooSmall+c.TooSmall/roomier }
+// roomier says that a room is larger than any that was too small, or that this has
+// counted for long enough, where nobody knows for sure how much of it others had.
+func (c *Case) roomier(room Bytes, now time.Duration) bool {
+	return room > c.TooSmall+c.TooSmall/roomier || !c.sure && now >= c.notBefore
+}
 
 // Until is when the last failure ceases to count, whatever the card shows.
 func (c *Case) Until() time.Duration { return c.notBefore }
@@ -107,7 +115,7 @@ func (c *Case) evidence(used, taken Bytes, exact bool) {
 // neighbour may have come since its start.
 func (c *Case) failedIn(r *Run, room Bytes) {
 	if c.last == r {
-		r.least = min(r.least, max(0, room))
+		r.least, c.sure = min(r.least, max(0, room)), true
 		c.TooSmall = max(c.before, r.least)
 	}
 }
@@ -118,29 +126,35 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	if c == nil {
 		return
 	}
+	if res.Outcome == OutOfMemory {
+		c.Beside = l.Accounts[r.tightest].Running
+	}
 	switch c.last = nil; {
 	case res.Outcome == Good:
-		c.failures = 0
+		c.barred = false
 		if c.Well == 0 || r.room < c.Well {
 			c.Well = r.room
 		}
 		if c.TooSmall >= c.Well {
-			c.TooSmall = 0 // that was another request, or another time
+			c.TooSmall, c.failures = 0, 0 // that was another request, or another time
 		}
-	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried > r.least):
+	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried-c.Beside > r.least):
 		// Of one that fitted its own words count, until the penalty ends: the card may
 		// have been fuller than was known.
 		c.on, c.taken, c.used = int(r.tightest), r.taken, r.used
 		if r.Kind != Fitting {
-			c.last, c.before = r, c.TooSmall
-			c.failedIn(r, r.least)
+			c.last, c.before, c.sure = r, c.TooSmall, false
+			c.TooSmall = max(c.TooSmall, r.least)
+			if res.InUse > 0 && res.Free > 0 {
+				c.failedIn(r, res.InUse+res.Free-l.devices[l.accounts[r.tightest].gpu].Reserve)
+			}
 			if c.Well > 0 && c.Well <= r.least {
 				c.Well = 0
 			}
 		}
 		d := l.devices[l.accounts[r.Accounts[0]].gpu]
 		c.notBefore = now + min(10*d.trialAfter()<<min(c.failures, 10), longestPenalty)
-		c.failures++
+		c.failures, c.barred = c.failures+1, true
 	}
 }
 
@@ -226,7 +240,7 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown bool,
 	if l.unmanaged(st, a, l.needByFigures(st, a, least, now), now) > 0 {
 		return NoDoubt
 	}
-	if c == nil || c.roomier(room) {
+	if c == nil || c.roomier(room, now) {
 		return DoubtDemand
 	}
 	return NoDoubt

@@ -44,6 +44,7 @@ type Queue[T any] struct {
 	timed    []*Group[T] // those with entries that expire in their order
 	expiries expiries[T] // the other entries that expire
 
+	spare     *flow[T] // one that is empty, for the next; nil: there is none
 	tenants   map[string]*Tenant[T]
 	anonymous *Tenant[T]
 	weights   map[string]float64

@@ -82,10 +82,12 @@ func (q *Queue[T]) weight(name string) float64 {
 // in advance: the share of the whole that it takes, from 0 to 1, times its
 // expected duration, over the tenant's weight.
 func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
-	q.virtual = max(q.virtual, e.Tenant.tag)
+	if e.Tenant.tag > q.virtual {
+		q.virtual = e.Tenant.tag
+	}
 	e.Tenant.running++
 	e.share = float32(share)
-	e.charge = float64(e.share) * float64(expected) / e.Tenant.weight
+	e.charge = e.cost(expected)
 	q.retag(e.Tenant, e.charge)
 }
 
@@ -93,7 +95,16 @@ func (q *Queue[T]) Charge(e *Entry[T], share float64, expected time.Duration) {
 // one. It is called once, when the work has ended.
 func (q *Queue[T]) Correct(e *Entry[T], took time.Duration) {
 	e.Tenant.running--
-	q.retag(e.Tenant, float64(e.share)*float64(took)/e.Tenant.weight-e.charge)
+	q.retag(e.Tenant, e.cost(took)-e.charge)
+}
+
+// cost is what the tenant of an entry pays for a duration.
+func (e *Entry[T]) cost(d time.Duration) float64 {
+	c := float64(e.share) * float64(d)
+	if w := e.Tenant.weight; w != 1 {
+		c /= w
+	}
+	return c
 }
 
 func (q *Queue[T]) retag(t *Tenant[T], by float64) {
@@ -149,7 +160,11 @@ func (q *Queue[T]) join(p *Place[T], sh *Shape[T]) {
 	}
 	if f == nil {
 		t.twins += twin
-		f = &flow[T]{tenant: t, shape: sh, boost: e.Boost}
+		if f = q.spare; f == nil {
+			f = new(flow[T])
+		}
+		q.spare = nil
+		*f = flow[T]{tenant: t, shape: sh, boost: e.Boost}
 		t.flows = append(t.flows, f)
 	}
 	p.flow = f
@@ -182,6 +197,7 @@ func (q *Queue[T]) part(p *Place[T]) {
 	last := len(t.flows) - 1
 	t.flows[place], t.flows[last] = t.flows[last], nil
 	t.flows = t.flows[:last]
+	*f, p.flow, q.spare = flow[T]{}, nil, f
 }
 
 // flows is a binary heap of a shape's flows that have waiting entries: the one

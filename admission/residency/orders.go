@@ -320,6 +320,14 @@ func (m *Manager) Loaded(now time.Duration, id uint64, e Ended) bool {
 	return true
 }
 
+// Ordered is the replica of an order; nil: there is no such order.
+func (m *Manager) Ordered(id uint64) *Replica {
+	if o := m.order(id, Unload, Wake, Return); o != nil {
+		return o.replica
+	}
+	return nil
+}
+
 func (m *Manager) order(id uint64, kinds ...Kind) *order {
 	for _, o := range m.orders {
 		if o.ID == id && slices.Contains(kinds, o.Kind) {

@@ -64,7 +64,12 @@ func runCheck(args []string, stdout, stderr io.Writer) int {
 			case len(r.Match.Method) > 0:
 				continue
 			}
-			fmt.Fprintf(stdout, "past admission: %s of %s to %s\n", methods, cmp.Or(strings.Join(r.Match.Path, ", "), "/**"), r.Backend)
+			on := ""
+			if r.Listener != "" {
+				on = " on listener " + r.Listener
+			}
+			fmt.Fprintf(stdout, "past admission: %s of %s%s to %s\n", methods, cmp.Or(strings.Join(r.Match.Path, ", "), "/**"), on,
+				strings.Join(append([]string{r.Backend}, r.Merge...), ", "))
 		}
 		printTurns(stdout, config.Turns(), config.Longest)
 	}

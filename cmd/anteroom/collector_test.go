@@ -51,9 +51,9 @@ func TestADeadCollectorCostsNothing(t *testing.T) {
 		"reset": accepting(func(c net.Conn) { c.(*net.TCPConn).SetLinger(0); c.Close() })}
 	proxies := map[string]*served{}
 	for _, kind := range kinds {
-		traces := "telemetry: {log: {level: warn}, traces: {exporter: none}}"
+		traces := "telemetry: {history: {for: 0s}, log: {level: warn}, traces: {exporter: none}}"
 		if at := collectors[kind]; at != "" {
-			traces = "telemetry: {log: {level: warn}, traces: {exporter: otlp, endpoint: 'http://" + at + "'}}"
+			traces = "telemetry: {history: {for: 0s}, log: {level: warn}, traces: {exporter: otlp, endpoint: 'http://" + at + "'}}"
 		}
 		// The line that says where it listens is of the level info.
 		s := serveProcess(t, model.URL, strings.Replace(traces, "level: warn", "level: info", 1))
@@ -96,6 +96,9 @@ func TestADeadCollectorCostsNothing(t *testing.T) {
 		s.signal(syscall.SIGTERM)
 		s.process.Wait()
 		exit := time.Since(began)
+		if p := median(kind); float64(p) > 1.05*float64(off) {
+			t.Errorf("%s: the median is %v, want %v and 5 %% more at the most", kind, p, off)
+		}
 		t.Logf("%-10s median %v (%+.1f %%), memory %d KiB and %d KiB after %d more requests, exit after %v", kind, median(kind).Round(time.Microsecond),
 			100*(float64(median(kind))/float64(off)-1), before[kind], after, rounds/2*each, exit.Round(time.Millisecond))
 	}

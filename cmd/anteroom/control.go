@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -13,7 +14,7 @@ import (
 // action is a control call of the admin API as a command.
 type action struct {
 	name, argument, does string // argument is empty where there is none
-	// paths are tried in order, until one knows the argument, which stands for %s.
+	// paths are one, with the argument for %s; or two, of a class and of a backend.
 	paths []string
 	done  string // what is said then; %s is the argument
 }
@@ -70,13 +71,22 @@ func (a action) run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func (a action) do(c *client, on, reason string) (err error) {
-	for _, path := range a.paths {
-		if err = c.post(strings.ReplaceAll(path, "%s", url.PathEscape(on)), reason); !isNotFound(err) {
+func (a action) do(c *client, on, reason string) error {
+	path := a.paths[0]
+	if len(a.paths) > 1 {
+		// Not by trying: a call that is refused is logged as an operator's mistake.
+		var state struct {
+			Classes []struct{ Name string }
+		}
+		if err := c.get("/api/state", &state); err != nil {
 			return err
 		}
+		if !slices.ContainsFunc(state.Classes, func(class struct{ Name string }) bool { return class.Name == on }) {
+			path = a.paths[1]
+		}
 	}
-	if len(a.paths) > 1 {
+	err := c.post(strings.ReplaceAll(path, "%s", url.PathEscape(on)), reason)
+	if len(a.paths) > 1 && isNotFound(err) {
 		return fmt.Errorf("there is no class and no backend %q", on)
 	}
 	return err

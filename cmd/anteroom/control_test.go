@@ -57,7 +57,17 @@ func TestAProxyIsSeenAndSteeredFromTheCommandLine(t *testing.T) {
 	has(ask(0, "drain", "model"), "model gets no new work")
 	has(ask(0, "backends"), "RESIDENCY", "model", "draining")
 	has(ask(0, "resume", "model", "--json"), `"action": "resume"`)
+	for line = s.until("an operator"); line["action"] != "resume" || line["backend"] == nil; line = s.until("an operator") {
+		if line["action"] == "resume" && line["msg"] != "an operator acted" {
+			t.Errorf("the log has %v: nobody made that mistake", line)
+		}
+	}
 	has(ask(1, "resume", "nothing"), `there is no class and no backend "nothing"`)
+	for line = s.until("was refused"); line["action"] != "resume"; line = s.until("was refused") {
+	}
+	if line["error"] != `there is no backend "nothing"` {
+		t.Errorf("the log has %v of the name that is none", line)
+	}
 	has(ask(1, "unload", "model"), "anteroom unload:")
 	has(ask(0, "reload", "--reason", "new figures"), "reloaded")
 	has(ask(0, "health"), "ok")

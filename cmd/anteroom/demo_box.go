@@ -162,7 +162,7 @@ func (b *box) anteroom(ctx context.Context, s simulation.Scene, to [2]http.Handl
 		defer cancel()
 		server.Stop(ctx)
 	})
-	b.callers.Base, b.status = server.URL(), server.AdminURL()+"/api/state"
+	b.callers.Base, b.status = server.URL(), server.AdminURL()+"/"
 	return nil
 }
 

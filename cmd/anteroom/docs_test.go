@@ -293,3 +293,27 @@ func TestWhatIsPackagedAsksForCommandsThatExist(t *testing.T) {
 		}
 	}
 }
+
+// TestTheComparisonCountsItsLines holds the numbers of docs/comparison.md against the
+// configurations below them.
+func TestTheComparisonCountsItsLines(t *testing.T) {
+	const file = "../../docs/comparison.md"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	headings := regexp.MustCompile(`(?s)\n## ([A-Za-z-]+): (\d+) lines\n.*?\n`+"```"+`\w+\n(.*?)`+"```").FindAllStringSubmatch(string(text), -1)
+	if len(headings) != 3 {
+		t.Fatalf("%d configurations are counted, want three", len(headings))
+	}
+	row := "| lines for the six |"
+	for _, h := range headings {
+		if n := strings.Count(h[3], "\n"); fmt.Sprint(n) != h[2] {
+			t.Errorf("%s: %s lines are said, and there are %d", h[1], h[2], n)
+		}
+		row += " " + h[2] + " |"
+	}
+	if row = strings.TrimSuffix(row, " |"); !strings.Contains(string(text), row) {
+		t.Errorf("the table does not begin a line with %q", row)
+	}
+}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -36,7 +35,7 @@ backends: {studio: {url: "`+engine.URL+`", preset: a1111, resident: 4GiB, return
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := startServer(t.Context(), cfg, io.Discard, func(ctx context.Context, _ <-chan string, _ func(admission.Reading)) { <-ctx.Done() }, 1)
+	s, err := startServer(t.Context(), cfg, io.Discard, nil, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +123,7 @@ backends: {speech: {url: "`+server.URL+`", preset: `+c.preset+`, resident: 4GiB,
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := startServer(t.Context(), cfg, io.Discard, func(ctx context.Context, _ <-chan string, _ func(admission.Reading)) { <-ctx.Done() }, 1)
+			s, err := startServer(t.Context(), cfg, io.Discard, nil, 1)
 			if err != nil {
 				t.Fatal(err)
 			}

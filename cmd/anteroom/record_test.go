@@ -51,7 +51,7 @@ func TestARecordReplays(t *testing.T) {
 			p, err := b.play(t.Context(), scene)
 			must(t, err)
 			must(t, p.err)
-			admin := strings.TrimSuffix(b.status, "/api/state")
+			admin := strings.TrimSuffix(b.status, "/")
 			var h timeline.History
 			must(t, json.Unmarshal(fetch(t, admin+"/api/history"), &h))
 			seen := make(map[string][]float64)

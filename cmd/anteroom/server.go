@@ -66,7 +66,8 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read 
 	}
 	t.Observe(telemetry.Sources{Admission: s.controller.Snapshot, Breakers: s.handler.Breakers, Memory: s.handler.RouteMemory})
 	go func() { s.served <- s.proxy.Serve() }()
-	s.log.Info("listening", "url", s.URL(), "admin", s.AdminURL(), "version", buildVersion(), "mode", cfg.Proxy.Mode)
+	s.log.Info("listening", append([]any{"url", s.URL(), "admin", s.AdminURL(), "version", buildVersion(), "mode", cfg.Proxy.Mode},
+		listeners(cfg)...)...)
 	if err := cfg.Proxy.Limits.CheckSpool(); err != nil {
 		s.log.Error("large bodies are refused", "error", err.Error())
 	}
@@ -339,4 +340,17 @@ func (s *server) forceStop() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	s.Stop(ctx)
+}
+
+// listeners are the addresses of the listeners that backends have of their own, for the
+// log; none: there are none.
+func listeners(cfg *configs.Config) []any {
+	if len(cfg.Proxy.Listeners) == 0 {
+		return nil
+	}
+	all := make(map[string]string)
+	for name, l := range cfg.Proxy.Listeners {
+		all[name] = l.Listen
+	}
+	return []any{"listeners", all}
 }

@@ -1,12 +1,12 @@
 // The status page: asks who it talks to, listens to one stream, and draws in its own time.
-import { model, handlers, weigh, now, gpus } from "./model.js";
+import { model, handlers, weigh, now, rel, gpus } from "./model.js";
 import { $, el, set, button, bytes, seconds, clock, utc, count, moment, theme } from "./format.js";
 import { Table } from "./table.js";
 import { Gantt, sayDecision } from "./gantt.js";
 import { drawCards, drawMemory, drawWaits } from "./cards.js";
 import { ask, acted, call, details, login, mayAct, toast } from "./controls.js";
 
-const STALE = 4000, LOST = 15000, BUDGET = 12;
+const STALE = 4000, LOST = 15000, AWAY = 60e3, BUDGET = 12;
 
 // ---- Drawing in pieces: each is a task of its own, so that none is long.
 
@@ -83,13 +83,13 @@ const blockers = (w) => {
   if (w.reserved_for) all.push(`the reservation of ${w.reserved_for}`);
   return all.join(", ");
 };
-const startsIn = (w) => (w.estimated_start ? Math.max(0, (Date.parse(w.estimated_start) - now()) / 1000) : Infinity);
+const startsIn = (w) => (w.estimated_start ? Math.max(0, (rel(w.estimated_start) - now()) / 1000) : Infinity);
 const whenCell = (ms) => (td, r) => moment(td, ms(r));
 
 function openWaiter(w) {
   details(`Request ${w.id} waits`, [["Class", w.class], ["Backend", w.backend], ["Tenant", w.tenant], ["Position", `${w.position + 1} in its class`], ["Waits for", w.says], ["In the way", blockers(w)],
-    ["Memory", `${bytes(w.vram_bytes)}${w.declared_bytes !== w.vram_bytes ? `, declared ${bytes(w.declared_bytes)}` : ""}`], ["Arrived", `${clock(Date.parse(w.arrived))} (${utc(Date.parse(w.arrived))})`],
-    ["Waited", seconds(w.waited_s)], ["Expected to start", w.estimated_start && clock(Date.parse(w.estimated_start))], ["Strict", w.strict && "nothing passes it any more that could delay it"], ["Trace", traceLink(w.trace_id)]],
+    ["Memory", `${bytes(w.vram_bytes)}${w.declared_bytes !== w.vram_bytes ? `, declared ${bytes(w.declared_bytes)}` : ""}`], ["Arrived", `${clock(rel(w.arrived))} (${utc(rel(w.arrived))})`],
+    ["Waited", seconds(w.waited_s)], ["Expected to start", w.estimated_start && clock(rel(w.estimated_start))], ["Strict", w.strict && "nothing passes it any more that could delay it"], ["Trace", traceLink(w.trace_id)]],
   [["cancel", w.id, "Cancel request"]]);
 }
 
@@ -127,13 +127,13 @@ function makeTables() {
     ],
   });
   tables.running = new Table($("running-t"), {
-    label: "Running requests", key: (r) => r.id, empty: "Nothing runs.", open: (r) => openRun(model.runs.get(r.id) || { grant: r.id, ...r, start: Date.parse(r.started), asked: Date.parse(r.started) - r.waited_s * 1000, end: null }),
+    label: "Running requests", key: (r) => r.id, empty: "Nothing runs.", open: (r) => openRun(model.runs.get(r.id) || { grant: r.id, ...r, start: rel(r.started), asked: rel(r.started) - r.waited_s * 1000, end: null }),
     columns: [
       { id: "id", label: "Request", text: (r) => String(r.id), sort: (r) => r.id },
       classCell,
       { id: "backend", label: "Backend", text: name, sort: name },
       { id: "for", label: "Runs for", cls: "num", text: (r) => seconds(r.elapsed_s), sort: (r) => -r.elapsed_s },
-      { id: "end", label: "Ends in", cls: "num", text: (r) => (r.estimated_end ? "~ " + seconds(Math.max(0, (Date.parse(r.estimated_end) - now()) / 1000)) : "–"), sort: (r) => r.estimated_end || "" },
+      { id: "end", label: "Ends in", cls: "num", text: (r) => (r.estimated_end ? "~ " + seconds(Math.max(0, (rel(r.estimated_end) - now()) / 1000)) : "–"), sort: (r) => r.estimated_end || "" },
       { id: "acts", label: "", cls: "acts", draw: (td, r) => acted(td, [["release", r.id, "Release"]]) },
     ],
   });
@@ -238,8 +238,8 @@ function rowsOfBackends() {
 
 function openBackend(x) {
   const holds = x.of.map((a) => `${a.gpu}: ${bytes(a.booked_bytes)} booked, ${bytes(a.running_bytes)} running, ${bytes(a.retained_bytes)} retained, ${a.exact ? "as the driver says" : `between ${bytes(a.low_bytes)} and ${bytes(a.high_bytes)}`}`).join("; ");
-  details(`Backend ${x.name}`, [["URL", x.r.url], ["Residency", x.state], ["Since", x.r.since && clock(Date.parse(x.r.since))], ["Breaker", x.breaker], ["Healthy", x.r.healthy ? "yes" : "no"], ["Memory", holds], ["Resident, declared → measured", x.resident],
-    ["Slower beside others", x.beside], ["Unloads", count(x.r.swaps)], ["Failures in a row", x.r.failures || ""], ["Left alone until", x.r.not_before && clock(Date.parse(x.r.not_before))], ["Notes", x.note]], x.acts);
+  details(`Backend ${x.name}`, [["URL", x.r.url], ["Residency", x.state], ["Since", x.r.since && clock(rel(x.r.since))], ["Breaker", x.breaker], ["Healthy", x.r.healthy ? "yes" : "no"], ["Memory", holds], ["Resident, declared → measured", x.resident],
+    ["Slower beside others", x.beside], ["Unloads", count(x.r.swaps)], ["Failures in a row", x.r.failures || ""], ["Left alone until", x.r.not_before && clock(rel(x.r.not_before))], ["Notes", x.note]], x.acts);
 }
 
 const tiles = new Map();
@@ -297,15 +297,18 @@ function drawHead() {
     $("badges").key = key;
     $("badges").replaceChildren(...badges);
   }
+  const waiting = s.classes.reduce((n, c) => n + c.queued, 0), title = waiting ? `${count(waiting)} waiting · Anteroom` : "Anteroom";
+  if (document.title !== title) document.title = title;
   moment($("clock"), now());
-    set($("foot"), `Anteroom ${model.session?.version || ""} · up ${seconds((Date.parse(s.at) - Date.parse(s.started)) / 1000)} · times are your zone's, ${Intl.DateTimeFormat().resolvedOptions().timeZone}; hover for UTC`);
+    set($("foot"), `Anteroom ${model.session?.version || ""} · up ${seconds((now() - Date.parse(s.started)) / 1000)} · times are your zone's, ${Intl.DateTimeFormat().resolvedOptions().timeZone}; hover for UTC`);
 }
 
 function drawLink() {
+  if (document.hidden) return;
   const silent = performance.now() - model.heard;
   const link = model.link === "lost" ? "lost" : !model.state ? "loading" : silent > LOST ? "lost" : silent > STALE ? "stale" : "live";
   document.body.dataset.link = link;
-  const at = model.state ? clock(Date.parse(model.state.at)) : "";
+  const at = model.state ? clock(rel(model.state.at)) : "";
   set($("link"), { loading: "loading", live: "live", stale: `stale for ${seconds(silent / 1000)}`, lost: "disconnected" }[link]);
   const says = { lost: model.state ? `The connection to Anteroom is lost. What you see is of ${at}. The page tries again.` : "Anteroom does not answer. The page tries again.", stale: "" }[link] || "";
   $("banner").hidden = !says;
@@ -370,13 +373,18 @@ const learn = () => quietly(async () => { model.learned = await get("/api/learne
 const compare = () => quietly(async () => {
   if (!seen.has("waits") || !model.state) return;
   compared = performance.now();
-  model.compare = await get("/api/compare?for=10m");
+  try {
+    model.compare = await get("/api/compare?for=10m");
+  } catch (error) {
+    if (error.status !== 422) throw error;
+    model.compare = { error: error.message };
+  }
   draw("waits");
 });
 const configure = () => quietly(async () => { weigh(await get("/api/config")); draw(...all); });
 const listAll = () => quietly(async () => { if (everyWaiter) { everyWaiter = (await get("/api/queue?limit=1000")).waiting; draw("queue"); } });
 
-let source, decisions = 0;
+let source, away, decisions = 0;
 
 // listen opens the one stream. The browser opens it again when it breaks.
 function listen() {
@@ -384,6 +392,7 @@ function listen() {
   source = new EventSource("/api/events?for=10m&state=1s");
   const on = (kind, then) => source.addEventListener(kind, (e) => {
     const v = JSON.parse(e.data);
+    if (kind === "state" && model.state && v.started !== model.state.started) return listen(); // another process
     handlers[kind](v, Number(e.lastEventId));
     if (e.lastEventId) model.seen = Number(e.lastEventId);
     then?.(v);
@@ -405,6 +414,13 @@ function listen() {
   };
 }
 
+// meet asks who this is, and what time it is there. It also makes a cookie last.
+async function meet() {
+  const began = Date.now();
+  model.session = await get("/api/session");
+  model.offset = Date.parse(model.session.at) - (began + Date.now()) / 2;
+}
+
 let starting = false;
 
 // restart finds out who this is, asks for the token where one is wanted, and listens.
@@ -414,7 +430,7 @@ async function restart() {
   source?.close();
   for (;;) {
     try {
-      model.session = await get("/api/session");
+      await meet();
       break;
     } catch (error) {
       if (error.status === 401) {
@@ -487,12 +503,22 @@ function wire() {
   for (const d of document.querySelectorAll("#details, #ask")) d.addEventListener("click", (e) => { if (e.target === d) d.close(); });
   for (const id of all) if ($(id)) watch.observe($(id));
   new ResizeObserver(() => draw("timeline", "chart", "waits")).observe($("main"));
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) { working = false; draw(...all); learn(); compare(); } });
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(away);
+    // A browser has few connections to one server: a page that is not seen leaves its own.
+    if (document.hidden) return void (away = setTimeout(() => { source?.close(); source = null; }, AWAY));
+    if (!source && !starting) restart();
+    working = false;
+    draw(...all);
+    learn();
+    compare();
+  });
   setInterval(drawLink, 1000);
   setInterval(learn, 15e3);
   setInterval(compare, 20e3);
   setTimeout(compare, 2500);
   setInterval(listAll, 3000);
+  setInterval(() => quietly(meet), 600e3);
 }
 
 // For tests, and for the curious: what the page knows and draws.

@@ -187,6 +187,10 @@ let curves = null;
 export function drawWaits(at, table) {
   const c = model.compare;
   if (!c) return;
+  if (c.error) {
+    at.hidden = true;
+    return table.replaceChildren(el("p", "empty", `This cannot be compared: ${c.error}`));
+  }
   const classes = Object.keys(c.recorded).sort();
   if (!classes.length) {
     at.hidden = true;
@@ -223,7 +227,7 @@ export function drawWaits(at, table) {
   curves = new uPlot({
     width: at.clientWidth, height: at.clientHeight || 200, legend: { show: false }, cursor: { show: false },
     scales: { x: { time: false, distr: 3, range: [least, right] }, y: { range: [0, 101] } },
-    axes: axes([{ size: 26, values: (u, t) => t.map((x) => (x === null ? "" : x <= least ? "≤ 10 ms" : seconds(x).replace(".0", ""))), splits: () => [0.01, 0.1, 1, 10, 100, 1000, 10000] }, { values: (u, t) => t.map((x) => x + " %"), size: 48, space: 30 }]),
+    axes: axes([{ size: 26, values: (u, t) => t.map((x) => (x === null ? "" : x <= least ? "≤ 10 ms" : x < 1 ? seconds(x) : `${x} s`)), splits: () => [0.01, 0.1, 1, 10, 100, 1000, 10000] }, { values: (u, t) => t.map((x) => x + " %"), size: 48, space: 30 }]),
     series,
   }, [xs, ...full], at);
   const rows = classes.map((name) => {

@@ -1,5 +1,5 @@
 // The timeline: who ran in which slot, who waited meanwhile, and who passed whom.
-import { model, now, gpus, overtakes, byWeight, laneKey, KEEP } from "./model.js";
+import { model, now, rel, gpus, overtakes, byWeight, laneKey, KEEP } from "./model.js";
 import { $, bytes, seconds, clock, theme, pale } from "./format.js";
 
 const AXIS = 20, EVENTS = 14, AHEAD = 0.04, LEAST = 10e3, MOST = KEEP;
@@ -256,7 +256,7 @@ export class Gantt {
 
   drawWaiter(p, w, g, i, ink) {
     const rows = Math.max(2, g.lane.waits.length), y = g.waits + (i % rows) * this.waitRow, t = now();
-    const x = Math.max(this.gutter, this.x(Date.parse(w.arrived))), x2 = Math.min(this.width, this.x(t));
+    const x = Math.max(this.gutter, this.x(rel(w.arrived))), x2 = Math.min(this.width, this.x(t));
     if (x2 <= this.gutter) return;
     const colour = this.colour(w.class);
     p.fillStyle = w.strict ? colour.full : colour.pale;
@@ -267,7 +267,7 @@ export class Gantt {
     p.setLineDash([1, 3]);
     p.beginPath();
     p.moveTo(x2, y + 1.5);
-    p.lineTo(Math.min(this.width, this.x(Date.parse(w.estimated_start))), y + 1.5);
+    p.lineTo(Math.min(this.width, this.x(rel(w.estimated_start))), y + 1.5);
     p.stroke();
     p.setLineDash([]);
   }

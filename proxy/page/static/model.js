@@ -11,6 +11,7 @@ export const model = {
   link: "loading", // live, stale, lost
   heard: 0, // when the last state came, by performance.now()
   offset: 0, // of the server's clock
+  shift: 0, // of the controller's clock
   lanes: new Map(), // by backend/replica
   runs: new Map(), // by grant, of all that are kept
   started: [], // runs in the order in which they started
@@ -23,6 +24,9 @@ export const model = {
 
 export const now = () => Date.now() + model.offset;
 const time = (text) => Date.parse(text);
+// rel is a moment that a state tells. In a simulated box that runs faster than time, the
+// controller's clock is not that of the history: the state's own moment is now.
+export const rel = (text) => time(text) + model.shift;
 export const laneKey = (backend, replica) => backend + "/" + (replica || 0);
 
 function lane(backend, replica) {
@@ -69,7 +73,7 @@ function overtaken(asked, start, grant, backend, replica) {
 export function overtakes(run) {
   const found = model.started.filter((q) => q.asked < run.asked && q.start > run.start && sharesGPU(q, run));
   for (const w of model.state?.waiting || []) {
-    const asked = time(w.arrived);
+    const asked = rel(w.arrived);
     if (asked < run.asked && sharesGPU({ backend: w.backend, replica: 0 }, run)) found.push({ grant: w.id, class: w.class, backend: w.backend, asked, start: null });
   }
   return found;
@@ -106,9 +110,9 @@ export const handlers = {
     handlers.state(s, true); // what runs is told again when what was before has been
   },
   state(s, first) {
-    const at = time(s.at), skew = at - Date.now();
-    // The smallest delay tells the clock best.
-    if (!model.offset || skew > model.offset || Math.abs(skew - model.offset) > 2000) model.offset = skew;
+    model.shift = now() - time(s.at);
+    if (Math.abs(model.shift) < 2000) model.shift = 0;
+    const at = rel(s.at);
     model.state = s;
     model.heard = performance.now();
     for (const b of s.backends) {
@@ -123,10 +127,10 @@ export const handlers = {
       running.add(r.id);
       let run = model.runs.get(r.id);
       if (!run) {
-        const from = time(r.started);
+        const from = rel(r.started);
         start((run = { grant: r.id, class: r.class, backend: r.backend, replica: r.replica, start: from, asked: from - r.waited_s * 1000, end: null }));
       }
-      run.expected = r.estimated_end ? time(r.estimated_end) : null;
+      run.expected = r.estimated_end ? rel(r.estimated_end) : null;
       run.vram = r.vram_bytes;
       run.tenant = r.tenant;
       if (run.end !== null) run.end = null;
@@ -137,7 +141,7 @@ export const handlers = {
         if (last && last.end === null && !running.has(last.grant) && last.start < at - 500) end(last, at); // its end was not told
       }
     }
-    for (const w of s.waiting.slice(0, 20)) overtaken(time(w.arrived), Infinity, w.id, w.backend, 0);
+    for (const w of s.waiting.slice(0, 20)) overtaken(rel(w.arrived), Infinity, w.id, w.backend, 0);
     model.version++;
   },
   decision(d) {

@@ -1,0 +1,65 @@
+package admission
+
+import (
+	"fmt"
+	"time"
+)
+
+// A deadline is unmeetable where even the fastest run seen, behind work that is
+// certain, would be too late. Certain is work that runs: who waits may leave. It lasts
+// no less than the fastest run of its demand. So no estimate refuses a request.
+
+// certainWait is for how long a request surely waits as it arrives: while all slots of
+// its class, or of each replica of its backend, are taken, for the first of those runs
+// to end. Zero: one is free, or nothing is known of a run.
+func (s *Scheduler) certainWait(now time.Duration, c *class, b *backend) time.Duration {
+	wait := time.Duration(0)
+	if s.box.live.classes[c.index] >= c.cfg.Slots {
+		wait = s.firstEnd(now, func(t *Ticket) bool { return t.shape.class == c })
+	}
+	if b.cfg.Slots == 0 {
+		return wait
+	}
+	for _, r := range b.replicas {
+		if s.box.live.replicas[r.index] < b.cfg.Slots {
+			return wait
+		}
+	}
+	return max(wait, s.firstEnd(now, func(t *Ticket) bool { return t.shape.backend == b }))
+}
+
+// firstEnd is for how long all running work lasts at the least that is among those.
+func (s *Scheduler) firstEnd(now time.Duration, among func(*Ticket) bool) (first time.Duration) {
+	any := false
+	for _, t := range s.running {
+		if !among(t) {
+			continue
+		}
+		left := time.Duration(0)
+		if t.history != nil {
+			left = max(0, t.history.Fastest(t.own())-(now-t.run.Started))
+		}
+		if !any || left < first {
+			any, first = true, left
+		}
+	}
+	return first
+}
+
+// unmeetable is the refusal at the door of a request that has to start by then, at the
+// latest, to meet its deadline; nil: it may.
+func (s *Scheduler) unmeetable(now, last time.Duration, c *class, b *backend, q *Request) *Rejection {
+	wait := time.Duration(0)
+	if last >= now {
+		wait = s.certainWait(now, c, b)
+	}
+	if now+wait <= last {
+		return nil
+	}
+	r := &Rejection{Code: CodeDeadlineUnmeetable, Class: c.cfg.Name, Position: -1, RetryAfter: max(minRemaining, q.Fastest, wait),
+		Detail: fmt.Sprintf("the fastest run seen took %v, longer than the deadline allows", q.Fastest.Round(time.Millisecond))}
+	if wait > 0 {
+		r.Detail += fmt.Sprintf(": all slots are taken for %v at the least", wait.Round(time.Millisecond))
+	}
+	return r
+}
