@@ -39,8 +39,10 @@ func TestACompletionAppliesToWhatAnEngineTakesIn(t *testing.T) {
 		{"Gradio's queue", backend.CompletionConfig{}, times(backend.CompletionConfig{Preset: "gradio"}), "POST /gradio_api/queue/join", true},
 		{"Gradio's plain calls", backend.CompletionConfig{}, times(backend.CompletionConfig{Preset: "gradio"}), "POST /gradio_api/call/predict", true},
 		{"Gradio's uploads", backend.CompletionConfig{}, times(backend.CompletionConfig{Preset: "gradio"}), "POST /gradio_api/upload", false},
-		{"what is named", backend.CompletionConfig{}, times(backend.CompletionConfig{On: []string{"POST /jobs"}, Poll: own.Poll, Until: own.Until}), "POST /jobs", true},
-		{"what is not named", backend.CompletionConfig{}, times(backend.CompletionConfig{On: []string{"POST /jobs"}, Poll: own.Poll, Until: own.Until}), "POST /sync", false},
+		{"what is named", backend.CompletionConfig{}, times(backend.CompletionConfig{On: []string{"POST /jobs"}, Poll: own.Poll,
+			Until: own.Until}), "POST /jobs", true},
+		{"what is not named", backend.CompletionConfig{},
+			times(backend.CompletionConfig{On: []string{"POST /jobs"}, Poll: own.Poll, Until: own.Until}), "POST /sync", false},
 		{"a poll of one's own", backend.CompletionConfig{}, times(own), "PUT /anything", true},
 		{"a poll of one's own, read", backend.CompletionConfig{}, times(own), "GET /anything", false},
 		{"a route of its own", own, times(backend.CompletionConfig{Preset: "comfyui"}), "POST /anything", true},
@@ -83,10 +85,12 @@ func TestAnAnswerFillsTheCalls(t *testing.T) {
 	if want := (backend.Call{Method: "GET", Target: "/jobs/a%2Fb%20%22c%22%3F?of=x%26y"}); !reflect.DeepEqual(job.Poll, want) {
 		t.Errorf("the poll is %+v, want %+v", job.Poll, want)
 	}
-	if want := (backend.Call{Method: "POST", Target: "/cancel", Body: `{"id": "a/b \"c\"?", "n": 12345678901234567890}`}); !reflect.DeepEqual(job.Cancel, want) {
+	if want := (backend.Call{Method: "POST", Target: "/cancel",
+		Body: `{"id": "a/b \"c\"?", "n": 12345678901234567890}`}); !reflect.DeepEqual(job.Cancel, want) {
 		t.Errorf("the cancel call is %+v, want %+v", job.Cancel, want)
 	}
-	for _, answer := range []string{``, `[]`, `{}`, `{"job": 3, "user": "x"}`, `{"job": {"id": ".."}, "user": "x", "n": 1}`, `{"job": {"id": null}, "user": "x", "n": 1}`} {
+	for _, answer := range []string{``, `[]`, `{}`, `{"job": 3, "user": "x"}`, `{"job": {"id": ".."}, "user": "x", "n": 1}`,
+		`{"job": {"id": null}, "user": "x", "n": 1}`} {
 		if job, err := c.Job("/x", []byte(answer)); err == nil {
 			t.Errorf("%q tells of %+v, want no job", answer, job)
 		}

@@ -27,7 +27,8 @@ func TestEveryMistakeOfAReclaimHasItsPlaceAndItsCure(t *testing.T) {
 		path, says string
 		reclaim    config
 	}{
-		{"preset", "not known: want a1111 or comfyui or kokoro or llama-server or llama-swap or ollama or sglang or triton or vllm or whisper, or call", config{Preset: "comfy"}},
+		{"preset", "not known: want a1111 or comfyui or kokoro or llama-server or llama-swap or ollama or sglang or triton or vllm " +
+			"or whisper, or call", config{Preset: "comfy"}},
 		{"preset", "not known", config{Preset: "VLLM", Wake: "POST /x"}},
 		{"call", `"free": not a call: want a method and a path, such as POST /free`, config{Call: "free"}},
 		{"call", "not a call", config{Call: "POST"}},

@@ -112,8 +112,9 @@ func TestAPresetMakesTheCallsOfItsEngine(t *testing.T) {
 			preset: "ollama",
 			answers: map[string]string{"GET /api/ps": `{"models":[{"name":"llama3:8b","model":"llama3:8b","size_vram":5},{"name":"a \"b\":latest"}]}`,
 				"POST /api/generate": `{"model":"x","done":true,"done_reason":"unload"}`},
-			unload: []string{"GET /api/ps", `POST /api/generate {"model":"llama3:8b","keep_alive":0}`, `POST /api/generate {"model":"a \"b\":latest","keep_alive":0}`},
-			wake:   []string{"GET /api/version"},
+			unload: []string{"GET /api/ps", `POST /api/generate {"model":"llama3:8b","keep_alive":0}`,
+				`POST /api/generate {"model":"a \"b\":latest","keep_alive":0}`},
+			wake: []string{"GET /api/version"},
 		},
 		{
 			preset: "vllm",
@@ -235,7 +236,8 @@ func TestAKeyBesideAPresetCountsBeforeIt(t *testing.T) {
 	b := reclaimable(t, e, backend.ReclaimConfig{Preset: "comfyui", Call: "POST /api/free", Wake: "PUT /warm", WakeBody: "size=big", Probe: "GET /up"})
 	unload(t, b)
 	wake(t, b, false)
-	e.wantHeard(t, "its calls", `POST /api/free {"unload_models":true,"free_memory":true}`, "PUT /warm size=big as application/x-www-form-urlencoded", "GET /up")
+	e.wantHeard(t, "its calls", `POST /api/free {"unload_models":true,"free_memory":true}`,
+		"PUT /warm size=big as application/x-www-form-urlencoded", "GET /up")
 }
 
 func TestAnyCallCanBeConfigured(t *testing.T) {
@@ -313,7 +315,8 @@ func TestAModelThatStaysDoesNotKeepTheOthers(t *testing.T) {
 	}}
 	b := reclaimable(t, e, backend.ReclaimConfig{Preset: "triton"})
 	err := b.Unload(t.Context())
-	for _, want := range []string{`backend: it: POST /v2/repository/models/a/unload: 400 Bad Request: {"error":"busy"}`, "models/c/unload: 500 Internal Server Error"} {
+	for _, want := range []string{`backend: it: POST /v2/repository/models/a/unload: 400 Bad Request: {"error":"busy"}`,
+		"models/c/unload: 500 Internal Server Error"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s in it", err, want)
 		}
@@ -343,13 +346,15 @@ func TestModelsThatNobodyRemembersAreThoseTheEngineListsAsUnloaded(t *testing.T)
 func TestAFailureSaysTheCallTheStatusAndTheFirstOfTheAnswer(t *testing.T) {
 	for _, c := range []struct{ preset, answer, want string }{
 		{"vllm", `404 {"detail":"Not Found"}`, `backend: it: POST /sleep?level=1&mode=wait: 404 Not Found: {"detail":"Not Found"} (it takes this when it was started with --enable-sleep-mode, and VLLM_SERVER_DEV_MODE=1 in its environment)`},
-		{"vllm", "500 Internal\n\r\n\tServer\x00 Error\xff", "backend: it: POST /sleep?level=1&mode=wait: 500 Internal Server Error: Internal Server Error"},
+		{"vllm", "500 Internal\n\r\n\tServer\x00 Error\xff",
+			"backend: it: POST /sleep?level=1&mode=wait: 500 Internal Server Error: Internal Server Error"},
 		{"sglang", "400", "backend: it: POST /release_memory_occupation: 400 Bad Request (it takes this when it was started with --enable-memory-saver)"},
 		{"comfyui", "404 no", "backend: it: POST /free: 404 Not Found: no"},
 		{"comfyui", "302", "backend: it: POST /free: 302 Found"},
 		{"comfyui", "500 " + strings.Repeat("é", 1000), "backend: it: POST /free: 500 Internal Server Error: " + strings.Repeat("é", 150)},
 	} {
-		b := reclaimable(t, &engine{answers: map[string]string{"POST /sleep?level=1&mode=wait": c.answer, "POST /release_memory_occupation": c.answer, "POST /free": c.answer}},
+		b := reclaimable(t, &engine{answers: map[string]string{"POST /sleep?level=1&mode=wait": c.answer,
+			"POST /release_memory_occupation": c.answer, "POST /free": c.answer}},
 			backend.ReclaimConfig{Preset: c.preset})
 		if err := b.Unload(t.Context()); err == nil || err.Error() != c.want {
 			t.Errorf("got %v\nwant %s", err, c.want)
@@ -358,9 +363,11 @@ func TestAFailureSaysTheCallTheStatusAndTheFirstOfTheAnswer(t *testing.T) {
 }
 
 func TestAListThatIsNoneIsAnError(t *testing.T) {
-	for name, answer := range map[string]string{"a page": "<html>hello</html>", "endless": `{"models":[` + strings.Repeat(`{"name":"a"},`, 1<<17) + `{}]}`} {
+	for name, answer := range map[string]string{"a page": "<html>hello</html>", "endless": `{"models":[` +
+		strings.Repeat(`{"name":"a"},`, 1<<17) + `{}]}`} {
 		b := reclaimable(t, &engine{answers: map[string]string{"GET /api/ps": answer}}, backend.ReclaimConfig{Preset: "ollama"})
-		if err := b.Unload(t.Context()); err == nil || !strings.Contains(err.Error(), "GET /api/ps: not the answer of this engine") || len(err.Error()) > 600 {
+		if err := b.Unload(t.Context()); err == nil || !strings.Contains(err.Error(), "GET /api/ps: not the answer of this engine") ||
+			len(err.Error()) > 600 {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
@@ -533,7 +540,8 @@ func TestWhatWasStoppedIsStartedAndNotWoken(t *testing.T) {
 	} {
 		up := filepath.Join(t.TempDir(), "up")
 		e := &engine{}
-		b := reclaimable(t, e, backend.ReclaimConfig{Preset: c.preset, Models: c.models, Stop: backend.Command{"rm", up}, Start: backend.Command{"touch", up}, Timeout: time.Minute})
+		b := reclaimable(t, e, backend.ReclaimConfig{Preset: c.preset, Models: c.models, Stop: backend.Command{"rm", up},
+			Start: backend.Command{"touch", up}, Timeout: time.Minute})
 		wake(t, b, true)
 		e.wantHeard(t, c.preset, c.want...)
 		if _, err := os.Stat(up); err != nil {

@@ -52,7 +52,8 @@ func TestAProbeThatHangsIsAskedAgain(t *testing.T) {
 
 // A name that cannot be looked up for a moment says nothing of the engine.
 func TestOnlyARefusedConnectionIsADeath(t *testing.T) {
-	for reason, dead := range map[error]bool{syscall.ECONNREFUSED: true, syscall.ENOENT: true, &net.DNSError{Err: "no such host"}: false, syscall.EMFILE: false} {
+	for reason, dead := range map[error]bool{syscall.ECONNREFUSED: true, syscall.ENOENT: true, &net.DNSError{Err: "no such host"}: false,
+		syscall.EMFILE: false} {
 		inBubble(t, answering, func(t *testing.T, b *bench) {
 			b.hooks.prepare(ReclaimConfig{Probe: "GET /health"}, "")
 			b.transport.Load().DialContext = func(context.Context, string, string) (net.Conn, error) {

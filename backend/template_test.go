@@ -15,8 +15,10 @@ func TestACallHasTheValuesInItsPlaces(t *testing.T) {
 	}{
 		{"GET /jobs/{{.json.id}}", "", ofAnswers, Call{Method: "GET", Target: "/jobs/a%2Fb"}},
 		{"GET /jobs?id={{ .json.id }}&ok={{.json.job.ok}}", "", ofAnswers, Call{Method: "GET", Target: "/jobs?id=a%2Fb&ok=true"}},
-		{`POST /cancel {"id":"{{.json.id}}","n":{{.json.job.n}}}`, "", ofAnswers, Call{Method: "POST", Target: "/cancel", Body: `{"id":"a/b","n":12345678901234567890}`}},
-		{"POST /models/{{model}}/unload?name={{model}}", `{"model":"{{ model }}"}`, ofModels, Call{Method: "POST", Target: "/models/x%20%22/unload?name=x+%22", Body: `{"model":"x \""}`}},
+		{`POST /cancel {"id":"{{.json.id}}","n":{{.json.job.n}}}`, "", ofAnswers,
+			Call{Method: "POST", Target: "/cancel", Body: `{"id":"a/b","n":12345678901234567890}`}},
+		{"POST /models/{{model}}/unload?name={{model}}", `{"model":"{{ model }}"}`, ofModels,
+			Call{Method: "POST", Target: "/models/x%20%22/unload?name=x+%22", Body: `{"model":"x \""}`}},
 		{"POST /free", "all=yes", ofModels, Call{Method: "POST", Target: "/free", Body: "all=yes"}},
 	} {
 		parsed, err := parseCall(c.line, c.places, "GET /x")

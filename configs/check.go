@@ -218,7 +218,8 @@ func (c *Config) checkReserved(report func(path, problem string)) {
 			sum += reserved[class]
 			switch {
 			case b.Slots == 0:
-				report("classes."+class+".reserved", fmt.Sprintf("%d of the slots of %s, which has no limit of its own: want backends.%s.slots, or none reserved", reserved[class], name, name))
+				report("classes."+class+".reserved", fmt.Sprintf("%d of the slots of %s, which has no limit of its own: want "+
+					"backends.%s.slots, or none reserved", reserved[class], name, name))
 			case sum > b.Slots:
 				report("classes."+class+".reserved", fmt.Sprintf("with this %d of the %d slots of %s are reserved: want fewer", sum, b.Slots, name))
 			}

@@ -46,14 +46,17 @@ func TestReadsTheSmallestFile(t *testing.T) {
 		t.Errorf("the rest did not begin with the defaults: %+v", c)
 	}
 	want := admission.Config{
-		GPUs: []admission.GPU{{Name: "gpu0", Device: "0", Memory: 48 * admission.GiB, Reserve: admission.GiB, Reads: true, TrialAfter: 10 * time.Second, Turn: 30 * time.Second}},
+		GPUs: []admission.GPU{{Name: "gpu0", Device: "0", Memory: 48 * admission.GiB, Reserve: admission.GiB, Reads: true,
+			TrialAfter: 10 * time.Second, Turn: 30 * time.Second}},
 		Classes: []admission.Class{
 			{Name: "heavy", Slots: 1, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
 			{Name: "light", Slots: 8, QueueLimit: 100, QueueBytes: admission.GiB, QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
 		},
 		Backends: []admission.Backend{
-			{Name: "flux", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Name: "http://127.0.0.1:8001", Places: []admission.Place{{GPU: "gpu0"}}}}},
-			{Name: "vqa", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Name: "http://127.0.0.1:8002", Places: []admission.Place{{GPU: "gpu0"}}}}},
+			{Name: "flux", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Name: "http://127.0.0.1:8001",
+				Places: []admission.Place{{GPU: "gpu0"}}}}},
+			{Name: "vqa", MinResidency: 30 * time.Second, Replicas: []admission.Replica{{Name: "http://127.0.0.1:8002",
+				Places: []admission.Place{{GPU: "gpu0"}}}}},
 		},
 	}
 	if got := c.Admission(); !reflect.DeepEqual(got, want) {
@@ -118,7 +121,8 @@ wide http://wide:1 gpu0:10GiB gpu1:20GiB
 		"ANTEROOM_BACKENDS__NEAR__URLS=http://near:3, http://near:4",
 	}})
 	got := told(c)
-	for _, want := range []string{"one http://one:1 gpu0:9GiB\n", "wide http://wide:1 gpu1:8GiB\n", "near http://near:3 gpu0:2GiB http://near:4 gpu0:2GiB\n"} {
+	for _, want := range []string{"one http://one:1 gpu0:9GiB\n", "wide http://wide:1 gpu1:8GiB\n",
+		"near http://near:3 gpu0:2GiB http://near:4 gpu0:2GiB\n"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("with the environment the controller is told\n%swant %s", got, want)
 		}

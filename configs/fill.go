@@ -83,7 +83,8 @@ func (f *filler) routes(name string) []backend.Route {
 func (f *filler) preset(name string) {
 	b := f.backend(name)
 	_, spread := b["resident"].(map[string]any)
-	if gpus := slices.Collect(maps.Keys(f.entries("gpus"))); text(b, "preset") != "" && len(gpus) == 1 && b["gpu"] == nil && b["replicas"] == nil && !spread {
+	if gpus := slices.Collect(maps.Keys(f.entries("gpus"))); text(b, "preset") != "" && len(gpus) == 1 && b["gpu"] == nil &&
+		b["replicas"] == nil && !spread {
 		b["gpu"] = gpus[0] // 1
 	}
 	for i, route := range f.routes(name) {

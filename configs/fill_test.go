@@ -52,7 +52,8 @@ routes:
 	c := load(t, Options{File: file})
 	var got []string
 	for _, r := range c.Routing.Routes {
-		got = append(got, fmt.Sprintf("%s %s%s %v %v to %s for %s %s %v", r.Name, r.Listener, r.Match.Method, len(r.Match.Path), r.Match.Model, r.Backend, r.Class,
+		got = append(got, fmt.Sprintf("%s %s%s %v %v to %s for %s %s %v", r.Name, r.Listener, r.Match.Method, len(r.Match.Path), r.Match.Model,
+			r.Backend, r.Class,
 			map[bool]string{true: "pass"}[r.Pass], r.Merge))
 	}
 	want := `mine [POST] 1 [] to chat for heavy  []
@@ -86,7 +87,8 @@ backends: {chat: {url: "http://127.0.0.1:8000", preset: vllm, aliases: {gpt-4o: 
 	for _, r := range c.Routing.Routes[:3] {
 		got = append(got, fmt.Sprintf("%s %s %s %s %v", r.Name, r.Match.Model, r.RewriteModel, r.Class, len(r.Match.Path) > 5))
 	}
-	if want := "chat-as-gpt-4o [gpt-4o] qwen light true; chat-as-org/small [org/small] tiny light true; chat []  light true"; strings.Join(got, "; ") != want {
+	if want := "chat-as-gpt-4o [gpt-4o] qwen light true; chat-as-org/small [org/small] tiny light true; " +
+		"chat []  light true"; strings.Join(got, "; ") != want {
 		t.Errorf("got  %s\nwant %s", strings.Join(got, "; "), want)
 	}
 	if table, err := routing.NewTable(c.Routing); err != nil || len(table.Aliases()) != 2 {

@@ -82,7 +82,8 @@ func (c *Config) warnOfDemands(unset map[string]bool, warn func(path, problem st
 			continue
 		}
 		if _, err := admission.ParseBytes(r.VRAM); r.VRAM != "" && r.VRAM != "learn" && err != nil && !units.MatchString(r.VRAM) {
-			warn(fmt.Sprintf("routes[%d].vram", i), fmt.Sprintf("%q is a number of bytes, and has no gib or mib: want one such as gib(4) * num(body.n, 1)", r.VRAM))
+			warn(fmt.Sprintf("routes[%d].vram", i), fmt.Sprintf("%q is a number of bytes, and has no gib or mib: want one such as "+
+				"gib(4) * num(body.n, 1)", r.VRAM))
 		} else if e, err := expression.Amount(r.VRAM); err == nil && len(e.Unguarded) > 0 {
 			key := e.Unguarded[0]
 			warn(fmt.Sprintf("routes[%d].vram", i), fmt.Sprintf("body.%s is calculated with as it comes: a request without it takes the class's vram, %v: "+
@@ -126,7 +127,8 @@ func (c *Config) warnOfIdlers(warn func(path, problem string)) {
 			for _, p := range server.Places() {
 				room, known := c.Routing.Room[p.GPU]
 				if left := max(0, room-p.Resident); known && w.smallest > left {
-					warn("backends."+name+"."+b.KeysOf(i).URL, fmt.Sprintf("none of its requests fits: the smallest takes %v, and %s has %v beside the %v that it holds: "+
+					warn("backends."+name+"."+b.KeysOf(i).URL, fmt.Sprintf("none of its requests fits: the smallest takes %v, and %s has %v beside "+
+						"the %v that it holds: "+
 						"want it on a larger GPU, or left out", w.smallest, p.GPU, left, p.Resident))
 					break
 				}
@@ -171,7 +173,8 @@ func (c *Config) warnOfStalls(warn func(path, problem string)) {
 					cure = "pinned: false"
 				}
 				warn("backends."+holder, fmt.Sprintf("retains up to %v of %s once it has worked, and %s needs %v of the %v there: %s then waits %s: "+
-					"want returns_memory: true where the engine gives memory back, %s, or smaller demands", s.retained, s.gpu, waiter, s.need, s.room, waiter, c.timeouts(waiter), cure))
+					"want returns_memory: true where the engine gives memory back, %s, or smaller demands", s.retained, s.gpu, waiter, s.need, s.room,
+					waiter, c.timeouts(waiter), cure))
 			}
 		}
 	}

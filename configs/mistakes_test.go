@@ -82,7 +82,8 @@ func TestEachMistakeHasItsPlaceCauseAndCure(t *testing.T) {
 			`10:66: routes[0].class: "draw": a route with pass has no queue: want class or pass, not both`},
 		{"a backend that no route uses", "routes:\n", "  spare: {url: \"http://127.0.0.1:7003\"}\nroutes:\n",
 			"warning: 9:3: backends.spare: nothing uses it: want a route to it, or leave it out"},
-		{"an engine that is not known", "gpu: card, returns_memory: true}\n  talker", "gpu: card, returns_memory: true, reclaim: {preset: comfy}}\n  talker",
+		{"an engine that is not known", "gpu: card, returns_memory: true}\n  talker",
+			"gpu: card, returns_memory: true, reclaim: {preset: comfy}}\n  talker",
 			`7:94: backends.painter.reclaim.preset: "comfy": not known: want a1111 or comfyui or`},
 
 		// Types of values.
@@ -129,7 +130,8 @@ func TestEachMistakeHasItsPlaceCauseAndCure(t *testing.T) {
 			"2:1: tls: open no.pem: no such file or directory: want the files of a certificate and its key, in PEM"},
 
 		// What a request must look like.
-		{"all before the rest", "path: /v1/images/generations}, class: draw, backend: painter}\n", "path: /**}, class: chat, backend: talker}\n  - {match: {method: POST, path: /v1/images/generations}, class: draw, backend: painter}\n",
+		{"all before the rest", "path: /v1/images/generations}, class: draw, backend: painter}\n",
+			"path: /**}, class: chat, backend: talker}\n  - {match: {method: POST, path: /v1/images/generations}, class: draw, backend: painter}\n",
 			"11:6: routes[1].match: never reached: routes[0] matches all of it first: want this one before it, or a narrower one there"},
 		{"one star", "path: /**", "path: /*",
 			`11:20: routes[1].match.path: "/*": "*" is no wildcard: want {name} for one segment, or ** at the end for all below`},
@@ -174,7 +176,8 @@ func TestEachMistakeHasItsPlaceCauseAndCure(t *testing.T) {
 		{"backends that cannot be in memory together", "gpu: card, returns_memory: true, cancel", "gpu: card, resident: 20GiB, cancel",
 			"warning: 8:3: backends.talker: retains up to 23GiB of card once it has worked, and painter needs 12GiB of the 23GiB " +
 				"there: painter then waits until queue.timeout (10m0s): want returns_memory: true"},
-		{"an end that nothing tells", "gpu: card, returns_memory: true}\n  talker", "gpu: card, returns_memory: true, completion: {poll: \"GET /jobs/{{.json.id}}\"}}\n  talker",
+		{"an end that nothing tells", "gpu: card, returns_memory: true}\n  talker",
+			"gpu: card, returns_memory: true, completion: {poll: \"GET /jobs/{{.json.id}}\"}}\n  talker",
 			`7:76: backends.painter.completion.until: "": missing: want a condition such as body.state == "done"`},
 
 		// Tenants.
@@ -190,7 +193,8 @@ func TestEachMistakeHasItsPlaceCauseAndCure(t *testing.T) {
 			`7:12: not YAML: the "{" that stands here is never closed: want "}"`},
 		{"JSON", sound, `{"backends": {"a": {"url": "http://127.0.0.1:7001"}}, "routes": [{"match": {"path": "/**"}, "pass": true, "backend": "a"}]}`, good},
 		{"nothing", sound, "", "1:1: the file is empty: want gpus and backends, as `anteroom init` writes them"},
-		{"another program's file", sound, "server { listen 80; location / { proxy_pass http://127.0.0.1:7001; } }\n", "1:1: the file is not a mapping: want keys with values"},
+		{"another program's file", sound, "server { listen 80; location / { proxy_pass http://127.0.0.1:7001; } }\n",
+			"1:1: the file is not a mapping: want keys with values"},
 		{"no routes", sound[strings.Index(sound, "routes:"):], "", "1:1: routes: there are none: want one or more"},
 	}
 	if len(cases) < 75 {

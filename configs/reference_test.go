@@ -23,7 +23,8 @@ func TestReferencePageIsCurrent(t *testing.T) {
 	if got != string(want) {
 		t.Errorf("%s is not what default.yaml says: want go test ./configs -run ReferencePage -rewrite", page)
 	}
-	for _, line := range []string{"## classes", "- `strict_after` (`5s`): How long", "  - `limit` (`100`): How many requests.", "- `preset` (`\"\"`): The engine"} {
+	for _, line := range []string{"## classes", "- `strict_after` (`5s`): How long", "  - `limit` (`100`): How many requests.",
+		"- `preset` (`\"\"`): The engine"} {
 		if !strings.Contains(got, line) {
 			t.Errorf("it does not say %q", line)
 		}

@@ -18,18 +18,26 @@ var bodySeeds = []struct{ kind, body string }{
 	{"", `{"prompt":"x","model":"big"}`},
 	{"application/x-www-form-urlencoded", "model=big&n=1&prompt=a+cat"},
 	{"application/x-www-form-urlencoded", `{"model":"big"}`},
-	{"multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nbig\r\n--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"model\"\r\nContent-Type: audio/mpeg\r\n\r\nsmall\r\n--b--\r\n"},
-	{"multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\nx\r\n--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nsmall\r\n--b--\r\n"},
+	{"multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nbig\r\n--b\r\nContent-Disposition: " +
+		"form-data; name=\"file\"; filename=\"model\"\r\nContent-Type: audio/mpeg\r\n\r\nsmall\r\n--b--\r\n"},
+	{"multipart/form-data; boundary=b", "--b\r\nContent-Disposition: form-data; name=\"prompt\"\r\n\r\nx\r\n--b\r\nContent-Disposition: " +
+		"form-data; name=\"model\"\r\n\r\nsmall\r\n--b--\r\n"},
 	{"application/json; charset=utf-8", "\ufeff{\"model\":\"big\"}"},
 }
 
 var (
-	bodyPieces = []string{`"model":"big",`, `"model":"small",`, `"MODEL":"big",`, `"mod\u0065l":"big",`, `"Model":null,`, `model=big&`, `&model=small`, `%6dodel=big&`, `model%5b%5d=big&`, `;model=big;`, "model", "big", "small",
-		`"`, `\`, `\u0000`, `\ud800`, "{", "}", "[", "]", ":", ",", "NaN", "-Infinity", "1e999", "null", "/*x*/", "//x\n", "\n", "\r\n", "\r", "\x00", "\xff", "\xc3", "é", "ſ", "K", "\ufeff", " ", "\t", "\v", "\u00a0", "\u2028",
-		"--b\r\n", "--b--\r\n", "\r\n--b", "--b", "Content-Disposition: form-data; name=\"model\"\r\n\r\n", "name=model", "name=\"model\"; name=\"x\"", "filename=\"\"", "Content-Transfer-Encoding: base64\r\n", "Content-Type: text/plain; charset=utf-16\r\n",
+	bodyPieces = []string{`"model":"big",`, `"model":"small",`, `"MODEL":"big",`, `"mod\u0065l":"big",`, `"Model":null,`, `model=big&`,
+		`&model=small`, `%6dodel=big&`, `model%5b%5d=big&`, `;model=big;`, "model", "big", "small",
+		`"`, `\`, `\u0000`, `\ud800`, "{", "}", "[", "]", ":", ",", "NaN", "-Infinity", "1e999", "null", "/*x*/", "//x\n", "\n", "\r\n", "\r",
+		"\x00", "\xff", "\xc3", "é", "ſ", "K", "\ufeff", " ", "\t", "\v", "\u00a0", "\u2028",
+		"--b\r\n", "--b--\r\n", "\r\n--b", "--b", "Content-Disposition: form-data; name=\"model\"\r\n\r\n", "name=model",
+		"name=\"model\"; name=\"x\"", "filename=\"\"", "Content-Transfer-Encoding: base64\r\n", "Content-Type: text/plain; charset=utf-16\r\n",
 		"%", "%zz", "+", "=", "==", "&&", "'", "#", "true", "0", "-", "{}", "[]", `{"model":"big"}`, `{"model":"small"}`}
-	bodyTypes = []string{"", "application/json", "Application/JSON", "application/json; charset=latin-1", "application/json; charset=utf-16", "text/plain", "text/json", "application/x-www-form-urlencoded", "application/x-www-form-urlencoded; charset=utf-7",
-		"multipart/form-data; boundary=b", "multipart/form-data; boundary=\"b\"", "multipart/form-data; boundary=c", "multipart/form-data", "multipart/mixed; boundary=b", "application/octet-stream", "image/png", "application/json, text/plain", "application/vnd.api+json", "x", "application/json;"}
+	bodyTypes = []string{"", "application/json", "Application/JSON", "application/json; charset=latin-1", "application/json; charset=utf-16",
+		"text/plain", "text/json", "application/x-www-form-urlencoded", "application/x-www-form-urlencoded; charset=utf-7",
+		"multipart/form-data; boundary=b", "multipart/form-data; boundary=\"b\"", "multipart/form-data; boundary=c", "multipart/form-data",
+		"multipart/mixed; boundary=b", "application/octet-stream", "image/png", "application/json, text/plain", "application/vnd.api+json", "x",
+		"application/json;"}
 )
 
 // mutateBody changes a body in some places, and now and then what it is called.
@@ -68,8 +76,10 @@ func TestABodyGoesToTheServerOfTheModelThatItNames(t *testing.T) {
 	names := slices.Sorted(maps.Keys(servers))
 	var backends, rules strings.Builder
 	for _, name := range names {
-		fmt.Fprintf(&backends, "\n  %s-big: {url: \"http://%s\", gpu: gpu0}\n  %s-small: {url: \"http://%s\", gpu: gpu0}", name, servers[name], name, servers[name])
-		fmt.Fprintf(&rules, "\n  - {match: {host: %s, method: POST, when: 'body.model == \"big\"'}, class: big, backend: %s-big}\n  - {match: {host: %s}, class: small, backend: %s-small}", name, name, name, name)
+		fmt.Fprintf(&backends, "\n  %s-big: {url: \"http://%s\", gpu: gpu0}\n  %s-small: {url: \"http://%s\", gpu: gpu0}", name, servers[name],
+			name, servers[name])
+		fmt.Fprintf(&rules, "\n  - {match: {host: %s, method: POST, when: 'body.model == \"big\"'}, class: big, backend: %s-big}\n  - {match: "+
+			"{host: %s}, class: small, backend: %s-small}", name, name, name, name)
 	}
 	p := serveFile(t, `
 listen: 127.0.0.1:0

@@ -21,7 +21,8 @@ func h2spec(t *testing.T, address string) (failed []string, tests int) {
 	out, _ := exec.Command("go", "tool", "h2spec", "-h", host, "-p", port, "--timeout", "2").CombinedOutput() // 1 where some fail
 	text := string(out)
 	var passed, skipped, wrong int
-	if _, err := fmt.Sscanf(text[max(0, strings.LastIndex(text, "Finished in")):], "Finished in %f seconds\n%d tests, %d passed, %d skipped, %d failed", new(float64), &tests, &passed, &skipped, &wrong); err != nil {
+	if _, err := fmt.Sscanf(text[max(0, strings.LastIndex(text, "Finished in")):],
+		"Finished in %f seconds\n%d tests, %d passed, %d skipped, %d failed", new(float64), &tests, &passed, &skipped, &wrong); err != nil {
 		t.Fatalf("h2spec: %v\n%s", err, text)
 	}
 	report := text[max(0, strings.Index(text, "Failures:")):]

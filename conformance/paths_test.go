@@ -23,11 +23,15 @@ func pathRules(name string) string {
 }
 
 var (
-	pathSeeds  = []string{"/v1/images/generations", "/v1/chat/completions", "/static/logo.png", "/jobs/7/run", "/v1/images", "/", "/elsewhere/x", "/jobs/a%20b/run/", "/static/../v1/images/x"}
-	pathPieces = []string{"/", "//", "/./", "/../", ".", "..", "%2f", "%2F", "%2e", "%2E%2e", "%5c", "\\", ";", ";x=1", "..;/", "%3b", "%00", "%", "%zz", "%u002f", "?", "%3f", "#", "%23",
-		"%25", "%252f", "%252e", "é", "%c3%a9", "%c0%af", "%c0%ae", "%e0%80%af", "\xff", "%ff", "%7f", "\t", "%09", "%20", "+", "*", "@", ":", "//x@", "v1", "images", "/v1/images/", "/static/", "/jobs/", "/run", "%", "%2", "\x01", "%0a", "%0d%0a",
+	pathSeeds = []string{"/v1/images/generations", "/v1/chat/completions", "/static/logo.png", "/jobs/7/run", "/v1/images", "/",
+		"/elsewhere/x", "/jobs/a%20b/run/", "/static/../v1/images/x"}
+	pathPieces = []string{"/", "//", "/./", "/../", ".", "..", "%2f", "%2F", "%2e", "%2E%2e", "%5c", "\\", ";", ";x=1", "..;/", "%3b", "%00",
+		"%", "%zz", "%u002f", "?", "%3f", "#", "%23",
+		"%25", "%252f", "%252e", "é", "%c3%a9", "%c0%af", "%c0%ae", "%e0%80%af", "\xff", "%ff", "%7f", "\t", "%09", "%20", "+", "*", "@", ":",
+		"//x@", "v1", "images", "/v1/images/", "/static/", "/jobs/", "/run", "%", "%2", "\x01", "%0a", "%0d%0a",
 		"http://nginx", "{id}", "|", "\"", "<", "`", "^", "~", "!", "$&'()", "＊", "／", "․"}
-	overrides = []string{"X-HTTP-Method-Override: GET", "X-HTTP-Method: DELETE", "X-Original-URL: /static/x", "X-Rewrite-URL: /v1/chat/x", "X-Forwarded-Prefix: /static", "X-Forwarded-Uri: /static/"}
+	overrides = []string{"X-HTTP-Method-Override: GET", "X-HTTP-Method: DELETE", "X-Original-URL: /static/x", "X-Rewrite-URL: /v1/chat/x",
+		"X-Forwarded-Prefix: /static", "X-Forwarded-Uri: /static/"}
 )
 
 // mutatePath changes a path in some places.

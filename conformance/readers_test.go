@@ -70,7 +70,8 @@ func uvicorn(t *testing.T, parser string) string {
 	t.Helper()
 	address := freeAddress(t)
 	_, port, _ := net.SplitHostPort(address)
-	start(t, address, "/usr/bin/python3", "-m", "uvicorn", "--app-dir", "testdata", "app:app", "--http", parser, "--port", port, "--log-level", "critical", "--no-access-log")
+	start(t, address, "/usr/bin/python3", "-m", "uvicorn", "--app-dir", "testdata", "app:app", "--http", parser, "--port", port,
+		"--log-level", "critical", "--no-access-log")
 	return address
 }
 

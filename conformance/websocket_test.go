@@ -23,7 +23,8 @@ import (
 // subprotocol where the client offers them.
 func echoing(t *testing.T) *httptest.Server {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: []string{"echo"}, CompressionMode: websocket.CompressionContextTakeover})
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true, Subprotocols: []string{"echo"},
+			CompressionMode: websocket.CompressionContextTakeover})
 		if err != nil {
 			return
 		}
@@ -128,13 +129,15 @@ func talk(t *testing.T, address, dialogue string, piece int) string {
 	}
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(20 * time.Second))
-	fmt.Fprint(c, "GET /ws HTTP/1.1\r\nHost: box\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: echo, other\r\nOrigin: http://page\r\n\r\n")
+	fmt.Fprint(c, "GET /ws HTTP/1.1\r\nHost: box\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: "+
+		"13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: echo, other\r\nOrigin: http://page\r\n\r\n")
 	answer := bufio.NewReader(c)
 	res, err := http.ReadResponse(answer, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	head := fmt.Sprintln(res.StatusCode, res.Header["Upgrade"], res.Header["Connection"], res.Header["Sec-Websocket-Accept"], res.Header["Sec-Websocket-Protocol"], res.Header["Sec-Websocket-Extensions"])
+	head := fmt.Sprintln(res.StatusCode, res.Header["Upgrade"], res.Header["Connection"], res.Header["Sec-Websocket-Accept"],
+		res.Header["Sec-Websocket-Protocol"], res.Header["Sec-Websocket-Extensions"])
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
@@ -190,7 +193,8 @@ func TestWebSocketsOfALibrary(t *testing.T) {
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			mode := []websocket.CompressionMode{websocket.CompressionDisabled, websocket.CompressionContextTakeover, websocket.CompressionNoContextTakeover}[i%3]
+			mode := []websocket.CompressionMode{websocket.CompressionDisabled, websocket.CompressionContextTakeover,
+				websocket.CompressionNoContextTakeover}[i%3]
 			c, _, err := websocket.Dial(ctx, "ws://"+through+"/ws", &websocket.DialOptions{CompressionMode: mode, Subprotocols: []string{"echo"}})
 			if err != nil {
 				t.Error(err)

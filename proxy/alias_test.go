@@ -22,7 +22,8 @@ func aliased(t *testing.T, backend http.HandlerFunc) *box {
 		s.Routing.Routes = []routing.RouteConfig{
 			{Name: "alias", Match: routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/v1/chat"}, Model: routing.Texts{"gpt-4o"}},
 				Class: "light", Backend: "quick", RewriteModel: `a "model"`},
-			{Name: "every", Match: routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/v1/any"}}, Class: "light", Backend: "quick", RewriteModel: "m"},
+			{Name: "every", Match: routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/v1/any"}}, Class: "light",
+				Backend: "quick", RewriteModel: "m"},
 			{Name: "own", Match: routing.MatchConfig{Method: routing.Texts{"POST"}, Path: routing.Texts{"/v1/chat"}}, Class: "light", Backend: "quick"},
 			{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}}, Pass: true, Backend: "quick"},
 		}
@@ -70,9 +71,10 @@ func TestTheModelOfABodyGetsTheBackendsName(t *testing.T) {
 	_, large := parts("gpt-4o", long)
 	_, largeNow := parts(`a "model"`, long)
 	for name, c := range map[string]struct{ path, kind, body, want string }{
-		"JSON":                  {"/v1/chat", kind, `{"x": "gpt-4o", "model" : "gpt-4o", "y": 1}`, `{"x": "gpt-4o", "model" : "a \"model\"", "y": 1}`},
-		"JSON with escapes":     {"/v1/chat", kind, `{"model":"gpt\u002d4o"}`, `{"model":"a \"model\""}`},
-		"JSON in a file":        {"/v1/chat", kind, `{"x":"` + long + `","model":"gpt-4o","y":"` + long + `"}`, `{"x":"` + long + `","model":"a \"model\"","y":"` + long + `"}`},
+		"JSON":              {"/v1/chat", kind, `{"x": "gpt-4o", "model" : "gpt-4o", "y": 1}`, `{"x": "gpt-4o", "model" : "a \"model\"", "y": 1}`},
+		"JSON with escapes": {"/v1/chat", kind, `{"model":"gpt\u002d4o"}`, `{"model":"a \"model\""}`},
+		"JSON in a file": {"/v1/chat", kind, `{"x":"` + long + `","model":"gpt-4o","y":"` + long + `"}`, `{"x":"` + long +
+			`","model":"a \"model\"","y":"` + long + `"}`},
 		"JSON as curl sends it": {"/v1/chat", form, `{"model":"gpt-4o"}`, `{"model":"a \"model\""}`},
 		"a form":                {"/v1/chat", form, "a=b&model=gpt-4o&c=d", "a=b&model=a+%22model%22&c=d"},
 		"a form with files":     {"/v1/chat", multi, small, smallNow},

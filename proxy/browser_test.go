@@ -44,8 +44,10 @@ func TestAPageCanReadWhyItIsRefused(t *testing.T) {
 				t.Errorf("%q from %q: credentials: %v", c.origins, c.origin, credentials)
 			}
 		}
-		res, _ := b.do("OPTIONS", "/heavy", "", append(headers, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "content-type")...)
-		allowed := res.StatusCode == 204 && res.Header.Get("Access-Control-Allow-Methods") == "POST" && res.Header.Get("Access-Control-Allow-Headers") == "content-type"
+		res, _ := b.do("OPTIONS", "/heavy", "", append(headers, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers",
+			"content-type")...)
+		allowed := res.StatusCode == 204 && res.Header.Get("Access-Control-Allow-Methods") == "POST" &&
+			res.Header.Get("Access-Control-Allow-Headers") == "content-type"
 		if allowed != (c.want != "") || !allowed && res.StatusCode < 400 {
 			t.Errorf("%q from %q: the preflight is answered with %d %v", c.origins, c.origin, res.StatusCode, res.Header)
 		}

@@ -152,7 +152,8 @@ func asComfy(change ...func(*backend.CompletionConfig)) func(*proxy.Setup) {
 				c(&b.Completion)
 			}
 		})
-		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "prompt", Match: routing.MatchConfig{Path: routing.Texts{"/prompt"}}, Class: "heavy", Backend: "slow"})
+		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "prompt",
+			Match: routing.MatchConfig{Path: routing.Texts{"/prompt"}}, Class: "heavy", Backend: "slow"})
 	}
 }
 
@@ -325,7 +326,8 @@ func TestAJobEndsWithItsBackend(t *testing.T) {
 }
 
 func TestAJobWhoseCallerLeftWithoutTheAnswer(t *testing.T) {
-	for name, want := range map[string][]string{"is cancelled once": {`POST /interrupt {"prompt_id": "job-1"}`}, "goes on where it cannot be cancelled": nil} {
+	for name, want := range map[string][]string{"is cancelled once": {`POST /interrupt {"prompt_id": "job-1"}`},
+		"goes on where it cannot be cancelled": nil} {
 		t.Run(name, func(t *testing.T) {
 			c := newComfy()
 			c.answer = make(chan struct{})
@@ -528,8 +530,9 @@ func TestGradiosOwnEventsEndAJob(t *testing.T) {
 		b := open(t, g, func(s *proxy.Setup) {
 			s.Routing.Routes = append([]routing.RouteConfig{
 				{Name: "events", Match: routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/queue/data"}}, Pass: true, Backend: "slow"},
-				{Name: "join", Match: routing.MatchConfig{Path: routing.Texts{"/queue/join"}}, Class: "heavy", Backend: "slow", Completion: backend.CompletionConfig{
-					Preset: "gradio", Every: time.Millisecond, Timeout: time.Minute}},
+				{Name: "join", Match: routing.MatchConfig{Path: routing.Texts{"/queue/join"}}, Class: "heavy", Backend: "slow",
+					Completion: backend.CompletionConfig{
+						Preset: "gradio", Every: time.Millisecond, Timeout: time.Minute}},
 			}, s.Routing.Routes...)
 		})
 		res, err := b.client.Do(b.request(t.Context(), "GET", "/queue/data?session_hash=s", ""))

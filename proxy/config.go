@@ -112,7 +112,8 @@ func (c Config) Check(report func(path, problem string)) {
 		} else if c.Admin.Listen == c.Listen && !strings.HasSuffix(c.Listen, ":0") {
 			report("admin.listen", fmt.Sprintf("%q is the public listener: want an address of its own", c.Admin.Listen))
 		} else if c.Admin.Token == "" && !onlyLocal(c.Admin.Listen) {
-			report("admin.token", fmt.Sprintf("empty while admin.listen %q is reachable from elsewhere: want a token, or an address on loopback", c.Admin.Listen))
+			report("admin.token", fmt.Sprintf("empty while admin.listen %q is reachable from elsewhere: want a token, or an address on loopback",
+				c.Admin.Listen))
 		}
 	}
 	c.Admin.check(func(path, problem string) { report("admin."+path, problem) })

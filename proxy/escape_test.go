@@ -21,28 +21,32 @@ import (
 // ordinary one.
 func escapes() map[string]string {
 	all := map[string]string{
-		"an h2c offer as the JDK makes it": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n",
-		"an offer without a token":         "Upgrade: h2c\r\n",
-		"settings alone":                   "Connection: HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n",
-		"two offers":                       "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
-		"two upgrade tokens":               "Connection: upgrade, upgrade\r\nUpgrade: websocket\r\n",
-		"keep-alive":                       "Connection: keep-alive\r\nKeep-Alive: timeout=5\r\n",
-		"a proxy's connection":             "Proxy-Connection: keep-alive\r\n",
-		"trailers wanted":                  "Te: trailers\r\nConnection: te\r\n",
-		"trailers announced":               "Trailer: X-Sum\r\n",
-		"proxy authentication":             "Proxy-Authorization: Basic eDp4\r\n",
-		"what a server would send":         "Proxy-Authenticate: Basic\r\n",
-		"its length taken off":             "Connection: content-length\r\n",
-		"its host taken off":               "Connection: host\r\n",
-		"a method override":                "X-HTTP-Method-Override: GET\r\n",
-		"a rewritten target":               "X-Original-URL: /pass/x\r\nX-Rewrite-URL: /pass/x\r\n",
-		"our own headers":                  "X-Anteroom-Class: light\r\nX-Anteroom-Position: 0\r\n",
-		"a WebSocket's handshake":          "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n",
+		"an h2c offer as the JDK makes it": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: " +
+			"AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n",
+		"an offer without a token": "Upgrade: h2c\r\n",
+		"settings alone":           "Connection: HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n",
+		"two offers":               "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+		"two upgrade tokens":       "Connection: upgrade, upgrade\r\nUpgrade: websocket\r\n",
+		"keep-alive":               "Connection: keep-alive\r\nKeep-Alive: timeout=5\r\n",
+		"a proxy's connection":     "Proxy-Connection: keep-alive\r\n",
+		"trailers wanted":          "Te: trailers\r\nConnection: te\r\n",
+		"trailers announced":       "Trailer: X-Sum\r\n",
+		"proxy authentication":     "Proxy-Authorization: Basic eDp4\r\n",
+		"what a server would send": "Proxy-Authenticate: Basic\r\n",
+		"its length taken off":     "Connection: content-length\r\n",
+		"its host taken off":       "Connection: host\r\n",
+		"a method override":        "X-HTTP-Method-Override: GET\r\n",
+		"a rewritten target":       "X-Original-URL: /pass/x\r\nX-Rewrite-URL: /pass/x\r\n",
+		"our own headers":          "X-Anteroom-Class: light\r\nX-Anteroom-Position: 0\r\n",
+		"a WebSocket's handshake": "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: " +
+			"dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n",
 	}
-	for _, value := range []string{"", "h2c", "H2C", "websocket", "WebSocket", "websocket, h2c", "h2c, websocket", "websocket/13", "TLS/1.0", "HTTP/2.0", "foo", "x", " ", "é", "a b", "raw"} {
+	for _, value := range []string{"", "h2c", "H2C", "websocket", "WebSocket", "websocket, h2c", "h2c, websocket", "websocket/13", "TLS/1.0",
+		"HTTP/2.0", "foo", "x", " ", "é", "a b", "raw"} {
 		all[fmt.Sprintf("Upgrade: %q", value)] = "Connection: Upgrade\r\nUpgrade: " + value + "\r\n"
 	}
-	for _, kind := range []string{"application/grpc", "application/grpc+proto", "application/grpc+json", "application/grpc-web", "application/grpc-web+proto", "Application/GRPC", "application/grpc;x=y"} {
+	for _, kind := range []string{"application/grpc", "application/grpc+proto", "application/grpc+json", "application/grpc-web",
+		"application/grpc-web+proto", "Application/GRPC", "application/grpc;x=y"} {
 		all["Content-Type: "+kind] = "Content-Type: " + kind + "\r\n"
 	}
 	return all
@@ -68,7 +72,8 @@ func TestNoHeaderEscapesAdmission(t *testing.T) {
 		<-let
 	}), func(s *proxy.Setup) {
 		s.Routing.Routes = append([]routing.RouteConfig{
-			{Name: "large", Match: routing.MatchConfig{Path: routing.Texts{"/light/x"}, When: "num(body.n, 1) > 4"}, Class: "light", Backend: "quick", VRAM: "8GiB"},
+			{Name: "large", Match: routing.MatchConfig{Path: routing.Texts{"/light/x"}, When: "num(body.n, 1) > 4"}, Class: "light",
+				Backend: "quick", VRAM: "8GiB"},
 		}, s.Routing.Routes...)
 	})
 	once := func(header string) (s seen) {
@@ -169,7 +174,8 @@ func TestOneJobAtATimeWhateverTheClientOffers(t *testing.T) {
 			io.WriteString(w, `{"state":"running"}`)
 		}
 	}), func(s *proxy.Setup) {
-		s.Routing.Routes[0].Completion = backend.CompletionConfig{Poll: "GET /jobs/{{.json.id}}", Until: `body.state == "done"`, Every: 5 * time.Millisecond, Timeout: time.Minute}
+		s.Routing.Routes[0].Completion = backend.CompletionConfig{Poll: "GET /jobs/{{.json.id}}", Until: `body.state == "done"`,
+			Every: 5 * time.Millisecond, Timeout: time.Minute}
 	})
 	for _, header := range []string{"Connection: Upgrade\r\nUpgrade: h2c\r\n", "Content-Type: application/grpc\r\n"} {
 		conn := dial(t, b)

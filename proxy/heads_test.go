@@ -77,7 +77,9 @@ func (s pieces) Read(p []byte) (int, error) {
 
 // BenchmarkHeads is what a request of the usual size takes.
 func BenchmarkHeads(b *testing.B) {
-	text := []byte("POST /v1/chat/completions HTTP/1.1\r\nHost: box:8080\r\nUser-Agent: OpenAI/Python 1.0\r\nAccept: application/json\r\nContent-Type: application/json\r\nAuthorization: Bearer 0123456789\r\nX-Stainless-Lang: python\r\nContent-Length: 1024\r\n\r\n" + strings.Repeat("x", 1024))
+	text := []byte("POST /v1/chat/completions HTTP/1.1\r\nHost: box:8080\r\nUser-Agent: OpenAI/Python 1.0\r\nAccept: " +
+		"application/json\r\nContent-Type: application/json\r\nAuthorization: Bearer 0123456789\r\nX-Stainless-Lang: " +
+		"python\r\nContent-Length: 1024\r\n\r\n" + strings.Repeat("x", 1024))
 	r := &http.Request{ProtoMajor: 1, ContentLength: 1024}
 	h := new(heads)
 	b.ReportAllocs()

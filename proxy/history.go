@@ -38,7 +38,8 @@ func (h *Handler) sample(ctx context.Context, history *timeline.Store) {
 func sampleOf(s admission.Snapshot, now time.Time) timeline.Sample {
 	x := timeline.Sample{At: now, Classes: make([]timeline.ClassSample, len(s.Classes)), GPUs: make([]timeline.GPUSample, len(s.GPUs))}
 	for i, c := range s.Classes {
-		x.Classes[i] = timeline.ClassSample{Name: c.Name, Queued: c.Queued, Running: c.Running, Slots: c.Slots, Oldest: c.OldestWait.Seconds(), Paused: c.Paused}
+		x.Classes[i] = timeline.ClassSample{Name: c.Name, Queued: c.Queued, Running: c.Running, Slots: c.Slots, Oldest: c.OldestWait.Seconds(),
+			Paused: c.Paused}
 	}
 	for i, g := range s.GPUs {
 		x.GPUs[i] = timeline.GPUSample{Name: g.Name, Capacity: int64(g.Capacity), Reserve: int64(g.Reserve), Unmanaged: int64(g.Unmanaged),
@@ -46,7 +47,8 @@ func sampleOf(s admission.Snapshot, now time.Time) timeline.Sample {
 		for _, b := range s.Backends {
 			for _, a := range b.Accounts {
 				if a.GPU == g.Name && a.Booked > 0 {
-					x.GPUs[i].Owners = append(x.GPUs[i].Owners, timeline.OwnerSample{Backend: b.Name, Replica: a.Replica, Booked: int64(a.Booked), Retained: int64(a.Retained)})
+					x.GPUs[i].Owners = append(x.GPUs[i].Owners, timeline.OwnerSample{Backend: b.Name, Replica: a.Replica, Booked: int64(a.Booked),
+						Retained: int64(a.Retained)})
 				}
 			}
 		}

@@ -59,7 +59,8 @@ func TestTheHistoryHasWhatHappened(t *testing.T) {
 		t.Errorf("it is complete from %v to %v, want from before the first request at %v", h.Since, h.Until, before)
 	}
 	light, refused, failed, well := h.Requests[0], h.Requests[1], h.Requests[2], h.Requests[3]
-	if light.Route != "light" || light.Path != "/light/x" || light.Result != "ok" || light.Wait != 0 || light.Execute <= 0 || light.VRAM != 512<<20 || light.Trace == (timeline.TraceID{}) {
+	if light.Route != "light" || light.Path != "/light/x" || light.Result != "ok" || light.Wait != 0 || light.Execute <= 0 ||
+		light.VRAM != 512<<20 || light.Trace == (timeline.TraceID{}) {
 		t.Errorf("the light one is %+v", light)
 	}
 	if refused.Status != 404 || refused.Code != "no_route" || refused.Wait != -1 || refused.Execute != -1 {
@@ -85,7 +86,8 @@ func TestTheHistoryHasWhatHappened(t *testing.T) {
 	if b.ask("GET", "/api/decisions?for=10m", &decisions); len(decisions.Decisions) != 3 || decisions.Since.IsZero() {
 		t.Errorf("/api/decisions has %+v", decisions)
 	}
-	for _, path := range []string{"/api/history?for=x", "/api/decisions?for=-1s", "/api/record?format=x", "/api/record?tenants=x", "/api/record?for=100h"} {
+	for _, path := range []string{"/api/history?for=x", "/api/decisions?for=-1s", "/api/record?format=x", "/api/record?tenants=x",
+		"/api/record?for=100h"} {
 		if code := b.ask("GET", path, nil); code != 400 {
 			t.Errorf("%s is answered with %d, want 400", path, code)
 		}
@@ -153,7 +155,8 @@ func TestEventsAreASnapshotAndThenWhatHappens(t *testing.T) {
 	}
 	b.do("POST", "/light/x", "{}")
 	granted, ended := first.next(), first.next()
-	if granted.name != "decision" || !strings.Contains(granted.data, `"kind":"granted"`) || ended.name != "request" || !strings.Contains(ended.data, `"route":"light"`) {
+	if granted.name != "decision" || !strings.Contains(granted.data, `"kind":"granted"`) || ended.name != "request" ||
+		!strings.Contains(ended.data, `"route":"light"`) {
 		t.Errorf("then come %+v and %+v, want the decision and the request", granted, ended)
 	}
 	if again := b.events(t, granted.id).next(); again != ended {
@@ -218,7 +221,8 @@ func TestEventsGoBackAndTellTheStateAgain(t *testing.T) {
 func TestWhatIsNotKeptIsNotFound(t *testing.T) {
 	setup := aBox("http://127.0.0.1:1")
 	setup.Admission = controller(setup)
-	told, err := telemetry.Start(t.Context(), telemetry.Config{ServiceName: "test", Log: telemetry.LogConfig{Format: "json", Level: "info"}}, "test", io.Discard)
+	told, err := telemetry.Start(t.Context(), telemetry.Config{ServiceName: "test", Log: telemetry.LogConfig{Format: "json", Level: "info"}},
+		"test", io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +354,8 @@ func TestABreakersMovesAreTold(t *testing.T) {
 	b.do("POST", "/light/x", "{}")
 	eventually(t, "it is told", func() bool { return b.line("a breaker moved") != nil })
 	line := b.line("a breaker moved")
-	if line["backend"] != "quick" || line["from"] != "closed" || line["to"] != "open" || line["level"] != "WARN" || !strings.Contains(fmt.Sprint(line["reason"]), "nothing listens") {
+	if line["backend"] != "quick" || line["from"] != "closed" || line["to"] != "open" || line["level"] != "WARN" ||
+		!strings.Contains(fmt.Sprint(line["reason"]), "nothing listens") {
 		t.Errorf("the line is %v", line)
 	}
 	b.ask("POST", "/api/backends/quick/breaker/close", nil)

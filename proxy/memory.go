@@ -152,7 +152,8 @@ func remember(route *routing.Route, history *admission.History, day string) Rout
 	if err != nil {
 		panic("proxy: a history that is no JSON: " + err.Error())
 	}
-	return RouteMemory{Backend: route.Backend, Route: route.Name, Class: route.ClassName, Path: route.Pattern, Learn: route.Learn, Seen: day, Learned: text}
+	return RouteMemory{Backend: route.Backend, Route: route.Name, Class: route.ClassName, Path: route.Pattern, Learn: route.Learn, Seen: day,
+		Learned: text}
 }
 
 // Memory is all that is worth keeping over a restart, in an order that does not
@@ -216,7 +217,8 @@ func (h *Handler) Recall(m Memory, now time.Time) {
 		if a.Resident == 0 {
 			continue // an older state tells of those that learned nothing
 		}
-		if !h.controller.SetResident(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Resident)) && a.Seen >= oldest && len(h.recalled.accounts) < maxRemembered {
+		if !h.controller.SetResident(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Resident)) && a.Seen >= oldest &&
+			len(h.recalled.accounts) < maxRemembered {
 			if h.recalled.accounts == nil {
 				h.recalled.accounts = make(map[accountKey]AccountMemory)
 			}

@@ -18,15 +18,18 @@ import (
 func TestAPathIsForwardedAsItWasSent(t *testing.T) {
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) })
 	rest := func(s *proxy.Setup) {
-		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}}, Class: "light", Backend: "quick"})
+		s.Routing.Routes = append(s.Routing.Routes, routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}},
+			Class: "light", Backend: "quick"})
 	}
 	for _, protocol := range []string{"http", "h2c"} {
 		b := open(t, echo, rest, func(s *proxy.Setup) {
 			setBackend(s, "quick", func(c *backend.Config) { c.Protocol = protocol })
 		})
 		for _, target := range []string{
-			"/api/userdata/workflows%2Fa.json", "/api/userdata/workflows%2fa.json?overwrite=true", "/file=https://host/a.png", "//a", "/a//b", "/a/./b", "/a/../b",
-			"/a%252Fb", `/a\b`, "/a%5Cb", "/a;b=c", "/a%3Bb", "/a|b", "/a\"b", "/a^b", "/{a}", "/%61", "/%7Ea", "/a%20b", "/a+b", "/%E9", "/gr%C3%B6%C3%9Fe", "/größe", "/a'b", "/a(b)", "/a?", "/?a=1;b=%zz", "/",
+			"/api/userdata/workflows%2Fa.json", "/api/userdata/workflows%2fa.json?overwrite=true", "/file=https://host/a.png", "//a", "/a//b",
+			"/a/./b", "/a/../b",
+			"/a%252Fb", `/a\b`, "/a%5Cb", "/a;b=c", "/a%3Bb", "/a|b", "/a\"b", "/a^b", "/{a}", "/%61", "/%7Ea", "/a%20b", "/a+b", "/%E9",
+			"/gr%C3%B6%C3%9Fe", "/größe", "/a'b", "/a(b)", "/a?", "/?a=1;b=%zz", "/",
 		} {
 			c := dial(t, b)
 			fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: box\r\n\r\n", target)
@@ -62,14 +65,18 @@ func TestAnAbsoluteTargetIsForwardedAsItsPath(t *testing.T) {
 
 // TestRefusalsAtTheDoorSayWhy has one request for each code.
 func TestRefusalsAtTheDoorSayWhy(t *testing.T) {
-	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s reached the backend", r.Method, r.URL) }), func(s *proxy.Setup) {
-		setBackend(s, "quick", func(c *backend.Config) { c.Reclaim.Preset = "comfyui" })
-		s.Routing.Routes = append(s.Routing.Routes,
-			routing.RouteConfig{Name: "a", Match: routing.MatchConfig{Path: routing.Texts{"/chat"}, When: `body.model == "a"`}, Class: "light", Backend: "quick"},
-			routing.RouteConfig{Name: "b", Match: routing.MatchConfig{Path: routing.Texts{"/chat"}, When: `body.model == "b"`}, Class: "heavy", Backend: "slow"},
-			routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}}, Class: "light", Backend: "quick"},
-			routing.RouteConfig{Name: "other", Match: routing.MatchConfig{Path: routing.Texts{"/free/**"}, When: `header["x-a"] == "b"`}, Class: "heavy", Backend: "slow"})
-	})
+	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s reached the backend", r.Method, r.URL) }),
+		func(s *proxy.Setup) {
+			setBackend(s, "quick", func(c *backend.Config) { c.Reclaim.Preset = "comfyui" })
+			s.Routing.Routes = append(s.Routing.Routes,
+				routing.RouteConfig{Name: "a", Match: routing.MatchConfig{Path: routing.Texts{"/chat"}, When: `body.model == "a"`}, Class: "light",
+					Backend: "quick"},
+				routing.RouteConfig{Name: "b", Match: routing.MatchConfig{Path: routing.Texts{"/chat"}, When: `body.model == "b"`}, Class: "heavy",
+					Backend: "slow"},
+				routing.RouteConfig{Name: "rest", Match: routing.MatchConfig{Path: routing.Texts{"/**"}}, Class: "light", Backend: "quick"},
+				routing.RouteConfig{Name: "other", Match: routing.MatchConfig{Path: routing.Texts{"/free/**"}, When: `header["x-a"] == "b"`},
+					Class: "heavy", Backend: "slow"})
+		})
 	for _, c := range []struct {
 		path, body, code, says string
 		status                 int

@@ -170,7 +170,8 @@ func TestAReplicaThatIsKilledLeavesTheOthersServing(t *testing.T) {
 	if !s.Available || s.Breaker != "closed" || s.URL != "http://"+second || s.OpenFor != 0 {
 		t.Errorf("the backend is %+v, want it to be as good as its second replica", s)
 	}
-	if r := s.Replicas; len(r) != 2 || r[0].Breaker != "open" || r[0].OpenFor == 0 || r[0].URL != "http://"+first || r[1].Breaker != "closed" || r[1].Replica != 1 || !r[1].Healthy {
+	if r := s.Replicas; len(r) != 2 || r[0].Breaker != "open" || r[0].OpenFor == 0 || r[0].URL != "http://"+first ||
+		r[1].Breaker != "closed" || r[1].Replica != 1 || !r[1].Healthy {
 		t.Errorf("the replicas are %+v, want the first open and the second closed", s.Replicas)
 	}
 

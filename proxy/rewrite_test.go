@@ -23,7 +23,8 @@ func TestARouteRewritesPathAndHeaders(t *testing.T) {
 		s.Routing.Routes = append([]routing.RouteConfig{
 			{Name: "ui", Match: routing.MatchConfig{Path: routing.Texts{"/comfy/**"}}, Pass: true, Backend: "quick", StripPrefix: "/comfy",
 				Headers: routing.HeadersConfig{Add: map[string]string{"x-a": "set"}, Remove: []string{"x-b"}}},
-			{Name: "deep", Match: routing.MatchConfig{Path: routing.Texts{"/one/two/**"}}, Pass: true, Backend: "quick", StripPrefix: "/one/two", AddPrefix: "/api"},
+			{Name: "deep", Match: routing.MatchConfig{Path: routing.Texts{"/one/two/**"}}, Pass: true, Backend: "quick", StripPrefix: "/one/two",
+				AddPrefix: "/api"},
 		}, s.Routing.Routes...)
 	})
 	ask := func(method, target string) (int, string) {

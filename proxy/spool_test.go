@@ -16,7 +16,8 @@ func TestWithoutAPlaceForFilesTheCauseIsTold(t *testing.T) {
 	served := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 	large := strings.Repeat("x", 2<<20)
 	b := open(t, served)
-	if res, body := b.do("POST", "/light/x", large); res.StatusCode != 503 || !strings.Contains(body, "spool_unavailable") || res.Header.Get("Retry-After") != "" {
+	if res, body := b.do("POST", "/light/x", large); res.StatusCode != 503 || !strings.Contains(body, "spool_unavailable") ||
+		res.Header.Get("Retry-After") != "" {
 		t.Errorf("got %d %s %v, want 503 spool_unavailable without Retry-After", res.StatusCode, body, res.Header)
 	}
 	if res, _ := b.do("POST", "/light/x", "small"); res.StatusCode != 200 {

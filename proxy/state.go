@@ -362,9 +362,11 @@ func describeWaiter(w admission.Waiter) waiterJSON {
 	if w.Turn != nil {
 		turn = &turnJSON{w.Turn.Backend, w.Turn.Replica, w.Turn.Ends}
 	}
-	return waiterJSON{Declared: int64(w.Declared), Turn: turn, LoneRun: w.LoneRun, Doubt: w.Doubt, TrialAt: known(w.TrialAt), Detail: w.Detail, BlockedBy: by, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
+	return waiterJSON{Declared: int64(w.Declared), Turn: turn, LoneRun: w.LoneRun, Doubt: w.Doubt, TrialAt: known(w.TrialAt),
+		Detail: w.Detail, BlockedBy: by, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
 		Waited: w.Waited.Seconds(), Position: w.Position, InFlow: w.InFlow, Reason: w.Reason, Resource: w.Resource,
-		Says: Says(w), Trace: traceOf(w.Origin), Need: w.Need, Free: w.Free, ReservedFor: w.ReservedFor, EstimatedStart: known(w.EstimatedStart), Strict: w.Strict}
+		Says: Says(w), Trace: traceOf(w.Origin), Need: w.Need, Free: w.Free, ReservedFor: w.ReservedFor,
+		EstimatedStart: known(w.EstimatedStart), Strict: w.Strict}
 }
 
 func traceOf(o *admission.Origin) timeline.TraceID {

@@ -9,7 +9,8 @@ import (
 // Says tells an operator in a sentence why a request waits. It names backends,
 // requests and processes, so it is for the admin listener alone.
 func Says(w admission.Waiter) string {
-	if w.Detail != "" && w.Reason != admission.ReasonUnmanagedMemory && w.Reason != admission.ReasonNotByItself && w.Reason != admission.ReasonResources {
+	if w.Detail != "" && w.Reason != admission.ReasonUnmanagedMemory && w.Reason != admission.ReasonNotByItself &&
+		w.Reason != admission.ReasonResources {
 		return w.Detail
 	}
 	because := ""

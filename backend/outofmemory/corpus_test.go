@@ -93,7 +93,8 @@ func exchanges(r *rand.Rand) exchange {
 			`,"type":"value_error"}]}`},
 		{400, "application/json", sent,
 			`{"error":{"type":"prompt_outputs_failed_validation","message":"Prompt outputs failed validation","details":"","extra_info":{}},"node_errors":{` +
-				`"6":{"errors":[{"type":"invalid_input_type","message":"Failed to convert","details":` + q("text, "+text+", invalid literal") + `,"extra_info":{` +
+				`"6":{"errors":[{"type":"invalid_input_type","message":"Failed to convert","details":` + q("text, "+text+", invalid literal") +
+				`,"extra_info":{` +
 				`"received_value":` + q(text) + `,"exception_message":` + q("could not convert string: '"+text+"'") + `}}],"class_type":"CLIPTextEncode"}}}`},
 		{400, "application/json", chat, `{"error":{"message":` + q("Invalid value for 'messages': "+text) +
 			`,"type":"invalid_request_error","param":"messages"}}`},

@@ -128,11 +128,14 @@ var said = []struct {
 	{"nccl", "ncclUnhandledCudaError: Failed to CUDA calloc async 2432 bytes", Report{Tried: 2432}},
 	{"nccl", "Last error:\nFailed to CUDA malloc 1048576 bytes", Report{Tried: mib}},
 	// cupy: cupy/cuda/memory.pyx
-	{"torch", "cupy.cuda.memory.OutOfMemoryError: Out of memory allocating 1,073,741,824 bytes (allocated so far: 2,147,483,648 bytes).", Report{Tried: gib, InUse: 2 * gib}},
-	{"cupy", "Out of memory allocating 1,073,741,824 bytes (allocated so far: 2,147,483,648 bytes, limit set to: 2,576,311,910 bytes).", Report{Tried: gib, InUse: 2 * gib}},
+	{"torch", "cupy.cuda.memory.OutOfMemoryError: Out of memory allocating 1,073,741,824 bytes (allocated so far: 2,147,483,648 bytes).",
+		Report{Tried: gib, InUse: 2 * gib}},
+	{"cupy", "Out of memory allocating 1,073,741,824 bytes (allocated so far: 2,147,483,648 bytes, limit set to: 2,576,311,910 bytes).",
+		Report{Tried: gib, InUse: 2 * gib}},
 
 	// ggml: src/ggml-cuda/ggml-cuda.cu
-	{"llama.cpp", "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 20000.00 MiB on device 0: cudaMalloc failed: out of memory", Report{Tried: 20000 * mib}},
+	{"llama.cpp", "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 20000.00 MiB on device 0: cudaMalloc failed: out of memory",
+		Report{Tried: 20000 * mib}},
 	{"torch", "CUDA error: out of memory\n  current device: 0, in function alloc at ggml/src/ggml-cuda/ggml-cuda.cu:291\n  ggml_cuda_device_malloc(&p" +
 		"tr, look_ahead_size, device)", Report{}},
 	{"llama.cpp", "ROCm error: out of memory", Report{}},
@@ -146,7 +149,8 @@ var said = []struct {
 	{"llama.cpp", "llama_init_from_model: failed to initialize the context: failed to allocate compute pp buffers", Report{}},
 	{"llama.cpp", "llama_init_from_model: failed to initialize the context: failed to allocate buffer for kv cache", Report{}},
 	// ggml: src/ggml-vulkan/ggml-vulkan.cpp
-	{"llama.cpp", "ggml_vulkan: Device memory allocation of size 1037832192 failed.\nggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory", Report{Tried: 1037832192}},
+	{"llama.cpp", "ggml_vulkan: Device memory allocation of size 1037832192 failed.\nggml_vulkan: vk::Device::allocateMemory: " +
+		"ErrorOutOfDeviceMemory", Report{Tried: 1037832192}},
 	{"llama.cpp", "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory", Report{}},
 	{"llama.cpp", "vkAllocateMemory failed: VK_ERROR_OUT_OF_DEVICE_MEMORY", Report{}},
 	// ggml: src/ggml-metal/ggml-metal-context.m
@@ -172,7 +176,8 @@ var said = []struct {
 	// vllm: vllm/v1/core/kv_cache_utils.py
 	{"vllm", "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.", Report{}},
 	{"vllm", "ValueError: To serve at least one request with the model's max seq len (131072), (4.00 GiB KV cache is needed, which is larger " +
-		"than the available KV cache memory (0.50 GiB). Based on the available memory, the estimated maximum model length is 21440.", Report{Tried: 4 * gib, Free: gib / 2}},
+		"than the available KV cache memory (0.50 GiB). Based on the available memory, the estimated maximum model length is 21440.",
+		Report{Tried: 4 * gib, Free: gib / 2}},
 	// vllm: vllm/v1/worker/gpu_worker.py
 	{"vllm", "ValueError: Free memory on device cuda:0 (3.25/23.43 GiB) on startup is less than desired GPU memory utilization (0.96, 22.49 " +
 		"GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes.", Report{}},
@@ -180,7 +185,8 @@ var said = []struct {
 	{"torch", "RuntimeError: CUDA out of memory occurred when warming up sampler with 256 dummy requests. Please try lowering `max_num_seqs` " +
 		"or `gpu_memory_utilization` when initializing the engine.", Report{}},
 	// sglang: python/sglang/srt/mem_cache/common.py, model_executor/pool_configurator.py
-	{"sglang", "RuntimeError: Prefill out of memory. Try to lower your batch size.\nTry to allocate 8192 tokens.\nAvailable full tokens: 899840", Report{}},
+	{"sglang", "RuntimeError: Prefill out of memory. Try to lower your batch size.\nTry to allocate 8192 tokens.\nAvailable " +
+		"full tokens: 899840", Report{}},
 	{"sglang", "Decode out of memory. Try to lower your batch size.\nTry to allocate 12 tokens.", Report{}},
 	{"sglang", "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static. Current value: mem_fraction_static=0.8", Report{}},
 	{"torch", "Exception: Capture cuda graph failed: CUDA out of memory. Tried to allocate 1.00 GiB.", Report{Tried: gib}},
@@ -189,14 +195,16 @@ var said = []struct {
 	{"tgi", "Server error: Not enough memory to handle `max_total_tokens=8192`", Report{}},
 	{"torch", "Request failed during generation: Server error: CUDA out of memory. Tried to allocate 2.00 MiB.", Report{Tried: 2 * mib}},
 	// TensorRT-LLM: cpp/include/tensorrt_llm/common/cudaUtils.h
-	{"tensorrt-llm", "RuntimeError: [TensorRT-LLM][ERROR] CUDA runtime error in ::cudaMallocAsync(ptr, n, mCudaStream->get()): out of memory (/src/tensorrt_" +
+	{"tensorrt-llm", "RuntimeError: [TensorRT-LLM][ERROR] CUDA runtime error in ::cudaMallocAsync(ptr, n, mCudaStream->get()): out of " +
+		"memory (/src/tensorrt_" +
 		"llm/cpp/tensorrt_llm/runtime/tllmBuffers.h:125)", Report{}},
 	// FasterTransformer, lmdeploy: src/turbomind/utils/cuda_utils.h
 	{"tensorrt-llm", "[TM][ERROR] CUDA runtime error: out of memory /lmdeploy/src/turbomind/utils/allocator.h:231", Report{}},
 	// TensorRT: nvinfer's logger
 	{"tensorrt", "[TRT] [W] Requested amount of GPU memory (57662592 bytes) could not be allocated. There may not be enough free memory for " +
 		"allocation to succeed.", Report{Tried: 57662592}},
-	{"tensorrt", "[executionContext.cpp::initializeExecutionContext::625] Error Code 2: OutOfMemory (Requested size was 20132809216 bytes.)", Report{Tried: 20132809216}},
+	{"tensorrt", "[executionContext.cpp::initializeExecutionContext::625] Error Code 2: OutOfMemory (Requested size was 20132809216 bytes.)",
+		Report{Tried: 20132809216}},
 	{"tensorrt", "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)", Report{}},
 	// triton-inference-server/core: src/cuda_memory_manager.cc
 	{"triton", "Failed to allocate CUDA memory with byte size 67108864 on GPU 0: CNMEM_STATUS_OUT_OF_MEMORY", Report{Tried: 64 * mib}},
@@ -204,11 +212,15 @@ var said = []struct {
 	{"torch", "Failed to process the request(s) for model instance 'sd_0_0', message: OutOfMemoryError: CUDA out of memory. Tried to allocate " +
 		"1.00 GiB.", Report{Tried: gib}},
 	// onnxruntime: onnxruntime/core/framework/bfc_arena.cc
-	{"onnxruntime", "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Name:'Conv_3' Status Message: " +
+	{"onnxruntime", "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. " +
+		"Name:'Conv_3' Status Message: " +
 		"/onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, " +
-		"onnxruntime::Stream*, bool, onnxruntime::WaitNotificationFn) Failed to allocate memory for requested buffer of size 2081488896", Report{Tried: 2081488896}},
-	{"onnxruntime", "bfc_arena.cc:342 onnxruntime::BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 33554432", Report{Tried: 32 * mib}},
-	{"onnxruntime", "onnxruntime::BFCArena::AllocateRawInternal Available memory of 1048576 is smaller than requested bytes of 4194304", Report{Tried: 4 * mib, Free: mib}},
+		"onnxruntime::Stream*, bool, onnxruntime::WaitNotificationFn) Failed to allocate memory for requested buffer of size 2081488896",
+		Report{Tried: 2081488896}},
+	{"onnxruntime", "bfc_arena.cc:342 onnxruntime::BFCArena::AllocateRawInternal Failed to allocate memory for requested " +
+		"buffer of size 33554432", Report{Tried: 32 * mib}},
+	{"onnxruntime", "onnxruntime::BFCArena::AllocateRawInternal Available memory of 1048576 is smaller than requested bytes of 4194304",
+		Report{Tried: 4 * mib, Free: mib}},
 	{"onnxruntime", "BFC Arena ran out of memory trying to allocate 4096.  Current allocation summary follows.", Report{Tried: 4096}},
 	// onnxruntime: onnxruntime/core/providers/cuda/cuda_call.cc
 	{"onnxruntime", "CUDA failure 2: out of memory ; GPU=0 ; hostname=gpu ; file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_allocator.cc " +
@@ -221,7 +233,8 @@ var said = []struct {
 	// tensorflow: core/framework/op_kernel.cc, tsl/framework/bfc_allocator.cc
 	{"tensorflow", "OOM when allocating tensor with shape[32,1024,64,64] and type float on /job:localhost/replica:0/task:0/device:GPU:0 by allocator " +
 		"GPU_0_bfc [Op:Conv2D]", Report{}},
-	{"tensorflow", "ResourceExhaustedError: OOM when allocating tensor with shape[200,75,75,64] and type float on /job:localhost/replica:0/task:0/device:G" +
+	{"tensorflow", "ResourceExhaustedError: OOM when allocating tensor with shape[200,75,75,64] and type float on " +
+		"/job:localhost/replica:0/task:0/device:G" +
 		"PU:0 by allocator GPU_0_bfc", Report{}},
 	{"tensorflow", "Allocator (GPU_0_bfc) ran out of memory trying to allocate 1.25GiB with freed_by_count=0.", Report{Tried: gib + gib/4}},
 	// openxla/xla: xla/tsl/framework/bfc_allocator.cc and others, as jax raises them
@@ -240,11 +253,13 @@ var said = []struct {
 		"have accidentally set the batch_size to a large number.", Report{}},
 	{"comfyui", "This error means you ran out of memory on your GPU.", Report{}},
 	// AUTOMATIC1111 and Forge: modules/sd_hijack_optimizations.py, modules/api/api.py
-	{"a1111", "RuntimeError: Not enough memory, use lower resolution (max approx. 1152x1152). Need: 6.5GB free, Have:3.5GB free", Report{Free: 3*gib + gib/2}},
+	{"a1111", "RuntimeError: Not enough memory, use lower resolution (max approx. 1152x1152). Need: 6.5GB free, Have:3.5GB free",
+		Report{Free: 3*gib + gib/2}},
 	{"torch", "OutOfMemoryError", Report{}},
 	// what servers around diffusers say
 	{"diffusers", "Error: GPU out of memory. Try with shorter text or reduce beam size.", Report{}},
-	{"torch", "Image generation failed: CUDA out of memory. Tried to allocate 4.50 GiB (GPU 0; 23.50 GiB total capacity)", Report{Tried: 4*gib + gib/2, Capacity: 23*gib + gib/2}},
+	{"torch", "Image generation failed: CUDA out of memory. Tried to allocate 4.50 GiB (GPU 0; 23.50 GiB total capacity)",
+		Report{Tried: 4*gib + gib/2, Capacity: 23*gib + gib/2}},
 	{"torch", "RuntimeError('CUDA out of memory. Tried to allocate 1.00 GiB.')", Report{Tried: gib}},
 	{"torch", "Error processing request: CUDA out of memory", Report{}},
 	{"torch", "Error processing prompt: CUDA error: out of memory", Report{}},
@@ -282,12 +297,13 @@ func TestWhatEnginesSay(t *testing.T) {
 			}
 		}
 		for shape, body := range map[string]string{
-			"application/json, FastAPI":   `{"detail":` + quoted(c.text) + `}`,
-			"application/json, OpenAI":    `{"error":{"message":` + quoted(c.text) + `,"type":"InternalServerError","param":null,"code":500}}`,
-			"text/plain; charset=utf-8":   c.text,
-			"text/event-stream":           `data: {"error":{"message":` + quoted(c.text) + `}}` + "\n\n",
-			"application/x-ndjson":        `{"error":` + quoted(c.text) + `}` + "\n",
-			"text/html":                   "<html><body><pre>Traceback\n" + strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&#x27;", `"`, "&quot;").Replace(c.text) + "</pre></body></html>",
+			"application/json, FastAPI": `{"detail":` + quoted(c.text) + `}`,
+			"application/json, OpenAI":  `{"error":{"message":` + quoted(c.text) + `,"type":"InternalServerError","param":null,"code":500}}`,
+			"text/plain; charset=utf-8": c.text,
+			"text/event-stream":         `data: {"error":{"message":` + quoted(c.text) + `}}` + "\n\n",
+			"application/x-ndjson":      `{"error":` + quoted(c.text) + `}` + "\n",
+			"text/html": "<html><body><pre>Traceback\n" + strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'",
+				"&#x27;", `"`, "&quot;").Replace(c.text) + "</pre></body></html>",
 			"application/json, traceback": `{"error":"failed","traceback":["  File \"x.py\", line 1\n",` + quoted(c.text+"\n") + `]}`,
 		} {
 			kind, _, _ := strings.Cut(shape, ",")
@@ -297,7 +313,8 @@ func TestWhatEnginesSay(t *testing.T) {
 				continue
 			}
 			want := c.report
-			if !near(r.Tried, want.Tried) || !near(r.Free, want.Free) || !near(r.InUse, want.InUse) || !near(r.Capacity, want.Capacity) || !slices.Equal(r.Others, want.Others) {
+			if !near(r.Tried, want.Tried) || !near(r.Free, want.Free) || !near(r.InUse, want.InUse) || !near(r.Capacity, want.Capacity) ||
+				!slices.Equal(r.Others, want.Others) {
 				t.Errorf("%s: %q:\n got %+v\nwant %+v", shape, c.text, r, want)
 			}
 		}

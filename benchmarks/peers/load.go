@@ -23,7 +23,8 @@ func listenAndServe(address string, h http.Handler) error {
 
 // post is a request as it goes over a connection.
 func post(path string, body []byte) []byte {
-	return append(fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", path, len(body)), body...)
+	return append(fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", path,
+		len(body)), body...)
 }
 
 func json1KB() []byte { return []byte(`{"prompt":"` + strings.Repeat("b", kilobyte-13) + `"}`) }
@@ -63,11 +64,13 @@ var wrkSays = struct{ requests, rate, bad *regexp.Regexp }{
 // wrk sends as many requests as connections can and says how many were answered, how
 // many a second.
 func (b *bench) wrk(address, path string, connections int, d time.Duration) (requests, rate float64, err error) {
-	script, err := write(b.dir, "post.lua", fmt.Sprintf("wrk.method = 'POST'\nwrk.body = '%s'\nwrk.headers['Content-Type'] = 'application/json'\n", json1KB()))
+	script, err := write(b.dir, "post.lua", fmt.Sprintf("wrk.method = 'POST'\nwrk.body = '%s'\nwrk.headers['Content-Type'] = "+
+		"'application/json'\n", json1KB()))
 	if err != nil {
 		return 0, 0, err
 	}
-	said, err := exec.Command("taskset", "-c", strconv.Itoa(loadCore), "wrk", "-t1", "-c", strconv.Itoa(connections), "-d", strconv.Itoa(max(1, int(d.Seconds())))+"s",
+	said, err := exec.Command("taskset", "-c", strconv.Itoa(loadCore), "wrk", "-t1", "-c", strconv.Itoa(connections), "-d",
+		strconv.Itoa(max(1, int(d.Seconds())))+"s",
 		"--timeout", "60s", "-s", script, "http://"+address+path).CombinedOutput()
 	if err != nil {
 		return 0, 0, fmt.Errorf("wrk: %w\n%s", err, said)

@@ -125,7 +125,8 @@ func runMan(args []string, stdout, stderr io.Writer) int {
 	roff := strings.NewReplacer(`\`, `\e`, "-", `\-`, "\n.", "\n\\&.", "\n'", "\n\\&'").Replace
 	fmt.Fprintf(stdout, ".TH ANTEROOM 1 \"\" \"anteroom %s\" \"User Commands\"\n", roff(buildVersion()))
 	fmt.Fprint(stdout, ".SH NAME\nanteroom \\- admission control in front of a GPU\n.SH SYNOPSIS\n.B anteroom\n.I COMMAND\n[flags]\n"+
-		".SH DESCRIPTION\nAn HTTP proxy in front of the model servers of one machine. A request is forwarded when GPU memory and slots allow it.\n.SH COMMANDS\n")
+		".SH DESCRIPTION\nAn HTTP proxy in front of the model servers of one machine. A request is forwarded when GPU memory and slots allow "+
+		"it.\n.SH COMMANDS\n")
 	for _, h := range allHelp() {
 		fmt.Fprintf(stdout, ".SS %s\n%s\n", roff(h.usage), roff(h.text))
 		for _, f := range h.flags {
@@ -136,7 +137,8 @@ func runMan(args []string, stdout, stderr io.Writer) int {
 			fmt.Fprintf(stdout, "\n%s\n", roff(f.usage))
 		}
 	}
-	fmt.Fprint(stdout, ".SH EXIT STATUS\n0 done, 1 could not be done, 2 asked wrongly.\n.SH SEE ALSO\nThe configuration file: anteroom schema, and docs/configuration.md of the project.\n")
+	fmt.Fprint(stdout, ".SH EXIT STATUS\n0 done, 1 could not be done, 2 asked wrongly.\n.SH SEE ALSO\nThe configuration file: anteroom "+
+		"schema, and docs/configuration.md of the project.\n")
 	return 0
 }
 

@@ -66,13 +66,14 @@ func (e *engineFlags) add(fs *flag.FlagSet) {
 			}
 		}, err
 	})
-	figure("parallel", "how many runs at once have full speed, with --contention; `N` such as 2.5, 0: any number", func(text string) (func(*simulation.Kind), error) {
-		n, err := strconv.ParseFloat(text, 64)
-		if err != nil || !(n >= 0) {
-			return nil, errors.New("want a number such as 2.5, or 0")
-		}
-		return func(k *simulation.Kind) { k.Parallel = n }, nil
-	})
+	figure("parallel", "how many runs at once have full speed, with --contention; `N` such as 2.5, 0: any number",
+		func(text string) (func(*simulation.Kind), error) {
+			n, err := strconv.ParseFloat(text, 64)
+			if err != nil || !(n >= 0) {
+				return nil, errors.New("want a number such as 2.5, or 0")
+			}
+			return func(k *simulation.Kind) { k.Parallel = n }, nil
+		})
 	figure("run", "`SHORTEST-LONGEST` time of a run, such as 17s-20s", parseRun)
 }
 

@@ -171,7 +171,8 @@ func explain(config *configs.Config, r *http.Request, body []byte) (explanation,
 	}
 	limits := config.Proxy.Limits
 	if admission.Bytes(len(body)) > limits.Body && !candidates.Free(r) {
-		return e, fmt.Errorf("the body of %v is larger than limits.body (%v): it would be answered 413 body_too_large", admission.Bytes(len(body)), limits.Body)
+		return e, fmt.Errorf("the body of %v is larger than limits.body (%v): it would be answered 413 body_too_large",
+			admission.Bytes(len(body)), limits.Body)
 	}
 	d, err := candidates.Decide(r, routing.Body{Prefix: body, Size: int64(len(body))})
 	if errors.Is(err, routing.ErrAmbiguous) {

@@ -59,7 +59,8 @@ func runInit(args []string, stdout, stderr io.Writer) int {
 
 // discover gives a configuration for what is on this machine, and what check says
 // of it. The ports that are used are avoided; of nil ones, it listens as usual.
-func discover(ctx context.Context, also targets, only bool, where cardFlags, used []gpu.Listening) (text string, problems configs.Mistakes, err error) {
+func discover(ctx context.Context, also targets, only bool, where cardFlags, used []gpu.Listening) (text string,
+	problems configs.Mistakes, err error) {
 	cards, err := where.cards()
 	if err != nil {
 		return "", nil, err

@@ -15,7 +15,8 @@ import (
 // six starts six engines as a user has them, and gives the flags that name them.
 func six(t *testing.T) (flags []string) {
 	card := simulation.NewCard(48 * admission.GiB)
-	for _, kind := range []simulation.Kind{simulation.VLLM(), simulation.ComfyUI(), simulation.Ollama(), simulation.Whisper(), simulation.TEI(), simulation.Diffusers()} {
+	for _, kind := range []simulation.Kind{simulation.VLLM(), simulation.ComfyUI(), simulation.Ollama(), simulation.Whisper(),
+		simulation.TEI(), simulation.Diffusers()} {
 		e := simulation.NewEngine(kind, card, simulation.Options{Speed: 1000})
 		t.Cleanup(func() { e.Close() })
 		server := httptest.NewServer(e)

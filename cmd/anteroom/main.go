@@ -155,7 +155,8 @@ func parseMixed(fs *flag.FlagSet, args []string, wanted int) (arguments []string
 	}
 	if len(arguments) != wanted {
 		fmt.Fprintf(fs.Output(), "anteroom %s: %s: want %d\n\n", fs.Name(), counted(len(arguments), "argument", "arguments"), wanted)
-		if file := strings.Join(arguments, " "); wanted == 0 && fs.Lookup("c") != nil && (strings.HasSuffix(file, ".yaml") || strings.HasSuffix(file, ".yml")) {
+		if file := strings.Join(arguments, " "); wanted == 0 && fs.Lookup("c") != nil &&
+			(strings.HasSuffix(file, ".yaml") || strings.HasSuffix(file, ".yml")) {
 			fmt.Fprintf(fs.Output(), "A file is named by -c: anteroom %s -c %s\n\n", fs.Name(), file)
 		}
 		fs.Usage()

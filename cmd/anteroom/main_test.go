@@ -123,7 +123,8 @@ func write(t testing.TB, text string) string {
 func TestChecksAFile(t *testing.T) {
 	good := write(t, strings.Replace(rules, "  cpu: {", "  cpu: {returns_memory: true, ", 1))
 	code, stdout, stderr := anteroom("check", "-c", good)
-	if code != 0 || stdout != "good: 1 GPU, 2 classes, 3 backends, 4 routes\npast admission: GET of /** to vqa\n" || !strings.Contains(stderr, "warning: ") {
+	if code != 0 || stdout != "good: 1 GPU, 2 classes, 3 backends, 4 routes\npast admission: GET of /** to vqa\n" ||
+		!strings.Contains(stderr, "warning: ") {
 		t.Errorf("got %d, %q, %q", code, stdout, stderr)
 	}
 	bad := write(t, strings.NewReplacer("slots: 8", "slots: 0", "backend: flux", "backend: flus").Replace(rules))
@@ -154,12 +155,14 @@ func TestChecksAFileInJSON(t *testing.T) {
 		}
 		return code, r
 	}
-	if code, r := read("-c", write(t, rules)); code != 0 || !*r.OK || len(r.Mistakes) != 0 || len(r.Warnings) == 0 || r.Warnings[0].Path != "backends.cpu.gpu" {
+	if code, r := read("-c", write(t, rules)); code != 0 || !*r.OK || len(r.Mistakes) != 0 || len(r.Warnings) == 0 ||
+		r.Warnings[0].Path != "backends.cpu.gpu" {
 		t.Errorf("got %d, %+v", code, r)
 	}
 	bad := write(t, "lisen: x\n"+rules)
 	code, r := read("-c", bad)
-	if code != 1 || *r.OK || len(r.Mistakes) != 1 || r.Mistakes[0].File != bad || r.Mistakes[0].Line != 1 || r.Mistakes[0].Column != 1 || r.Mistakes[0].Path != "lisen" {
+	if code != 1 || *r.OK || len(r.Mistakes) != 1 || r.Mistakes[0].File != bad || r.Mistakes[0].Line != 1 || r.Mistakes[0].Column != 1 ||
+		r.Mistakes[0].Path != "lisen" {
 		t.Errorf("got %d, %+v", code, r)
 	}
 	if code, r := read(); code != 1 || *r.OK || !strings.Contains(r.Mistakes[0].Problem, "-c FILE") {
@@ -223,7 +226,8 @@ routes: [{match: {path: /**}, class: heavy, backend: flux}]
 		_, stdout, stderr := anteroom("explain", "-c", file, "POST", "/x")
 		for _, want := range []string{
 			"backend   flux (http://127.0.0.1:8001, http://127.0.0.1:8002, http://127.0.0.1:8003)\n",
-			"demand    18GiB on gpu0, beside the 2GiB that flux holds\nor        18GiB on gpu1, beside the 3GiB that flux holds and 18GiB on gpu2, beside the 4GiB that flux holds\nestimate",
+			"demand    18GiB on gpu0, beside the 2GiB that flux holds\nor        18GiB on gpu1, beside the 3GiB that flux holds and 18GiB on gpu2, " +
+				"beside the 4GiB that flux holds\nestimate",
 		} {
 			if !strings.Contains(stdout, want) {
 				t.Errorf("%q is not in\n%s%s", want, stdout, stderr)
@@ -251,14 +255,16 @@ routes: [{match: {path: /**}, class: heavy, backend: flux}]
 		if len(keys) != 7 {
 			t.Errorf("got %v, want seven keys", keys)
 		}
-		if code, stdout, stderr := anteroom("explain", "-c", file, "POST", "/v1/tenant"); code != 1 || stdout != "" || !strings.Contains(stderr, "404 no_route") {
+		if code, stdout, stderr := anteroom("explain", "-c", file, "POST", "/v1/tenant"); code != 1 || stdout != "" ||
+			!strings.Contains(stderr, "404 no_route") {
 			t.Errorf("for people: %d, %q, %q", code, stdout, stderr)
 		}
 	})
 	t.Run("for what controls an engine", func(t *testing.T) {
 		file := write(t, strings.Replace(rules, `8002",`, `8002", reclaim: {preset: vllm},`, 1))
 		code, _, stderr := anteroom("explain", "-c", file, "GET", "/is_sleeping")
-		if want := "/is_sleeping controls backend vqa, which rest does not open by a wildcard: want a rule with that path, if clients may ask for it: it would be answered 403 control_route"; code != 1 || !strings.Contains(stderr, want) {
+		if want := "/is_sleeping controls backend vqa, which rest does not open by a wildcard: want a rule with that path, if clients may ask " +
+			"for it: it would be answered 403 control_route"; code != 1 || !strings.Contains(stderr, want) {
 			t.Errorf("got %d, %q, want %s", code, stderr, want)
 		}
 	})
@@ -280,7 +286,8 @@ routes: [{match: {path: /**}, class: heavy, backend: flux}]
 	})
 	t.Run("for people", func(t *testing.T) {
 		code, stdout, stderr := anteroom("explain", "-c", file, "POST", "/v1/images/generations")
-		for _, want := range []string{"route     images\n", "backend   flux (http://127.0.0.1:8001)\n", "class     heavy (1 at once)\n", "demand    34GiB on gpu0\n", "estimate  18s\n"} {
+		for _, want := range []string{"route     images\n", "backend   flux (http://127.0.0.1:8001)\n", "class     heavy (1 at once)\n",
+			"demand    34GiB on gpu0\n", "estimate  18s\n"} {
 			if !strings.Contains(stdout, want) {
 				t.Errorf("%q is not in\n%s%s", want, stdout, stderr)
 			}
@@ -290,7 +297,8 @@ routes: [{match: {path: /**}, class: heavy, backend: flux}]
 		}
 	})
 	t.Run("under a configuration that is wrong", func(t *testing.T) {
-		if code, _, stderr := anteroom("explain", "-c", write(t, "lisen: x\n"), "GET", "/"); code != 1 || !strings.Contains(stderr, "lisen: unknown key: want listen") {
+		if code, _, stderr := anteroom("explain", "-c", write(t, "lisen: x\n"), "GET", "/"); code != 1 ||
+			!strings.Contains(stderr, "lisen: unknown key: want listen") {
 			t.Errorf("got %d, %s", code, stderr)
 		}
 	})

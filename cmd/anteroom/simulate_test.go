@@ -189,7 +189,8 @@ func stdin(t *testing.T, text []byte) {
 func TestDrawsEachRun(t *testing.T) {
 	one := writeFile(t, "one.yaml", oneCard)
 	dir := filepath.Join(t.TempDir(), "new", "pictures")
-	code, stdout, stderr := anteroom("simulate", "-c", one, "-c", one, "--trace", writeFile(t, "trace.csv", threeRequests), "--baseline", "fifo", "--svg", dir)
+	code, stdout, stderr := anteroom("simulate", "-c", one, "-c", one, "--trace", writeFile(t, "trace.csv", threeRequests), "--baseline",
+		"fifo", "--svg", dir)
 	if code != 0 || stdout == "" || stderr != "" {
 		t.Fatalf("got %d, %q, %q", code, stdout, stderr)
 	}
@@ -232,16 +233,19 @@ func TestSimulateSaysWhatIsWrong(t *testing.T) {
 		code int
 		want string
 	}{
-		"no configuration":           {[]string{"--trace", trace}, 2, "no configuration: want one or more with -c FILE"},
-		"no trace":                   {[]string{"-c", good}, 2, "no trace: want one with --trace FILE"},
-		"an empty name":              {[]string{"-c", "", "--trace", trace}, 2, "want a value"},
-		"an unknown baseline":        {[]string{"-c", good, "--trace", trace, "--baseline", "lifo"}, 2, `--baseline "lifo": want fifo, clairvoyant or one-tenant`},
-		"an argument":                {[]string{"-c", good, "--trace", trace, "more"}, 2, "1 argument: want 0"},
-		"no such configuration":      {[]string{"-c", "none.yaml", "--trace", trace}, 1, "none.yaml"},
-		"no such trace":              {[]string{"-c", good, "--trace", "none.csv"}, 1, "none.csv"},
-		"a wrong configuration":      {[]string{"-c", writeFile(t, "bad.yaml", "clases: {}\n"), "--trace", trace}, 1, "bad.yaml:1:1: clases"},
-		"a wrong trace":              {[]string{"-c", good, "--trace", writeFile(t, "bad.csv", "at,class,execute\nx,heavy,1\n")}, 1, `bad.csv:2:1: at: "x": not a number: want seconds, such as 17.5`},
-		"a class that is not":        {[]string{"-c", good, "--trace", writeFile(t, "bad.csv", "at,class,execute\n0,middle,1\n")}, 1, `bad.csv:2:3: class: "middle": no route of ` + good + " has it: want heavy or light"},
+		"no configuration": {[]string{"--trace", trace}, 2, "no configuration: want one or more with -c FILE"},
+		"no trace":         {[]string{"-c", good}, 2, "no trace: want one with --trace FILE"},
+		"an empty name":    {[]string{"-c", "", "--trace", trace}, 2, "want a value"},
+		"an unknown baseline": {[]string{"-c", good, "--trace", trace, "--baseline", "lifo"}, 2,
+			`--baseline "lifo": want fifo, clairvoyant or one-tenant`},
+		"an argument":           {[]string{"-c", good, "--trace", trace, "more"}, 2, "1 argument: want 0"},
+		"no such configuration": {[]string{"-c", "none.yaml", "--trace", trace}, 1, "none.yaml"},
+		"no such trace":         {[]string{"-c", good, "--trace", "none.csv"}, 1, "none.csv"},
+		"a wrong configuration": {[]string{"-c", writeFile(t, "bad.yaml", "clases: {}\n"), "--trace", trace}, 1, "bad.yaml:1:1: clases"},
+		"a wrong trace": {[]string{"-c", good, "--trace", writeFile(t, "bad.csv", "at,class,execute\nx,heavy,1\n")}, 1,
+			`bad.csv:2:1: at: "x": not a number: want seconds, such as 17.5`},
+		"a class that is not": {[]string{"-c", good, "--trace", writeFile(t, "bad.csv", "at,class,execute\n0,middle,1\n")}, 1,
+			`bad.csv:2:3: class: "middle": no route of ` + good + " has it: want heavy or light"},
 		"a card of unknown size":     {[]string{"-c", unsized, "--trace", trace}, 1, "gpus.gpu0.memory: 0: says that the driver knows it"},
 		"a directory that is a file": {[]string{"-c", good, "--trace", trace, "--svg", trace}, 1, trace},
 	} {

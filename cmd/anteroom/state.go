@@ -60,7 +60,8 @@ func (f *stateFile) read() proxy.Memory {
 		f.log.Error("what has been learned is not kept: the state file cannot be read", "file", f.name, "error", err.Error())
 		f.name = ""
 	} else if e := os.Rename(f.name, aside); e != nil {
-		f.log.Error("what has been learned is not kept: the state file is damaged or foreign, and cannot be set aside", "file", f.name, "error", errors.Join(err, e).Error())
+		f.log.Error("what has been learned is not kept: the state file is damaged or foreign, and cannot be set aside", "file", f.name, "error",
+			errors.Join(err, e).Error())
 		f.name = ""
 	} else {
 		f.log.Warn("the state file is damaged or foreign: it is set aside, and learning begins anew", "file", f.name, "aside", aside, "error", err.Error())

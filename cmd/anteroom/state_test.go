@@ -199,7 +199,8 @@ func TestWhatIsLearnedOutlivesTheProcess(t *testing.T) {
 	if code != 0 || !strings.Contains(fromFile, "routes[0]") {
 		t.Errorf("learned --state gives %d, %s%s", code, fromFile, stderr)
 	}
-	if code, stdout, stderr := anteroom("learned", "--admin", s.admin, "--forget", "routes[0]"); code != 0 || strings.Contains(stdout, "routes[0]") || runs(s) != 0 {
+	if code, stdout, stderr := anteroom("learned", "--admin", s.admin, "--forget", "routes[0]"); code != 0 ||
+		strings.Contains(stdout, "routes[0]") || runs(s) != 0 {
 		t.Errorf("learned --forget gives %d, %s%s", code, stdout, stderr)
 	}
 }
@@ -213,7 +214,8 @@ func TestLearnedShowsWhatIsOff(t *testing.T) {
 	}
 	code, stdout, _ = anteroom("learned", "--state", file, "--json")
 	var l proxy.Learned
-	if err := json.Unmarshal([]byte(stdout), &l); code != 0 || err != nil || len(l.Routes) != 1 || *l.Routes[0].Most != 20<<30 || *l.Residents[0].Seen != 20<<30 {
+	if err := json.Unmarshal([]byte(stdout), &l); code != 0 || err != nil || len(l.Routes) != 1 || *l.Routes[0].Most != 20<<30 ||
+		*l.Residents[0].Seen != 20<<30 {
 		t.Errorf("got %d, %v, %s", code, err, stdout)
 	}
 	for _, args := range [][]string{{"--state", file + ".none"}, {"--admin", "127.0.0.1:1"}} {

@@ -201,12 +201,14 @@ func printStatus(w io.Writer, answer []byte) error {
 	rows := [][]string{{"GPU", "CAPACITY", "BOOKED", "UNMANAGED", "UNATTRIBUTED", "AVAILABLE", "STATE"}}
 	for _, g := range s.GPUs {
 		state := words(g.Source, when(g.Stale, "stale"), when(g.Lost, "lost"), g.Error)
-		rows = append(rows, []string{g.Name, bytesOf(g.Capacity), bytesOf(g.Booked), bytesOf(g.Unmanaged), bytesOf(g.Unattributed), bytesOf(g.Available), state})
+		rows = append(rows, []string{g.Name, bytesOf(g.Capacity), bytesOf(g.Booked), bytesOf(g.Unmanaged), bytesOf(g.Unattributed),
+			bytesOf(g.Available), state})
 	}
 	table(w, rows)
 	rows = [][]string{{"\nCLASS", "RUNNING", "SLOTS", "QUEUED", "LIMIT", "OLDEST", "GRANTED", "REFUSED", "STATE"}}
 	for _, c := range s.Classes {
-		rows = append(rows, []string{c.Name, fmt.Sprint(c.Running), fmt.Sprint(c.Slots), fmt.Sprint(c.Queued), fmt.Sprint(c.QueueLimit), secondsOf(c.Oldest),
+		rows = append(rows, []string{c.Name, fmt.Sprint(c.Running), fmt.Sprint(c.Slots), fmt.Sprint(c.Queued), fmt.Sprint(c.QueueLimit),
+			secondsOf(c.Oldest),
 			fmt.Sprint(c.Granted), fmt.Sprint(c.Refused), words(when(c.Paused, "paused"))})
 	}
 	table(w, rows)
@@ -241,7 +243,8 @@ func tableOfBackends(w io.Writer, backends []backendView) {
 			if i > 0 {
 				name, running = fmt.Sprintf("%s/%d", b.Name, r.Replica), ""
 			}
-			rows = append(rows, []string{name, r.URL, words(r.Residency), running, r.Breaker, bytesOf(booked), bytesOf(retained), fmt.Sprint(r.Swaps), b.stateOf(i)})
+			rows = append(rows, []string{name, r.URL, words(r.Residency), running, r.Breaker, bytesOf(booked), bytesOf(retained),
+				fmt.Sprint(r.Swaps), b.stateOf(i)})
 		}
 	}
 	table(w, rows)
@@ -262,7 +265,8 @@ func printQueue(w io.Writer, answer []byte) error {
 		if x.EstimatedStart != nil {
 			in = secondsOf(max(0, time.Until(*x.EstimatedStart).Seconds()))
 		}
-		rows = append(rows, []string{fmt.Sprint(x.ID), x.Class, fmt.Sprint(x.Position), x.Backend, words(x.Tenant), bytesOf(x.VRAM), secondsOf(x.Waited), in,
+		rows = append(rows, []string{fmt.Sprint(x.ID), x.Class, fmt.Sprint(x.Position), x.Backend, words(x.Tenant), bytesOf(x.VRAM),
+			secondsOf(x.Waited), in,
 			x.waitsFor()})
 	}
 	table(w, rows)

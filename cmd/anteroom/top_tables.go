@@ -75,15 +75,20 @@ const (
 )
 
 var panels = [panelCount]panel{
-	{"GPU", []column{{"", false, 0}, {"MEMORY", true, 2}, {"USED", true, 0}, {"AVAILABLE", true, 0}, {"CAPACITY", true, 3}, {"STATE", false, 4}, {"HELD BY", false, 0}}, gpuRows},
+	{"GPU", []column{{"", false, 0}, {"MEMORY", true, 2}, {"USED", true, 0}, {"AVAILABLE", true, 0}, {"CAPACITY", true, 3},
+		{"STATE", false, 4}, {"HELD BY", false, 0}}, gpuRows},
 	{"CLASS", []column{{"", false, 0}, {"RUNNING", true, 0}, {"SLOTS", true, 0}, {"QUEUED", true, 0}, {"LIMIT", true, 2}, {"OLDEST", true, 0},
 		{"GRANTED", true, 1}, {"REFUSED", true, 1}, {"STATE", false, 0}}, classRows},
-	{"RUNNING", []column{{"", true, 0}, {"CLASS", false, 0}, {"BACKEND", false, 0}, {"VRAM", true, 0}, {"RUNS FOR", true, 0}, {"ENDS IN", true, 1}, {"TENANT", false, 0}}, runningRows},
-	{"WAITING", []column{{"", true, 0}, {"CLASS", false, 0}, {"POS", true, 2}, {"BACKEND", false, 1}, {"TENANT", false, 4}, {"VRAM", true, 3}, {"WAITED", true, 0},
+	{"RUNNING", []column{{"", true, 0}, {"CLASS", false, 0}, {"BACKEND", false, 0}, {"VRAM", true, 0}, {"RUNS FOR", true, 0},
+		{"ENDS IN", true, 1}, {"TENANT", false, 0}}, runningRows},
+	{"WAITING", []column{{"", true, 0}, {"CLASS", false, 0}, {"POS", true, 2}, {"BACKEND", false, 1}, {"TENANT", false, 4},
+		{"VRAM", true, 3}, {"WAITED", true, 0},
 		{"STARTS IN", true, 0}, {"WAITS FOR", false, 0}}, waitingRows},
-	{"BACKEND", []column{{"", false, 0}, {"RESIDENCY", false, 0}, {"RUNNING", true, 0}, {"BREAKER", false, 1}, {"BOOKED", true, 0}, {"RETAINED", true, 2}, {"UNLOADS", true, 3},
+	{"BACKEND", []column{{"", false, 0}, {"RESIDENCY", false, 0}, {"RUNNING", true, 0}, {"BREAKER", false, 1}, {"BOOKED", true, 0},
+		{"RETAINED", true, 2}, {"UNLOADS", true, 3},
 		{"STATE", false, 0}}, backendRows},
-	{"ENDED", []column{{"", true, 0}, {"CLASS", false, 0}, {"BACKEND", false, 2}, {"RESULT", false, 0}, {"STATUS", true, 0}, {"WAITED", true, 0}, {"RAN", true, 0},
+	{"ENDED", []column{{"", true, 0}, {"CLASS", false, 0}, {"BACKEND", false, 2}, {"RESULT", false, 0}, {"STATUS", true, 0},
+		{"WAITED", true, 0}, {"RAN", true, 0},
 		{"TOTAL", true, 3}, {"TENANT", false, 4}, {"REQUEST", false, 0}}, requestRows},
 }
 
@@ -176,8 +181,10 @@ func gpuRows(t *top) (rows []line) {
 		r := line{key: g.Name, cells: []cell{text(g.Name),
 			{"[" + bar(g.Capacity, running, g.Retained, g.Unmanaged, g.Unattributed, g.Available, g.Reserve) + "]", float64(g.Available)},
 			amount(g.Booked + g.Unmanaged + g.Unattributed), amount(g.Available), amount(g.Capacity),
-			text(words(when(g.Source == "", "ledger"), g.Source, when(g.Stale, "stale"), when(g.Lost, "lost"))), text(strings.Join(t.heldBy(g.Name, g.Unattributed, g.Unmanaged, g.Processes), ", "))}}
-		if r.detail = fmt.Sprintf("%s: %s = running %s + retained %s + unmanaged %s + unattributed %s + available %s + reserve %s", g.Name, bytesOf(g.Capacity), bytesOf(running),
+			text(words(when(g.Source == "", "ledger"), g.Source, when(g.Stale, "stale"), when(g.Lost, "lost"))),
+			text(strings.Join(t.heldBy(g.Name, g.Unattributed, g.Unmanaged, g.Processes), ", "))}}
+		if r.detail = fmt.Sprintf("%s: %s = running %s + retained %s + unmanaged %s + unattributed %s + available %s + reserve %s", g.Name,
+			bytesOf(g.Capacity), bytesOf(running),
 			bytesOf(g.Retained), bytesOf(g.Unmanaged), bytesOf(g.Unattributed), bytesOf(g.Available), bytesOf(g.Reserve)); g.Error != "" {
 			r.detail += "; " + clean(g.Error)
 		}
@@ -258,7 +265,8 @@ func (t *top) classOffers(name string) []offer {
 
 func classRows(t *top) (rows []line) {
 	for _, c := range t.state.Classes {
-		r := line{key: c.Name, offers: t.classOffers(c.Name), cells: []cell{text(c.Name), figure(c.Running), figure(c.Slots), figure(c.Queued), figure(c.QueueLimit), span(c.Oldest),
+		r := line{key: c.Name, offers: t.classOffers(c.Name), cells: []cell{text(c.Name), figure(c.Running), figure(c.Slots), figure(c.Queued),
+			figure(c.QueueLimit), span(c.Oldest),
 			figure(c.Granted), figure(c.Refused), text(words(when(c.Paused, "paused")))}}
 		if c.Paused {
 			r.tone = warnTone
@@ -272,9 +280,11 @@ func classRows(t *top) (rows []line) {
 func runningRows(t *top) (rows []line) {
 	for _, x := range t.state.Running {
 		id := strconv.FormatUint(x.ID, 10)
-		r := line{key: id, cells: []cell{figure(x.ID), text(x.Class), text(x.Backend), amount(x.VRAM), span(x.Elapsed), t.until(x.EstimatedEnd), text(words(x.Tenant))},
+		r := line{key: id, cells: []cell{figure(x.ID), text(x.Class), text(x.Backend), amount(x.VRAM), span(x.Elapsed), t.until(x.EstimatedEnd),
+			text(words(x.Tenant))},
 			detail: fmt.Sprintf("grant %s of class %s at backend %s", id, clean(x.Class), clean(x.Backend))}
-		r.offers = append(t.classOffers(x.Class), offer{"x", "release", "release grant " + id + ", of work that is known to be over", "/api/grants/" + id + "/release"})
+		r.offers = append(t.classOffers(x.Class), offer{"x", "release", "release grant " + id + ", of work that is known to be over",
+			"/api/grants/" + id + "/release"})
 		rows = append(rows, r)
 	}
 	return rows
@@ -283,12 +293,14 @@ func runningRows(t *top) (rows []line) {
 func waitingRows(t *top) (rows []line) {
 	for _, w := range t.queue.Waiting {
 		id := strconv.FormatUint(w.ID, 10)
-		r := line{key: id, cells: []cell{figure(w.ID), text(w.Class), figure(w.Position), text(w.Backend), text(words(w.Tenant)), amount(w.VRAM), span(w.Waited),
+		r := line{key: id, cells: []cell{figure(w.ID), text(w.Class), figure(w.Position), text(w.Backend), text(words(w.Tenant)),
+			amount(w.VRAM), span(w.Waited),
 			t.until(w.EstimatedStart), text(w.waitsFor())}, detail: clean(w.explain())}
 		if w.Strict {
 			r.tone = warnTone
 		}
-		r.offers = append([]offer{{"c", "cancel", fmt.Sprintf("cancel request %s of class %s, which has waited %s", id, clean(w.Class), secondsOf(w.Waited)), "/api/queue/" + id + "/cancel"}},
+		r.offers = append([]offer{{"c", "cancel", fmt.Sprintf("cancel request %s of class %s, which has waited %s", id, clean(w.Class),
+			secondsOf(w.Waited)), "/api/queue/" + id + "/cancel"}},
 			t.classOffers(w.Class)...)
 		rows = append(rows, r)
 	}
@@ -325,7 +337,8 @@ func backendRows(t *top) (rows []line) {
 		if b.Draining {
 			offers = []offer{{"d", "resume", "resume backend " + name, path + "/resume"}}
 		}
-		offers = append(offers, offer{"u", "unload", "unload backend " + name, path + "/reclaim"}, offer{"w", "wake", "wake backend " + name, path + "/wake"},
+		offers = append(offers, offer{"u", "unload", "unload backend " + name, path + "/reclaim"}, offer{"w", "wake", "wake backend " + name,
+			path + "/wake"},
 			offer{"b", "close breaker", "close the breaker of backend " + name, path + "/breaker/close"})
 		for i, x := range b.Replicas {
 			booked, retained := b.holds(x.Replica)
@@ -333,7 +346,8 @@ func backendRows(t *top) (rows []line) {
 			if i > 0 {
 				running.text = ""
 			}
-			r := line{key: name + "/" + strconv.Itoa(x.Replica), offers: offers, cells: []cell{text(replicaName(b, x.Replica)), text(words(x.Residency)), running, text(x.Breaker),
+			r := line{key: name + "/" + strconv.Itoa(x.Replica), offers: offers, cells: []cell{text(replicaName(b, x.Replica)),
+				text(words(x.Residency)), running, text(x.Breaker),
 				amount(booked), amount(retained), figure(x.Swaps), text(b.stateOf(i))},
 				detail: fmt.Sprintf("%s at %s", name, clean(x.URL))}
 			switch {
@@ -357,9 +371,12 @@ func requestRows(t *top) (rows []line) {
 		if q.Code != "" {
 			result = q.Code
 		}
-		r := line{key: fmt.Sprint(keyOf(q)), cells: []cell{{q.Ended.In(t.zone).Format("15:04:05"), float64(q.Ended.UnixNano())}, text(words(q.Class)), text(words(q.Backend)), text(words(result)),
-			figure(q.Status), span(q.Wait), span(q.Execute), span(q.Total), text(words(q.Tenant)), text(strings.TrimSpace(q.Method + " " + q.Path + " " + q.Model))},
-			detail: clean(fmt.Sprintf("%s %s, route %s, ended %s, trace %s%s", q.Method, q.Path, words(q.Route), words(q.Result), words(string(trace)), lastReason(q)))}
+		r := line{key: fmt.Sprint(keyOf(q)), cells: []cell{{q.Ended.In(t.zone).Format("15:04:05"), float64(q.Ended.UnixNano())},
+			text(words(q.Class)), text(words(q.Backend)), text(words(result)),
+			figure(q.Status), span(q.Wait), span(q.Execute), span(q.Total), text(words(q.Tenant)),
+			text(strings.TrimSpace(q.Method + " " + q.Path + " " + q.Model))},
+			detail: clean(fmt.Sprintf("%s %s, route %s, ended %s, trace %s%s", q.Method, q.Path, words(q.Route), words(q.Result),
+				words(string(trace)), lastReason(q)))}
 		switch q.Result {
 		case "failed":
 			r.tone = badTone

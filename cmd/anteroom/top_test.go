@@ -117,7 +117,8 @@ func TestTopFitsItsScreen(t *testing.T) {
 		width, height int
 		keys          []string
 	}{
-		{"80x24", 80, 24, nil}, {"80x24-backends", 80, 24, []string{"5", "down"}}, {"80x24-help", 80, 24, []string{"?"}}, {"200x60", 200, 60, nil}, {"60x12", 60, 12, nil},
+		{"80x24", 80, 24, nil}, {"80x24-backends", 80, 24, []string{"5", "down"}}, {"80x24-help", 80, 24, []string{"?"}},
+		{"200x60", 200, 60, nil}, {"60x12", 60, 12, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := aScreen(t, c.width, c.height)
@@ -367,7 +368,8 @@ func TestNothingOfAClientsSteersTheTerminal(t *testing.T) {
 	for _, panel := range []string{"4", "6"} {
 		s.press(panel)
 		for _, l := range s.lines() {
-			if strings.ContainsAny(ansi.Strip(l), "\a\x1b\r\n\u202e") || strings.Contains(l, "\x1b]") || strings.Contains(l, "2J") && strings.Contains(l, "\x1b[2J") {
+			if strings.ContainsAny(ansi.Strip(l), "\a\x1b\r\n\u202e") || strings.Contains(l, "\x1b]") || strings.Contains(l, "2J") &&
+				strings.Contains(l, "\x1b[2J") {
 				t.Errorf("%q steers", l)
 			}
 		}

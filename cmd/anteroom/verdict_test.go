@@ -30,9 +30,11 @@ func TestExplainGivesTheVerdict(t *testing.T) {
 		says             []string
 	}{
 		{"what has room", contested, `{"n": 0.1}`, "starts", "waits", []string{"verdict   starts at once while nothing runs"}},
-		{"what has room when another is unloaded", contested, `{"n": 1}`, "starts", "waits", []string{"once the other backends have worked: waits for ", "after talker was unloaded for it"}},
+		{"what has room when another is unloaded", contested, `{"n": 1}`, "starts", "waits",
+			[]string{"once the other backends have worked: waits for ", "after talker was unloaded for it"}},
 		{"what another that is never unloaded leaves no room for", pinned, `{"n": 1}`, "starts", "refused",
-			[]string{"waits for 1m30s and is refused then (queue_timeout): needs 12GiB of card and 11GiB is available", "talker retains 13GiB and is not unloaded"}},
+			[]string{"waits for 1m30s and is refused then (queue_timeout): needs 12GiB of card and 11GiB is available",
+				"talker retains 13GiB and is not unloaded"}},
 		{"what never fits", contested, `{"n": 3}`, "refused", "refused", []string{"verdict   is refused (never_fits): 30GiB on top of the 2GiB"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -63,7 +63,8 @@ func TestEveryMetricThatIsAskedExists(t *testing.T) {
 		for _, suffix := range []string{"_bucket", "_sum", "_count"} {
 			name = strings.TrimSuffix(name, suffix)
 		}
-		if isLabel := slices.Contains([]string{"anteroom_class", "anteroom_result", "anteroom_backend", "anteroom_gpu", "anteroom_state", "anteroom_code", "anteroom_order"}, name); !isLabel && !slices.Contains(have, name) {
+		if isLabel := slices.Contains([]string{"anteroom_class", "anteroom_result", "anteroom_backend", "anteroom_gpu", "anteroom_state",
+			"anteroom_code", "anteroom_order"}, name); !isLabel && !slices.Contains(have, name) {
 			t.Errorf("a rule asks %s, which does not exist", name)
 		}
 	}
@@ -75,8 +76,10 @@ func TestEveryMetricThatIsAskedExists(t *testing.T) {
 }
 
 // onNoPanel are metrics for alerts and for those who look closer.
-var onNoPanel = []string{"anteroom_backend_slots", "anteroom_backend_high_bytes", "anteroom_backend_low_bytes", "anteroom_backend_retained_bytes", "anteroom_config_reloads_total",
-	"anteroom_connection_open_seconds", "anteroom_gpu_state", "anteroom_loads_total", "anteroom_paused", "anteroom_queue_bytes", "anteroom_queue_limit", "anteroom_vram_reserve_bytes"}
+var onNoPanel = []string{"anteroom_backend_slots", "anteroom_backend_high_bytes", "anteroom_backend_low_bytes",
+	"anteroom_backend_retained_bytes", "anteroom_config_reloads_total",
+	"anteroom_connection_open_seconds", "anteroom_gpu_state", "anteroom_loads_total", "anteroom_paused", "anteroom_queue_bytes",
+	"anteroom_queue_limit", "anteroom_vram_reserve_bytes"}
 
 // ruleQueries are the expressions of the alert rules.
 func ruleQueries(t *testing.T) string {
