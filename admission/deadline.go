@@ -12,26 +12,26 @@ import (
 // certainWait is for how long a request surely waits as it arrives: while all slots of
 // its class, or of each replica of its backend, are taken, for the first of those runs
 // to end. Zero: one is free, or nothing is known of a run.
-func (s *Scheduler) certainWait(now time.Duration, c *class, b *backend) time.Duration {
+func (x *runs) certainWait(now time.Duration, live *usage, c *class, b *backend) time.Duration {
 	wait := time.Duration(0)
-	if s.box.live.classes[c.index] >= c.cfg.Slots {
-		wait = s.firstEnd(now, func(t *Ticket) bool { return t.shape.class == c })
+	if live.classes[c.index] >= c.cfg.Slots {
+		wait = x.firstEnd(now, func(t *Ticket) bool { return t.shape.class == c })
 	}
 	if b.cfg.Slots == 0 {
 		return wait
 	}
 	for _, r := range b.replicas {
-		if s.box.live.replicas[r.index] < b.cfg.Slots {
+		if live.replicas[r.index] < b.cfg.Slots {
 			return wait
 		}
 	}
-	return max(wait, s.firstEnd(now, func(t *Ticket) bool { return t.shape.backend == b }))
+	return max(wait, x.firstEnd(now, func(t *Ticket) bool { return t.shape.backend == b }))
 }
 
 // firstEnd is for how long all running work lasts at the least that is among those.
-func (s *Scheduler) firstEnd(now time.Duration, among func(*Ticket) bool) (first time.Duration) {
+func (x *runs) firstEnd(now time.Duration, among func(*Ticket) bool) (first time.Duration) {
 	any := false
-	for _, t := range s.running {
+	for _, t := range *x {
 		if !among(t) {
 			continue
 		}
@@ -48,10 +48,10 @@ func (s *Scheduler) firstEnd(now time.Duration, among func(*Ticket) bool) (first
 
 // unmeetable is the refusal at the door of a request that has to start by then, at the
 // latest, to meet its deadline; nil: it may.
-func (s *Scheduler) unmeetable(now, last time.Duration, c *class, b *backend, q *Request) *Rejection {
+func (x *runs) unmeetable(now, last time.Duration, live *usage, c *class, b *backend, q *Request) *Rejection {
 	wait := time.Duration(0)
 	if last >= now {
-		wait = s.certainWait(now, c, b)
+		wait = x.certainWait(now, live, c, b)
 	}
 	if now+wait <= last {
 		return nil

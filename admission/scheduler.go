@@ -94,7 +94,7 @@ func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 		// From here on it could not be met, whatever is free.
 		if last := r.Deadline.Sub(s.epoch) - r.Fastest; last < expires {
 			expires, t.deadline = max(last, now-1), true
-			late = s.unmeetable(now, last, c, b, r)
+			late = s.running.unmeetable(now, last, &s.box.live, c, b, r)
 		}
 	}
 	if rejection := s.atTheDoor(c, b, r, late); rejection != nil {

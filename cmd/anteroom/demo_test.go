@@ -81,7 +81,8 @@ func TestTheDemosStatusCanBeReadWhileItRuns(t *testing.T) {
 		t.Fatalf("the first line says %q", line)
 	}
 	<-news
-	res, err := http.Get(line[3])
+	// It is the page's address; the state that the page shows is beside it.
+	res, err := http.Get(line[3] + "api/state")
 	if err != nil {
 		t.Fatal(err)
 	}
