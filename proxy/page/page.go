@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/labstack/echo/v4"
 )
@@ -33,8 +34,9 @@ const Policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 
 // file is one file of the page.
 type file struct {
-	kind, tag  string
-	raw, small []byte // small is gzip
+	kind, tag string
+	raw       []byte
+	small     func() []byte // gzip, packed when it is first asked for: most commands show no page
 }
 
 // files are all of them, by their path below the root of the listener.
@@ -52,11 +54,13 @@ func load() map[string]*file {
 		}
 		sum := sha256.Sum256(raw)
 		f := &file{kind: mime.TypeByExtension(path.Ext(name)), raw: raw, tag: `"` + hex.EncodeToString(sum[:12]) + `"`}
-		var small bytes.Buffer
-		w, _ := gzip.NewWriterLevel(&small, gzip.BestCompression) // the level is one
-		w.Write(raw)                                              // a Buffer takes all
-		w.Close()
-		f.small = small.Bytes()
+		f.small = sync.OnceValue(func() []byte {
+			var small bytes.Buffer
+			w, _ := gzip.NewWriterLevel(&small, gzip.BestCompression) // the level is one
+			w.Write(raw)                                              // a Buffer takes all
+			w.Close()
+			return small.Bytes()
+		})
 		at := "/page/" + strings.TrimPrefix(name, "static/")
 		if name == "static/index.html" {
 			at = "/"
@@ -89,7 +93,7 @@ func (f *file) serve(c echo.Context) error {
 	body, tag := f.raw, f.tag
 	if acceptsGzip(c.Request()) {
 		h.Set("Content-Encoding", "gzip")
-		body, tag = f.small, strings.TrimSuffix(f.tag, `"`)+`-gzip"`
+		body, tag = f.small(), strings.TrimSuffix(f.tag, `"`)+`-gzip"`
 	}
 	h.Set("ETag", tag)
 	for _, known := range strings.Split(c.Request().Header.Get("If-None-Match"), ",") {

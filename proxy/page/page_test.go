@@ -60,7 +60,7 @@ func TestThePageIsSmall(t *testing.T) {
 	raw, small := 0, 0
 	for _, f := range files {
 		raw += len(f.raw)
-		small += len(f.small)
+		small += len(f.small())
 	}
 	if small > most {
 		t.Errorf("%d bytes are sent, want at most %d", small, most)
