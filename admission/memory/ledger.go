@@ -288,11 +288,7 @@ func (l *Ledger) Next(now time.Duration) (time.Duration, bool) {
 			if acc := l.accounts[a]; acc.short > 0 {
 				take(acc.shortAt + shortFor*d.trialAfter())
 			}
-		}
-		if l.sight(g, now) == seen {
-			for _, a := range d.accounts {
-				take(l.LateBy(a))
-			}
+			take(l.LateBy(a)) // it counts whether or not the GPU is read
 		}
 	}
 	return next, ok
