@@ -93,7 +93,8 @@ func TestHeadersThatAClientMayNotSay(t *testing.T) {
 	})
 	t.Run("are believed of a trusted peer", func(t *testing.T) {
 		b := open(t, echo, func(s *proxy.Setup) { s.Proxy.Trusted = []string{"127.0.0.0/8"} })
-		_, got := b.do("POST", "/light/x", "{}", "X-Forwarded-For", "6.6.6.6", "X-Forwarded-Proto", "https", "X-Real-Ip", "6.6.6.6", "X-Anteroom-Class", "light")
+		_, got := b.do("POST", "/light/x", "{}", "X-Forwarded-For", "6.6.6.6", "X-Forwarded-Proto", "https", "X-Real-Ip", "6.6.6.6",
+			"X-Anteroom-Class", "light")
 		for _, want := range []string{"X-Forwarded-For: 6.6.6.6, 127.0.0.1\r\n", "X-Forwarded-Proto: https\r\n", "X-Real-Ip: 6.6.6.6\r\n"} {
 			if !strings.Contains(got, want) {
 				t.Errorf("%q did not reach the backend:\n%s", want, got)

@@ -61,7 +61,8 @@ func TestAClientsTimeoutOfAStreamEndsAtItsFirstByte(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.handler.Recall(proxy.Memory{Routes: []proxy.RouteMemory{{Backend: "quick", Route: "rest", Class: "light", Path: "/**", Learned: learned}}}, time.Now())
+	b.handler.Recall(proxy.Memory{Routes: []proxy.RouteMemory{{Backend: "quick", Route: "rest", Class: "light", Path: "/**",
+		Learned: learned}}}, time.Now())
 	for _, c := range []struct {
 		path, body, accept string
 		want               int
