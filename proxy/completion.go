@@ -389,9 +389,9 @@ func (s *jobs) release(grant uint64) {
 	}
 }
 
-// releaseGrant gives a grant back by hand; a job that holds it is followed no
+// ReleaseGrant gives a grant back by hand; a job that holds it is followed no
 // more. It says whether the grant was running.
-func (h *Handler) releaseGrant(id uint64) bool {
+func (h *Handler) ReleaseGrant(id uint64) bool {
 	ok := h.controller.ReleaseGrant(id)
 	h.jobs.release(id)
 	return ok

@@ -10,6 +10,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
@@ -68,9 +69,9 @@ func (b *box) seen(m *model, c *card, path string, used admission.Bytes) {
 	eventually(b.t, "a lone run is over", func() bool { return !b.controller.Snapshot().GPUs[0].LoneRun })
 }
 
-func (b *box) learned() proxy.Learned {
+func (b *box) learned() admin.Learned {
 	b.t.Helper()
-	var l proxy.Learned
+	var l admin.Learned
 	if code := b.ask("GET", "/api/learned", &l); code != 200 {
 		b.t.Fatalf("/api/learned answers %d", code)
 	}

@@ -168,9 +168,9 @@ func (h *Handler) tellPlace(w http.ResponseWriter, r *http.Request) {
 		out.State, out.Waited = "waiting", now.Sub(p.asked).Milliseconds()
 		if w, ok := h.waiting(p.origin); ok {
 			out.Position, out.Reason, out.Detail = &w.Position, w.Reason, publicWords[w.Reason]
-			if out.EstimatedStart = known(w.EstimatedStart); out.EstimatedStart != nil {
-				wait := max(0, w.EstimatedStart.Sub(now).Milliseconds())
-				out.EstimatedWait = &wait
+			if start := w.EstimatedStart; !start.IsZero() {
+				wait := max(0, start.Sub(now).Milliseconds())
+				out.EstimatedStart, out.EstimatedWait = &start, &wait
 			}
 		}
 	}
