@@ -250,16 +250,6 @@ func (l *Ledger) left(st *State, a int) Bytes {
 	return max(h.Loading, acc.weights) + h.Running
 }
 
-// Retained is the most that account a may still hold once its work has ended and
-// its GPU was read.
-func (l *Ledger) Retained(a int) Bytes {
-	acc, h := l.accounts[a], &l.Accounts[a]
-	if h.Runs > 0 && !acc.keeps() {
-		return acc.weights
-	}
-	return max(h.High, h.Peak)
-}
-
 // Predict moves readings that are overdue into the future: what they would show is
 // never counted on.
 func (l *Ledger) Predict(now time.Duration) {
