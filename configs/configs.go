@@ -19,9 +19,7 @@ import (
 
 	"github.com/go-viper/mapstructure/v2"
 	koanfmaps "github.com/knadh/koanf/maps"
-	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/providers/env/v2"
-	"github.com/knadh/koanf/v2"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
@@ -63,12 +61,12 @@ func Load(o Options) (*Config, error) {
 		}
 	}
 	given := &overrides{known: file.values, origin: make(map[string]string)}
-	values, filled := merge(o, file, given)
+	values, templates, filled := merge(o, file, given)
 	c := &Config{values: values, written: file.written}
 	for path := range given.origin {
 		delete(c.written, path)
 	}
-	if err := decode(c.values, c); err != nil {
+	if err := decode(c.values, templates, c); err != nil {
 		return nil, Mistakes{{File: o.File, Problem: err.Error()}}
 	}
 	for name, b := range c.Routing.Backends {
@@ -110,10 +108,11 @@ func readDefaults() *document {
 }
 
 // merge lays the file over the defaults, the environment over both and the
-// flags over all, then completes every entry from its section's template.
-func merge(o Options, file *document, given *overrides) (map[string]any, filled) {
+// flags over all, then completes every entry from its section's template. The templates
+// are those of each section by its key.
+func merge(o Options, file *document, given *overrides) (values map[string]any, templates map[string]map[string]any, filled filled) {
 	defaults := readDefaults().values
-	templates := make(map[string]map[string]any)
+	templates = make(map[string]map[string]any)
 	for key, s := range schemaRoot.keys {
 		switch {
 		case s.kind == entries:
@@ -127,25 +126,23 @@ func merge(o Options, file *document, given *overrides) (map[string]any, filled)
 		}
 	}
 
-	k := koanf.New(separator)
-	load := func(p koanf.Provider) {
-		if err := k.Load(p, nil); err != nil {
-			panic("configs: " + err.Error()) // the providers read from memory
-		}
+	values = defaults
+	// What is laid over is a copy: the file is asked again for what stands in it.
+	koanfmaps.Merge(clone(file.values), values)
+	set, err := env.Provider(separator, env.Opt{Prefix: prefix, TransformFunc: given.environment, EnvironFunc: func() []string { return o.Env }}).Read()
+	if err != nil {
+		panic("configs: " + err.Error()) // it reads from memory
 	}
-	load(confmap.Provider(defaults, ""))
-	load(confmap.Provider(file.values, ""))
-	load(env.Provider(separator, env.Opt{Prefix: prefix, TransformFunc: given.environment, EnvironFunc: func() []string { return o.Env }}))
+	koanfmaps.Merge(set, values)
 	flags := make(map[string]any)
 	for _, path := range slices.Sorted(maps.Keys(o.Flags)) {
 		if key, value := given.flag(path, o.Flags[path]); key != "" {
 			flags[key] = value
 		}
 	}
-	load(confmap.Provider(flags, separator))
+	koanfmaps.Merge(koanfmaps.Unflatten(flags, separator), values)
 
-	values := k.Raw()
-	filled := fill(values)
+	filled = fill(values)
 	for key, start := range templates {
 		s := schemaRoot.keys[key].elem
 		switch below := values[key].(type) {
@@ -159,47 +156,101 @@ func merge(o Options, file *document, given *overrides) (map[string]any, filled)
 			}
 		}
 	}
-	return values, filled
+	return values, templates, filled
 }
 
-// complete is an entry with what it does not say itself taken from start. Where
-// start has a list of sections, its one entry is what theirs begin with.
+// complete is an entry with what it does not say itself taken from start, whose sections
+// it then shares. Where start has a list of sections, its one entry is what theirs begin
+// with.
 func complete(s *schema, start map[string]any, entry any) map[string]any {
-	whole := koanfmaps.Copy(start)
-	lists := make(map[string]map[string]any)
+	own, _ := entry.(map[string]any)
+	whole := over(start, own)
 	for key, below := range s.keys {
-		if below.kind == list && below.elem.kind == section {
-			items, _ := whole[key].([]any)
-			lists[key], _ = items[0].(map[string]any)
-			whole[key] = []any{}
+		if below.kind != list || below.elem.kind != section {
+			continue
 		}
-	}
-	if own, ok := entry.(map[string]any); ok {
-		koanfmaps.Merge(own, whole)
-	}
-	for key, first := range lists {
+		first, _ := start[key].([]any)[0].(map[string]any)
 		items := []any{}
-		given, _ := whole[key].([]any)
+		given, _ := own[key].([]any)
 		for _, item := range given {
-			items = append(items, complete(s.keys[key].elem, first, item))
+			items = append(items, complete(below.elem, first, item))
 		}
 		whole[key] = items
 	}
 	return whole
 }
 
-func decode(values map[string]any, c *Config) error {
-	k := koanf.New(separator)
-	if err := k.Load(confmap.Provider(values, ""), nil); err != nil {
-		return err
+// over is start with own laid over it. What only one of them has is shared with it.
+func over(start, own map[string]any) map[string]any {
+	whole := maps.Clone(start)
+	for key, value := range own {
+		below, isMap := whole[key].(map[string]any)
+		if v, ok := value.(map[string]any); ok && isMap {
+			value = over(below, v)
+		}
+		whole[key] = value
 	}
-	return k.UnmarshalWithConf("", c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
-		ErrorUnused: true,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(
-			mapstructure.StringToTimeDurationHookFunc(),
-			spreadResident,
-			mapstructure.TextUnmarshallerHookFunc()),
-	}})
+	return whole
+}
+
+// clone is a copy with which nothing is shared that can be changed: mappings and lists.
+func clone(from map[string]any) map[string]any {
+	to := make(map[string]any, len(from))
+	for key, value := range from {
+		to[key] = cloneValue(value)
+	}
+	return to
+}
+
+func cloneValue(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		return clone(v)
+	case []any:
+		list := make([]any, len(v))
+		for i := range v {
+			list[i] = cloneValue(v[i])
+		}
+		return list
+	}
+	return value
+}
+
+// decode makes structs of the values. Sections that many entries share, because they are
+// a template's, are decoded once.
+func decode(values map[string]any, templates map[string]map[string]any, c *Config) error {
+	shared := make(map[uintptr]map[reflect.Type]reflect.Value)
+	for _, start := range templates {
+		for _, below := range start {
+			if m, ok := below.(map[string]any); ok {
+				shared[reflect.ValueOf(m).Pointer()] = make(map[reflect.Type]reflect.Value)
+			}
+		}
+	}
+	hooks := mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), spreadResident, mapstructure.TextUnmarshallerHookFunc())
+	decodeTo := func(to, from any, hook mapstructure.DecodeHookFunc) error {
+		decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{Result: to, TagName: "koanf", ErrorUnused: true, DecodeHook: hook})
+		if err != nil {
+			return err
+		}
+		return decoder.Decode(from)
+	}
+	once := func(from, to reflect.Value) (any, error) {
+		if from.Kind() != reflect.Map || to.Kind() != reflect.Struct || shared[from.Pointer()] == nil {
+			return from.Interface(), nil
+		}
+		known := shared[from.Pointer()]
+		if one, ok := known[to.Type()]; ok {
+			return one.Interface(), nil
+		}
+		one := reflect.New(to.Type())
+		if err := decodeTo(one.Interface(), from.Interface(), hooks); err != nil {
+			return nil, err
+		}
+		known[to.Type()] = one.Elem()
+		return one.Elem().Interface(), nil
+	}
+	return decodeTo(c, values, mapstructure.ComposeDecodeHookFunc(once, hooks))
 }
 
 // spreadResident makes a mapping of GPUs to amounts what a struct can hold.
@@ -277,7 +328,7 @@ func (c *Config) reserved(backend string) map[string]int {
 // token is there or not, addresses have no passwords, and what the environment or a
 // file stands for is shown as it is written.
 func (c *Config) Public() map[string]any {
-	shown := koanfmaps.Copy(c.values)
+	shown := clone(c.values)
 	if admin, ok := shown["admin"].(map[string]any); ok {
 		for _, key := range [...]string{"token", "read_token"} {
 			if admin[key] != "" {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,7 +161,8 @@ func answering(t *testing.T) http.Handler {
 type played struct {
 	*testing.T
 	*box
-	comfy *comfy
+	comfy   *comfy
+	reached *atomic.Int32 // requests that are at the backend, or were
 }
 
 // ask sends a request and reads its answer, whatever comes of it.
@@ -288,7 +290,7 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 			about:   map[string]string{"anteroom.wait.reason": "paused"},
 			line:    map[string]any{"level": "INFO", "reason": "paused", "execute_ms": nil},
 			metrics: []string{light("cancelled"), `anteroom_cancellations_total{anteroom_class="light",anteroom_phase="wait"}`}}},
-		"cancelled while it runs": {play: func(p *played) { p.leave("/light/hang", "it runs", func() bool { return p.running() == 1 }) },
+		"cancelled while it runs": {play: func(p *played) { p.leave("/light/hang", "it runs", func() bool { return p.reached.Load() == 1 }) },
 			want: want{status: "499", result: "cancelled", code: "client_cancelled", spans: usual, line: map[string]any{"level": "INFO"},
 				metrics: []string{light("cancelled"), `anteroom_cancellations_total{anteroom_class="light",anteroom_phase="execute"}`}}},
 		"retried": {play: func(p *played) { p.post("/scarce/x") }, want: want{status: "200", result: "ok",
@@ -320,7 +322,9 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 			collected, draws := newReceiver(t), newComfy()
 			scarce, answers := &scarce{bodies: make(chan string, 10)}, answering(t)
 			scarce.left.Store(1)
+			var reached atomic.Int32
 			model := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				reached.Add(1)
 				switch {
 				case r.URL.Path == "/prompt", strings.HasPrefix(r.URL.Path, "/history/"), r.URL.Path == "/queue":
 					draws.ServeHTTP(w, r)
@@ -341,7 +345,7 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 				changes = append(changes, overH2C)
 			}
 			b := openTraced(t, model.URL, telemetry.TracesConfig{Exporter: "otlp", Endpoint: collected.URL, Sample: 1}, changes...)
-			c.play(&played{t, b, draws})
+			c.play(&played{t, b, draws, &reached})
 			eventually(t, "it is on a line", func() bool { return b.line("request") != nil })
 			eventually(t, "nothing runs", func() bool { return b.running() == 0 })
 			w := c.want
