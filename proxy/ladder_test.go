@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -204,7 +203,7 @@ func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
 	// Whoever watches it starts it anew, and it loads.
 	large.dies.Store(false)
 	large.held.Store(int64(large.weights))
-	l, err := net.Listen("tcp", strings.TrimPrefix(large.server.URL, "http://"))
+	l, err := newListener(strings.TrimPrefix(large.server.URL, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -389,15 +389,20 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	}
 	q.steps(rejection.Stay)
 	q.wait.event(EventRefused, at, attribute.String(AttrCode, string(rejection.Code)))
-	q.wait.set(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
+	q.wait.add(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, rejection.Waited.Seconds()),
 		attribute.String(AttrCode, string(rejection.Code)), attribute.Int(AttrPosition, rejection.Position))
+	reason := rejection.Reason
 	if stay := rejection.Stay; stay != nil {
-		q.wait.set(blocked(stay.Last)...)
-		q.wait.set(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
+		last := stay.Last
+		if last.Reason != admission.ReasonNone {
+			last.Reason, reason = cmp.Or(reason, last.Reason), admission.ReasonNone
+		}
+		q.wait.add(blocked(last)...)
+		q.wait.add(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
 	}
-	if rejection.Reason != admission.ReasonNone {
-		q.wait.set(attribute.String(AttrReason, string(rejection.Reason)))
+	if reason != admission.ReasonNone {
+		q.wait.add(attribute.String(AttrReason, string(reason)))
 	}
 	q.endWait(at)
 }
