@@ -74,13 +74,8 @@ func discover(ctx context.Context, also targets, only bool, where cardFlags, use
 		}
 	}
 	servers = identify(ctx, servers, cards)
-	if !slices.ContainsFunc(servers, func(f found) bool { return f.Engine != "" }) {
-		var asked []string
-		for _, f := range servers {
-			asked = append(asked, f.url)
-		}
-		return "", nil, fmt.Errorf("no engine was found (asked: %s): start them first, or name one by --to [ENGINE=]URL",
-			strings.Join(asked, ", "))
+	if !slices.ContainsFunc(servers, func(f found) bool { return f.name != "" }) {
+		return "", nil, errors.New(none(servers))
 	}
 	text = draft(cards, servers, used)
 	cfg, err := configs.Load(configs.Options{File: "what init writes", Text: []byte(text)})
@@ -88,6 +83,23 @@ func discover(ctx context.Context, also targets, only bool, where cardFlags, use
 		return text, mistakes, nil
 	}
 	return text, cfg.Warnings(), nil
+}
+
+// none says why a configuration has no backend.
+func none(servers []found) string {
+	if len(servers) == 0 {
+		return "no engine was found at the usual ports: start it first, or name it by --to URL"
+	}
+	text := "no engine was found"
+	for i, f := range servers {
+		text += when(i == 0, ": ") + when(i > 0, "; ")
+		if f.err != nil {
+			text += fmt.Sprintf("%s does not answer (%v): start it first", f.url, f.err)
+		} else {
+			text += fmt.Sprintf("%s answers, and is none of those that are known: --to %s takes it in, with a rule of its own", f.url, f.url)
+		}
+	}
+	return text
 }
 
 // writeNew writes a file that is not there yet, or with force one that is.
