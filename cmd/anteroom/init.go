@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/charmbracelet/x/term"
+
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
 	"github.com/anteroom-gpu/anteroom/configs"
 )
@@ -42,7 +44,7 @@ func runInit(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, text)
 		return 0
 	}
-	if !*yes && isTerminal(os.Stdin) {
+	if !*yes && term.IsTerminal(os.Stdin.Fd()) {
 		fmt.Fprintf(stdout, "%s\nWrite this to %s? [Y/n] ", text, *file)
 		answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 		if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "" && answer != "y" && answer != "yes" {
@@ -117,9 +119,4 @@ func writeNew(name, text string, force bool) error {
 	}
 	_, err = f.WriteString(text)
 	return errors.Join(err, f.Close())
-}
-
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
 }
