@@ -19,12 +19,9 @@ const minRemaining = time.Millisecond
 //     reservation is written, and what can be done about its memory is begun.
 //  5. Rests begin and end. What bars each head is said anew.
 //
-// A start only takes capacity away, so going through the heads once is enough,
-// but for six cases in which the pass begins again at 3: the strict head has
-// started, a start may have led another head to another replica, it has taken the
-// memory of a head that a reservation bars, a run has started alone, which may move
-// reservations, a start makes its backend hold more than before, which it may keep
-// past a reservation, or a rest has ended.
+// A start can change more than the room it takes: who is strict, to which replica
+// another head goes, when a reservation begins, and what a backend retains. So the
+// pass begins again at 3 after a start or the end of a rest, until there is none.
 func (s *Scheduler) pass(now time.Duration) {
 	s.recheck = forever
 	s.expire(now) // 1
@@ -58,7 +55,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 	s.turns.settle(s, now)
 	s.strict.choose(s, now) // 3
 	s.shapes.rank(s.strict.head)
-	started, beside, elsewhere := false, false, false
+	started := false
 	for i := 0; i < len(s.shapes.active); { // 4
 		sh := s.shapes.active[i]
 		if k, barred := sh.barred(); barred {
@@ -84,7 +81,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 				s.wake(now, sh)
 			case k.memory():
 				if r := s.resolve(now, sh); r != nil {
-					to, starts, beside = r, true, true
+					to, starts = r, true
 				} else if s.box.residency.UnloadsFor(t) {
 					to, at, _ = s.earliest(now, t, false)
 					sh.reserved = at
@@ -97,20 +94,19 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 			continue
 		}
 		if starts {
-			wasStrict, held := s.strict.is(t), s.box.retained(to)
+			wasStrict := s.strict.is(t)
 			s.countStart(t, s.shapes.active[:i])
 			s.leaveQueue(now, t, to)
 			if wasStrict {
 				return true
 			}
-			started, beside = true, beside || elsewhere || s.profile.reservations > 0 && s.box.retained(to) > held
+			started = true
 			s.shapes.settle(i, sh, s.strict.head)
 			s.profile.acting = len(s.shapes.active)
 			continue
 		}
 		if to != nil {
 			s.profile.reserve(t, to, at)
-			elsewhere = elsewhere || len(sh.backend.replicas) > 1
 		}
 		// Three things change the outcome with no event: the prediction that bars
 		// it, or its being alone, may run out, and being strict moves it to the front.
@@ -125,26 +121,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		}
 		i++
 	}
-	if started {
-		// What has started may have made room for another strict head, and what
-		// barred a head from being alone may be gone.
-		was, after := s.strict.head, s.strict.after
-		s.strict.choose(s, now)
-		beside = beside || s.profile.barsAlone || s.strict.head != was || s.strict.after != after || crowded(s, now)
-	}
-	return s.rests.update(s, now) || beside // 5
-}
-
-// crowded says that a head which fitted when it had its turn lacks memory now.
-// Something can be done about that, and was not.
-func crowded(s *Scheduler, now time.Duration) bool {
-	return slices.ContainsFunc(s.shapes.active, func(sh *shape) bool {
-		if sh.head == nil || sh.block.reason != ReasonReservedForOther {
-			return false
-		}
-		_, k := s.pickNow(sh, now)
-		return k.memory()
-	})
+	return s.rests.update(s, now) || started // 5
 }
 
 // countStart notes how a waiting ticket comes to start, with those that rank before its

@@ -302,15 +302,6 @@ func (b *box) room(sh *shape, r *replica, now time.Duration) (need, free Bytes) 
 	return need, free
 }
 
-// retained is the most that a replica may still hold on all its GPUs once its
-// work has ended.
-func (b *box) retained(r *replica) (sum Bytes) {
-	for _, a := range r.accounts {
-		sum += b.ledger.Retained(a)
-	}
-	return sum
-}
-
 // runDemand is the demand of a run of a shape on a replica, whatever GPU it is
 // largest on.
 func (b *box) runDemand(sh *shape, r *replica) Bytes {

@@ -150,7 +150,8 @@ func (q *Request) Executed(at time.Time, e Execution) {
 		}
 	}
 	if result == ResultOK && e.Estimate > 0 {
-		m.estimates.Record(context.Background(), q.executed.Seconds()/e.Estimate.Seconds(), usual.runRatio.of(m, labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
+		m.estimates.Record(context.Background(), q.executed.Seconds()/e.Estimate.Seconds(),
+			usual.runRatio.of(m, labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
 	}
 	q.contended(q.executed.Seconds(), result == ResultOK)
 	if q.execution != nil {

@@ -84,7 +84,8 @@ var knownMethods = map[string]bool{
 // the rule's path pattern and becomes http.route and, with the method, the
 // span's name, so it must come from a small closed set; empty: none matched.
 func (t *Telemetry) Begin(r *http.Request, route string) *Request {
-	q := &Request{t: t, method: r.Method, url: r.URL, pattern: route, scheme: scheme(r), began: time.Now(), received: -1, position: -1, executed: -1, priority: 3}
+	q := &Request{t: t, method: r.Method, url: r.URL, pattern: route, scheme: scheme(r), began: time.Now(), received: -1, position: -1,
+		executed: -1, priority: 3}
 	q.outcome.rpc, q.origin.Value = noRPC, q
 	if !knownMethods[q.method] {
 		q.method = otherMethod

@@ -29,7 +29,8 @@ func TestThePolicyHasNoExceptions(t *testing.T) {
 	for at := range files() {
 		h := get(t, at).Header()
 		policy := h.Get("Content-Security-Policy")
-		if policy == "" || strings.Contains(policy, "unsafe") || strings.Contains(policy, "*") || strings.Contains(policy, "http") || strings.Contains(policy, "data:") {
+		if policy == "" || strings.Contains(policy, "unsafe") || strings.Contains(policy, "*") || strings.Contains(policy, "http") ||
+			strings.Contains(policy, "data:") {
 			t.Errorf("%s: the policy is %q", at, policy)
 		}
 		if !strings.Contains(policy, "default-src 'none'") || !strings.Contains(policy, "frame-ancestors 'none'") {
