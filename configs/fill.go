@@ -99,41 +99,54 @@ func (f *filler) preset(name string) {
 		}
 		class := cmp.Or(text(b, "class"), route.Class)
 		if route.Socket {
-			if paths := f.open(name, route.Paths); len(paths) > 0 {
-				match := map[string]any{"method": texts(route.Methods), "path": texts(paths)}
-				if models := all(b["models"]); len(models) > 0 && f.sharer(name, paths[0]) != "" {
-					match["when"] = "query.model in [" + strings.Join(quotedAll(models), ", ") + "]"
-				}
-				f.class(class, route.Class)
-				f.add(name, map[string]any{"name": label, "class": class, "hold_slot": true, "match": match})
-			}
+			f.sockets(name, label, class, route)
 			continue
 		}
 		f.aliases(name, label, class, route)
-		var own, shared []string
-		for _, path := range f.open(name, route.Paths) {
-			if with := f.sharer(name, path); with != "" {
-				shared = append(shared, path)
-				f.wantModels(name, path, with)
-			} else {
-				own = append(own, path)
-			}
+		f.work(name, label, class, route)
+	}
+}
+
+// sockets adds a preset's route of sockets, which have their model in the query.
+func (f *filler) sockets(name, label, class string, route backend.Route) {
+	paths := f.open(name, route.Paths)
+	if len(paths) == 0 {
+		return
+	}
+	match := map[string]any{"method": texts(route.Methods), "path": texts(paths)}
+	if models := all(f.backend(name)["models"]); len(models) > 0 && f.sharer(name, paths[0]) != "" {
+		match["when"] = "query.model in [" + strings.Join(quotedAll(models), ", ") + "]"
+	}
+	f.class(class, route.Class)
+	f.add(name, map[string]any{"name": label, "class": class, "hold_slot": true, "match": match})
+}
+
+// work adds a preset's route of requests: the paths that only this backend has, and
+// those that it shares, for its own models.
+func (f *filler) work(name, label, class string, route backend.Route) {
+	var own, shared []string
+	for _, path := range f.open(name, route.Paths) {
+		if with := f.sharer(name, path); with != "" {
+			shared = append(shared, path)
+			f.wantModels(name, path, with)
+		} else {
+			own = append(own, path)
 		}
-		for _, part := range []struct {
-			label  string
-			paths  []string
-			models any
-		}{{label, own, nil}, {label + "-by-model", shared, b["models"]}} {
-			if len(part.paths) == 0 {
-				continue
-			}
-			match := map[string]any{"method": texts(route.Methods), "path": texts(part.paths)}
-			if part.models != nil {
-				match["model"] = part.models
-			}
-			f.class(class, route.Class)
-			f.add(name, map[string]any{"name": part.label, "class": class, "match": match})
+	}
+	for _, part := range []struct {
+		label  string
+		paths  []string
+		models any
+	}{{label, own, nil}, {label + "-by-model", shared, f.backend(name)["models"]}} {
+		if len(part.paths) == 0 {
+			continue
 		}
+		match := map[string]any{"method": texts(route.Methods), "path": texts(part.paths)}
+		if part.models != nil {
+			match["model"] = part.models
+		}
+		f.class(class, route.Class)
+		f.add(name, map[string]any{"name": part.label, "class": class, "match": match})
 	}
 }
 

@@ -17,14 +17,17 @@ type full struct {
 	most   Bytes         // that may be booked; 0: all
 	until  time.Duration // the time of 2
 	times  int           // failures since a run beyond it has ended well
-	beyond *Run          // the run of 2, while it runs; nil: there is none
+	beyond *Run          // the last run of 2; nil: there was none
 }
 
-// fullBudget is what may be booked of a GPU at an age.
-func (l *Ledger) fullBudget(g int, now time.Duration) Bytes {
-	d, budget := l.devices[g], l.Budget(g)
-	f := &d.full
-	if f.most == 0 || l.sight(g, now) != blind || f.beyond == nil && now >= f.until || l.Quiet(g) { // 2, 3
+// tries says that the run of 2 is under way. endFull does not see its end where the GPU
+// is read again by then, or is lost.
+func (f *full) tries() bool { return f.beyond != nil && f.beyond.state == running }
+
+// fullBudget is what may be booked of a GPU in the state st.
+func (l *Ledger) fullBudget(st *State, g int, now time.Duration) Bytes {
+	f, budget := &l.devices[g].full, l.Budget(g)
+	if f.most == 0 || l.sight(g, now) != blind || !f.tries() && now+st.Ahead >= f.until || l.quiet(st, g) { // 2, 3
 		return budget
 	}
 	return min(budget, f.most)
@@ -41,7 +44,7 @@ func (l *Ledger) bookedBlind(g int) Bytes {
 
 // startBlind notes a run that was booked on a GPU that cannot be read.
 func (l *Ledger) startBlind(g int, r *Run) {
-	if f := &l.devices[g].full; f.most > 0 && f.beyond == nil && l.bookedBlind(g) > f.most {
+	if f := &l.devices[g].full; f.most > 0 && !f.tries() && l.bookedBlind(g) > f.most {
 		f.beyond = r
 	}
 }
