@@ -27,6 +27,7 @@ var worldsOnceLate = []struct {
 	{920007661, "what others are believed to hold for sure is in doubt after twice trial_after"},
 	{920162124, "what is added to a measured demand is in doubt"},
 	{920060299, "no weights above the declared ones are asked for where a neighbour is in the way of a trial"},
+	{950043588, "nor those that nobody declared"},
 	{920068300, "a failure whose evidence has moved once does not bar any more"},
 	{920105128, "what others held at a failure is what the answer says"},
 	{920009270, "a failure on two GPUs does not bar once memory is free on one of them"},

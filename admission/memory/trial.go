@@ -324,7 +324,7 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown, long
 	switch w := acc.weights; {
 	case own > 0 && own < w:
 		least -= w - own // what it holds may be all of its weights
-	case own == 0 && acc.declared > 0 && acc.declared < w:
+	case own == 0 && acc.declared < w: // nothing, where they were to be learned
 		least -= w - acc.declared
 	}
 	if l.unmanaged(st, a, l.needByFigures(st, a, least, now), now) > 0 {
