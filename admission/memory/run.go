@@ -90,6 +90,9 @@ func (l *Ledger) LoneRun(g int) *Run { return l.devices[g].lone }
 // Start books a run.
 func (l *Ledger) Start(now time.Duration, r *Run) {
 	r.state, r.Started, r.asked = running, now, r.Demand
+	if r.Case != nil && r.Kind != Fitting {
+		l.again(r.Case, now)
+	}
 	for i, a := range r.Accounts {
 		g := l.accounts[a].gpu
 		var room, least, used, taken Bytes
