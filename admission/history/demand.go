@@ -345,13 +345,17 @@ func (f Failure) needs(seen memory.Bytes) memory.Bytes {
 // Exhausted takes a run that ended for want of memory, and gives the figure for
 // another try. A request that ran out of memory where others of its kind did well
 // is odd, and raises nothing but its own figure: more of the last eight runs which
-// ended well had no more room, to a tenth, than have failed since.
+// ended well had no more room, to a tenth, than have failed since. One that says that
+// it needed no more than is booked raises nothing.
 func (h *History) Exhausted(at time.Time, vram memory.Bytes, f Failure) (again memory.Bytes, isOdd bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.kindOf(vram)
 	defer k.note(h, at)
 	k.failures++
+	if f.Said > 0 && f.Said <= f.Weights+f.Booked {
+		return f.Booked, false // others held what it needed, and it needed no more
+	}
 	well := 0
 	for _, n := range k.rooms {
 		if nearly(n, f.Room) {
