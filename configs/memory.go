@@ -81,7 +81,9 @@ func (c *Config) warnOfDemands(unset map[string]bool, warn func(path, problem st
 		if r.Pass {
 			continue
 		}
-		if _, err := admission.ParseBytes(r.VRAM); r.VRAM != "" && r.VRAM != "learn" && err != nil && !units.MatchString(r.VRAM) {
+		if !isExpression(r.VRAM) {
+			// It is an amount, or says nothing.
+		} else if !units.MatchString(r.VRAM) {
 			warn(fmt.Sprintf("routes[%d].vram", i), fmt.Sprintf("%q is a number of bytes, and has no gib or mib: want one such as "+
 				"gib(4) * num(body.n, 1)", r.VRAM))
 		} else if e, err := expression.Amount(r.VRAM); err == nil && len(e.Unguarded) > 0 {
@@ -117,6 +119,15 @@ func (c *Config) warnOfDemands(unset map[string]bool, warn func(path, problem st
 			}
 		}
 	}
+}
+
+// isExpression says that a route's vram is neither left out, nor learned, nor an amount.
+func isExpression(vram string) bool {
+	if vram == "" || vram == "learn" {
+		return false
+	}
+	_, err := admission.ParseBytes(vram)
+	return err != nil
 }
 
 // warnOfIdlers finds replicas that are too small for every request of their backend.

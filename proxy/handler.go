@@ -284,7 +284,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
 		History:  x.rules.histories[d.Route],
 	}
-	book(&ask, d.Route.Learn)
+	Book(&ask, d.Route.Learn)
 	x.rules.claims(x.in, x.began, &ask)
 	if !ask.Deadline.IsZero() && ask.History != nil && routing.AsksForStream(x.in, x.seen()) {
 		// Its client's clock stops at the first byte: what comes after may take as

@@ -15,6 +15,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
@@ -237,7 +238,8 @@ func TestWhatIsNotKeptIsNotFound(t *testing.T) {
 	t.Cleanup(h.Close)
 	for _, path := range []string{"/api/history", "/api/decisions", "/api/events", "/api/record"} {
 		answer := httptest.NewRecorder()
-		proxy.Admin(h, setup.Proxy.Admin, proxy.Operations{}).ServeHTTP(answer, httptest.NewRequest("GET", "http://127.0.0.1:9090"+path, nil))
+		admin.New(setup.Proxy.Admin, admin.Process{Proxy: h, Controller: controller, Telemetry: told}).ServeHTTP(answer,
+			httptest.NewRequest("GET", "http://127.0.0.1:9090"+path, nil))
 		if answer.Code != 404 || !strings.Contains(answer.Body.String(), "telemetry.history.for") {
 			t.Errorf("%s: got %d %s, want 404 and its cure", path, answer.Code, answer.Body)
 		}

@@ -80,7 +80,8 @@ func (m *metrics) observe(t *Telemetry, k *maker) {
 		for name, replicas := range s.Breakers() {
 			for i, now := range replicas {
 				for _, state := range []string{"closed", "half-open", "open"} {
-					o.ObserveFloat64(breaker, yes(now == state), by(attribute.String(AttrBackend, name), attribute.Int(AttrReplica, i), attribute.String(AttrState, state)))
+					o.ObserveFloat64(breaker, yes(now == state), by(attribute.String(AttrBackend, name), attribute.Int(AttrReplica, i),
+						attribute.String(AttrState, state)))
 				}
 			}
 		}

@@ -28,7 +28,8 @@ func (q *Request) Operation() string {
 func operationOf(pattern, path string) string {
 	path = strings.TrimSuffix(path, "/")
 	switch {
-	case strings.HasSuffix(path, "/chat/completions"), strings.HasSuffix(path, "/api/chat"), strings.HasSuffix(path, "/messages"), strings.HasSuffix(path, "/responses"):
+	case strings.HasSuffix(path, "/chat/completions"), strings.HasSuffix(path, "/api/chat"), strings.HasSuffix(path, "/messages"),
+		strings.HasSuffix(path, "/responses"):
 		return "chat"
 	case strings.HasSuffix(path, "/completions"), strings.HasSuffix(path, "/api/generate"):
 		return "text_completion"

@@ -104,7 +104,8 @@ func (l labels) attributes() []attribute.KeyValue {
 	case setEstimate:
 		return []attribute.KeyValue{class, attribute.String(AttrOf, l.extra)}
 	case setModel, setTokens:
-		set := []attribute.KeyValue{attribute.String(AttrOperation, l.method), attribute.String(AttrProvider, l.scheme), attribute.String(AttrModel, l.model)}
+		set := []attribute.KeyValue{attribute.String(AttrOperation, l.method), attribute.String(AttrProvider, l.scheme),
+			attribute.String(AttrModel, l.model)}
 		if l.kind == setTokens {
 			set = append(set, attribute.String(AttrModality, "unknown"))
 		}
@@ -123,7 +124,8 @@ func (l labels) attributes() []attribute.KeyValue {
 // use stand for themselves, any other for its hundred.
 func clampStatus(status int) int {
 	switch status {
-	case 101, 200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, statusClientLeft, 500, 501, 502, 503, 504:
+	case 101, 200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, statusClientLeft,
+		500, 501, 502, 503, 504:
 		return status
 	}
 	return min(max(status/100, 1), 5) * 100

@@ -143,7 +143,8 @@ func (q *Request) Executed(at time.Time, e Execution) {
 		m.byteSeconds.Add(context.Background(), q.executed.Seconds()*float64(e.GPUs)*float64(q.vram), by...)
 	}
 	if result == ResultOK && e.Estimate > 0 {
-		m.estimates.Record(context.Background(), q.executed.Seconds()/e.Estimate.Seconds(), m.labelled(labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
+		m.estimates.Record(context.Background(), q.executed.Seconds()/e.Estimate.Seconds(),
+			m.labelled(labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
 	}
 	q.contended(q.executed.Seconds(), result == ResultOK)
 	if q.execution != nil {

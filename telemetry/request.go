@@ -83,7 +83,8 @@ var knownMethods = map[string]bool{
 // the rule's path pattern and becomes http.route and, with the method, the
 // span's name, so it must come from a small closed set; empty: none matched.
 func (t *Telemetry) Begin(r *http.Request, route string) *Request {
-	q := &Request{t: t, method: r.Method, url: r.URL, pattern: route, scheme: scheme(r), began: time.Now(), received: -1, position: -1, executed: -1, priority: 3}
+	q := &Request{t: t, method: r.Method, url: r.URL, pattern: route, scheme: scheme(r), began: time.Now(), received: -1, position: -1,
+		executed: -1, priority: 3}
 	q.outcome.rpc, q.origin.Value = noRPC, q
 	if !knownMethods[q.method] {
 		q.method = otherMethod
@@ -378,7 +379,8 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	if rejection.Code == admission.CodeClientCancelled {
 		result = ResultCancelled
 	}
-	q.t.metrics.wait.Record(q.context(), rejection.Waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: result}).record...)
+	q.t.metrics.wait.Record(q.context(), rejection.Waited.Seconds(),
+		q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: result}).record...)
 	if q.wait == nil {
 		return
 	}
@@ -387,15 +389,20 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	}
 	q.steps(rejection.Stay)
 	q.wait.event(EventRefused, at, attribute.String(AttrCode, string(rejection.Code)))
-	q.wait.set(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
+	q.wait.add(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, rejection.Waited.Seconds()),
 		attribute.String(AttrCode, string(rejection.Code)), attribute.Int(AttrPosition, rejection.Position))
+	reason := rejection.Reason
 	if stay := rejection.Stay; stay != nil {
-		q.wait.set(blocked(stay.Last)...)
-		q.wait.set(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
+		last := stay.Last
+		if last.Reason != admission.ReasonNone {
+			last.Reason, reason = cmp.Or(reason, last.Reason), admission.ReasonNone
+		}
+		q.wait.add(blocked(last)...)
+		q.wait.add(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
 	}
-	if rejection.Reason != admission.ReasonNone {
-		q.wait.set(attribute.String(AttrReason, string(rejection.Reason)))
+	if reason != admission.ReasonNone {
+		q.wait.add(attribute.String(AttrReason, string(reason)))
 	}
 	q.endWait(at)
 }

@@ -79,7 +79,8 @@ func (s Sensor) Watch(ctx context.Context, observe func(admission.Reading), read
 		if len(sources) == 0 {
 			continue
 		}
-		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, busy: s.Busy, measuring: s.Measuring, now: make(chan struct{}, 1), log: s.Log, observe: observe}
+		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, busy: s.Busy, measuring: s.Measuring,
+			now: make(chan struct{}, 1), log: s.Log, observe: observe}
 		asked[name] = w.now
 		first.Add(1)
 		w.first = sync.OnceFunc(first.Done)

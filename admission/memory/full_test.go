@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -167,4 +168,19 @@ func TestWhatAFullCardSays(t *testing.T) {
 	if _, _, ok := u.l.Fits(&u.l.State, 0, GiB/2, u.now); !ok {
 		t.Error("what was free is kept from a smaller one")
 	}
+}
+
+// The run beyond what may be booked ends while the card is lost.
+func TestATryThatEndsUnseenIsOver(t *testing.T) {
+	u := newUnreadable(t)
+	u.starts()
+	u.ends(u.starts(), Result{Outcome: OutOfMemory})
+	u.now = DefaultTrialAfter
+	tries := u.starts()
+	u.waits() // one at a time
+	u.l.Observe(u.now, u.now, Reading{GPU: "g0", Err: errors.New("fell off the bus"), Lost: true})
+	u.ends(tries, Result{})
+	u.l.Observe(u.now, u.now, Reading{GPU: "g0", Err: errors.New("no permission")})
+	u.now += settleTime // what has ended unseen is still booked: it is a larger one than has failed
+	u.starts()
 }

@@ -133,7 +133,7 @@ func (l *Ledger) Fits(st *State, a int, demand Bytes, now time.Duration) (need, 
 	if l.unread(a, demand, now) {
 		return n, 0, false
 	}
-	budget := l.fullBudget(g, now+st.Ahead)
+	budget := l.fullBudget(st, g, now)
 	taken := l.Taken(st, g, a, n, now)
 	if taken <= budget {
 		return 0, 0, true

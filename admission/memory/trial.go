@@ -167,9 +167,12 @@ func (l *Ledger) AtRest(g int, now time.Duration) bool {
 }
 
 // Quiet says that nothing of ours runs, loads or unloads on a GPU.
-func (l *Ledger) Quiet(g int) bool {
+func (l *Ledger) Quiet(g int) bool { return l.quiet(&l.State, g) }
+
+// quiet is Quiet in the state st.
+func (l *Ledger) quiet(st *State, g int) bool {
 	for _, a := range l.devices[g].accounts {
-		if l.Accounts[a].Runs > 0 || l.accounts[a].moving {
+		if st.Accounts[a].Runs > 0 || l.accounts[a].moving {
 			return false
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -51,7 +52,8 @@ type server struct {
 // startServer opens the listeners that cfg names and serves on them at once. A
 // read that is not nil takes the place of the GPU sensor. Log lines go to
 // logs. The caller ends it by Stop.
-func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read func(ctx context.Context, now <-chan string, observe func(admission.Reading)), speed float64) (*server, error) {
+func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer,
+	read func(ctx context.Context, now <-chan string, observe func(admission.Reading)), speed float64) (*server, error) {
 	t, err := telemetry.Start(ctx, cfg.Telemetry, buildVersion(), logs)
 	if err != nil {
 		return nil, err
@@ -98,13 +100,14 @@ func (s *server) open(cfg *configs.Config) (err error) {
 	}
 	s.state = newStateFile(cfg.Proxy.State.File, s.log)
 	s.handler.Recall(s.state.read(), time.Now())
-	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public, Version: buildVersion(), Compare: s.compare})
+	operate := admin.New(cfg.Proxy.Admin, admin.Process{Proxy: s.handler, Controller: s.controller, Telemetry: s.telemetry, Reload: s.Reload,
+		Config: s.public, Version: buildVersion(), Compare: s.compare})
 	inherited, err := inheritedSockets()
 	if err != nil {
 		s.handler.Close()
 		return err
 	}
-	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, admin, inherited...); err != nil {
+	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, operate, inherited...); err != nil {
 		s.handler.Close()
 		return err
 	}
