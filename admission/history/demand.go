@@ -158,14 +158,17 @@ func (h *History) Measured(vram memory.Bytes) bool {
 }
 
 // LearnRoom takes the memory that a run which ended well could have had, weights
-// included. onTrial says that nobody knew whether it would be enough.
-func (h *History) LearnRoom(at time.Time, vram, room, weights memory.Bytes, onTrial bool) {
+// included. onTrial says that nobody knew whether it would be enough. A run that began
+// before the last raise tells nothing of it.
+func (h *History) LearnRoom(at, began time.Time, vram, room, weights memory.Bytes, onTrial bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.kindOf(vram)
 	defer k.note(h, at)
 	k.rooms, k.odd = remember(k.rooms, room, maxPeaks), 0
-	k.since++
+	if k.floor == 0 || k.last.Evidence != ByExhausted || began.After(k.last.Since) {
+		k.since++
+	}
 	for i := range k.seen {
 		k.seen[i].age++
 	}
