@@ -17,7 +17,7 @@ type arena struct {
 }
 
 // arenaIdle is how long blocks that nobody uses stay in memory.
-const arenaIdle = 5 * time.Second
+const arenaIdle = time.Second / 2
 
 // take gives an empty block; nil: all of them are in use.
 func (a *arena) take() []byte {

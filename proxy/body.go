@@ -293,7 +293,6 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limits *Limit
 	if h.waiters.Load() >= longQueue {
 		in.short = min(in.short, smallBody)
 	}
-	in.memory = getBuffer(firstRead(r.ContentLength, in.short))
 	err := in.run()
 	if err == nil && r.ContentLength > 0 && in.size != r.ContentLength {
 		err = io.ErrUnexpectedEOF
@@ -332,8 +331,7 @@ const (
 	longQueue = 16
 )
 
-// firstRead is the memory to begin with. A length that is only announced
-// reserves no more than most: the rest is taken as the bytes come.
+// firstRead is the memory to begin with.
 func firstRead(length, most int64) int {
 	if length < 0 {
 		length = 4 << 10
@@ -355,12 +353,15 @@ type intake struct {
 
 // run reads the source to its end.
 func (in *intake) run() error {
-	err := in.fill(int(in.short))
-	if err == errMemoryFull && in.open() != nil {
-		err = in.fill(int(in.limits.BodyMemory))
-	}
-	if err != errMemoryFull {
-		return err
+	if in.length <= in.short || in.open() != nil {
+		in.memory = getBuffer(firstRead(in.length, in.short))
+		err := in.fill(int(in.short))
+		if err == errMemoryFull && in.open() != nil {
+			err = in.fill(int(in.limits.BodyMemory))
+		}
+		if err != errMemoryFull {
+			return err
+		}
 	}
 	if in.file == nil {
 		if err := in.open(); err != nil {
@@ -460,12 +461,14 @@ func (in *intake) open() error {
 		in.spool.give(in.size)
 		return noSpool(err)
 	}
-	if _, err := file.Write(*in.memory); err != nil {
-		file.Close()
-		in.spool.give(in.size)
-		return noSpool(err)
+	if in.memory != nil {
+		if _, err := file.Write(*in.memory); err != nil {
+			file.Close()
+			in.spool.give(in.size)
+			return noSpool(err)
+		}
+		putBuffer(in.memory)
 	}
-	putBuffer(in.memory)
 	in.file, in.memory = file, nil
 	return nil
 }

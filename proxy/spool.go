@@ -14,7 +14,7 @@ const (
 	// from a socket.
 	spoolBlock = 128 << 10
 	// spoolChunk is how much is read and put into a file at a time.
-	spoolChunk = 64 << 10
+	spoolChunk = 32 << 10
 	// spoolMemory is what of all spooled bodies together is in memory and not in their
 	// files yet. A body that need not wait is gone before it comes to that.
 	spoolMemory = 32 << 20
