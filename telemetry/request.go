@@ -339,7 +339,8 @@ func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waite
 	m := &q.t.metrics
 	q.seconds(m.wait, m.of(q).wait.of(m, labels{kind: setWait, class: q.class, result: ResultOK}), waited, at)
 	if stay != nil && stay.Expected > 0 && waited > 0 {
-		m.estimates.Record(context.Background(), waited.Seconds()/stay.Expected.Seconds(), m.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
+		m.estimates.Record(context.Background(), waited.Seconds()/stay.Expected.Seconds(),
+			m.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
 	}
 	if !q.openWait() {
 		return
