@@ -43,34 +43,38 @@ type exchange struct {
 // that it may be sent once more.
 func (x *exchange) run() (res *http.Response, again bool, err error) {
 	ctx := x.req.Context()
-	if ctx.Err() == nil {
-		x.conn, err = x.transport.connection(ctx)
-	} else {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		x.drop()
-		closeBody(x.req)
-		return nil, false, err
-	}
-	c := x.conn
 	isHandedOn := false
 	defer func() { // for a panic of what is told of early answers, too
-		if !isHandedOn {
+		if !isHandedOn && x.conn != nil {
 			x.upload.settle(false)
 			x.finish(false)
 		}
 	}()
-	c.open()
-	c.left = x.most
-	if ctx.Done() != nil {
-		x.stop = context.AfterFunc(ctx, c.cut)
+	var n int
+	for isClosed := true; isClosed; {
+		if x.conn, err = x.transport.connection(ctx); err != nil {
+			x.drop()
+			closeBody(x.req)
+			return nil, false, err
+		}
+		if ctx.Done() != nil {
+			x.stop = context.AfterFunc(ctx, x.conn.cut)
+		}
+		if x.whole {
+			n, isClosed, err = x.conn.write(*x.head)
+		} else {
+			isClosed = x.conn.used && !x.conn.isQuiet()
+		}
+		if isClosed {
+			x.finish(false)
+			x.conn, x.stop = nil, nil
+		}
 	}
+	c := x.conn
 	reused := c.used
 	c.used = true
 	var unsent error
 	if x.whole {
-		n, err := c.net.Write(*x.head)
 		if n == 0 && err != nil && reused && ctx.Err() == nil {
 			return nil, true, err // not a byte was sent: it is as if nothing had been
 		}
@@ -86,6 +90,8 @@ func (x *exchange) run() (res *http.Response, again bool, err error) {
 		go x.upload.send(x, c, x.head, x.transport.ExpectContinueTimeout)
 		x.head = nil
 	}
+	c.open()
+	c.left = x.most
 	var first error // of the first byte
 	if _, first = c.in.Peek(1); first == nil {
 		res, err = x.answer(ctx)

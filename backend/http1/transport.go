@@ -94,15 +94,16 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !t.plain(req) {
 		return t.Transport.RoundTrip(req)
 	}
-	if ctx := req.Context(); ctx.Err() != nil {
-		closeBody(req)
-		return nil, context.Cause(ctx)
-	}
 	x := &exchange{transport: t, req: req, most: t.MaxResponseHeaderBytes}
 	if x.most <= 0 {
 		x.most = mostHead
 	}
 	for {
+		if ctx := req.Context(); ctx.Err() != nil {
+			x.drop()
+			closeBody(x.req)
+			return nil, context.Cause(ctx)
+		}
 		if err := x.prepare(); err != nil {
 			x.drop()
 			closeBody(x.req)
@@ -169,7 +170,7 @@ func valid(h http.Header) bool {
 	return true
 }
 
-// connection gives an idle connection, or the first that becomes idle or is made.
+// connection gives an idle connection, which the server may have closed, or the first that becomes idle or is made.
 func (t *Transport) connection(ctx context.Context) (*conn, error) {
 	var w *waiter
 	for w == nil {
@@ -180,7 +181,7 @@ func (t *Transport) connection(ctx context.Context) (*conn, error) {
 			t.idle[n-1] = nil
 			t.idle = t.idle[:n-1]
 			t.mu.Unlock()
-			if limit := t.IdleConnTimeout; (limit <= 0 || time.Since(c.since) < limit) && c.isQuiet() {
+			if limit := t.IdleConnTimeout; limit <= 0 || time.Since(c.since) < limit {
 				return c, nil
 			}
 			c.net.Close()

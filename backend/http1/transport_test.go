@@ -49,8 +49,12 @@ func TestAConnectionIsUsedAgain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := answers(t, c.answer)
-			for range 2 {
-				if _, _, err := b.do(b.request(c.method, "/", nil)); err != nil {
+			for _, in := range []io.Reader{nil, streamed("work")} {
+				r := b.request(c.method, "/", in)
+				if in != nil {
+					r.ContentLength = 4
+				}
+				if _, _, err := b.do(r); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -326,6 +330,58 @@ func TestAnEarlyAnswerIsRead(t *testing.T) {
 			b.wantConnections(1)
 		})
 	}
+}
+
+// TestAServerThatSpeaksFirstIsHeard: one that is full says so to each new connection.
+func TestAServerThatSpeaksFirstIsHeard(t *testing.T) {
+	said := make(chan struct{})
+	b := serve(t, func(f *far) {
+		f.say("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 4\r\n\r\nfull")
+		f.Conn.(*net.TCPConn).CloseWrite()
+		said <- struct{}{}
+		f.awaitClose()
+	})
+	dial := b.DialContext
+	b.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dial(ctx, network, address)
+		<-said // on loopback it is here then
+		return c, err
+	}
+	for _, in := range []io.Reader{nil, body("work"), streamed("work")} {
+		if res, text, err := b.do(b.request("POST", "/", in)); err != nil || res.StatusCode != 503 || text != "full" {
+			t.Errorf("got %v, %q, %v", res, text, err)
+		}
+	}
+}
+
+// TestASmallSocketTakesAllOfARequest bit by bit.
+func TestASmallSocketTakesAllOfARequest(t *testing.T) {
+	text := strings.Repeat("0123456789abcdef", 1<<10)
+	b := serve(t, func(f *far) {
+		f.Conn.(*net.TCPConn).SetReadBuffer(1)
+		for {
+			r := f.request()
+			if r == nil {
+				return
+			}
+			if got, _ := io.ReadAll(r.Body); string(got) != text {
+				t.Errorf("the server got %d bytes, want %d", len(got), len(text))
+			}
+			f.say(fine)
+		}
+	})
+	dial := b.DialContext
+	b.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := dial(ctx, network, address)
+		if err == nil {
+			c.(*net.TCPConn).SetWriteBuffer(1)
+		}
+		return c, err
+	}
+	for range 5 {
+		b.fine(b.request("POST", "/", body(text)))
+	}
+	b.wantConnections(1)
 }
 
 // TestBothSidesMaySpeakAtOnce: what is sent next depends on what was answered.
