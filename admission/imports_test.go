@@ -100,7 +100,8 @@ func TestImportsPointDown(t *testing.T) {
 			t.Errorf("no package imports %s: want its rule to go or its name to be right", library)
 		}
 	}
-	for _, name := range []string{"admission", "admission/queue", "admission/memory", "admission/history", "admission/gpu", "simulation/replay", "routing/body", "routing/expression", "backend", "routing", "proxy", "proxy/admin", "configs", "cmd/anteroom"} {
+	for _, name := range []string{"admission", "admission/queue", "admission/memory", "admission/history", "admission/gpu",
+		"simulation/replay", "routing/body", "routing/expression", "backend", "routing", "proxy", "proxy/admin", "configs", "cmd/anteroom"} {
 		if _, ok := all[module+name]; !ok {
 			t.Errorf("go list has no package %s", name)
 		}

@@ -161,9 +161,11 @@ func TestFiguresThatAreHalfOfTheTruthAreLearned(t *testing.T) {
 			}
 			for i, o := range learnFrom(t, 20, engines...) {
 				e, l := engines[i], o.history.Learned()
-				t.Logf("%s: declared %v, truth %v, %d of %d answers of a full card, %d seen by clients, learned %+v", e.Name, e.declared, e.truth, o.full, o.served, o.failed, l)
+				t.Logf("%s: declared %v, truth %v, %d of %d answers of a full card, %d seen by clients, learned %+v", e.Name, e.declared, e.truth,
+					o.full, o.served, o.failed, l)
 				if o.full > c.full || o.failed > c.failed || o.served != 20 {
-					t.Errorf("%s: %d answers of a full card, want %d at most; %d of them seen by clients, want %d; %d served", e.Name, o.full, c.full, o.failed, c.failed, o.served)
+					t.Errorf("%s: %d answers of a full card, want %d at most; %d of them seen by clients, want %d; %d served", e.Name, o.full, c.full,
+						o.failed, c.failed, o.served)
 				}
 				// By totals a run is measured only where nothing else moved beside it.
 				if len(l) != 1 || l[0].VRAM != e.declared || l[0].Peak.Runs > 0 && !within(l[0].Peak.Most, e.truth, .1) {

@@ -74,7 +74,8 @@ const maxIdleShapes = 1024
 // comparing names and not by three lookups; nil: it is none of them.
 func (s *shapes) find(r *Request) *shape {
 	for _, sh := range s.recent {
-		if sh != nil && sh.key.own == r.VRAM-r.Raised && sh.key.known == r.Case && sh.key.retry == r.Retry && sh.key.odd == r.odd() && (r.Case != nil || sh.key.unknown == r.Unknown) &&
+		if sh != nil && sh.key.own == r.VRAM-r.Raised && sh.key.known == r.Case && sh.key.retry == r.Retry && sh.key.odd == r.odd() &&
+			(r.Case != nil || sh.key.unknown == r.Unknown) &&
 			sh.class.cfg.Name == r.Class && sh.backend.cfg.Name == r.Backend && !sh.class.gone && !sh.backend.gone {
 			return sh
 		}

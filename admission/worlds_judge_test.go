@@ -694,7 +694,8 @@ type worldTable [evidences][2]worldRow
 
 // verdict is the row of one world that was played.
 func (w *hiddenWorld) verdict() (kind worldEvidence, wrong int, r worldRow) {
-	r = worldRow{worlds: 1, runs: w.runs, overflows: w.judge.overflows, again: w.judge.again, worst: w.judge.worst, stood: w.judge.stood, excused: w.judge.excused, refused: w.judge.refused}
+	r = worldRow{worlds: 1, runs: w.runs, overflows: w.judge.overflows, again: w.judge.again, worst: w.judge.worst, stood: w.judge.stood,
+		excused: w.judge.excused, refused: w.judge.refused}
 	if w.judge.late > 0 {
 		r.late = 1
 		r.narrowly = min(1, w.judge.narrowly)
@@ -745,7 +746,8 @@ func (t *worldTable) String() string {
 			for _, n := range r.overflows {
 				fmt.Fprintf(&b, " %11d", n)
 			}
-			fmt.Fprintf(&b, " %6d %7d %6d %6d %7.2f %% %8s %8s %8d %7d\n", r.again, r.refused, r.late, r.narrowly, r.onTime(), r.worst.Round(100*time.Millisecond), r.stood.Round(time.Second), r.starved, r.broken)
+			fmt.Fprintf(&b, " %6d %7d %6d %6d %7.2f %% %8s %8s %8d %7d\n", r.again, r.refused, r.late, r.narrowly, r.onTime(),
+				r.worst.Round(100*time.Millisecond), r.stood.Round(time.Second), r.starved, r.broken)
 		}
 	}
 	all := t.sum()

@@ -29,7 +29,8 @@ func TestWorldsThatWereOnceLate(t *testing.T) {
 		w := newHiddenWorld(x.seed, false, newAdapter)
 		w.play()
 		if w.judge.late > 0 || w.broken != "" {
-			t.Errorf("world %d: %d heads late, %v past the bound; %s; want: %s\n%s", x.seed, w.judge.late, w.judge.worst, w.broken, x.rule, tellWorld(x.seed, newAdapter, 40))
+			t.Errorf("world %d: %d heads late, %v past the bound; %s; want: %s\n%s", x.seed, w.judge.late, w.judge.worst, w.broken, x.rule,
+				tellWorld(x.seed, newAdapter, 40))
 		}
 	}
 }

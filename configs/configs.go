@@ -14,10 +14,8 @@ import (
 	"maps"
 	"net"
 	"net/url"
-	"reflect"
 	"slices"
 
-	"github.com/go-viper/mapstructure/v2"
 	koanfmaps "github.com/knadh/koanf/maps"
 	"github.com/knadh/koanf/providers/env/v2"
 
@@ -61,12 +59,12 @@ func Load(o Options) (*Config, error) {
 		}
 	}
 	given := &overrides{known: file.values, origin: make(map[string]string)}
-	values, templates, filled := merge(o, file, given)
+	values, made, filled := merge(o, file, given)
 	c := &Config{values: values, written: file.written}
 	for path := range given.origin {
 		delete(c.written, path)
 	}
-	if err := decode(c.values, templates, c); err != nil {
+	if err := made.decode(c.values, c); err != nil {
 		return nil, Mistakes{{File: o.File, Problem: err.Error()}}
 	}
 	for name, b := range c.Routing.Backends {
@@ -108,25 +106,24 @@ func readDefaults() *document {
 }
 
 // merge lays the file over the defaults, the environment over both and the
-// flags over all, then completes every entry from its section's template. The templates
-// are those of each section by its key.
-func merge(o Options, file *document, given *overrides) (values map[string]any, templates map[string]map[string]any, filled filled) {
-	defaults := readDefaults().values
-	templates = make(map[string]map[string]any)
+// flags over all, then completes every entry from its section's template.
+func merge(o Options, file *document, given *overrides) (values map[string]any, made *layers, filled filled) {
+	values = readDefaults().values
+	templates := make(map[string]*start)
 	for key, s := range schemaRoot.keys {
 		switch {
 		case s.kind == entries:
-			named, _ := defaults[key].(map[string]any)
-			templates[key], _ = named[template].(map[string]any)
-			defaults[key] = map[string]any{}
+			named, _ := values[key].(map[string]any)
+			first, _ := named[template].(map[string]any)
+			templates[key] = newStart(s.elem, first)
+			values[key] = map[string]any{}
 		case s.kind == list && s.elem.kind == section:
-			items, _ := defaults[key].([]any)
-			templates[key], _ = items[0].(map[string]any)
-			defaults[key] = []any{}
+			items, _ := values[key].([]any)
+			first, _ := items[0].(map[string]any)
+			templates[key] = newStart(s.elem, first)
+			values[key] = []any{}
 		}
 	}
-
-	values = defaults
 	// What is laid over is a copy: the file is asked again for what stands in it.
 	koanfmaps.Merge(clone(file.values), values)
 	set, err := env.Provider(separator, env.Opt{Prefix: prefix, TransformFunc: given.environment, EnvironFunc: func() []string { return o.Env }}).Read()
@@ -143,54 +140,20 @@ func merge(o Options, file *document, given *overrides) (values map[string]any, 
 	koanfmaps.Merge(koanfmaps.Unflatten(flags, separator), values)
 
 	filled = fill(values)
-	for key, start := range templates {
-		s := schemaRoot.keys[key].elem
+	made = &layers{of: make(map[uintptr]layer)}
+	for key, from := range templates {
 		switch below := values[key].(type) {
 		case map[string]any:
 			for name, entry := range below {
-				below[name] = complete(s, start, entry)
+				below[name] = made.complete(from, entry)
 			}
 		case []any:
 			for i, entry := range below {
-				below[i] = complete(s, start, entry)
+				below[i] = made.complete(from, entry)
 			}
 		}
 	}
-	return values, templates, filled
-}
-
-// complete is an entry with what it does not say itself taken from start, whose sections
-// it then shares. Where start has a list of sections, its one entry is what theirs begin
-// with.
-func complete(s *schema, start map[string]any, entry any) map[string]any {
-	own, _ := entry.(map[string]any)
-	whole := over(start, own)
-	for key, below := range s.keys {
-		if below.kind != list || below.elem.kind != section {
-			continue
-		}
-		first, _ := start[key].([]any)[0].(map[string]any)
-		items := []any{}
-		given, _ := own[key].([]any)
-		for _, item := range given {
-			items = append(items, complete(below.elem, first, item))
-		}
-		whole[key] = items
-	}
-	return whole
-}
-
-// over is start with own laid over it. What only one of them has is shared with it.
-func over(start, own map[string]any) map[string]any {
-	whole := maps.Clone(start)
-	for key, value := range own {
-		below, isMap := whole[key].(map[string]any)
-		if v, ok := value.(map[string]any); ok && isMap {
-			value = over(below, v)
-		}
-		whole[key] = value
-	}
-	return whole
+	return values, made, filled
 }
 
 // clone is a copy with which nothing is shared that can be changed: mappings and lists.
@@ -214,51 +177,6 @@ func cloneValue(value any) any {
 		return list
 	}
 	return value
-}
-
-// decode makes structs of the values. Sections that many entries share, because they are
-// a template's, are decoded once.
-func decode(values map[string]any, templates map[string]map[string]any, c *Config) error {
-	shared := make(map[uintptr]map[reflect.Type]reflect.Value)
-	for _, start := range templates {
-		for _, below := range start {
-			if m, ok := below.(map[string]any); ok {
-				shared[reflect.ValueOf(m).Pointer()] = make(map[reflect.Type]reflect.Value)
-			}
-		}
-	}
-	hooks := mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), spreadResident, mapstructure.TextUnmarshallerHookFunc())
-	decodeTo := func(to, from any, hook mapstructure.DecodeHookFunc) error {
-		decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{Result: to, TagName: "koanf", ErrorUnused: true, DecodeHook: hook})
-		if err != nil {
-			return err
-		}
-		return decoder.Decode(from)
-	}
-	once := func(from, to reflect.Value) (any, error) {
-		if from.Kind() != reflect.Map || to.Kind() != reflect.Struct || shared[from.Pointer()] == nil {
-			return from.Interface(), nil
-		}
-		known := shared[from.Pointer()]
-		if one, ok := known[to.Type()]; ok {
-			return one.Interface(), nil
-		}
-		one := reflect.New(to.Type())
-		if err := decodeTo(one.Interface(), from.Interface(), hooks); err != nil {
-			return nil, err
-		}
-		known[to.Type()] = one.Elem()
-		return one.Elem().Interface(), nil
-	}
-	return decodeTo(c, values, mapstructure.ComposeDecodeHookFunc(once, hooks))
-}
-
-// spreadResident makes a mapping of GPUs to amounts what a struct can hold.
-func spreadResident(from, to reflect.Type, data any) (any, error) {
-	if to == residentType && from.Kind() == reflect.Map {
-		return map[string]any{"PerGPU": data}, nil
-	}
-	return data, nil
 }
 
 // Admission is the configuration of the admission controller, in the order of the

@@ -132,7 +132,8 @@ func TestAStreamThatWaitsGetsComments(t *testing.T) {
 
 // TestARefusalAfterCommentsIsAnEvent in what the client speaks.
 func TestARefusalAfterCommentsIsAnEvent(t *testing.T) {
-	for dialect, want := range map[string]string{"problem": "event: error\ndata: {\"type\":\"urn:anteroom:cancelled_by_operator\"", "openai": `data: {"error":{"message":`} {
+	for dialect, want := range map[string]string{"problem": "event: error\ndata: {\"type\":\"urn:anteroom:cancelled_by_operator\"",
+		"openai": `data: {"error":{"message":`} {
 		b, arrived, let := commented(t, dialect)
 		first := b.stream(streamed)
 		<-arrived

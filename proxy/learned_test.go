@@ -30,7 +30,8 @@ func (b *box) readsCard() *card {
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: admission.Bytes(c.used.Load()), Source: "nvml"})
+			b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: admission.Bytes(c.used.Load()),
+				Source: "nvml"})
 			c.reads.Add(1)
 			select {
 			case <-stop:
@@ -157,7 +158,8 @@ func TestWhatIsLearnedGoesOnAfterARestartAndAReload(t *testing.T) {
 	// What it rests on is known after a restart, too.
 	kept := open(t, m)
 	kept.handler.Recall(memory, time.Now())
-	if l := kept.learned().Routes; len(l) != 2 || l[0].Evidence != "declared" || !about(l[0].Most, 20*admission.GiB) || l[0].Booked != int64(34*admission.GiB) {
+	if l := kept.learned().Routes; len(l) != 2 || l[0].Evidence != "declared" || !about(l[0].Most, 20*admission.GiB) ||
+		l[0].Booked != int64(34*admission.GiB) {
 		t.Errorf("after a restart it knows %+v", l)
 	}
 	// The heavy route is remembered until it comes back.

@@ -42,7 +42,8 @@ func TestWhatARequestCosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	request := fmt.Appendf(nil, "POST /light/x HTTP/1.1\r\nHost: box\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(question), question)
+	request := fmt.Appendf(nil, "POST /light/x HTTP/1.1\r\nHost: box\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		len(question), question)
 	in := bufio.NewReader(c)
 	one := func() {
 		c.Write(request)

@@ -59,7 +59,8 @@ func (x *exchange) enter() (leave func(), err error) {
 	}
 	raw, err := hex.DecodeString(given[0])
 	if err != nil || len(raw) < shortestID || len(raw) > longestID {
-		return nil, refuse(codeBadRequest, "%s: want %d to %d hexadecimal digits, drawn at random for each request", queueIDHeader, 2*shortestID, 2*longestID)
+		return nil, refuse(codeBadRequest, "%s: want %d to %d hexadecimal digits, drawn at random for each request", queueIDHeader,
+			2*shortestID, 2*longestID)
 	}
 	p := &queuePlace{id: string(raw), origin: x.trace.Origin(), class: x.route.ClassName, arrived: x.began}
 	s := &x.Handler.places

@@ -65,7 +65,8 @@ func TestWhatNeverFitsIsTold(t *testing.T) {
 		Type, Title, Detail, Code, Class string
 		Status                           int
 	}
-	if err := json.Unmarshal([]byte(body), &problem); err != nil || problem.Code != "never_fits" || problem.Status != 422 || problem.Detail == "" || problem.Class != "heavy" {
+	if err := json.Unmarshal([]byte(body), &problem); err != nil || problem.Code != "never_fits" || problem.Status != 422 ||
+		problem.Detail == "" || problem.Class != "heavy" {
 		t.Errorf("the problem is %+v, %v", problem, err)
 	}
 }
@@ -78,7 +79,8 @@ func TestWhoWaitsTooLongIsRefused(t *testing.T) {
 	defer close(m.let)
 	go b.client.Do(b.request(t.Context(), "POST", "/heavy", "{}"))
 	<-m.arrived
-	if res, body := b.do("POST", "/heavy", "{}"); res.StatusCode != 503 || !strings.Contains(body, "queue_timeout") || res.Header.Get("Retry-After") == "" {
+	if res, body := b.do("POST", "/heavy", "{}"); res.StatusCode != 503 || !strings.Contains(body, "queue_timeout") ||
+		res.Header.Get("Retry-After") == "" {
 		t.Errorf("got %d %s, want 503 queue_timeout with Retry-After", res.StatusCode, body)
 	}
 }
@@ -109,7 +111,7 @@ func TestRequestsThatMeanNothing(t *testing.T) {
 }
 
 func TestABreakerThatIsOpenRefusesAtOnce(t *testing.T) {
-	b := openAt(t, nobody(t))
+	b := openAt(t, nobody)
 	if res, body := b.do("POST", "/light/x", "{}"); res.StatusCode != http.StatusBadGateway {
 		t.Fatalf("got %d %s, want 502", res.StatusCode, body)
 	}

@@ -70,7 +70,8 @@ func (m *Manager) Orders() []Order {
 
 func (m *Manager) newOrder(now time.Duration, kind Kind, r *Replica, head Head) *order {
 	m.last++
-	o := &order{Order: Order{ID: m.last, Kind: kind, Backend: r.Backend, Replica: r.Replica, Name: r.Name}, replica: r, head: head, was: r.State, began: now}
+	o := &order{Order: Order{ID: m.last, Kind: kind, Backend: r.Backend, Replica: r.Replica, Name: r.Name}, replica: r, head: head,
+		was: r.State, began: now}
 	if head != nil {
 		o.For = head.ID()
 	}

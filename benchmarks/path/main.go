@@ -47,7 +47,8 @@ func main() {
 	flag.IntVar(&l.reply, "reply", 1000, "bytes of an answer's body")
 	flag.IntVar(&l.routes, "routes", 1, "routes, of which the last one matches")
 	flag.StringVar(&l.rules, "rules", "path", "what routes match by: path, host or body")
-	queue := flag.Int("waiting", 0, "measure the memory of so many requests that wait instead, of the first binary, with bodies of 1 KB, 16 KB, 64 KB and 1 MB")
+	queue := flag.Int("waiting", 0, "measure the memory of so many requests that wait instead, of the first binary, "+
+		"with bodies of 1 KB, 16 KB, 64 KB and 1 MB")
 	flag.Parse()
 	if *queue > 0 {
 		if err := waiting(strings.Split(*binaries, ",")[0], *queue, []int{1000, 16 << 10, 64 << 10, 1 << 20}); err != nil {
@@ -114,7 +115,8 @@ func run(binaries, names []string, rounds int, l load) error {
 func report(all []*proxy, binaries []string, l load) {
 	fmt.Printf("%d connections, %d bytes to and %d bytes from the backend, %d bursts of %d requests each\n\n",
 		l.connections, l.question, l.reply, len(all[0].rounds), l.requests)
-	fmt.Println("| variant | binary | CPU, µs | ÷ first binary | ÷ first variant | allocations | bytes | reads | writes | new connections | spans lost |")
+	fmt.Println("| variant | binary | CPU, µs | ÷ first binary | ÷ first variant | allocations | bytes | reads | writes | " +
+		"new connections | spans lost |")
 	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 	for i, p := range all {
 		first, full := all[i-p.index], all[p.index]

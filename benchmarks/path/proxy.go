@@ -135,7 +135,8 @@ func (p *proxy) calls() (reads, writes float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	_, err = fmt.Sscanf(strings.Join(strings.Fields(string(text)), " "), "rchar: %f wchar: %f syscr: %f syscw: %f", new(float64), new(float64), &reads, &writes)
+	_, err = fmt.Sscanf(strings.Join(strings.Fields(string(text)), " "), "rchar: %f wchar: %f syscr: %f syscw: %f", new(float64),
+		new(float64), &reads, &writes)
 	return reads, writes, err
 }
 

@@ -52,7 +52,8 @@ type server struct {
 // startServer opens the listeners that cfg names and serves on them at once. A
 // read that is not nil takes the place of the GPU sensor. Log lines go to
 // logs. The caller ends it by Stop.
-func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read func(ctx context.Context, now <-chan string, observe func(admission.Reading)), speed float64) (*server, error) {
+func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer,
+	read func(ctx context.Context, now <-chan string, observe func(admission.Reading)), speed float64) (*server, error) {
 	t, err := telemetry.Start(ctx, cfg.Telemetry, buildVersion(), logs)
 	if err != nil {
 		return nil, err
