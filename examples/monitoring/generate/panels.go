@@ -95,7 +95,7 @@ var groups = []group{
 		{"Readings", "Is the card read?", "s", false, false, []query{{`anteroom_gpu_reading_age_seconds{` + gpu + `}`, "{{anteroom_gpu}} age"}}},
 		{"Unloads", "Is memory swapped, and does it come free?", "short", false, false, []query{
 			{`rate(anteroom_gpu_swaps_total{` + gpu + `}` + rate + `) * 60`, "{{anteroom_gpu}} unloads a minute"},
-			{`sum by (anteroom_backend) (increase(anteroom_unload_freed_bytes_total[$__range])) / `+
+			{`sum by (anteroom_backend) (increase(anteroom_unload_freed_bytes_total[$__range])) / ` +
 				`sum by (anteroom_backend) (increase(anteroom_unload_asked_bytes_total[$__range]))`,
 				"{{anteroom_backend}} freed of asked"}}},
 		{"Declared and seen", "What do requests take, and what was declared?", "bytes", false, false, []query{
