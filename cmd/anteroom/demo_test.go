@@ -150,17 +150,20 @@ func TestVirtualAndRealTimeAgreeOnWhatIsAnswered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	overSockets, err := demo{scenes: []simulation.Scene{brief()}, runs: 1, speed: 200, news: new(bytes.Buffer)}.run(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, arm := range arms {
-		v, r := virtual["brief"][arm], overSockets["brief"][arm]
-		if v.Light.Requests != r.Light.Requests || v.Heavy.Requests != r.Heavy.Requests || v.OutOfMemory != r.OutOfMemory ||
-			v.Over != r.Over || v.Failed != r.Failed {
-			t.Errorf("%s: in virtual time %+v, in real time %+v", arm, v.Result, r.Result)
+	inTime(t, 200, func(speed float64) (wrong []string) {
+		overSockets, err := demo{scenes: []simulation.Scene{brief()}, runs: 1, speed: speed, news: new(bytes.Buffer)}.run(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		for _, arm := range arms {
+			v, r := virtual["brief"][arm], overSockets["brief"][arm]
+			if v.Light.Requests != r.Light.Requests || v.Heavy.Requests != r.Heavy.Requests || v.OutOfMemory != r.OutOfMemory ||
+				v.Over != r.Over || v.Failed != r.Failed {
+				wrong = append(wrong, fmt.Sprintf("%s: in virtual time %+v, in real time %+v", arm, v.Result, r.Result))
+			}
+		}
+		return wrong
+	})
 }
 
 // scenesPlayed are all scenes in virtual time, once for the tests that only look.
