@@ -79,6 +79,7 @@ type listener struct {
 	client *passage  // guarded by mu; who takes it; nil: nobody does
 	came   bool      // guarded by mu; a client did, once
 	lost   bool      // guarded by mu; something was dropped that no client has had
+	ends   bool      // guarded by mu; it was cut
 	err    error     // guarded by mu; the end
 }
 
@@ -89,12 +90,12 @@ type passage struct {
 }
 
 // reserve gives the stream of a source, or makes one that is the caller's to open. Nil:
-// the proxy ends. What is kept of one that is over is for a client, and of no use to a
-// job.
+// the proxy ends. One that is about to go is of no use to anyone, and what is kept of one
+// that is over is for a client, and of no use to a job.
 func (s *jobs) reserve(from source, body *eventWatch, forJob bool) (l *listener, isNew bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l := s.listeners[from.key]; s.closed || l != nil && !(forJob && l.isOver()) {
+	if l := s.listeners[from.key]; s.closed || l != nil && !l.isOver(forJob) {
 		return l, false
 	}
 	body.jobs = s
@@ -219,12 +220,12 @@ func (s *jobs) isAwaited(l *listener) bool {
 	return false
 }
 
-// give lets a client take what is heard, until it leaves. Nil: another client does, or a
-// part is lost, or the stream was not opened.
+// give lets a client take what is heard, until it leaves. Nil: another client does or
+// did, or a part is lost, or the stream was not opened or is about to go.
 func (l *listener) give(client context.Context) io.ReadCloser {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.header == nil || l.client != nil || l.lost && !l.came {
+	if l.header == nil || l.client != nil || l.lost && !l.came || l.ends || l.err != nil && l.came {
 		return nil
 	}
 	p := &passage{listener: l}
@@ -281,11 +282,12 @@ func (l *listener) unlist() {
 	}
 }
 
-// isOver says that nothing more will be heard, and that no client takes what was.
-func (l *listener) isOver() bool {
+// isOver says that nothing more will be heard, that no client takes what was, and that
+// no other may.
+func (l *listener) isOver(forJob bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.err != nil && l.client == nil
+	return l.client == nil && (l.ends || l.err != nil && (forJob || l.came))
 }
 
 // leave ends a stream that no job waits for, unless a client reads it or may come for it.
@@ -294,6 +296,7 @@ func (l *listener) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.client == nil && (l.came || l.lost) {
+		l.ends = true
 		l.unlist() // the next client is not given what ends
 		l.cut()
 	}
@@ -340,8 +343,7 @@ func (p *passage) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.isAwaited(l) {
-		l.unlist()
-		l.cut()
+		l.leave() // unless another client has come
 	}
 	return nil
 }

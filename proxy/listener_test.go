@@ -150,19 +150,22 @@ func TestALateClientTakesOver(t *testing.T) {
 	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
 }
 
+// listens opens the session's stream, and gives what ends that.
+func (b *box) listens() (leave func()) {
+	b.t.Helper()
+	ctx, leave := context.WithCancel(b.t.Context())
+	res, err := b.client.Do(b.request(ctx, "GET", "/app"+itsStream, ""))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	go io.Copy(io.Discard, res.Body)
+	return leave
+}
+
 // TestAStreamIsReadOnForTheJobOfAClientThatLeft, and no longer.
 func TestAStreamIsReadOnForTheJobOfAClientThatLeft(t *testing.T) {
 	b, g := brokered(t, time.Hour)
-	listen := func() (leave func()) {
-		ctx, leave := context.WithCancel(t.Context())
-		res, err := b.client.Do(b.request(ctx, "GET", "/app"+itsStream, ""))
-		if err != nil {
-			t.Fatal(err)
-		}
-		go io.Copy(io.Discard, res.Body)
-		return leave
-	}
-	leave := listen()
+	leave := b.listens()
 	<-g.opened
 	b.do("POST", "/app/queue/join", joinSession)
 	leave()
@@ -179,8 +182,42 @@ func TestAStreamIsReadOnForTheJobOfAClientThatLeft(t *testing.T) {
 	}
 
 	// Without a job it is closed at once, and another client opens one of its own.
-	leave = listen()
+	leave = b.listens()
 	<-g.opened
 	leave()
 	<-g.closed
+}
+
+// TestAClientThatComesBackIsNotGivenAStreamThatEnds because it has left.
+func TestAClientThatComesBackIsNotGivenAStreamThatEnds(t *testing.T) {
+	b, g := brokered(t, time.Hour)
+	messages := g.to(itsStream)
+	for range 50 {
+		ctx, leave := context.WithCancel(t.Context())
+		res, err := b.client.Do(b.request(ctx, "GET", "/app"+itsStream, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := make(chan error, 1)
+		go func() {
+			_, err := res.Body.Read(make([]byte, 1))
+			read <- err
+		}()
+		eventually(t, "it reads", func() bool {
+			if len(messages) == 0 {
+				messages <- ": here\n\n" // the stream before may have taken the last one
+			}
+			select {
+			case err := <-read:
+				if err != nil {
+					t.Fatalf("its stream ended: %v", err)
+				}
+				return true
+			default:
+				return false
+			}
+		})
+		leave()
+		res.Body.Close()
+	}
 }

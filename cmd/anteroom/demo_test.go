@@ -129,19 +129,22 @@ func TestTheDemosJSONNamesScenesAndArms(t *testing.T) {
 func TestAStaticSplitThatIsTooWideRunsOutOfMemory(t *testing.T) {
 	s := brief()
 	s.StaticSlots = 8
-	for _, speed := range []float64{0, 200} {
+	play := func(speed float64) (wrong []string) {
 		d := demo{scenes: []simulation.Scene{s}, runs: 1, speed: speed, news: new(bytes.Buffer)}
 		figures, err := d.run(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if r := figures["brief"]["static"]; r.OutOfMemory == 0 || r.Over == 0 || r.Failed != 0 {
-			t.Errorf("speed %g, static: %+v, want eight lights of 3 GiB beside a heavy to be too many", speed, r)
+			wrong = append(wrong, fmt.Sprintf("speed %g, static: %+v, want eight lights of 3 GiB beside a heavy to be too many", speed, r))
 		}
 		if r := figures["brief"]["anteroom"]; r.OutOfMemory != 0 || r.Over != 0 || r.Failed != 0 {
-			t.Errorf("speed %g, anteroom: %+v, want no memory short", speed, r)
+			wrong = append(wrong, fmt.Sprintf("speed %g, anteroom: %+v, want no memory short", speed, r))
 		}
+		return wrong
 	}
+	inTime(t, 0, play) // virtual time
+	inTime(t, 200, play)
 }
 
 // What does not depend on the machine's speed is the same in both times.
@@ -150,17 +153,20 @@ func TestVirtualAndRealTimeAgreeOnWhatIsAnswered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	overSockets, err := demo{scenes: []simulation.Scene{brief()}, runs: 1, speed: 200, news: new(bytes.Buffer)}.run(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, arm := range arms {
-		v, r := virtual["brief"][arm], overSockets["brief"][arm]
-		if v.Light.Requests != r.Light.Requests || v.Heavy.Requests != r.Heavy.Requests || v.OutOfMemory != r.OutOfMemory ||
-			v.Over != r.Over || v.Failed != r.Failed {
-			t.Errorf("%s: in virtual time %+v, in real time %+v", arm, v.Result, r.Result)
+	inTime(t, 200, func(speed float64) (wrong []string) {
+		overSockets, err := demo{scenes: []simulation.Scene{brief()}, runs: 1, speed: speed, news: new(bytes.Buffer)}.run(t.Context())
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		for _, arm := range arms {
+			v, r := virtual["brief"][arm], overSockets["brief"][arm]
+			if v.Light.Requests != r.Light.Requests || v.Heavy.Requests != r.Heavy.Requests || v.OutOfMemory != r.OutOfMemory ||
+				v.Over != r.Over || v.Failed != r.Failed {
+				wrong = append(wrong, fmt.Sprintf("%s: in virtual time %+v, in real time %+v", arm, v.Result, r.Result))
+			}
+		}
+		return wrong
+	})
 }
 
 // scenesPlayed are all scenes in virtual time, once for the tests that only look.

@@ -263,46 +263,53 @@ func TestThreeEnginesShareACard(t *testing.T) {
 	}
 	for _, x := range boxes {
 		t.Run(strings.Trim(x.engine+" "+x.trap, " "), func(t *testing.T) {
-			b := newThree(t, speed, x.engine, x.trap)
-			began := time.Now()
-			b.play(length)
-			memory, err := b.card.Memory()
-			if err != nil {
-				t.Fatal(err)
-			}
-			outOfMemory, died := int64(0), int32(0)
-			for _, e := range b.engines {
-				outOfMemory += e.oom.Load() + int64(e.now.Load().OutOfMemory())
-				died += e.died.Load()
-			}
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			swaps := b.swaps()
-			summary := fmt.Sprintf("%v; the card was asked for too much %d times, engines ran out of memory %d times and died %d times; swaps %v",
-				b.answered, memory.Over, outOfMemory, died, swaps)
-			t.Log(summary)
-			for came, n := range b.answered {
-				if strings.HasSuffix(came, "out of memory") || strings.HasSuffix(came, "no answer") || strings.HasSuffix(came, "cut") {
-					t.Errorf("%d × %s: %s", n, came, summary)
-				}
-				if x.trap == "" && !strings.HasSuffix(came, "200 OK") {
-					t.Errorf("%d × %s: %s", n, came, summary)
-				}
-			}
-			if memory.Over > 0 || outOfMemory > 0 {
-				t.Error(summary)
-			}
-			if x.trap == "" && swaps["vllm"]+swaps["comfyui"] < 2 {
-				t.Errorf("the engines did not take turns: %s", summary)
-			}
-			periods := uint64(time.Since(began)/b.real(30*time.Second)) + 1
-			for name, n := range swaps {
-				if n > periods {
-					t.Errorf("%s was unloaded %d times in %d times min_residency: %s", name, n, periods, summary)
-				}
-			}
+			inTime(t, speed, func(speed float64) []string { return shareACard(t, x.engine, x.trap, length, speed) })
 		})
 	}
+}
+
+// shareACard plays three engines on a card for a time of theirs, and gives what went wrong.
+func shareACard(t *testing.T, engine, trap string, length time.Duration, speed float64) (wrong []string) {
+	b := newThree(t, speed, engine, trap)
+	began := time.Now()
+	b.play(length)
+	memory, err := b.card.Memory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	outOfMemory, died := int64(0), int32(0)
+	for _, e := range b.engines {
+		outOfMemory += e.oom.Load() + int64(e.now.Load().OutOfMemory())
+		died += e.died.Load()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	swaps := b.swaps()
+	summary := fmt.Sprintf("%v; the card was asked for too much %d times, engines ran out of memory %d times and died %d times; swaps %v",
+		b.answered, memory.Over, outOfMemory, died, swaps)
+	t.Log(summary)
+	fails := func(format string, about ...any) { wrong = append(wrong, fmt.Sprintf(format, about...)+": "+summary) }
+	for came, n := range b.answered {
+		if strings.HasSuffix(came, "out of memory") || strings.HasSuffix(came, "no answer") || strings.HasSuffix(came, "cut") {
+			fails("%d × %s", n, came)
+		}
+		if trap == "" && !strings.HasSuffix(came, "200 OK") {
+			fails("%d × %s", n, came)
+		}
+	}
+	if memory.Over > 0 || outOfMemory > 0 {
+		fails("the card was too full")
+	}
+	if trap == "" && swaps["vllm"]+swaps["comfyui"] < 2 {
+		fails("the engines did not take turns")
+	}
+	periods := uint64(time.Since(began)/b.real(30*time.Second)) + 1
+	for name, n := range swaps {
+		if n > periods {
+			fails("%s was unloaded %d times in %d times min_residency", name, n, periods)
+		}
+	}
+	return wrong
 }
 
 func (b *three) want(what string, ok bool) {
