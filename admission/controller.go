@@ -400,10 +400,10 @@ func (g *Grant) Booked() Bytes { return g.ticket.run.Asked() }
 // raised, of its route or, where the request is odd, of itself alone.
 func (g *Grant) Retry(r Request) Request {
 	own := r.VRAM - r.Raised
-	if r.Retry, r.Odd = true, false; g.again == nil {
+	if r.Retry, r.Lacked, r.Odd = true, false, false; g.again == nil {
 		return r
 	}
-	r.Odd = g.again.isOdd
+	r.Lacked, r.Odd = g.again.lacked, g.again.isOdd
 	r.VRAM = max(r.VRAM, g.again.figure)
 	r.Raised, r.Unknown = r.VRAM-own, r.Unknown && g.again.figure == 0
 	return r

@@ -35,19 +35,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 	}
 	ended := false
 	for {
-		var longest *shape
-		for _, sh := range s.shapes.active {
-			if sh.head == nil || sh.key.retry || now-sh.blockedSince < sh.class.cfg.StrictAfter || sh.class.cfg.StrictAfter < 0 {
-				continue
-			}
-			if _, barred := sh.barred(); barred || sh.unfit == s.profile.passes {
-				continue
-			}
-			if longest == nil || sh.blockedSince < longest.blockedSince ||
-				sh.blockedSince == longest.blockedSince && sh.head.ID() < longest.head.ID() {
-				longest = sh
-			}
-		}
+		longest := x.longest(s, now)
 		if longest == nil {
 			return
 		}
@@ -71,6 +59,24 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 		// barring others is no help.
 		longest.unfit = s.profile.passes
 	}
+}
+
+// longest is the shape whose head may become strict and has been blocked for
+// longest, without those that choose has found unfit; nil: there is none.
+func (x *strict) longest(s *Scheduler, now time.Duration) (longest *shape) {
+	for _, sh := range s.shapes.active {
+		if sh.head == nil || sh.key.retry || now-sh.blockedSince < sh.class.cfg.StrictAfter || sh.class.cfg.StrictAfter < 0 {
+			continue
+		}
+		if _, barred := sh.barred(); barred || sh.unfit == s.profile.passes {
+			continue
+		}
+		if longest == nil || sh.blockedSince < longest.blockedSince ||
+			sh.blockedSince == longest.blockedSince && sh.head.ID() < longest.head.ID() {
+			longest = sh
+		}
+	}
+	return longest
 }
 
 // fits says whether the strict head still fits once all that ran when it

@@ -229,41 +229,58 @@ func (x rests) holds(b *box, t *Ticket, r *replica) bool {
 	return !slices.ContainsFunc(r.accounts, func(a int) bool { g := b.ledger.GPUOf(a); return g >= len(x) || x[g] != t })
 }
 
-// update begins and ends rests (6). It reports whether one has, so that requests
-// may start that could not.
-func (x *rests) update(s *Scheduler, now time.Duration) (ended bool) {
+// update ends rests and begins one (6). It reports whether one has ended or begun, so
+// that requests may start that could not.
+func (x *rests) update(s *Scheduler, now time.Duration) bool {
 	for len(*x) < len(s.box.live.memory.GPUs) {
 		*x = append(*x, nil)
 	}
+	ended := x.end(s, now)
+	next, on := x.next(s, now)
+	if next == nil {
+		return ended
+	}
+	for _, a := range on.accounts {
+		(*x)[s.box.ledger.GPUOf(a)] = next.head
+	}
+	return true
+}
+
+// end ends the rests for heads that have left or started, and those that have shown that
+// their head cannot start. It reports whether there is one.
+func (x rests) end(s *Scheduler, now time.Duration) (ended bool) {
 	l := s.box.ledger
-	for _, t := range *x {
+	for _, t := range x {
 		if t == nil {
 			continue
 		}
 		_, barred := t.shape.barred()
 		settled := true
-		for g := range *x {
-			settled = settled && ((*x)[g] != t || l.AtRest(g, now) && l.LoneRun(g) == nil)
+		for g := range x {
+			settled = settled && (x[g] != t || l.AtRest(g, now) && l.LoneRun(g) == nil)
 		}
 		past := &t.shape.rests
 		if t.state != stateWaiting || t.shape.head != t || barred || settled || past.over {
-			// It has left or started, or the rest has shown that it cannot start.
 			if past.of != t {
 				*past = pastRests{of: t}
 			}
 			past.n++
 			past.ended, past.used, past.over = now, 0, false
-			for g := range *x {
-				if (*x)[g] == t {
-					(*x)[g] = nil
+			for g := range x {
+				if x[g] == t {
+					x[g] = nil
 					past.used += s.box.live.memory.GPUs[g].Used
 				}
 			}
 			ended = true
 		}
 	}
-	var next *shape
-	var on *replica
+	return ended
+}
+
+// next is the head that has been blocked for longest of those for which a rest is due,
+// and the replica whose GPUs are to rest; nil: there is none.
+func (x rests) next(s *Scheduler, now time.Duration) (next *shape, on *replica) {
 	for _, sh := range s.shapes.active {
 		t := sh.head
 		if t == nil || sh.key.retry || !sh.block.memory() || next != nil && sh.blockedSince >= next.blockedSince {
@@ -292,12 +309,7 @@ func (x *rests) update(s *Scheduler, now time.Duration) (ended bool) {
 			}
 		}
 	}
-	if next != nil {
-		for _, a := range on.accounts {
-			(*x)[l.GPUOf(a)] = next.head
-		}
-	}
-	return ended || next != nil
+	return next, on
 }
 
 // unwoken ends the rests for heads of a replica that could not be woken.
