@@ -56,13 +56,12 @@ var worldBars = [evidences]worldBar{
 }
 
 const (
-	// longestLate is how far past its bound any head may start, with right figures
-	// and with wrong ones.
-	longestLate, longestLateWrong = 90 * time.Second, 2 * time.Minute
+	// longestLate is how far past its bound any head may start.
+	longestLate = 30 * time.Second
 	// onTimeWrong is the share of worlds with wrong figures in which no head is
 	// late, in percent. What was learned wrong from one of them takes a few runs to
 	// be put right.
-	onTimeWrong = 99.7
+	onTimeWrong = 99.8
 	// againOf is the share of out-of-memory answers with wrong figures that may
 	// come in no more room than one before them. Often that is another request of
 	// the route, which needs more than the last one did.
@@ -78,15 +77,15 @@ func (t *worldTable) misses() (all []string) {
 			if r.broken > 0 {
 				miss("%d worlds broke a contract", r.broken)
 			}
-			onTime, longest := worldBars[e].onTime, longestLate
+			onTime := worldBars[e].onTime
 			if f == 1 {
-				onTime, longest = onTimeWrong, longestLateWrong
+				onTime = onTimeWrong
 			}
 			if most := max(2, math.Ceil((100-onTime)/100*float64(r.worlds))); float64(r.late) > most {
 				miss("heads were late in %d of %d worlds, want %v at most", r.late, r.worlds, most)
 			}
-			if r.worst > longest {
-				miss("a head started %v past its bound, want %v at most", r.worst, longest)
+			if r.worst > longestLate {
+				miss("a head started %v past its bound, want %v at most", r.worst, longestLate)
 			}
 			most := max(1, math.Round(worldBars[e].admissions*float64(r.runs)/100_000))
 			got := r.overflows[byAdmission]

@@ -43,8 +43,9 @@ const (
 	// roomier is by how much, as a share, a room must be larger than one that was
 	// too small.
 	roomier = 50
-	// measuredMargin is what is added to a measured demand, as a share of the sum.
-	measuredMargin = 34
+	// measuredMargin is the share of a measured demand that is in doubt: what was added
+	// to the largest that was seen, and by how much runs of one size differ.
+	measuredMargin = 25
 	// longestPenalty bounds for how long a failure counts.
 	longestPenalty = time.Hour
 )
@@ -106,8 +107,8 @@ func (l *Ledger) roomier(c *Case, room Bytes, now time.Duration) bool {
 	return room > c.TooSmall+c.TooSmall/roomier || !c.sure && l.over(c, now)
 }
 
-// shorterMoved and shorterPassing divide the time for which a failure counts where nobody can tell what room it
-// had, and its evidence is not what it was.
+// shorterMoved and shorterPassing divide the time for which a failure counts where
+// nobody can tell what room it had, and its evidence is not what it was.
 const (
 	shorterMoved   = 2 // work of ours has moved memory there since
 	shorterPassing = 4 // some of what was in use right after it is gone: a neighbour's, it may be
@@ -313,7 +314,8 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown, long
 	if c != nil && c.Well > 0 && room >= c.Well {
 		return DoubtDemand
 	}
-	if isKnown && l.Measures(a) {
+	// Weights that nobody declared are measured while they are held.
+	if acc := l.accounts[a]; isKnown && l.Measures(a) && !(long && acc.learn && st.Accounts[a].High < acc.weights) {
 		// All that is in doubt is what was added to what was seen.
 		if (c == nil || l.roomier(c, room, now)) && l.fitsWith(st, a, demand-demand/measuredMargin, own, now) {
 			return DoubtDemand
