@@ -428,7 +428,7 @@ func (g *Grant) Release(res Result) {
 	now := c.age()
 	ended := c.rules.End(now, t, res)
 	if ended {
-		c.readAfter(t)
+		c.readAfter(t, res)
 		c.settle()
 	}
 	c.mu.Unlock()
@@ -447,9 +447,10 @@ func (c *Controller) readStart(t *Ticket) {
 }
 
 // readAfter asks for a reading of the GPUs on which a run has ended, if anybody
-// waits. It is called under mu.
-func (c *Controller) readAfter(t *Ticket) {
-	if c.read != nil && c.rules.queue.Len() > 0 {
+// waits, or if it ran out of memory: a second try waits for one, and whoever filled
+// the card may soon be gone. It is called under mu.
+func (c *Controller) readAfter(t *Ticket, res Result) {
+	if c.read != nil && (c.rules.queue.Len() > 0 || res.Outcome == OutOfMemory) {
 		c.readOf(t)
 	}
 }

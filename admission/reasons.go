@@ -61,13 +61,13 @@ func (b *box) doubt(sh *shape, now time.Duration) memory.Doubt {
 	if sh.unknown || b.ledger.WeightsUnknown(r.accounts[0]) {
 		return memory.DoubtDemand
 	}
-	return b.ledger.InDoubt(b.live.memory, r.accounts[0], b.demand(sh, r, 0), sh.key.own, sh.measured, sh.known, now)
+	return b.ledger.InDoubt(b.live.memory, r.accounts[0], b.demand(sh, r, 0), sh.key.own, sh.measured, true, sh.known, now)
 }
 
 // stuck says that the head of a shape would not fit even if all work had ended and
 // all had been unloaded that can be, and that no trial is due.
 func (x *shapes) stuck(s *Scheduler, now time.Duration, sh *shape) bool {
-	if r, _ := s.rests.may(s, now, sh); r != nil || sh.known.Until() > now || s.box.doubt(sh, now) != memory.NoDoubt {
+	if r, _ := s.rests.may(s, now, sh); r != nil || sh.known.Until(now) > now || s.box.doubt(sh, now) != memory.NoDoubt {
 		return false
 	}
 	u, m := &s.profile.scratch, s.box.residency

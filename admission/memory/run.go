@@ -102,6 +102,9 @@ func (l *Ledger) LoneRun(g int) *Run { return l.devices[g].lone }
 // Start books a run.
 func (l *Ledger) Start(now time.Duration, r *Run) {
 	r.state, r.Started, r.asked = running, now, r.Demand
+	if r.Case != nil && r.Kind != Fitting {
+		l.again(r.Case, now)
+	}
 	for i, a := range r.Accounts {
 		g := l.accounts[a].gpu
 		var room, least, used, taken Bytes
@@ -206,34 +209,38 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 				l.lateOf(a, now)
 			}
 		}
-		switch res.Outcome {
-		case Good:
-			if r.asked >= acc.short && r.Started >= acc.shortAt {
-				acc.short = 0
-			}
-			acc.loaded, acc.proven, acc.gone, acc.startedBy = loaded, true, false, 0
-		case Failed:
-			acc.loaded = unknown
-		case OutOfMemory:
-			if acc.loaded, acc.shortAt = unknown, now; acc.short == 0 || r.asked < acc.short {
-				acc.short = max(1, r.asked)
-			}
-			if r.Case != nil {
-				acc.failed = r
-			}
-			if acc.figure < 0 {
-				h.Low = 0
-				if res.InUse > 0 {
-					h.Low, h.High = res.InUse, res.InUse
-				}
-			}
-		}
-		if res.Outcome != Good {
-			acc.proven = false
-		}
+		acc.outcome(now, h, r, res)
 	}
 	l.unfollow(now, r, res)
 	l.judge(now, r, res)
+}
+
+// outcome takes what the end of a run tells of its backend: whether it is loaded, and for
+// how large a request it has been short of memory.
+func (a *account) outcome(now time.Duration, h *Account, r *Run, res Result) {
+	a.proven = res.Outcome == Good
+	switch res.Outcome {
+	case Good:
+		if r.asked >= a.short && r.Started >= a.shortAt {
+			a.short = 0
+		}
+		a.loaded, a.gone, a.startedBy = loaded, false, 0
+	case Failed:
+		a.loaded = unknown
+	case OutOfMemory:
+		if a.loaded, a.shortAt = unknown, now; a.short == 0 || r.asked < a.short {
+			a.short = max(1, r.asked)
+		}
+		if r.Case != nil {
+			a.failed = r
+		}
+		if a.figure < 0 {
+			h.Low = 0
+			if res.InUse > 0 {
+				h.Low, h.High = res.InUse, res.InUse
+			}
+		}
+	}
 }
 
 // late is memory that a run may return later than its end.
