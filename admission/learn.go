@@ -27,7 +27,7 @@ func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again *seco
 		if classes, known := t.Company(); known {
 			h.LearnBeside(t.own(), now-t.run.Started, classes)
 		}
-		h.LearnRoom(at, at.Add(t.run.Started-now), t.own(), most, weights, t.run.Kind == memory.Trial)
+		h.LearnRoom(at, t.own(), most, weights, t.run.Kind == memory.Trial)
 	case OutOfMemory: // 3
 		if t.shape.key.retry {
 			break

@@ -151,7 +151,7 @@ func (l *Ledger) lacked(a int, r *Run, res Result) (free Bytes, certain, ok bool
 	need, free := l.accounts[a].weights+r.asked, r.asked-1
 	h := &l.Accounts[a]
 	switch certain = res.Lacked(need + h.Running); {
-	case certain && res.Free > 0:
+	case certain: // no figure is none that was free
 		free = min(free, res.InUse+res.Free-max(h.High, h.Peak))
 	case res.Free > 0:
 		free = min(free, res.Free)
