@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log"
 	"math/rand/v2"
@@ -248,7 +247,7 @@ func TestAnswersAreReadAsNetHTTPReadsThem(t *testing.T) {
 		}
 		sameOutcome(t, methods[random.IntN(len(methods))], answer)
 		if t.Failed() {
-			t.Fatal(fmt.Sprintf("the seed is %d", seed))
+			t.Fatalf("the seed is %d", seed)
 		}
 	}
 }

@@ -32,8 +32,8 @@ import (
 //
 // The http.Transport in it has the settings of both: DialContext, which must not be nil,
 // IdleConnTimeout, DisableKeepAlives, MaxResponseHeaderBytes (0: 1 MiB) and ExpectContinueTimeout;
-// with a ResponseHeaderTimeout all requests go by it. Compression, proxies and limits of connections have no effect on
-// what goes out by itself. Of httptrace it calls Got1xxResponse and Got100Continue.
+// with a ResponseHeaderTimeout all requests go by it. Compression, proxies, limits of connections and Request.Cancel
+// have no effect on what goes out by itself. Of httptrace it calls Got1xxResponse and Got100Continue.
 type Transport struct {
 	*http.Transport
 
@@ -129,7 +129,7 @@ const mostHead = 1 << 20
 // plain says that a request can be sent as it is. Of the others, http.Transport says
 // what is wrong with them, or knows how they are sent.
 func (t *Transport) plain(req *http.Request) bool {
-	if t.host == "" || req.URL == nil || req.Header == nil || req.URL.Scheme != "http" || req.URL.Host != t.host || req.Cancel != nil ||
+	if t.host == "" || req.URL == nil || req.Header == nil || req.URL.Scheme != "http" || req.URL.Host != t.host ||
 		t.ResponseHeaderTimeout > 0 {
 		return false
 	}
