@@ -72,21 +72,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		to, at, k := s.earliest(now, t, i > 0 && !s.profile.acts(s, i))
 		starts := to != nil && at == now
 		if !starts {
-			if sh.head == nil {
-				sh.setHead(t, now)
-			}
-			sh.block, sh.reserved, sh.reservedFor, sh.turn = k, at, s.profile.inTheWay, waitsTurn{}
-			switch {
-			case k.reason == ReasonWaking:
-				s.wake(now, sh)
-			case k.memory():
-				if r := s.resolve(now, sh); r != nil {
-					to, starts = r, true
-				} else if s.box.residency.UnloadsFor(t) {
-					to, at, _ = s.earliest(now, t, false)
-					sh.reserved = at
-				}
-			}
+			to, at, starts = sh.hold(s, now, t, to, at, k)
 		}
 		if !starts && sh.givesUp(s.box, at, now, k) {
 			s.evict(now, t, giveUp(k), t.positionInClass())
@@ -108,20 +94,49 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		if to != nil {
 			s.profile.reserve(t, to, at)
 		}
-		// Three things change the outcome with no event: the prediction that bars
-		// it, or its being alone, may run out, and being strict moves it to the front.
-		if (k.reason == ReasonReservedForOther || s.profile.barsAlone) && len(s.running) > 0 {
-			s.recheck = min(s.recheck, s.running[0].end)
-		}
-		if due := sh.known.Until(); due > now && k.memory() {
-			s.recheck = min(s.recheck, due)
-		}
-		if due := sh.blockedSince + sh.class.cfg.StrictAfter; due > now {
-			s.recheck = min(s.recheck, due)
-		}
+		sh.lookAgain(s, now, k)
 		i++
 	}
 	return s.rests.update(s, now) || started // 5
+}
+
+// hold notes why a head does not start, and begins what can be done about its memory. It
+// gives the replica and the time of its reservation. starts says that there is a replica
+// on which it may start all the same.
+func (sh *shape) hold(s *Scheduler, now time.Duration, t *Ticket, to *replica, at time.Duration, k block) (
+	_ *replica, _ time.Duration, starts bool) {
+	if sh.head == nil {
+		sh.setHead(t, now)
+	}
+	sh.block, sh.reserved, sh.reservedFor, sh.turn = k, at, s.profile.inTheWay, waitsTurn{}
+	switch {
+	case k.reason == ReasonWaking:
+		s.wake(now, sh)
+	case k.memory():
+		if r := s.resolve(now, sh); r != nil {
+			return r, at, true
+		}
+		if s.box.residency.UnloadsFor(t) {
+			to, at, _ = s.earliest(now, t, false)
+			sh.reserved = at
+		}
+	}
+	return to, at, false
+}
+
+// lookAgain sets when the next pass is due for a head that waits. Three things change the
+// outcome with no event: the prediction that bars it, or its being alone, may run out, and
+// being strict moves it to the front.
+func (sh *shape) lookAgain(s *Scheduler, now time.Duration, k block) {
+	if (k.reason == ReasonReservedForOther || s.profile.barsAlone) && len(s.running) > 0 {
+		s.recheck = min(s.recheck, s.running[0].end)
+	}
+	if due := sh.known.Until(now); due > now && k.memory() {
+		s.recheck = min(s.recheck, due)
+	}
+	if due := sh.blockedSince + sh.class.cfg.StrictAfter; due > now {
+		s.recheck = min(s.recheck, due)
+	}
 }
 
 // countStart notes how a waiting ticket comes to start, with those that rank before its
@@ -222,6 +237,9 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket, idle bool) (*replica,
 	var to *replica
 	at := forever
 	for _, r := range sh.backend.replicas {
+		if s.box.failed(sh, r, now) {
+			continue
+		}
 		w := s.profile.walk(s, t, r, now)
 		if w == now {
 			// The profile would allow it now, and something else does not: the

@@ -28,6 +28,8 @@ type Handler struct {
 	// while there is none.
 	drainUntil atomic.Int64
 	spool      budget
+	room       arena         // for bodies that are spooled
+	waiters    atomic.Int64  // requests with a body that wait
 	resting    budget        // bodies of waiting requests that are in memory
 	ahead      budget        // answers that are read ahead
 	looks      chan struct{} // one for each body in a file that is looked at

@@ -33,7 +33,8 @@ func (w *wire) UploadTraces(_ context.Context, spans []*tracepb.ResourceSpans) e
 
 // everyKind is attributes of every kind, and of every size that is written in another way.
 var everyKind = []attribute.KeyValue{attribute.String("text", "a cat"), attribute.String("empty", ""),
-	attribute.String("long", strings.Repeat("x", 200)), attribute.String("longer", strings.Repeat("ö", 20_000)), attribute.Int("number", -7), attribute.Int64("large", 1<<60), attribute.Int("zero", 0),
+	attribute.String("long", strings.Repeat("x", 200)),
+	attribute.String("longer", strings.Repeat("ö", 20_000)), attribute.Int("number", -7), attribute.Int64("large", 1<<60), attribute.Int("zero", 0),
 	attribute.Float64("share", 0.25), attribute.Bool("yes", true), attribute.Bool("no", false),
 	attribute.String("most", strings.Repeat("x", 0x7f-6-len("most"))), attribute.String("more", strings.Repeat("x", 0x80-6-len("more")))}
 

@@ -119,7 +119,7 @@ const exemplarEvery = 100 * time.Millisecond
 // its exemplar where it is time for one.
 func (q *Request) seconds(to metric.Float64Histogram, s *set, took time.Duration, now time.Time) {
 	ctx := context.Background()
-	if q.sampled {
+	if q.isKept() {
 		n := took.Seconds()
 		i := 0
 		for i < len(buckets) && n > buckets[i] {

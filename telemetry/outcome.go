@@ -294,10 +294,13 @@ func (q *Request) End(at time.Time, e Ending) {
 		firstByte = max(0, e.FirstByte.Sub(began))
 		q.seconds(m.firstByte, usual.firstByte.of(m, labels{kind: setFirstByte, class: q.class, backend: q.backend}), firstByte, at)
 	}
+	if q.isKept() {
+		q.openServer()
+	}
 	if operation := q.Operation(); operation != "" {
 		q.generated(at, operation, e, v, use)
 	}
-	if q.wait != nil { // it panicked in the queue
+	if q.openWait() { // it panicked in the queue
 		q.endWait(at)
 	}
 	if q.server != nil {

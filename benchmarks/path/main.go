@@ -48,11 +48,19 @@ func main() {
 	flag.IntVar(&l.reply, "reply", 1000, "bytes of an answer's body")
 	routes := flag.String("routes", "1", "routes, of which the last one matches; several numbers with commas between them are compared")
 	flag.StringVar(&l.rules, "rules", "path", "what routes match by: path, host or body")
-	queue := flag.Int("waiting", 0, "measure the memory of so many requests that wait instead, of the first binary, "+
-		"with bodies of 1 KB, 16 KB, 64 KB and 1 MB")
+	queue := flag.Int("waiting", 0, "measure the memory of so many requests that wait instead, of the first binary")
+	lights := flag.Int("beside", 0, "measure light requests beside so many that wait instead, and beside none")
+	sizes := flag.String("sizes", "1000,16384,65536,1048576", "bytes of the bodies of those that -waiting measures")
 	flag.Parse()
+	if *lights > 0 {
+		if err := beside(strings.Split(*binaries, ","), *lights, *rounds, l.requests); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if *queue > 0 {
-		if err := waiting(strings.Split(*binaries, ",")[0], *queue, []int{1000, 16 << 10, 64 << 10, 1 << 20}); err != nil {
+		if err := waiting(strings.Split(*binaries, ",")[0], *queue, strings.Split(*sizes, ",")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -322,6 +322,20 @@ func TestWhatIsPackagedAsksForCommandsThatExist(t *testing.T) {
 	}
 }
 
+// TestThePageOfCommandsHasEachCommand holds docs/commands.md against what there is.
+func TestThePageOfCommandsHasEachCommand(t *testing.T) {
+	text, err := os.ReadFile("../../docs/commands.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, _, _ := strings.Cut(string(text), "\n## ")
+	for _, c := range commands {
+		if !regexp.MustCompile("(?m)^\\| .*`(anteroom )?" + c.name + "[` ].* \\|").MatchString(table) {
+			t.Errorf("%s is not in it", c.name)
+		}
+	}
+}
+
 // TestTheComparisonCountsItsLines holds the numbers of docs/comparison.md against the
 // configurations below them.
 func TestTheComparisonCountsItsLines(t *testing.T) {

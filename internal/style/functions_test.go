@@ -15,23 +15,6 @@ const (
 	mostComplexity = 30
 )
 
-// longer and harder are functions that may have more, with the reason.
-var (
-	longer = map[string]string{
-		"admission/backfill.go: heads": "82 lines: one pass over the queues, whose steps share what they have seen",
-	}
-	harder = map[string]string{
-		"admission/backfill.go: heads":            "40",
-		"admission/memory/attribution.go: widen":  "35",
-		"admission/memory/measure.go: measure":    "32",
-		"admission/memory/run.go: End":            "37",
-		"admission/reconfigure.go: inherit":       "32",
-		"admission/residency/victims.go: Victims": "36",
-		"admission/strict.go: choose":             "33",
-		"admission/trial.go: update":              "44",
-	}
-)
-
 func TestFunctionsAreShortAndPlain(t *testing.T) {
 	files := token.NewFileSet()
 	read := 0
@@ -49,11 +32,10 @@ func TestFunctionsAreShortAndPlain(t *testing.T) {
 				continue
 			}
 			read++
-			name := file + ": " + f.Name.Name
-			if lines := files.Position(f.End()).Line - files.Position(f.Pos()).Line + 1; lines > mostLines && longer[name] == "" {
+			if lines := files.Position(f.End()).Line - files.Position(f.Pos()).Line + 1; lines > mostLines {
 				t.Errorf("%s: %s has %d lines, want %d at the most", files.Position(f.Pos()), f.Name.Name, lines, mostLines)
 			}
-			if n := complexityOf(f); n > mostComplexity && harder[name] == "" {
+			if n := complexityOf(f); n > mostComplexity {
 				t.Errorf("%s: %s has a cognitive complexity of %d, want %d at the most", files.Position(f.Pos()), f.Name.Name, n, mostComplexity)
 			}
 		}
