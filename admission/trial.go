@@ -22,8 +22,8 @@ import (
 //     longest; the next for the same head after TrialAfter, and each after that after
 //     twice as long.
 //  7. It has waited for TrialAfter and its GPUs are at rest: a trial, alone, if
-//     what it holds or what it needs is in doubt. A demand that nobody knows is
-//     tried without the wait.
+//     what it holds or what it needs is in doubt. An unknown demand is tried
+//     without the wait.
 //  8. Idle backends that were not told to unload are. Otherwise nothing of ours
 //     will make room, and it waits for others.
 

@@ -67,7 +67,7 @@ func (c *comfy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.mu.Lock()
 		}
 		if r.Header.Get("Accept-Encoding") != "" {
-			w.Header().Set("Content-Encoding", "gzip") // which nobody in between could read
+			w.Header().Set("Content-Encoding", "gzip") // which the proxy could not read
 			c := gzip.NewWriter(w)
 			fmt.Fprintf(c, `{"prompt_id": %q}`, id)
 			c.Close()
@@ -390,7 +390,7 @@ func TestAJobThatWasLateBeforeItsAnswerIsCancelledOnce(t *testing.T) {
 		if res, _ := b.do("POST", "/prompt", "{}"); res.StatusCode != http.StatusGatewayTimeout {
 			t.Errorf("got %d, want 504", res.StatusCode)
 		}
-		close(c.answer) // now it is late, and nobody knows of it
+		close(c.answer) // now it is late, and no listener knows of it
 		if len(c.arrived) == 0 {
 			return false
 		}

@@ -161,10 +161,10 @@ func TestEventsAreASnapshotAndThenWhatHappens(t *testing.T) {
 		t.Errorf("then come %+v and %+v, want the decision and the request", granted, ended)
 	}
 	if again := b.events(t, granted.id).next(); again != ended {
-		t.Errorf("who comes back gets %+v, want %+v", again, ended)
+		t.Errorf("a client that comes back gets %+v, want %+v", again, ended)
 	}
 	if unknown := b.events(t, "99999"); unknown.next().name != "snapshot" {
-		t.Error("who comes back with a number that never was gets no snapshot")
+		t.Error("a client that comes back with a number that never was gets no snapshot")
 	}
 }
 

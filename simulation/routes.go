@@ -81,7 +81,7 @@ func (e *Engine) fault(err error) (status int, message string) {
 	}
 }
 
-// failed answers what came to nothing. Nobody reads it where the caller has
+// failed answers what came to nothing. It is not read where the caller has
 // left.
 func (e *Engine) failed(w http.ResponseWriter, err error) {
 	status, message := e.fault(err)
@@ -171,7 +171,7 @@ func (e *Engine) stream(w http.ResponseWriter, r *http.Request, m *model, length
 		}
 		return http.NewResponseController(w).Flush()
 	}
-	listening := true // a run that does not abort goes on when nobody reads
+	listening := true // a run that does not abort goes on when no client reads
 	took, err := e.run(e.caller(r), m, length, len(words), func(i int) error {
 		if !listening {
 			return nil

@@ -11,7 +11,7 @@ type Kind uint8
 const (
 	Fitting Kind = iota // it fitted
 	Alone               // it fits if some of the memory in use is its own
-	Trial               // nobody knows whether it fits
+	Trial               // it is not known whether it fits
 )
 
 // Run is a run in the ledger, from Start to End. Its owner allocates it; the
@@ -22,7 +22,7 @@ type Run struct {
 	Owner    any
 	Accounts []int
 	Demand   Bytes
-	// Unknown says that nobody knows the demand: Demand is a first guess.
+	// Unknown says that the demand is not known: Demand is a first guess.
 	Unknown  bool
 	Kind     Kind
 	state    runState

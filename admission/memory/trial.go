@@ -74,7 +74,7 @@ func (l *Ledger) Roomier(c *Case, a int, now time.Duration) bool {
 }
 
 // roomier says that a room is larger than any that was too small, or that this has
-// counted for long enough, where nobody knows for sure how much of it others had.
+// counted for long enough, where it is not certain how much of it others had.
 func (c *Case) roomier(room Bytes, now time.Duration) bool {
 	return room > c.TooSmall+c.TooSmall/roomier || !c.sure && now >= c.notBefore
 }
@@ -212,7 +212,7 @@ const (
 //  1. What it holds: the run would fit if all that the others do not surely hold
 //     were its own, whatever is declared.
 //  2. What it needs: the room is no less than one in which it went well; or it is
-//     larger than any that was too small, and nobody measured what it needs. Where
+//     larger than any that was too small, and it was not measured what it needs. Where
 //     the driver names processes that are not ours, and without them the declared
 //     demand would fit, the wait is theirs.
 func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown bool, c *Case, now time.Duration) Doubt {
@@ -256,7 +256,7 @@ func (l *Ledger) Measures(a int) bool {
 	return acc.figure >= 0 && acc.seenKeeps > 0
 }
 
-// WeightsUnknown says that nobody knows what account a holds once it is loaded,
+// WeightsUnknown says that it is not known what account a holds once it is loaded,
 // so that its next run is a first measurement.
 func (l *Ledger) WeightsUnknown(a int) bool {
 	acc := l.accounts[a]
