@@ -29,6 +29,7 @@ type heads struct {
 	last   byte
 	// What the head says of the body's length.
 	hasLength, hasEncoding bool
+	bodiless               bool // the last head that is whole said nothing of it
 
 	left    int64   // of the body, or of a chunk and the line behind it
 	pending *[]byte // read behind a head whose request has not begun; nil: nothing
@@ -146,6 +147,7 @@ func (h *heads) endLine() {
 		if h.state = atBody; h.hasLength && h.hasEncoding {
 			h.note("it has both a Content-Length and a Transfer-Encoding")
 		}
+		h.bodiless = !h.hasLength && !h.hasEncoding
 		h.lines, h.hasLength, h.hasEncoding = 0, false, false
 		return
 	case h.lines == 0 && bytes.HasPrefix(h.line, []byte("PRI * HTTP/2")):
@@ -169,6 +171,17 @@ func (h *heads) note(what string) {
 	if h.odd == "" {
 		h.odd = what
 	}
+}
+
+// isBetween says that the last request was read to its end, and nothing of the next. A
+// nil *heads does not know.
+func (h *heads) isBetween() bool {
+	if h == nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state == inHead && h.lines == 0 && h.length == 0 || h.state == atBody && h.bodiless
 }
 
 // begin is called once for each request, when its handler begins. It says what is odd

@@ -263,9 +263,7 @@ func TestAnEngineThatAnotherHandPutsToSleepIsWoken(t *testing.T) {
 	if got, want := large.called(), "POST /wake_up"; got != want {
 		t.Errorf("it was told %s, want %s", got, want)
 	}
-	if !strings.Contains(b.logs.String(), "put to sleep by another hand") {
-		t.Error("the log does not tell")
-	}
+	eventually(t, "the log tells", func() bool { return strings.Contains(b.logs.String(), "put to sleep by another hand") })
 }
 
 func TestABackendThatAReloadBringsIsAskedWhetherItSleeps(t *testing.T) {

@@ -23,10 +23,15 @@ type limited struct {
 	// malformed is told of each request that net/http has answered before it became
 	// one.
 	malformed func(status int, client string)
+	watcher   *watcher // nil: net/http watches
 }
 
 func limit(l net.Listener, connections int, plain bool, malformed func(status int, client string)) *limited {
-	return &limited{Listener: l, plain: plain, places: make(chan struct{}, connections), closed: make(chan struct{}), malformed: malformed}
+	limited := &limited{Listener: l, plain: plain, places: make(chan struct{}, connections), closed: make(chan struct{}), malformed: malformed}
+	if plain {
+		limited.watcher = newWatcher()
+	}
+	return limited
 }
 
 func (l *limited) Accept() (net.Conn, error) {
@@ -51,9 +56,9 @@ func (l *limited) Accept() (net.Conn, error) {
 	}
 	switch c := c.(type) {
 	case *net.TCPConn:
-		return &limitedTCP{c, leave, l, looked}, nil
+		return &limitedTCP{c, leave, l, client{conn: c, looked: looked}}, nil
 	case *net.UnixConn:
-		return &limitedUnix{c, leave, l, looked}, nil
+		return &limitedUnix{c, leave, l, client{conn: c, looked: looked}}, nil
 	}
 	return &limitedConn{c, leave, looked}, nil
 }
@@ -75,7 +80,10 @@ func (l *limited) leave() {
 }
 
 func (l *limited) Close() error {
-	l.once.Do(func() { close(l.closed) })
+	l.once.Do(func() {
+		close(l.closed)
+		l.watcher.leave()
+	})
 	if l.left.Load() {
 		return nil
 	}
@@ -111,11 +119,28 @@ type limitedTCP struct {
 	*net.TCPConn
 	leave  func()
 	from   *limited
-	looked *heads // nil: at nothing
+	client client // looks at nothing where it is not plain
 }
 
-func (c *limitedTCP) Read(p []byte) (int, error) { return read(c.TCPConn, c.looked, p) }
-func (c *limitedTCP) heads() *heads              { return c.looked }
+func (c *limitedTCP) Read(p []byte) (int, error) {
+	if c.client.skips(p) {
+		return 0, nil
+	}
+	return read(c.TCPConn, c.client.looked, p)
+}
+
+// WriteTo is how a tunnel reads.
+func (c *limitedTCP) WriteTo(w io.Writer) (int64, error) {
+	c.client.unread.Store(false)
+	return io.Copy(w, c.TCPConn)
+}
+
+func (c *limitedTCP) heads() *heads { return c.client.looked }
+
+func (c *limitedTCP) watch(left func()) {
+	c.client.left = left
+	c.from.watcher.watch(&c.client)
+}
 
 func (c *limitedTCP) Write(p []byte) (int, error) {
 	c.from.look(p, c)
@@ -124,6 +149,7 @@ func (c *limitedTCP) Write(p []byte) (int, error) {
 
 func (c *limitedTCP) Close() error {
 	defer c.leave()
+	c.from.watcher.forget(&c.client)
 	return c.TCPConn.Close()
 }
 
@@ -131,11 +157,28 @@ type limitedUnix struct {
 	*net.UnixConn
 	leave  func()
 	from   *limited
-	looked *heads // nil: at nothing
+	client client // looks at nothing where it is not plain
 }
 
-func (c *limitedUnix) Read(p []byte) (int, error) { return read(c.UnixConn, c.looked, p) }
-func (c *limitedUnix) heads() *heads              { return c.looked }
+func (c *limitedUnix) Read(p []byte) (int, error) {
+	if c.client.skips(p) {
+		return 0, nil
+	}
+	return read(c.UnixConn, c.client.looked, p)
+}
+
+// WriteTo is how a tunnel reads.
+func (c *limitedUnix) WriteTo(w io.Writer) (int64, error) {
+	c.client.unread.Store(false)
+	return io.Copy(w, c.UnixConn)
+}
+
+func (c *limitedUnix) heads() *heads { return c.client.looked }
+
+func (c *limitedUnix) watch(left func()) {
+	c.client.left = left
+	c.from.watcher.watch(&c.client)
+}
 
 func (c *limitedUnix) Write(p []byte) (int, error) {
 	c.from.look(p, c)
@@ -144,6 +187,7 @@ func (c *limitedUnix) Write(p []byte) (int, error) {
 
 func (c *limitedUnix) Close() error {
 	defer c.leave()
+	c.from.watcher.forget(&c.client)
 	return c.UnixConn.Close()
 }
 

@@ -113,6 +113,11 @@ func withConnection(ctx context.Context, c net.Conn) context.Context {
 	if c, ok := c.(interface{ heads() *heads }); ok {
 		connection.heads = c.heads()
 	}
+	if c, ok := c.(interface{ watch(left func()) }); ok {
+		var left context.CancelFunc
+		ctx, left = context.WithCancel(ctx)
+		c.watch(left)
+	}
 	return context.WithValue(ctx, connectionKey{}, connection)
 }
 

@@ -60,7 +60,7 @@ func TestAWaitingRequestIsSmall(t *testing.T) {
 	}
 	all := []net.Conn{send(0)}
 	eventually(t, "one runs", func() bool { return b.running() == 1 })
-	before := heap()
+	before, goroutines := heap(), runtime.NumGoroutine()
 	for n := range 10 {
 		all = append(all, send(n+1))
 	}
@@ -73,6 +73,10 @@ func TestAWaitingRequestIsSmall(t *testing.T) {
 	}
 	eventually(t, "all wait", func() bool { return b.waiting() == waiting })
 	eventually(t, "most bodies are in files", func() bool { return filesIn(t, folder) > waiting*3/4 })
+	// Its handler's; the client's leaving is the watcher's, for all of them.
+	if n := runtime.NumGoroutine() - goroutines; n > waiting+waiting/10 {
+		t.Errorf("%d waiting requests have %d goroutines, want one each", waiting, n)
+	}
 	// 4 MiB of bodies is 10 KiB of each of these; the rest is net/http's buffers.
 	if each := (heap() - before) / waiting; each > 40<<10 {
 		t.Errorf("a waiting request takes %d bytes of the heap, want at most 40 KiB of one with a body of 64 KiB", each)
@@ -87,6 +91,32 @@ func TestAWaitingRequestIsSmall(t *testing.T) {
 		t.Error(<-wrong)
 	}
 	eventually(t, "the files are gone", func() bool { return filesIn(t, folder) == 0 })
+}
+
+// A client that hangs up together with its request leaves the queue, whichever is seen
+// first. One that has sent a further request behind it, and hangs up then, is answered.
+func TestAHangUpIsSeenWheneverItComes(t *testing.T) {
+	m := newModel(t)
+	b := open(t, m)
+	go b.client.Do(b.request(t.Context(), "POST", "/heavy", "first"))
+	<-m.arrived
+	const request = "POST /heavy HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nsecond"
+	for range 200 {
+		c, r := b.raw(request)
+		c.(*net.TCPConn).CloseWrite()
+		if text, err := io.ReadAll(r); len(text) > 0 || err != nil {
+			t.Fatalf("got %.60q, %v, want nothing", text, err)
+		}
+	}
+	eventually(t, "none waits", func() bool { return b.waiting() == 0 })
+	c, r := b.raw(request)
+	eventually(t, "one of two waits", func() bool { return b.waiting() == 1 })
+	io.WriteString(c, request)
+	c.(*net.TCPConn).CloseWrite()
+	close(m.let)
+	if res, err := http.ReadResponse(r, nil); err != nil || res.StatusCode != 200 {
+		t.Errorf("got %v, %v, want 200", res, err)
+	}
 }
 
 func bodyOf(n string, size int) string { return n + strings.Repeat("x", size-len(n)) }

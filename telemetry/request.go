@@ -34,9 +34,12 @@ type Request struct {
 	t      *Telemetry
 	method string
 	url    *url.URL
-	ctx    context.Context   // holds the SERVER span's context; nil where there is none
-	id     trace.SpanContext // the SERVER span's, or made up while tracing is off
-	text   string            // of id: the trace's and the span's id with a hyphen between them
+	// original is the method where that is none that is known, version the protocol's.
+	original, version string
+	id                trace.SpanContext    // the SERVER span's, or made up while tracing is off
+	caller            trace.SpanContext    // not valid: it sent none
+	said              []attribute.KeyValue // by the sampler
+	text              string               // of id: the trace's and the span's id with a hyphen between them
 
 	pattern, route, class, backend string
 	tenant, model, client          string // empty: none, or not told
@@ -46,7 +49,11 @@ type Request struct {
 	began                          time.Time
 	received                       time.Duration // from began until the body was in; -1: it was not waited for
 
-	server, wait *span // nil: none, or this trace is not kept
+	usual *usualSet // guarded by mu from Execute on; nil: not looked up
+	// server and wait are opened when they end, for thousands may wait. Nil: they are
+	// not, or this trace is not kept.
+	server, wait *span
+	waits        bool // and that has not ended
 	waitBegan    time.Time
 	waited       time.Duration
 	queued       bool // Wait was called
@@ -87,39 +94,50 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 		executed: -1, priority: 3}
 	q.outcome.rpc, q.origin.Value = noRPC, q
 	if !knownMethods[q.method] {
-		q.method = otherMethod
+		q.original, q.method = strings.ToValidUTF8(q.method, "\uFFFD"), otherMethod
 	}
 	if t.clients {
 		q.client = hostOf(r.RemoteAddr)
 	}
-	caller := t.caller(r.Header)
+	q.caller = t.caller(r.Header)
 	if t.tracer == nil {
-		q.id = newID(caller)
+		q.id = newID(q.caller)
 		q.text = textOf(q.id)
 		return q
 	}
-	name := spanName(q.method)
-	if route != "" {
-		name += " " + route
-	}
-	q.id, q.server = t.tracer.root(caller, name, trace.SpanKindServer, q.began)
+	q.id, q.said = t.tracer.decide(q.caller, q.spanName(), trace.SpanKindServer)
 	q.text = textOf(q.id)
-	if q.server == nil {
-		return q
+	if q.isKept() {
+		q.version = protocolVersion(r)
 	}
-	q.ctx = withSpan(q.id)
-	q.server.add(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(r.URL.EscapedPath()),
-		semconv.URLScheme(q.scheme), semconv.NetworkProtocolVersion(protocolVersion(r)))
-	if q.method == otherMethod {
-		q.server.add(semconv.HTTPRequestMethodOriginal(strings.ToValidUTF8(r.Method, "\uFFFD")))
+	return q
+}
+
+// isKept says that the request's trace is.
+func (q *Request) isKept() bool { return q.t.tracer != nil && q.id.IsSampled() }
+
+func (q *Request) spanName() string {
+	if q.pattern == "" {
+		return spanName(q.method)
+	}
+	return spanName(q.method) + " " + q.pattern
+}
+
+// openServer opens the SERVER span, which has begun with the request.
+func (q *Request) openServer() {
+	q.server = q.t.tracer.record(q.id, q.caller, q.spanName(), trace.SpanKindServer, q.began)
+	q.server.add(q.said...)
+	q.server.add(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(q.url.EscapedPath()),
+		semconv.URLScheme(q.scheme), semconv.NetworkProtocolVersion(q.version))
+	if q.original != "" {
+		q.server.add(semconv.HTTPRequestMethodOriginal(q.original))
 	}
 	if q.client != "" {
 		q.server.add(semconv.ClientAddress(q.client))
 	}
-	if route != "" {
-		q.server.add(semconv.HTTPRoute(route))
+	if q.pattern != "" {
+		q.server.add(semconv.HTTPRoute(q.pattern))
 	}
-	return q
 }
 
 // traceText is the length of a trace's id as text.
@@ -229,7 +247,7 @@ func (q *Request) Classify(route, class, backend string, vram admission.Bytes) {
 	if q == nil {
 		return
 	}
-	q.route, q.class, q.backend, q.vram = route, class, backend, vram
+	q.route, q.class, q.backend, q.vram, q.usual = route, class, backend, vram, nil
 }
 
 // Identify says whose request it is and which model it asks for, as far as is
@@ -259,7 +277,7 @@ func (q *Request) Received(at time.Time) {
 		return
 	}
 	q.received = max(0, at.Sub(q.began))
-	if q.server != nil && q.received >= longReceive {
+	if q.isKept() && q.received >= longReceive {
 		q.t.tracer.child(q.id, SpanReceive, trace.SpanKindInternal, q.began).end(at)
 	}
 }
@@ -273,18 +291,25 @@ func (q *Request) Asked(priority int, deadline time.Time) {
 	q.priority, q.deadline = priority, deadline
 }
 
-// Wait opens the admission.wait span.
+// Wait begins the admission.wait span.
 func (q *Request) Wait(at time.Time) {
 	if q == nil {
 		return
 	}
 	q.waitBegan, q.queued = at, true
-	if q.server != nil {
-		q.wait = q.t.tracer.child(q.id, SpanWait, trace.SpanKindInternal, at)
+	if q.waits = q.isKept(); q.waits {
 		q.mu.Lock()
-		q.waitContext = q.wait.id
+		q.waitContext = q.id.WithSpanID(newSpanID())
 		q.mu.Unlock()
 	}
+}
+
+// openWait opens the admission.wait span where there is one that has not ended.
+func (q *Request) openWait() bool {
+	if q.waits {
+		q.wait = q.t.tracer.record(q.waiting(), q.id, SpanWait, trace.SpanKindInternal, q.waitBegan)
+	}
+	return q.waits
 }
 
 // endWait closes the admission.wait span, with links to what was done for it.
@@ -297,7 +322,7 @@ func (q *Request) endWait(at time.Time) {
 		q.wait.link(link)
 	}
 	q.wait.end(at)
-	q.wait = nil
+	q.wait, q.waits = nil, false
 }
 
 // Admitted closes the admission.wait span with a grant.
@@ -311,12 +336,13 @@ func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waite
 		q.reason = stay.Last.Reason
 	}
 	q.decided(timeline.Granted, at, waited, string(q.reason), stay)
-	q.t.metrics.wait.Record(q.context(), waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: ResultOK}).record...)
+	m := &q.t.metrics
+	q.seconds(m.wait, m.of(q).wait.of(m, labels{kind: setWait, class: q.class, result: ResultOK}), waited, at)
 	if stay != nil && stay.Expected > 0 && waited > 0 {
-		q.t.metrics.estimates.Record(context.Background(), waited.Seconds()/stay.Expected.Seconds(),
-			q.t.metrics.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
+		m.estimates.Record(context.Background(), waited.Seconds()/stay.Expected.Seconds(),
+			m.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
 	}
-	if q.wait == nil {
+	if !q.openWait() {
 		return
 	}
 	if waited > 0 {
@@ -379,9 +405,9 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	if rejection.Code == admission.CodeClientCancelled {
 		result = ResultCancelled
 	}
-	q.t.metrics.wait.Record(q.context(), rejection.Waited.Seconds(),
-		q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: result}).record...)
-	if q.wait == nil {
+	m := &q.t.metrics
+	q.seconds(m.wait, m.labelled(labels{kind: setWait, class: q.class, result: result}), rejection.Waited, at)
+	if !q.openWait() {
 		return
 	}
 	if rejection.Waited > 0 {
@@ -426,7 +452,7 @@ func (q *Request) Execute(at time.Time, address, path string, header http.Header
 		return
 	}
 	id := q.id
-	if q.server != nil {
+	if q.isKept() {
 		about := q.t.peer(address)
 		q.execution = q.t.tracer.child(q.id, spanName(q.method), trace.SpanKindClient, at)
 		q.execution.add(about.attributes...)
@@ -491,8 +517,8 @@ func (t *Telemetry) peer(address string) *peer {
 // context carries the span, for the exemplars of what can be looked at in a trace: how
 // long something took, and what went wrong. Sums have none.
 func (q *Request) context() context.Context {
-	if q.ctx == nil {
+	if !q.isKept() {
 		return context.Background()
 	}
-	return q.ctx
+	return withSpan(q.id)
 }

@@ -53,33 +53,36 @@ type tracer struct {
 // valid, else in a new one. The span is nil where the sampler does not keep it; its
 // context is valid all the same.
 func (t *tracer) root(remote trace.SpanContext, name string, kind trace.SpanKind, began time.Time) (trace.SpanContext, *span) {
+	id, attributes := t.decide(remote, name, kind)
+	if !id.IsSampled() {
+		return id, nil
+	}
+	s := t.record(id, remote, name, kind, began)
+	s.add(attributes...)
+	return id, s
+}
+
+// decide gives the context of a span that has no parent here, and what the sampler says
+// of it. The span is kept if its context is sampled.
+func (t *tracer) decide(remote trace.SpanContext, name string, kind trace.SpanKind) (trace.SpanContext, []attribute.KeyValue) {
 	is := trace.SpanContextConfig{TraceID: remote.TraceID(), SpanID: newSpanID(), TraceFlags: remote.TraceFlags()}
 	if !is.TraceID.IsValid() {
 		is.TraceID = newTraceID()
 	}
 	decided := t.sampler.ShouldSample(sdktrace.SamplingParameters{ParentContext: withSpan(remote), TraceID: is.TraceID, Name: name, Kind: kind})
 	is.TraceState, is.TraceFlags = decided.Tracestate, is.TraceFlags.WithSampled(decided.Decision == sdktrace.RecordAndSample)
-	id := trace.NewSpanContext(is)
-	if decided.Decision != sdktrace.RecordAndSample {
-		return id, nil
-	}
-	s := t.record(id, name, kind, began)
-	s.parent = remote
-	s.add(decided.Attributes...)
-	return id, s
+	return trace.NewSpanContext(is), decided.Attributes
 }
 
 // child opens a span under another one of ours. It is kept if that is: each sampler
 // of the SDK decides alike for all of a trace.
 func (t *tracer) child(parent trace.SpanContext, name string, kind trace.SpanKind, began time.Time) *span {
-	s := t.record(parent.WithSpanID(newSpanID()), name, kind, began)
-	s.parent = parent
-	return s
+	return t.record(parent.WithSpanID(newSpanID()), parent, name, kind, began)
 }
 
-func (t *tracer) record(id trace.SpanContext, name string, kind trace.SpanKind, began time.Time) *span {
+func (t *tracer) record(id, parent trace.SpanContext, name string, kind trace.SpanKind, began time.Time) *span {
 	s := records.Get().(*span)
-	s.tracer, s.id, s.name, s.kind, s.began = t, id, name, kind, began
+	s.tracer, s.id, s.parent, s.name, s.kind, s.began = t, id, parent, name, kind, began
 	return s
 }
 

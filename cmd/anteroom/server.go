@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/proxy/admin"
@@ -76,7 +79,33 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer,
 	for _, warning := range cfg.Warnings() {
 		s.log.Warn("configuration", "warning", warning.String())
 	}
+	go s.tellAbsent(cfg.Routing.Backends)
 	return s, nil
+}
+
+// tellAbsent says at which backends nothing listens. They may start later; where the
+// address is wrong, this is where it shows before the first request.
+func (s *server) tellAbsent(backends map[string]backend.Config) {
+	for _, name := range slices.Sorted(maps.Keys(backends)) {
+		for _, one := range backends[name].Servers() {
+			u, err := url.Parse(one.URL)
+			if err != nil {
+				continue
+			}
+			network, address := "tcp", u.Host
+			if u.Scheme == "unix" {
+				network, address = "unix", u.Path
+			} else if u.Port() == "" {
+				address = net.JoinHostPort(u.Hostname(), u.Scheme)
+			}
+			connection, err := net.DialTimeout(network, address, time.Second)
+			if err != nil {
+				s.log.Info("a backend does not listen yet", "backend", name, "url", one.URL, "error", err.Error())
+				continue
+			}
+			connection.Close()
+		}
+	}
 }
 
 // open locks the cards, makes the controller, tells it what an earlier process
