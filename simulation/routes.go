@@ -130,6 +130,15 @@ func (e *Engine) named(w http.ResponseWriter, name string) (*model, bool) {
 	return m, m != nil
 }
 
+// readNamed is read and named, for a body that has the model's name. name points at the
+// field of into that takes it.
+func (e *Engine) readNamed(w http.ResponseWriter, r *http.Request, into any, name *string) (m *model, length time.Duration, ok bool) {
+	if length, ok = e.read(w, r, into); ok {
+		m, ok = e.named(w, *name)
+	}
+	return m, length, ok
+}
+
 func setTook(h http.Header, key string, took time.Duration) {
 	h.Set(key, strconv.FormatFloat(took.Seconds(), 'f', -1, 64))
 }

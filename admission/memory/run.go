@@ -194,7 +194,7 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 				l.lateOf(a, now)
 			}
 		}
-		acc.outcome(now, h, r, res)
+		acc.outcome(now, h, r, &res)
 	}
 	l.unfollow(now, r, res)
 	l.judge(now, r, res)
@@ -202,7 +202,7 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 
 // outcome takes what the end of a run tells of its backend: whether it is loaded, and for
 // how large a request it has been short of memory.
-func (a *account) outcome(now time.Duration, h *Account, r *Run, res Result) {
+func (a *account) outcome(now time.Duration, h *Account, r *Run, res *Result) {
 	a.proven = res.Outcome == Good
 	switch res.Outcome {
 	case Good:

@@ -373,7 +373,7 @@ func TestServeNamesABackendThatDoesNotListen(t *testing.T) {
 	t.Error("the log does not name it")
 }
 
-// Whoever else has the admin port is not shown as if it were the proxy.
+// Another process that has the admin port is not shown as the proxy.
 func TestCommandsSayThatAnotherServerAnswers(t *testing.T) {
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
