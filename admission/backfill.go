@@ -131,7 +131,7 @@ func (sh *shape) lookAgain(s *Scheduler, now time.Duration, k block) {
 	if (k.reason == ReasonReservedForOther || s.profile.barsAlone) && len(s.running) > 0 {
 		s.recheck = min(s.recheck, s.running[0].end)
 	}
-	if due := sh.known.Until(); due > now && k.memory() {
+	if due := sh.known.Until(now); due > now && k.memory() {
 		s.recheck = min(s.recheck, due)
 	}
 	if due := sh.blockedSince + sh.class.cfg.StrictAfter; due > now {
@@ -237,6 +237,9 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket, idle bool) (*replica,
 	var to *replica
 	at := forever
 	for _, r := range sh.backend.replicas {
+		if s.box.failed(sh, r, now) {
+			continue
+		}
 		w := s.profile.walk(s, t, r, now)
 		if w == now {
 			// The profile would allow it now, and something else does not: the

@@ -273,6 +273,9 @@ func (b *box) block(u *usage, sh *shape, r *replica, k bar, now time.Duration) b
 	} else if b.ledger.Ceiling(g)-b.ledger.Budget(g) >= need-free {
 		reason = ReasonCapacityReduced
 	}
+	if _, certain, is := b.ledger.Full(g, now); is && !certain {
+		free = min(free, 0) // all that is known of it
+	}
 	return block{reason, name, int64(need), int64(free), g}
 }
 

@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"admission/history":   {"admission/memory"},
 	"admission":           {"admission/queue", "admission/memory", "admission/residency", "admission/history"},
 
+	"backend/http1":       {},
 	"backend/outofmemory": {},
 
 	"admission/gpu":     {"admission", "admission/memory"},

@@ -48,7 +48,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 			ended = true
 		}
 		for _, r := range longest.backend.replicas {
-			if s.box.fits(u, longest, r, now) == noBar && !s.turns.bars(s, now, longest, r) {
+			if !s.box.failed(longest, r, now) && s.box.fits(u, longest, r, now) == noBar && !s.turns.bars(s, now, longest, r) {
 				x.protect(longest.head, s.starts)
 				longest.class.counts.Strict++
 				return
@@ -85,7 +85,7 @@ func (x *strict) longest(s *Scheduler, now time.Duration) (longest *shape) {
 func (x *strict) fits(s *Scheduler, now time.Duration) bool {
 	x.prepare(s, now)
 	for _, r := range x.head.shape.backend.replicas {
-		if s.box.fits(&x.beside, x.head.shape, r, now) == noBar && !s.turns.bars(s, now, x.head.shape, r) {
+		if !s.box.failed(x.head.shape, r, now) && s.box.fits(&x.beside, x.head.shape, r, now) == noBar && !s.turns.bars(s, now, x.head.shape, r) {
 			return true
 		}
 	}

@@ -23,7 +23,8 @@ import (
 //     twice as long.
 //  7. It has waited for TrialAfter and its GPUs are at rest: a trial, alone, if
 //     what it holds or what it needs is in doubt. An unknown demand is tried
-//     without the wait.
+//     without the wait. After twice TrialAfter all is in doubt that neither the
+//     driver nor an answer has told.
 //  8. Idle backends that were not told to unload are. Otherwise nothing of ours
 //     will make room, and it waits for others.
 
@@ -119,7 +120,8 @@ func (s *Scheduler) tries(now time.Duration, sh *shape, r *replica, st *memory.S
 			return false
 		}
 		demand := s.box.demand(sh, r, i)
-		if _, _, ok := l.Fits(st, a, demand, now); !ok && l.InDoubt(st, a, demand, sh.key.own, sh.measured, known, now) == memory.NoDoubt {
+		if _, _, ok := l.Fits(st, a, demand, now); !ok && l.InDoubt(st, a, demand, sh.key.own, sh.measured,
+			now-sh.blockedSince >= 2*l.TrialAfter(l.GPUOf(a)), known, now) == memory.NoDoubt {
 			return false
 		}
 	}
@@ -163,6 +165,9 @@ func (s *Scheduler) unloadIdle(now time.Duration, sh *shape) {
 	m, l := s.box.residency, s.box.ledger
 	var own *residency.Replica
 	for _, r := range sh.backend.replicas {
+		if s.rests.bar(s.box, sh, r) != noBar || s.turns.other(s.box, sh.head, r) != nil {
+			continue // another head comes first: for that the GPU rests, or memory was freed
+		}
 		for _, v := range m.Replicas {
 			if !m.MayUnload(v) || m.Runs(v) || m.Holds(v) == 0 || !s.turns.gives(s, now, sh, r, v) {
 				continue

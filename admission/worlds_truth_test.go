@@ -915,7 +915,7 @@ func (w *hiddenWorld) endWith(r *hiddenRun, o Outcome, text outOfMemoryText) {
 	w.tell("%d ends, %s", r.id, [...]string{"well", "failed", "aborted", "out of memory", "unreached"}[o])
 	w.scheduler.end(w.now, r, o, text)
 	w.settle()
-	if w.waiting > 0 {
+	if w.waiting > 0 || o == OutOfMemory {
 		for _, p := range e.places {
 			if c := p.card; !c.reading {
 				c.reading = true

@@ -3,14 +3,12 @@ package proxy
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/routing"
@@ -31,16 +29,19 @@ type body struct {
 
 	mu     sync.Mutex
 	memory *[]byte  // guarded by mu; the body; nil if there is a file
-	file   *os.File // guarded by mu; the whole body
+	file   *spooled // guarded by mu; the whole body
 	offset int64    // guarded by mu
 	closed bool     // guarded by mu; by a transport, or for good
 	keep   bool     // guarded by mu; it may be read a second time
 	second *reading // guarded by mu; nil: there was none
 	freed  bool     // guarded by mu
 	spool  *budget
+	room   *arena // for what is spooled in memory
 
 	resting *budget
 	rests   int64 // guarded by mu; what is taken from resting
+	waiting *atomic.Int64
+	waits   bool // guarded by mu; and is counted by waiting
 }
 
 // seen is the body as the rules see it. It is valid until Close.
@@ -111,29 +112,44 @@ func (b *body) free() error {
 	return nil
 }
 
-// restingMemory is what the bodies of waiting requests may take of the memory together.
-// A queue of thousands must not take what the machine does not have, and a short one
-// is not to write files.
-const restingMemory = 4 << 20
+const (
+	// restingMemory is what the bodies of waiting requests may take of the memory together.
+	// A queue of thousands must not take what the machine does not have, and a short one
+	// is not to write files.
+	restingMemory = 1 << 20
+	// restingBody is the longest that rests in memory, of which more than one find room.
+	restingBody = shortBody
+	// alwaysResting is what is kept in memory however many wait: in a file it would take
+	// as much of the kernel's.
+	alwaysResting = 2 << 10
+)
 
 // Rest is called when its request has to wait: what restingMemory does not hold goes to a
 // file. Where there is none to be had, it stays where it is.
 func (b *body) Rest() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.memory == nil || b.rests != 0 {
+	if !b.waits {
+		b.waits = true
+		b.waiting.Add(1)
+	}
+	if b.file != nil {
+		b.file.flush()
 		return
 	}
-	if n := int64(cap(*b.memory)); b.resting.take(n) {
+	if b.memory == nil || b.rests != 0 || cap(*b.memory) <= alwaysResting {
+		return
+	}
+	if n := int64(cap(*b.memory)); n <= restingBody && b.resting.take(n) {
 		b.rests = n
 		return
 	}
 	if !b.spool.take(b.size) {
 		return
 	}
-	file, err := spoolFile()
+	file, err := spool(b.room, 0, false)
 	if err == nil {
-		if _, err = file.Write(*b.memory); err != nil {
+		if _, err = file.file.Write(*b.memory); err != nil {
 			file.Close()
 		}
 	}
@@ -141,6 +157,7 @@ func (b *body) Rest() {
 		b.spool.give(b.size)
 		return
 	}
+	file.size = b.size
 	if !b.small {
 		putBuffer(b.memory)
 	}
@@ -153,6 +170,10 @@ func (b *body) wake() {
 	defer b.mu.Unlock()
 	b.resting.give(b.rests)
 	b.rests = 0
+	if b.waits {
+		b.waits = false
+		b.waiting.Add(-1)
+	}
 }
 
 // smallBody is the length up to which a body is sent together with the head of its
@@ -161,18 +182,15 @@ const smallBody = 16 << 10
 
 // reader is the first reading, of a type that http.Transport knows: a body that is in
 // memory is sent together with the head, which is one system call and one packet less,
-// and a file by the kernel. Of memory it does not tell when it is done, so that this is
-// not the pool's; of a file it has a handle of its own, which it closes.
+// and a file by the kernel. Of a small body it does not tell when it is done, so that this
+// is not the pool's; of what is spooled it has a sender, which it closes.
 func (b *body) reader() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
 	case b.file != nil && b.edit == nil && len(b.trailer) == 0:
-		if file, err := again(b.file); err == nil {
-			if _, err = file.Seek(0, io.SeekStart); err == nil {
-				return file
-			}
-			file.Close()
+		if sender, err := b.file.sender(); err == nil {
+			return sender
 		}
 	case b.memory != nil && b.size <= smallBody:
 		if !b.small {
@@ -270,8 +288,11 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limits *Limit
 	if r.ContentLength > int64(limits.Body) {
 		return nil, refuse(codeBodyTooLarge, "%d bytes announced, at most %d are taken", r.ContentLength, int64(limits.Body))
 	}
-	in := intake{body: &body{spool: &h.spool, resting: &h.resting}, limits: limits, source: r.Body, control: http.NewResponseController(w)}
-	in.memory = getBuffer(firstRead(r.ContentLength, int64(limits.BodyMemory)))
+	in := intake{body: &body{spool: &h.spool, room: &h.room, resting: &h.resting, waiting: &h.waiters}, limits: limits, source: r.Body,
+		control: http.NewResponseController(w), length: r.ContentLength, short: min(shortBody, int64(limits.BodyMemory))}
+	if h.waiters.Load() >= longQueue {
+		in.short = min(in.short, smallBody)
+	}
 	err := in.run()
 	if err == nil && r.ContentLength > 0 && in.size != r.ContentLength {
 		err = io.ErrUnexpectedEOF
@@ -302,18 +323,20 @@ func explainIntake(r *http.Request, err error) error {
 	return refuse(codeBadBody, "the body could not be read")
 }
 
-// longQueueBody is what is kept of one body in memory while what waits has all of
-// restingMemory: a longer one would go to a file in a moment anyway.
-const longQueueBody = 64 << 10
+// shortBody is the length up to which a body is in memory of its own. A longer one is
+// spooled, where its place in memory is for a time. From longQueue waiting requests with
+// a body on, it is smallBody: a body will wait too, and its memory would be garbage then.
+const (
+	shortBody = 64 << 10
+	longQueue = 16
+)
 
-// firstRead is the memory to begin with. A length that is only announced
-// reserves no more than 64 KiB: the rest is taken as the bytes come.
+// firstRead is the memory to begin with.
 func firstRead(length, most int64) int {
 	if length < 0 {
 		length = 4 << 10
 	}
-	// One byte more than the body, so that its end is seen without growing.
-	return int(min(length+1, 64<<10, most))
+	return int(min(length, most))
 }
 
 // intake is a body on its way in.
@@ -321,6 +344,8 @@ type intake struct {
 	*body
 	limits   *LimitsConfig
 	source   io.Reader
+	length   int64 // that was announced; -1: none was
+	short    int64 // from which on it is spooled
 	control  *http.ResponseController
 	renewed  time.Time // when the deadline was last moved
 	progress int64     // bytes since then
@@ -328,25 +353,38 @@ type intake struct {
 
 // run reads the source to its end.
 func (in *intake) run() error {
-	err := in.fill(longQueueBody)
-	if err == errMemoryFull && in.size < int64(in.limits.BodyMemory) && (!in.resting.isFull() || in.open() != nil) {
-		err = in.fill(int(in.limits.BodyMemory))
-	}
-	if err != errMemoryFull {
-		return err
+	if in.length <= in.short || in.open() != nil {
+		in.memory = getBuffer(firstRead(in.length, in.short))
+		err := in.fill(int(in.short))
+		if err == errMemoryFull && in.open() != nil {
+			err = in.fill(int(in.limits.BodyMemory))
+		}
+		if err != errMemoryFull {
+			return err
+		}
 	}
 	if in.file == nil {
 		if err := in.open(); err != nil {
 			return err
 		}
 	}
-	chunk := getBuffer(spoolChunk)
-	defer putBuffer(chunk)
+	defer in.file.end()
 	for {
-		n, err := in.read((*chunk)[:cap(*chunk)])
+		space, err := in.file.space()
+		if err != nil {
+			return noSpool(err)
+		}
+		n, err := in.read(space)
 		if n > 0 {
-			if err := in.append((*chunk)[:n]); err != nil {
-				return err
+			if in.size+int64(n) > int64(in.limits.Body) {
+				return tooLarge(in.limits)
+			}
+			if !in.spool.take(int64(n)) {
+				return spoolFull(in.limits)
+			}
+			in.size += int64(n)
+			if err := in.file.extend(n); err != nil {
+				return noSpool(err)
 			}
 		}
 		if err == io.EOF {
@@ -358,27 +396,30 @@ func (in *intake) run() error {
 	}
 }
 
-// spoolChunk is how much is read and put into a file at a time: fewer calls than with less,
-// and more does not come at once from a socket.
-const spoolChunk = 128 << 10
-
 var errMemoryFull = errors.New("proxy: the body is larger than its share of memory")
 
 // fill reads into memory until the source ends or it has read so much, or body_memory.
 func (in *intake) fill(most int) error {
 	most = min(most, int(in.limits.BodyMemory))
 	for {
-		buffer := *in.memory
-		if len(buffer) >= most {
+		buffer, probes := *in.memory, false
+		if len(buffer) >= most && in.length != int64(len(buffer)) {
 			return errMemoryFull
 		}
-		if len(buffer) == cap(buffer) {
-			grown := getBuffer(min(2*cap(buffer), most))
-			*grown = append(*grown, buffer...)
-			putBuffer(in.memory)
-			in.memory, buffer = grown, *grown
+		space := buffer[len(buffer):min(cap(buffer), most)]
+		if len(space) == 0 {
+			// Of one that is as long as was announced the end alone is to come.
+			if probes = in.length == int64(len(buffer)); !probes {
+				in.grow(in.next(most))
+				continue
+			}
+			space = make([]byte, 1)
 		}
-		n, err := in.read(buffer[len(buffer):min(cap(buffer), most)])
+		n, err := in.read(space)
+		if probes && n > 0 {
+			in.grow(len(buffer) + 1)
+			buffer = append(*in.memory, space[0])[:len(buffer)]
+		}
 		*in.memory = buffer[:len(buffer)+n]
 		in.size += int64(n)
 		if in.size > int64(in.limits.Body) {
@@ -393,73 +434,42 @@ func (in *intake) fill(most int) error {
 	}
 }
 
-// open moves what is in memory to a file.
+// next is how much memory comes next: four times as much, but no more than is announced.
+func (in *intake) next(most int) int {
+	size := min(4*cap(*in.memory), most)
+	if in.length > int64(len(*in.memory)) {
+		size = int(min(int64(size), in.length))
+	}
+	return size
+}
+
+// grow takes more memory.
+func (in *intake) grow(size int) {
+	grown := getBuffer(size)
+	*grown = append(*grown, *in.memory...)
+	putBuffer(in.memory)
+	in.memory = grown
+}
+
+// open moves what is in memory to where it is spooled.
 func (in *intake) open() error {
 	if !in.spool.take(in.size) {
 		return spoolFull(in.limits)
 	}
-	file, err := spoolFile()
+	file, err := spool(in.room, int64(in.limits.BodyMemory), in.waiting.Load() == 0)
 	if err != nil {
 		in.spool.give(in.size)
 		return noSpool(err)
 	}
-	if _, err := file.Write(*in.memory); err != nil {
-		file.Close()
-		in.spool.give(in.size)
-		return noSpool(err)
+	if in.memory != nil {
+		if _, err := file.Write(*in.memory); err != nil {
+			file.Close()
+			in.spool.give(in.size)
+			return noSpool(err)
+		}
+		putBuffer(in.memory)
 	}
-	putBuffer(in.memory)
 	in.file, in.memory = file, nil
-	return nil
-}
-
-// spoolFile is a new file that lives for as long as it is open.
-func spoolFile() (*os.File, error) {
-	file, err := os.CreateTemp("", "anteroom-body-*")
-	if err != nil {
-		return nil, err
-	}
-	os.Remove(file.Name())
-	return file, nil
-}
-
-// CheckSpool says why bodies above limits.body_memory cannot be put into files,
-// where limits.spool lets them; nil: they can be.
-func (l LimitsConfig) CheckSpool() error {
-	if l.Spool == 0 {
-		return nil
-	}
-	file, err := spoolFile()
-	if err != nil {
-		return fmt.Errorf("no file can be made in %s for bodies above limits.body_memory (%v): %w: want a directory that can be written, named by TMPDIR",
-			os.TempDir(), l.BodyMemory, errors.Unwrap(err))
-	}
-	defer file.Close()
-	if _, err := file.Write([]byte{0}); err != nil {
-		return fmt.Errorf("no file in %s can be written: %w: want room there, or another directory named by TMPDIR", os.TempDir(), err)
-	}
-	return nil
-}
-
-// noSpool is the refusal of a body whose file cannot be made or written.
-func noSpool(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return refuse(codeSpoolFull, "the disk of the waiting bodies is full")
-	}
-	return refuse(codeSpoolUnavailable, "the proxy has no place for bodies above its limits.body_memory")
-}
-
-func (in *intake) append(p []byte) error {
-	if in.size+int64(len(p)) > int64(in.limits.Body) {
-		return tooLarge(in.limits)
-	}
-	if !in.spool.take(int64(len(p))) {
-		return spoolFull(in.limits)
-	}
-	in.size += int64(len(p))
-	if _, err := in.file.Write(p); err != nil {
-		return noSpool(err)
-	}
 	return nil
 }
 
@@ -502,9 +512,6 @@ func (b *budget) take(n int64) bool {
 }
 
 func (b *budget) give(n int64) { b.taken.Add(-n) }
-
-// isFull says that hardly anything is left of it.
-func (b *budget) isFull() bool { return b.taken.Load() > b.limit.Load()/8*7 }
 
 // buffers are pools of byte slices by power of two, from 1 KiB to 1 MiB.
 // Larger ones are left to the collector.

@@ -28,6 +28,8 @@ type Handler struct {
 	// while there is none.
 	drainUntil atomic.Int64
 	spool      budget
+	room       arena         // for bodies that are spooled
+	waiters    atomic.Int64  // requests with a body that wait
 	resting    budget        // bodies of waiting requests that are in memory
 	ahead      budget        // answers that are read ahead
 	looks      chan struct{} // one for each body in a file that is looked at
@@ -85,7 +87,8 @@ func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request)
 	now := time.Now()
 	x := &exchange{Handler: h, rules: h.rules.Load(), listener: listener, try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
-	defer h.open.request()()
+	h.open.begin()
+	defer h.open.end()
 	defer x.readRest()
 	defer x.end()
 	if err := x.serve(); err != nil {
@@ -359,7 +362,7 @@ func (x *exchange) refuse(f *refusal) {
 		f.sendEvent(&x.out, dialect)
 		return
 	}
-	x.describe(x.out.Header())
+	x.describe(&headers{to: x.out.Header()})
 	if origin := x.rules.config.CORS.allows(x.in); origin != "" {
 		if isPreflight(x.in) {
 			// The page asks again in earnest, and reads then why it is refused.
@@ -373,12 +376,12 @@ func (x *exchange) refuse(f *refusal) {
 }
 
 // describe sets the headers that every answer to a client carries.
-func (x *exchange) describe(header http.Header) {
+func (x *exchange) describe(to *headers) {
 	if id := x.trace.ID(); id != "" {
-		header.Set("X-Anteroom-Request-Id", id)
+		to.set("X-Anteroom-Request-Id", id)
 	}
 	if x.route != nil && x.route.ClassName != "" {
-		header.Set("X-Anteroom-Class", x.route.ClassName)
+		to.set("X-Anteroom-Class", x.route.ClassName)
 	}
 }
 

@@ -68,6 +68,18 @@ type Result struct {
 	InUse Bytes // what the backend's process held
 }
 
+// Lacked says that the answer tells, by its figures, that the process could not have
+// had what it needed by ours: others held that, whatever the request wanted.
+func (r Result) Lacked(need Bytes) bool {
+	if r.Outcome != OutOfMemory || r.InUse <= 0 {
+		return false
+	}
+	if r.Free > 0 {
+		return r.InUse+r.Free < need
+	}
+	return r.InUse+r.Tried <= need
+}
+
 // Room is what a run could have of the GPU where that was least, as it started: the
 // capacity less the reserve and what others held, at least and at most. It has to
 // hold the weights of its backend too.
@@ -90,6 +102,9 @@ func (l *Ledger) LoneRun(g int) *Run { return l.devices[g].lone }
 // Start books a run.
 func (l *Ledger) Start(now time.Duration, r *Run) {
 	r.state, r.Started, r.asked = running, now, r.Demand
+	if r.Case != nil && r.Kind != Fitting {
+		l.again(r.Case, now)
+	}
 	for i, a := range r.Accounts {
 		g := l.accounts[a].gpu
 		var room, least, used, taken Bytes
@@ -182,7 +197,7 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 				booked = l.bookedBlind(acc.gpu)
 			}
 			l.endBlind(a, res)
-			l.endFull(now, acc.gpu, r, res, booked)
+			l.endFull(now, a, r, res, booked)
 			if d := l.devices[acc.gpu]; d.lone == r {
 				d.lone = nil // no reading will show what it left
 			}

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -45,28 +46,45 @@ func main() {
 	flag.IntVar(&l.connections, "connections", 64, "connections of clients")
 	flag.IntVar(&l.question, "question", 1000, "bytes of a request's body")
 	flag.IntVar(&l.reply, "reply", 1000, "bytes of an answer's body")
-	flag.IntVar(&l.routes, "routes", 1, "routes, of which the last one matches")
+	routes := flag.String("routes", "1", "routes, of which the last one matches; several numbers with commas between them are compared")
 	flag.StringVar(&l.rules, "rules", "path", "what routes match by: path, host or body")
-	queue := flag.Int("waiting", 0, "measure the memory of so many requests that wait instead, of the first binary, "+
-		"with bodies of 1 KB, 16 KB, 64 KB and 1 MB")
+	queue := flag.Int("waiting", 0, "measure the memory of so many requests that wait instead, of the first binary")
+	lights := flag.Int("beside", 0, "measure light requests beside so many that wait instead, and beside none")
+	sizes := flag.String("sizes", "1000,16384,65536,1048576", "bytes of the bodies of those that -waiting measures")
 	flag.Parse()
-	if *queue > 0 {
-		if err := waiting(strings.Split(*binaries, ",")[0], *queue, []int{1000, 16 << 10, 64 << 10, 1 << 20}); err != nil {
+	if *lights > 0 {
+		if err := beside(strings.Split(*binaries, ","), *lights, *rounds, l.requests); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
 	}
-	if err := run(strings.Split(*binaries, ","), strings.Split(*which, ","), *rounds, l); err != nil {
+	if *queue > 0 {
+		if err := waiting(strings.Split(*binaries, ",")[0], *queue, strings.Split(*sizes, ",")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := run(strings.Split(*binaries, ","), strings.Split(*which, ","), strings.Split(*routes, ","), *rounds, l); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(binaries, names []string, rounds int, l load) error {
-	world, err := newWorld(l)
-	if err != nil {
-		return err
+func run(binaries, names, routes []string, rounds int, l load) error {
+	var worlds []*world
+	for _, text := range routes {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return fmt.Errorf("-routes %q: want numbers from 1 on", text)
+		}
+		l.routes = n
+		w, err := newWorld(l)
+		if err != nil {
+			return err
+		}
+		worlds = append(worlds, w)
 	}
 	var all []*proxy
 	defer func() {
@@ -79,17 +97,23 @@ func run(binaries, names []string, rounds int, l load) error {
 		if !ok {
 			return fmt.Errorf("the variant %q is not known: want some of all, no-spans, no-log, neither", name)
 		}
-		for i, binary := range binaries {
-			p, err := start(binary, world.configuration(more))
-			if err != nil {
-				return err
+		for _, w := range worlds {
+			variant := name
+			if len(worlds) > 1 {
+				variant = fmt.Sprintf("%s, %d routes", name, w.routes)
 			}
-			p.variant, p.index = name, i
-			all = append(all, p)
+			for i, binary := range binaries {
+				p, err := start(binary, w.configuration(more))
+				if err != nil {
+					return err
+				}
+				p.world, p.variant, p.index = w, variant, i
+				all = append(all, p)
+			}
 		}
 	}
 	for _, p := range all { // to warm them up
-		if _, err := world.burst(p); err != nil {
+		if _, err := p.world.burst(p); err != nil {
 			return err
 		}
 	}
@@ -99,7 +123,7 @@ func run(binaries, names []string, rounds int, l load) error {
 			slices.Reverse(order)
 		}
 		for _, p := range order {
-			used, err := world.burst(p)
+			used, err := p.world.burst(p)
 			if err != nil {
 				return err
 			}

@@ -18,6 +18,7 @@ import (
 
 // proxy is one running `anteroom serve`.
 type proxy struct {
+	world   *world
 	variant string
 	index   int // of its binary
 	rounds  []used

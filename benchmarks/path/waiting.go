@@ -13,11 +13,15 @@ import (
 
 // waiting lets so many requests queue behind one that does not end, and prints what
 // each of them takes: of the process, of Go's heap and of the stacks of goroutines.
-func waiting(binary string, requests int, sizes []int) error {
+func waiting(binary string, requests int, sizes []string) error {
 	fmt.Printf("%d requests wait\n\n", requests)
 	fmt.Println("| body, bytes | resident, KB each | heap in use, KB each | stacks, KB each |")
 	fmt.Println("| --- | --- | --- | --- |")
-	for _, size := range sizes {
+	for _, text := range sizes {
+		size, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("-sizes: %w", err)
+		}
 		w, err := newWorld(load{connections: requests, question: size, reply: 100, routes: 1, rules: "path"})
 		if err != nil {
 			return err
@@ -55,18 +59,8 @@ func (w *world) wait(p *proxy, requests int) error {
 			return err
 		}
 	}
-	for tries := 0; ; tries++ {
-		now, err := p.memory()
-		if err != nil {
-			return err
-		}
-		if int(now["anteroom_queue_length"]) == requests {
-			break
-		}
-		if tries == 600 {
-			return fmt.Errorf("%v requests wait after a minute, want %d", now["anteroom_queue_length"], requests)
-		}
-		time.Sleep(100 * time.Millisecond)
+	if err := p.untilWaiting(requests); err != nil {
+		return err
 	}
 	time.Sleep(3 * time.Second) // what the collector of garbage gives back goes to the system
 	after, err := p.memory()
@@ -77,6 +71,23 @@ func (w *world) wait(p *proxy, requests int) error {
 	fmt.Printf("| %d | %.1f | %.1f | %.1f |\n", w.question, each("resident"), each("go_memstats_heap_inuse_bytes"),
 		each("go_memstats_stack_inuse_bytes"))
 	return nil
+}
+
+// untilWaiting waits for so many requests to wait.
+func (p *proxy) untilWaiting(requests int) error {
+	for tries := 0; ; tries++ {
+		now, err := p.memory()
+		if err != nil {
+			return err
+		}
+		if int(now["anteroom_queue_length"]) == requests {
+			return nil
+		}
+		if tries == 600 {
+			return fmt.Errorf("%v requests wait after a minute, want %d", now["anteroom_queue_length"], requests)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // memory is what the process takes, and what it says of itself.

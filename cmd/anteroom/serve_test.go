@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -430,5 +431,41 @@ func TestACommandThatServesNothingEndsOfASignal(t *testing.T) {
 	p.Wait()
 	if status, ok := p.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGINT {
 		t.Errorf("it ended with %v, want by SIGINT", p.ProcessState)
+	}
+}
+
+// A reader of the log that ends takes nothing along but the lines.
+func TestServeGoesOnWhenItsLogIsNotRead(t *testing.T) {
+	model := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
+	t.Cleanup(model.Close)
+	s := &served{t: t, process: process("serve", "-c", write(t, serveFile(model.URL, "200"))), ended: make(chan struct{})}
+	close(s.ended)
+	log, err := s.process.StderrPipe()
+	must(t, err)
+	must(t, s.process.Start())
+	t.Cleanup(func() { s.process.Process.Kill(); s.process.Wait() })
+	line := map[string]any{}
+	for text := bufio.NewScanner(log); line["msg"] != "listening" && text.Scan(); {
+		must(t, json.Unmarshal(text.Bytes(), &line))
+	}
+	must(t, log.Close())
+	lost := func() bool {
+		res, err := http.Post(line["url"].(string)+"/x", "text/plain", strings.NewReader("x"))
+		if err != nil || res.StatusCode != http.StatusOK {
+			t.Fatalf("got %v, %v, want an answer", res, err)
+		}
+		res.Body.Close()
+		res, err = http.Get(line["admin"].(string) + "/metrics")
+		must(t, err)
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		must(t, err)
+		return !bytes.Contains(text, []byte("\nanteroom_log_lines_dropped_total 0\n"))
+	}
+	for !lost() { // until the first line has failed to be written
+	}
+	s.signal(syscall.SIGTERM)
+	if code := s.exit(); code != 0 {
+		t.Errorf("it ends with %d, want 0", code)
 	}
 }
