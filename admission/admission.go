@@ -23,10 +23,10 @@ type Config struct {
 	Clock Clock
 }
 
-// Tenants says how those who ask share the classes. One account counts across
+// Tenants says how tenants share the classes. One account counts across
 // all of them.
 type Tenants struct {
-	// Weights are the shares of named tenants; who is not listed has 1.
+	// Weights are the shares of named tenants; a tenant that is not listed has 1.
 	Weights map[string]float64
 	// QueueLimit is how many requests of one named tenant may wait. Zero: no
 	// limit of its own.
@@ -120,10 +120,10 @@ type Request struct {
 	Boost time.Duration
 	// Deadline is when the answer must be complete. Zero: none.
 	Deadline time.Time
-	// Learn says that nobody declared the demand. A Controller then takes what the
+	// Learn says that the demand is not declared. A Controller then takes what the
 	// History says of it.
 	Learn bool
-	// Unknown says that nobody knows the demand, and VRAM is a first guess. It
+	// Unknown says that the demand is not known, and VRAM is a first guess. It
 	// never fits beside others: it runs alone, once its GPUs are at rest, and is
 	// measured.
 	Unknown bool

@@ -8,7 +8,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission/residency"
 )
 
-// What those who ask need of the packages below, so that they import this one
+// What callers need of the packages below, so that they import this one
 // alone.
 
 // Bytes is an amount of memory.

@@ -19,7 +19,7 @@ const minRemaining = time.Millisecond
 //     reservation is written, and what can be done about its memory is begun.
 //  5. Rests begin and end. What bars each head is said anew.
 //
-// A start can change more than the room it takes: who is strict, to which replica
+// A start can change more than the room it takes: which head is strict, to which replica
 // another head goes, when a reservation begins, and what a backend retains. So the
 // pass begins again at 3 after a start or the end of a rest, until there is none.
 func (s *Scheduler) pass(now time.Duration) {
@@ -212,7 +212,7 @@ func (b *box) lacksSlots(sh *shape) bool {
 	})
 }
 
-// earliest finds when and where a head can start without moving anybody's
+// earliest finds when and where a head can start without moving another's
 // reservation. A nil replica: not in sight. The block says what bars it now.
 //
 // idle says that its reservation would make no difference. It is not worked out then,

@@ -46,7 +46,7 @@ var (
 )
 
 // BenchmarkAdmitUncontended is submit, grant and end through the controller
-// with nobody waiting.
+// with no request waiting.
 func BenchmarkAdmitUncontended(b *testing.B) {
 	c, err := NewController(benchConfig(1, 64))
 	if err != nil {
@@ -271,7 +271,7 @@ func TestWhatADecisionAllocates(t *testing.T) {
 		most float64
 		do   func()
 	}{
-		{"an admission with nobody waiting", 1, admit(benchLight)},
+		{"an admission with no request waiting", 1, admit(benchLight)},
 		{"one that its History learns from", 5, admit(learning)},
 		{"a hand-off", 2, func() {
 			now += time.Millisecond

@@ -6,7 +6,7 @@ import (
 )
 
 // Clock is the time that a Controller goes by. All methods may be called at once
-// from any goroutine. A simulation in virtual time brings its own; everybody else
+// from any goroutine. A simulation in virtual time brings its own; every other program
 // leaves Config.Clock nil, which is the wall clock.
 type Clock interface {
 	// Now is monotonic: it never goes backwards.

@@ -23,9 +23,9 @@ type Controller struct {
 	empty chan struct{} // closed when a drain has nothing left; guarded by mu
 
 	attend func(Order)   // guarded by mu; nil: orders are lost
-	read   func(string)  // guarded by mu; nil: nobody is asked
+	read   func(string)  // guarded by mu; nil: no reader is asked
 	warn   func(Waiter)  // guarded by mu; nil: nothing is told
-	seen   chan struct{} // closed at the next reading; guarded by mu; nil: nobody waits for it
+	seen   chan struct{} // closed at the next reading; guarded by mu; nil: no caller waits for it
 }
 
 // NewController opens a controller for the box that cfg describes. It refuses a
@@ -338,7 +338,7 @@ func (c *Controller) Running() []Running {
 	return c.rules.Running(c.age())
 }
 
-// Explain describes one waiting request; false: nobody of that id waits.
+// Explain describes one waiting request; false: no request of that id waits.
 func (c *Controller) Explain(id uint64) (Waiter, bool) {
 	c.mu.Lock()
 	w, f := oneWaiting(c.rules, c.age(), id)
@@ -446,9 +446,9 @@ func (c *Controller) readStart(t *Ticket) {
 	}
 }
 
-// readAfter asks for a reading of the GPUs on which a run has ended, if anybody
-// waits, or if it ran out of memory: a second try waits for one, and whoever filled
-// the card may soon be gone. It is called under mu.
+// readAfter asks for a reading of the GPUs on which a run has ended, if a request
+// waits, or if it ran out of memory: a second try waits for one, and what filled the
+// card may soon be gone. It is called under mu.
 func (c *Controller) readAfter(t *Ticket, res Result) {
 	if c.read != nil && (c.rules.queue.Len() > 0 || res.Outcome == OutOfMemory) {
 		c.readOf(t)

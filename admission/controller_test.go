@@ -325,7 +325,7 @@ func TestAnOperatorCancelsAndReleases(t *testing.T) {
 		first.Release(Result{Outcome: Done}) // the holder's own, late: must not free the third's slot
 		fourth := later(t.Context(), c, benchHeavy)
 		if !pending(fourth) {
-			t.Fatal("a second release freed somebody else's slot")
+			t.Fatal("a second release freed another request's slot")
 		}
 		r.grant.Release(Result{Outcome: Done})
 		(<-fourth).grant.Release(Result{Outcome: Done})

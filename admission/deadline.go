@@ -6,7 +6,7 @@ import (
 )
 
 // A deadline is unmeetable where even the fastest run seen, behind work that is
-// certain, would be too late. Certain is work that runs: who waits may leave. It lasts
+// certain, would be too late. Certain is work that runs: a request that waits may leave. It lasts
 // no less than the fastest run of its demand. So no estimate refuses a request.
 
 // certainWait is for how long a request surely waits as it arrives: while all slots of

@@ -5,8 +5,8 @@
 // lock, no goroutine and does no I/O: `now` is an argument and every call
 // returns what is to happen. Controller is the shell around it for a live
 // process, with one mutex, one timer and a channel for each waiting request. The
-// packages below it each know one thing: queue who waits and in which order,
-// memory who holds what, residency which backends are loaded, history what was
+// packages below it each know one thing: queue what waits and in which order,
+// memory what each backend holds, residency which backends are loaded, history what was
 // learned from finished work.
 //
 // What the package promises after every event. The numbers are those that tests

@@ -54,7 +54,7 @@ func TestTenantsThatAlwaysWaitGetTheirShares(t *testing.T) {
 	}
 }
 
-// A tenant that was away comes back at the time of those who stayed: what it did
+// A tenant that was away comes back at the time of those that stayed: what it did
 // not use is not credit.
 func TestIdleTimeIsNoCredit(t *testing.T) {
 	w := newWorld(benchConfig(1, 64), nil)

@@ -370,7 +370,7 @@ func TestARequestThatCanNeverFitIsAnswered(t *testing.T) {
 			t.Errorf("after %d good runs in the same room it is not odd: %+v", well, again)
 		}
 		retry := p.asks(func(r *Request) { r.Retry, r.Odd, r.VRAM, r.Raised = true, true, again.figure, again.figure-20*GiB })
-		b.runs(retry, false) // before a reading nobody knows
+		b.runs(retry, false) // before a reading it is not known
 		b.after(.1)
 		b.reads(22 * GiB)
 		if retry.Waiting() || retry.Rejection() == nil {
@@ -415,9 +415,9 @@ func TestASecondTryWaitsForWhatIsCertain(t *testing.T) {
 	}
 }
 
-// TestAnEstimateRefusesNobody: not the one of the configuration, and not the one
+// TestAnEstimateRefusesNoRequest: not the one of the configuration, and not the one
 // that was learned. Only what even the fastest run could not meet is refused.
-func TestAnEstimateRefusesNobody(t *testing.T) {
+func TestAnEstimateRefusesNoRequest(t *testing.T) {
 	b := learning(t, server("vqa", 0, true))
 	p := &pupil{rig: b, class: "work", backend: "vqa", declared: GiB}
 	b.readsFor(3, 0)
@@ -480,7 +480,7 @@ func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
 	}
 }
 
-// TestNoRequestFollowsAFailureBeforeAReading: how full the card is nobody knows.
+// TestNoRequestFollowsAFailureBeforeAReading: it is not known how full the card is.
 // Smaller requests of the same backend go on.
 func TestNoRequestFollowsAFailureBeforeAReading(t *testing.T) {
 	b := learning(t, server("flux", 0, true))

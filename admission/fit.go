@@ -208,7 +208,7 @@ func (b *box) slotsFree(u *usage, sh *shape, r *replica) bar {
 // fitsMemory says whether a start fits on the i-th GPU of a replica, and if not
 // what bars it first:
 //
-//  1. a demand that nobody knows never fits;
+//  1. an unknown demand never fits;
 //  2. what adds no memory always does;
 //  3. the GPU cannot be read;
 //  4. a lone run is under way;

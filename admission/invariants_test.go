@@ -126,7 +126,7 @@ func (w *world) books() {
 }
 
 // slots holds 1 for a replica's slots: what is reserved for a class is taken by
-// nobody else.
+// no other class.
 func (w *world) slots(b *backend, r *replica) {
 	if n := w.s.box.live.replicas[r.index]; n > b.cfg.Slots {
 		w.fail("1: backend %s/%d runs %d on %d slots", b.cfg.Name, r.number, n, b.cfg.Slots)
@@ -149,7 +149,7 @@ func (w *world) slots(b *backend, r *replica) {
 	}
 }
 
-// queues holds 2, that nobody is lost, 3 and that nobody outstays its time.
+// queues holds 2, that no request is lost, 3 and that none waits past its timeout.
 func (w *world) queues() {
 	s := w.s
 	if len(w.waiting) != s.queue.Len() || len(w.running) != len(s.running) {
@@ -316,7 +316,7 @@ func (w *world) heads() {
 		to, _ := s.pickNow(sh, w.now)
 		switch {
 		case to != nil && held == nil:
-			w.fail("7: the head %d fits now and waits, and nobody who ranks before it is blocked", t.ID())
+			w.fail("7: the head %d fits now and waits, and no head that ranks before it is blocked", t.ID())
 		case to == nil && held == nil && (sh.reserved < forever || s.strict.is(t)):
 			held = t
 		}

@@ -28,7 +28,7 @@ type routed struct {
 // outcome is what the clients of an engine saw.
 type outcome struct {
 	served, failed int // answers; those of a full card that reached a client
-	full           int // answers of a full card, seen by anybody
+	full           int // answers of a full card, seen by the proxy or a client
 	history        History
 }
 
@@ -177,7 +177,7 @@ func TestFiguresThatAreHalfOfTheTruthAreLearned(t *testing.T) {
 	}
 }
 
-func TestFiguresThatNobodyDeclaredAreLearned(t *testing.T) {
+func TestFiguresThatAreNotDeclaredAreLearned(t *testing.T) {
 	keeps := imager("keeps", 4*GiB, 6*GiB)
 	keeps.ReturnsMemory = false
 	engines := []routed{

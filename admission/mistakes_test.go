@@ -38,8 +38,8 @@ func wantRuns(t *testing.T, w *world, who string, x *Ticket, want bool) {
 }
 
 // A tenant that comes is further behind its share than the head's, and would be
-// the first. If it took the head's place, the reservation would be nobody's, or
-// move with each that comes; everything would wait for it.
+// the first. If it took the head's place, there would be no reservation, or it
+// would move with each that comes; everything would wait for it.
 func TestATenantThatComesDoesNotOrphanAReservation(t *testing.T) {
 	w := newWorld(mistakeConfig(), nil)
 	// The tenant that runs is charged before the others come.

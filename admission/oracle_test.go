@@ -117,7 +117,7 @@ func oracle(t *testing.T, contended bool, play func(n draw) int) {
 	}
 }
 
-// against plays the same jobs by a model and compares who started when. It
+// against plays the same jobs by a model and compares which job started when. It
 // gives how many waited.
 func against(t *testing.T, kinds []kindOf, jobs []*job, model func(kinds []kindOf, jobs []*job)) (waited int) {
 	other := make([]*job, len(jobs))
@@ -161,7 +161,7 @@ func TestOneClassOnOneResourceIsAWeightedSemaphore(t *testing.T) {
 	})
 }
 
-// semaphore is a weighted semaphore: who does not find enough stands in line,
+// semaphore is a weighted semaphore: a caller that does not find enough stands in line,
 // and the first of the line takes what comes free.
 func semaphore(kinds []kindOf, jobs []*job) {
 	free, slots, weight := oracleMemory, kinds[0].slots, kinds[0].vram

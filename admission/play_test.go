@@ -36,7 +36,7 @@ var events = []string{
 	"availability", "pause", "drain", "reading", "reload",
 }
 
-// pick draws one of those who wait, or of those who run; nil: nobody does.
+// pick draws one of those that wait, or of those that run; nil: none does.
 func (w *world) pick(runs bool) *Ticket {
 	of := len(w.waiting)
 	if runs {

@@ -189,7 +189,7 @@ func TestARequestWaitsForProcessesThatAreNotOurs(t *testing.T) {
 	b.runs(x, true)
 }
 
-// A demand that nobody knows runs alone, at rest, and is measured.
+// Work of unknown demand runs alone, at rest, and is measured.
 func TestAnUnknownDemandRunsAloneAndIsMeasured(t *testing.T) {
 	b := newRig(t, pair())
 	for range 3 {

@@ -105,7 +105,8 @@ func explainMemory(s *Scheduler, now time.Duration, sh *shape, k block, w *Waite
 		if r := l.LoneRun(k.gpu); r != nil {
 			if t, ok := r.Owner.(*Ticket); ok {
 				w.LoneRun = t.ID()
-				w.Detail = fmt.Sprintf("request %d of backend %s runs alone on %s: nobody knows yet what it takes", t.ID(), t.shape.backend.cfg.Name, k.resource)
+				w.Detail = fmt.Sprintf("request %d of backend %s runs alone on %s: it is not known yet what it takes", t.ID(),
+					t.shape.backend.cfg.Name, k.resource)
 			}
 		}
 	case ReasonUnmanagedMemory, ReasonNotByItself:

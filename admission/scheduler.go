@@ -108,7 +108,7 @@ func (s *Scheduler) submit(now time.Duration, t *Ticket, r *Request) {
 	sh.setDemand(s.box, r.VRAM, r.Unknown)
 	t.shape = sh
 	t.Tenant = s.queue.Tenant(r.Tenant)
-	// With an empty queue there is nobody to be fair to, and no profile to work
+	// With an empty queue there is no tenant to be fair to, and no profile to work
 	// out.
 	if _, barred := sh.barred(); s.queue.Len() == 0 && !barred {
 		if to := s.pick(sh, now, nil); to != nil {

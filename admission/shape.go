@@ -38,7 +38,7 @@ type shape struct {
 	class    *class
 	backend  *backend
 	vram     Bytes
-	unknown  bool         // nobody knows the demand; vram is a first guess
+	unknown  bool         // the demand is not known; vram is a first guess
 	measured bool         // vram rests on process figures, which miss no peak
 	known    *memory.Case // what runs alone have told
 

@@ -72,7 +72,7 @@ func soakAgain(seed uint64, requests int) error {
 }
 
 // A reading may show that unmanaged memory is a backend's own. The room is
-// as before, and that backend's next request needs less of it; nobody told it.
+// as before, and that backend's next request needs less of it; it was not told.
 // The run is the one that found this.
 func TestAReadingThatMovesMemoryToABackendWakesItsQueue(t *testing.T) {
 	if _, _, err := soaked(3, 800, true); err != nil {

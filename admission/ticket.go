@@ -17,7 +17,7 @@ type Ticket struct {
 	// deadline says that it expires because of its deadline.
 	deadline bool
 	stuck    bool  // it has been told that nothing will make room by itself
-	learns   bool  // nobody declared the demand
+	learns   bool  // the demand is not declared
 	position int32 // in its class, on arrival
 
 	run memory.Run

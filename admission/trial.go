@@ -22,8 +22,8 @@ import (
 //     longest; the next for the same head after TrialAfter, and each after that after
 //     twice as long.
 //  7. It has waited for TrialAfter and its GPUs are at rest: a trial, alone, if
-//     what it holds or what it needs is in doubt. A demand that nobody knows is
-//     tried without the wait. After twice TrialAfter all is in doubt that neither the
+//     what it holds or what it needs is in doubt. An unknown demand is tried
+//     without the wait. After twice TrialAfter all is in doubt that neither the
 //     driver nor an answer has told.
 //  8. Idle backends that were not told to unload are. Otherwise nothing of ours
 //     will make room, and it waits for others.
@@ -120,7 +120,8 @@ func (s *Scheduler) tries(now time.Duration, sh *shape, r *replica, st *memory.S
 			return false
 		}
 		demand := s.box.demand(sh, r, i)
-		if _, _, ok := l.Fits(st, a, demand, now); !ok && l.InDoubt(st, a, demand, sh.key.own, sh.measured, now-sh.blockedSince >= 2*l.TrialAfter(l.GPUOf(a)), known, now) == memory.NoDoubt {
+		if _, _, ok := l.Fits(st, a, demand, now); !ok && l.InDoubt(st, a, demand, sh.key.own, sh.measured,
+			now-sh.blockedSince >= 2*l.TrialAfter(l.GPUOf(a)), known, now) == memory.NoDoubt {
 			return false
 		}
 	}

@@ -49,7 +49,7 @@ func TestWhatDiedOfItsUnloadKeepsItsMemory(t *testing.T) {
 		if o.Bytes != 30*GiB || b.s.box.residency.TakesMemory(o.ID) {
 			t.Fatalf("the order is %+v, loading %v, want 30 GiB and nothing yet", o, b.s.box.residency.TakesMemory(o.ID))
 		}
-		// The card at rest shows that nothing is there, and nobody is let in.
+		// The card at rest shows that nothing is there, and no request is started.
 		for range 6 {
 			b.after(1)
 			b.reads(0)
@@ -306,7 +306,7 @@ func TestADeadSleeperIsNotWokenForEver(t *testing.T) {
 	b.reads(0)
 	b.s.Unloaded(b.now, o.ID, Ended{})
 	o = b.order(Wake, "llm")
-	b.s.Loaded(b.now, o.ID, Ended{Failed: true, Dead: true, Note: "nobody listens"})
+	b.s.Loaded(b.now, o.ID, Ended{Failed: true, Dead: true, Note: "nothing listens"})
 	// It goes to the backend, whose breaker has the say from here on.
 	b.runs(chat, true)
 }

@@ -199,7 +199,7 @@ func TestAReloadKeepsTheMemoryOfABackendItRemoves(t *testing.T) {
 }
 
 // asleepInDispute is a box where captions sleeps and may be brought back, and
-// whoever runs is not known to hold what was there before.
+// what runs is not known to hold what was there before.
 func TestNothingIsWokenBesideALoneRun(t *testing.T) {
 	b := newRig(t, swapBox())
 	b.reads(0)

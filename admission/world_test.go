@@ -21,14 +21,14 @@ type world struct {
 	cfg  Config
 	now  time.Duration
 
-	asked   map[*Ticket]Request // of whoever waits or runs
+	asked   map[*Ticket]Request // of each that waits or runs
 	arrived map[*Ticket]time.Duration
 	waiting map[*Ticket]bool
 	running map[*Ticket]time.Duration // since when
-	flows   map[flowKey][]*Ticket     // who waits, by arrival
+	flows   map[flowKey][]*Ticket     // what waits, by arrival
 	stopped map[string]bool           // classes that are paused, backends that drain
 	probes  map[place]int             // of replicas that are not fully available
-	order   []*Ticket                 // who waits or runs, by arrival
+	order   []*Ticket                 // what waits or runs, by arrival
 
 	submitted, granted, ended, refused int
 	longest                            time.Duration // run so far
@@ -38,7 +38,7 @@ type world struct {
 	reloaded                           bool          // limits have changed under those that came before
 	withdrawn                          bool          // the event at hand changes what may be used
 	broken                             error
-	told                               func(what string, t *Ticket) // hears of what becomes of tickets; nil: nobody does
+	told                               func(what string, t *Ticket) // hears of what becomes of tickets; nil: nothing does
 	story                              []string                     // the last events, for a failure's message
 
 	others map[string]Bytes // held by neighbours, by GPU
@@ -83,7 +83,7 @@ func (w *world) fail(format string, args ...any) {
 }
 
 // spared says that what costs most is left out this time: the story, the
-// positions of those whom somebody leaves behind, and explanations. A sparing
+// positions of those that stay when another leaves, and explanations. A sparing
 // world looks at them at one event in a hundred.
 func (w *world) spared() bool { return w.sparing && w.submitted%100 > 0 }
 
@@ -189,7 +189,7 @@ func (w *world) starts(t *Ticket) {
 	q := w.asked[t]
 	w.granted++
 	// What a GPU rests for has it as soon as it fits, whatever is reserved there and
-	// whoever is strict (memory.md: Liveness, 6).
+	// which head is strict (memory.md: Liveness, 6).
 	rested := t.shape.rests.of == t && t.shape.rests.ended == w.now
 	if p := &w.promise; rested && p.head != nil && p.head != t {
 		p.passed, p.until[t] = true, true
@@ -355,7 +355,7 @@ func (w *world) used(gpu string) Bytes {
 	return sum
 }
 
-// leave holds 4 as well: nobody's place gets worse.
+// leave holds 4 as well: no position gets worse.
 func (w *world) leave(t *Ticket) {
 	was := map[uint64]Waiter{}
 	if !w.spared() {

@@ -612,7 +612,7 @@ func (j *hiddenJudge) standsOn(h *hiddenRun, e *hiddenEngine, earlier []*hiddenR
 
 // weightsByFigures is what an engine's weights are by the figures, on a place. Of what
 // it holds no evidence tells weights from what its runs have left: all of it may be
-// weights, but no more than those. What nobody declared is what it was seen to hold.
+// weights, but no more than those. What is not declared is what it was seen to hold.
 func (e *hiddenEngine) weightsByFigures(p *hiddenPlace) Bytes {
 	switch w := e.backend.resident; {
 	case w > 0 && p.loaded > 0:

@@ -8,11 +8,11 @@ var worldsOnceLate = []struct {
 	seed uint64
 	rule string
 }{
-	{800022762, "a trial that failed beside a neighbour who came after its start had no more room than the next reading shows"},
+	{800022762, "a trial that failed beside a neighbour that came after its start had no more room than the next reading shows"},
 	{800024749, "what was too small is the room on the GPU where least was free"},
 	{800048999, "what was too small is the room on the GPU where least was free, also where the ledger is unsure of the other"},
 	{800039015, "the bar after a failure goes by what is in use after it, also of a run that fitted"},
-	{800007380, "a demand that nobody knows is not known by a failure in less room than the weights of its backend"},
+	{800007380, "an unknown demand is not known by a failure in less room than the weights of its backend"},
 	{800020380, "a backend whose process is back does not begin the three readings anew"},
 	{800055373, "nor does one whose process is found to be gone"},
 	{800021933, "a rest begins also where nothing runs and three readings do not agree yet"},

@@ -33,20 +33,20 @@ func answered(t testing.TB, answer string) string {
 func TestWhatIsNotHTTPIsABrokenProtocol(t *testing.T) {
 	header := "HTTP/1.1 200 OK\r\n"
 	for name, answer := range map[string]string{
-		"nothing":                    "",
-		"garbage":                    "\x00\x01\x02\x03 what?\r\n\r\n",
-		"another protocol":           "SSH-2.0-OpenSSH_9.2\r\n",
-		"half a status":              "HTTP/1.1 2",
-		"a bad status":               "HTTP/1.1 abc OK\r\n\r\n",
-		"half a header":              header + "Content-Le",
-		"a header without a colon":   header + "what\r\n\r\n",
-		"two lengths":                header + "Content-Length: 5\r\nContent-Length: 50\r\n\r\nhello",
-		"a bad length":               header + "Content-Length: -5\r\n\r\nhello",
-		"an unknown encoding":        header + "Transfer-Encoding: rot13\r\n\r\nhello",
-		"a header of 2 MiB":          header + "X: " + strings.Repeat("x", 2<<20) + "\r\n\r\n",
-		"100,000 headers":            header + strings.Repeat("X: 1234567890\r\n", 100_000) + "\r\n",
-		"100,000 early hints":        strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 100_000) + header + "\r\n",
-		"HTTP/2, which nobody asked": string(frame(4, 0, 0)),
+		"nothing":                         "",
+		"garbage":                         "\x00\x01\x02\x03 what?\r\n\r\n",
+		"another protocol":                "SSH-2.0-OpenSSH_9.2\r\n",
+		"half a status":                   "HTTP/1.1 2",
+		"a bad status":                    "HTTP/1.1 abc OK\r\n\r\n",
+		"half a header":                   header + "Content-Le",
+		"a header without a colon":        header + "what\r\n\r\n",
+		"two lengths":                     header + "Content-Length: 5\r\nContent-Length: 50\r\n\r\nhello",
+		"a bad length":                    header + "Content-Length: -5\r\n\r\nhello",
+		"an unknown encoding":             header + "Transfer-Encoding: rot13\r\n\r\nhello",
+		"a header of 2 MiB":               header + "X: " + strings.Repeat("x", 2<<20) + "\r\n\r\n",
+		"100,000 headers":                 header + strings.Repeat("X: 1234567890\r\n", 100_000) + "\r\n",
+		"100,000 early hints":             strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 100_000) + header + "\r\n",
+		"HTTP/2, which was not asked for": string(frame(4, 0, 0)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := backendAt(t, answered(t, answer), func(c *backend.Config) { c.Breaker.Failures = 1 })

@@ -276,7 +276,7 @@ func (b *breaker) set(state gobreaker.State) {
 		return
 	}
 	b.until = time.Now().Add(b.Open)
-	// gobreaker becomes half-open when it is asked. Those who wait must be woken.
+	// gobreaker becomes half-open when it is asked. The requests that wait must be woken.
 	b.timer = time.AfterFunc(b.Open, func() {
 		b.update(func() {
 			b.why = "breaker.open has passed"

@@ -444,7 +444,7 @@ func TestAnOpenBreakerRefusesThenTriesOneThenCloses(t *testing.T) {
 			t.Fatalf("got %v, want ErrBreakerOpen", err)
 		}
 		b.wantTold(word{0, 0})
-		// Nobody asks: those who wait must be woken all the same.
+		// No new request comes: those that wait must be woken all the same.
 		b.wait(1500 * time.Millisecond)
 		b.wantState("half-open")
 		b.wantTold(word{0, 0}, word{1, 30 * time.Second})
@@ -634,7 +634,7 @@ func TestAClosedBackendSaysNothingMore(t *testing.T) {
 		b.get("/")
 		res.Body.Close()
 		b.wait(time.Hour)
-		b.wantTold() // what it says of itself is nobody's business any more
+		b.wantTold() // what it says of itself has no effect any more
 	})
 }
 

@@ -58,7 +58,7 @@ func TestACommandThatFailsSaysItsLastWords(t *testing.T) {
 		{"in silence", Command{"sh", "-c", "exit 3"}, []string{"exit status 3"}},
 		{"at length", Command{"sh", "-c", "yes begin | head -100000; echo the end; exit 1"}, []string{"exit status 1: ", "the end"}},
 		{"that is not there", Command{"/no/such/program", "x"}, []string{"/no/such/program x: ", "no such file"}},
-		{"that nobody finds", Command{"no-such-program-anywhere"}, []string{"not found in $PATH"}},
+		{"that is not found", Command{"no-such-program-anywhere"}, []string{"not found in $PATH"}},
 		{"by a signal", Command{"sh", "-c", "kill -9 $$"}, []string{"signal: killed"}},
 	} {
 		err := c.command.run(t.Context())

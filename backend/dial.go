@@ -58,7 +58,7 @@ func patient(dial dial) dial {
 // gate lets no more requests be sent than there are connections and mostDials more:
 // http.Transport begins a dial for each request that finds no idle connection, and
 // goes on with it when the request has got another one. The wait at the gate is the
-// proxy's own doing and counts against nobody. A nil gate is always open.
+// proxy's own doing and counts against no backend. A nil gate is always open.
 type gate struct {
 	mu      sync.Mutex
 	open    int       // connections; guarded by mu

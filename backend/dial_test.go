@@ -66,7 +66,7 @@ func TestFewConnectionsAreMadeAtATime(t *testing.T) {
 	})
 }
 
-// Where connections are there, nobody waits.
+// Where connections are there, no request waits.
 func TestAnOpenConnectionIsAPlace(t *testing.T) {
 	var g gate
 	dial := g.counting(func(context.Context, string, string) (net.Conn, error) { c, _ := net.Pipe(); return c, nil })
@@ -97,9 +97,9 @@ func TestAnOpenConnectionIsAPlace(t *testing.T) {
 	}
 }
 
-// A host that takes no packets costs those who wait for their turn no longer than
-// those who have it.
-func TestNobodyWaitsForAHostThatIsGone(t *testing.T) {
+// A host that takes no packets costs the requests that wait for their turn no more
+// time than those that have it.
+func TestNoRequestWaitsForAHostThatIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g gate
 		dial := g.counting(patient(func(ctx context.Context, _, _ string) (net.Conn, error) {

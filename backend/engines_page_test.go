@@ -19,8 +19,9 @@ func TestEnginesPageIsCurrent(t *testing.T) {
 		"complete configuration:\n\n" +
 		"```yaml\ngpus: {gpu0: {memory: 48GiB}}\nbackends: {comfy: {url: \"http://127.0.0.1:8188\", preset: comfyui}}\n```\n\n" +
 		markdown.Wrap("", "", "Work asks as the class `heavy` or `light`, which are made where the file has none of that name; `class` of the "+
-			"backend says another. "+
-			"Routes of the file come first. Where two engines have the same path, `models` tells whose a request is, or a `listeners` entry gives "+
+			"backend names another one. "+
+			"Routes of the file come first. Where two engines have the same path, `models` tells which of them a request is for, or a "+
+			"`listeners` entry gives "+
 			"one of them a port of its own. "+
 			"`/v1/models` and `/api/tags` of several backends are answered as one list.") + "\n" +
 		"`anteroom engine --kind KIND` runs a simulated one of each. This page is made by `go test ./backend -run EnginesPage -rewrite`.\n")

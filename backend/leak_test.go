@@ -88,7 +88,8 @@ func TestACloseLeavesNoGoroutine(t *testing.T) {
 func ours() (n int) {
 	stacks := make([]byte, 1<<20)
 	for stack := range bytes.SplitSeq(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
-		for _, name := range []string{"backend.(*Server).checkHealth", "backend.(*breaker).", "http.(*persistConn).", "http1.(*upload)", "http1.(*Transport).connect(", "http.(*http2ClientConn)."} {
+		for _, name := range []string{"backend.(*Server).checkHealth", "backend.(*breaker).", "http.(*persistConn).", "http1.(*upload)",
+			"http1.(*Transport).connect(", "http.(*http2ClientConn)."} {
 			if bytes.Contains(stack, []byte(name)) {
 				n++
 				break

@@ -34,7 +34,7 @@ func (b *Server) scan(answer *http.Response, client Client) *scan {
 type scan struct {
 	*outofmemory.Scanner
 	answer *http.Response // for its trailers
-	client Client         // nil: nobody knows what it sent
+	client Client         // nil: it is not known what it sent
 }
 
 // end gives what was found once the answer's end has been read; nil: nothing.

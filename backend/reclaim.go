@@ -268,7 +268,7 @@ func within(ctx context.Context, most time.Duration) (context.Context, context.C
 
 // Wake brings the engine back: by the start command where it was stopped, by
 // the wake call where it needs one. It returns once the probe is answered with
-// 2xx, or when ctx ends. An error that wraps ErrRefused says that nobody
+// 2xx, or when ctx ends. An error that wraps ErrRefused says that nothing
 // listens: the engine is dead.
 //
 // An engine that was just started is awake, and some crash when they are woken

@@ -250,7 +250,7 @@ func TestAnyCallCanBeConfigured(t *testing.T) {
 	wake(t, b, false)
 	e.wantHeard(t, "Wake", "POST /load/a%2Fb&c", "POST /load/%22")
 	if loaded, known := b.Loaded(t.Context()); loaded || known {
-		t.Errorf("loaded: %v, known: %v, of an engine that nobody knows", loaded, known)
+		t.Errorf("loaded: %v, known: %v, of an engine that is not known", loaded, known)
 	}
 }
 
@@ -335,7 +335,7 @@ func TestAModelThatStaysDoesNotKeepTheOthers(t *testing.T) {
 }
 
 // A backend may be asleep when this process starts.
-func TestModelsThatNobodyRemembersAreThoseTheEngineListsAsUnloaded(t *testing.T) {
+func TestModelsThatAreNotRememberedAreThoseTheEngineListsAsUnloaded(t *testing.T) {
 	e := &engine{answers: map[string]string{"POST /v2/repository/index": `[{"name":"a","version":"1","state":"UNAVAILABLE","reason":"unloaded"},` +
 		`{"name":"a","version":"2","state":"UNAVAILABLE","reason":"unloaded"},{"name":"broken","state":"UNAVAILABLE","reason":"no such file"},{"name":"never"}]`}}
 	b := reclaimable(t, e, backend.ReclaimConfig{Preset: "triton"})

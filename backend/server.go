@@ -212,7 +212,7 @@ func (b *Server) Base() *url.URL { return b.base }
 func (b *Server) RoundTrip(out *http.Request) (*http.Response, error) { return b.Send(out, nil) }
 
 // Send is RoundTrip for a client that can tell what it sent, so that its own words
-// in an error do not count as an out-of-memory error; nil: nobody can tell. Such an
+// in an error do not count as an out-of-memory error; nil: it cannot be told. Such an
 // error is no failure of the backend. It is known when the answer's end has been
 // read (OutOfMemory).
 func (b *Server) Send(out *http.Request, client Client) (*http.Response, error) {

@@ -94,7 +94,7 @@ const template = "*"
 //go:embed default.yaml
 var defaultText []byte
 
-// readDefaults parses default.yaml anew, so that nobody shares its maps.
+// readDefaults parses default.yaml anew, so that no two configurations share its maps.
 func readDefaults() *document {
 	d := &document{file: "default.yaml", templates: true}
 	d.root = d.parse(d.file, defaultText)

@@ -22,7 +22,7 @@ const (
 	maxFile = 1 << 20
 	// maxValues bounds what aliases can make of a small file.
 	maxValues = 100_000
-	// maxMistakes is more than anybody reads.
+	// maxMistakes is more than a person reads.
 	maxMistakes = 1000
 )
 
@@ -262,7 +262,7 @@ func (d *document) mapping(n *yaml.Node, s *schema, path, pattern string) map[st
 		}
 		v := d.value(value, next, inner, innerPattern)
 		if v == nil && s.kind == entries {
-			v = map[string]any{} // it exists, so that who refers to it is not wrong
+			v = map[string]any{} // it exists, so that what refers to it is not wrong
 		}
 		if v != nil {
 			out[name] = v

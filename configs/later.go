@@ -5,8 +5,8 @@ import (
 )
 
 // later names the keys that exist in the design of the file and not in this
-// version, with * for a name of the user's own. Whoever wrote one of them made
-// no typing mistake and is told so.
+// version, with * for a name of the user's own. The error for one of
+// them says that it is not a typing mistake.
 var later = map[string]bool{
 	"routes[].preserve_host": true,
 }

@@ -249,8 +249,8 @@ func edits(a, b string) int {
 	return last[len(b)]
 }
 
-// strict says that a YAML text ("8") is no value of this leaf: whoever quoted
-// it meant something else.
+// strict says that a YAML text ("8") is no value of this leaf: an
+// author who quoted it meant something else.
 func (s *schema) strict() bool {
 	return s.typ != durationType && !reflect.PointerTo(s.typ).Implements(textType) && s.typ.Kind() != reflect.String
 }

@@ -87,7 +87,7 @@ func TestAnOperatorSeesAndSteersTheController(t *testing.T) {
 	}
 	for path, want := range map[string]int{
 		"/api/queue/99999/cancel": 404, "/api/queue/x/cancel": 404, "/api/grants/99999/release": 404,
-		"/api/classes/nobody/pause": 404, "/api/backends/nobody/drain": 404,
+		"/api/classes/none/pause": 404, "/api/backends/none/drain": 404,
 		"/api/backends/slow/reclaim": 409, "/api/backends/slow/wake": 202,
 		"/api/classes/light/pause": 204, "/api/backends/quick/drain": 204, "/api/reload": 204,
 	} {
@@ -231,7 +231,7 @@ func TestReload(t *testing.T) {
 		}
 	})
 	t.Run("keeps the breaker of a backend that stays as it was", func(t *testing.T) {
-		b := openAt(t, nobody)
+		b := openAt(t, unheard)
 		b.do("POST", "/light/x", "{}")
 		eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 		next := b.setup

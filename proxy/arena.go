@@ -16,7 +16,7 @@ type arena struct {
 	idle  *time.Timer
 }
 
-// arenaIdle is how long blocks that nobody uses stay in memory.
+// arenaIdle is how long unused blocks stay in memory.
 const arenaIdle = time.Second / 2
 
 // take gives an empty block; nil: all of them are in use.

@@ -108,7 +108,7 @@ func (e *attempt) leave(x *exchange) {
 	case e.answer != nil:
 		e.answer.Close()
 		if x.out.bytes == 0 && x.in.Context().Err() != nil {
-			e.job.Load().leave() // nobody knows of the job
+			e.job.Load().leave() // no client knows of the job
 		}
 	case !e.sent:
 		e.end(cmp.Or(context.Cause(x.ctx), http.ErrAbortHandler))
@@ -122,7 +122,7 @@ func (e *attempt) leave(x *exchange) {
 // been told.
 var errAbandoned = errors.New("proxy: abandon_after passed")
 
-// abandonLater gives the grant of work that nobody waits for back when the
+// abandonLater gives the grant of work without a client back when the
 // backend's abandon_after has passed, whether or not it has ended by then. It is
 // the only timer that does, and fires for nothing where the work ends first or
 // turns out to be a job, which has a timeout of its own.

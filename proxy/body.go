@@ -92,7 +92,7 @@ func (b *body) Close() error {
 	return b.free()
 }
 
-// free gives memory and spool back when nobody can read them any more. The
+// free gives memory and spool back when they cannot be read any more. The
 // caller holds mu.
 func (b *body) free() error {
 	if b.freed || b.keep || !b.closed || b.second != nil && !b.second.closed {
@@ -534,7 +534,7 @@ func getBuffer(size int) *[]byte {
 	return &b
 }
 
-// putBuffer takes a slice of getBuffer's back. Nobody may use it any more.
+// putBuffer takes a slice of getBuffer's back. It may not be used any more.
 func putBuffer(b *[]byte) {
 	class, capacity := 0, smallestBuffer
 	for capacity < cap(*b) {

@@ -13,7 +13,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// TenantsConfig says who asks, and how those who ask share the classes.
+// TenantsConfig says how tenants are told apart, and how they share the classes.
 type TenantsConfig struct {
 	// Header names the tenant, where a trusted peer sends it.
 	Header string `koanf:"header"`
@@ -74,7 +74,7 @@ func (s *rules) claims(r *http.Request, arrived time.Time, ask *admission.Reques
 // maxTenant bounds a tenant's name.
 const maxTenant = 128
 
-// tenant is who asks; empty: nobody that the configuration knows to tell apart.
+// tenant is who asks; empty: a client that the configuration does not tell apart.
 func (s *rules) tenant(r *http.Request) string {
 	c := &s.config.Tenants
 	if len(c.Keys) > 0 {

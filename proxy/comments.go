@@ -16,7 +16,7 @@ import (
 // is said by an event.
 
 // comment sends comments to the client of a stream until the result is called. The
-// first comes after the route's time: who starts sooner sees none of this.
+// first comes after the route's time: a request that starts sooner sees none of this.
 func (x *exchange) comment() (stop func()) {
 	every := x.route.WaitingComments
 	if every <= 0 || x.isStream() || x.route.Errors == "ollama" || x.route.Errors == "grpc" || !routing.AsksForStream(x.in, x.seen()) {

@@ -37,7 +37,7 @@ type job struct {
 	// overdue is when it has run for longer than its class may; zero: never.
 	overdue time.Time
 
-	ctx    context.Context // ends when nobody cares any more
+	ctx    context.Context // ends when its outcome does not matter any more
 	stop   context.CancelCauseFunc
 	told   chan error // its end, seen in passing; buffered
 	left   chan struct{}
@@ -49,7 +49,7 @@ type job struct {
 	cancelled bool // the cancel call was made
 	looks     int
 	silent    int // looks in a row without an answer
-	refused   int // of these, in a row, those where nobody listened
+	refused   int // of these, in a row, those where nothing listened
 }
 
 var (
@@ -120,7 +120,7 @@ func (x *exchange) follow(e *attempt, found *backend.Job) {
 	if grant := e.grant; grant != nil {
 		j.log = j.log.With("grant", grant.ID())
 	} else {
-		j.Cancel = backend.Call{} // who only observes ends nothing
+		j.Cancel = backend.Call{} // mode observe ends nothing
 	}
 	j.ctx, j.stop = context.WithCancelCause(context.Background())
 	if found.Event != "" {
@@ -147,7 +147,7 @@ func (j *job) leave() {
 	}
 }
 
-// run looks until the job has ended, or nobody can tell.
+// run looks until the job has ended, or it cannot be told.
 func (j *job) run() error {
 	giveUp, next := time.NewTimer(j.how.Timeout), time.NewTimer(j.how.Every)
 	defer giveUp.Stop()
@@ -272,7 +272,7 @@ func (j *job) judge(status int, answer []byte) (ended bool, err error) {
 }
 
 // missed counts a look that was not answered and says whether the backend is
-// gone: nobody listens at its address, or nobody answers and its breaker is
+// gone: nothing listens at its address, or it does not answer and its breaker is
 // open.
 func (j *job) missed(err error) (gone bool) {
 	j.silent++
@@ -319,7 +319,7 @@ type jobs struct {
 	// left, and longer where none has come yet.
 	listeners map[string]*listener // guarded by mu; by source
 	closed    bool                 // guarded by mu
-	// passed are ends that nobody waited for: a quick job's may overtake the
+	// passed are ends without a waiter: a quick job's may overtake the
 	// answer that names it. The oldest is overwritten.
 	passed [64]ending // guarded by mu
 	oldest int        // guarded by mu

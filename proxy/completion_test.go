@@ -67,7 +67,7 @@ func (c *comfy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.mu.Lock()
 		}
 		if r.Header.Get("Accept-Encoding") != "" {
-			w.Header().Set("Content-Encoding", "gzip") // which nobody in between could read
+			w.Header().Set("Content-Encoding", "gzip") // which the proxy could not read
 			c := gzip.NewWriter(w)
 			fmt.Fprintf(c, `{"prompt_id": %q}`, id)
 			c.Close()
@@ -390,7 +390,7 @@ func TestAJobThatWasLateBeforeItsAnswerIsCancelledOnce(t *testing.T) {
 		if res, _ := b.do("POST", "/prompt", "{}"); res.StatusCode != http.StatusGatewayTimeout {
 			t.Errorf("got %d, want 504", res.StatusCode)
 		}
-		close(c.answer) // now it is late, and nobody knows of it
+		close(c.answer) // now it is late, and no listener knows of it
 		if len(c.arrived) == 0 {
 			return false
 		}
@@ -463,6 +463,22 @@ func (g *gradio) stream(session string) chan string {
 	return g.sessions[session]
 }
 
+// listen opens a session's stream by the proxy. It gives what is put into it, and what the
+// client reads.
+func (g *gradio) listen(t *testing.T, b *box, path, session string) (chan<- string, io.Reader) {
+	t.Helper()
+	res, err := b.client.Do(b.request(t.Context(), "GET", path+"?session_hash="+session, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := g.stream(path + session)
+	t.Cleanup(func() {
+		close(events)
+		res.Body.Close()
+	})
+	return events, res.Body
+}
+
 func (g *gradio) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.Path; {
 	case r.Method == "POST":
@@ -512,17 +528,11 @@ func TestGradiosOwnEventsEndAJob(t *testing.T) {
 				t.Fatalf("the caller got %s", got)
 			}
 			<-g.joined
-			res, err := b.client.Do(b.request(t.Context(), "GET", c.events+"?session_hash="+c.session, ""))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer res.Body.Close()
-			events := g.stream(c.events + c.session)
-			defer close(events)
+			events, stream := g.listen(t, b, c.events, c.session)
 			read := func(want string) {
 				t.Helper()
 				got := make([]byte, len(want))
-				if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != want {
+				if _, err := io.ReadFull(stream, got); err != nil || string(got) != want {
 					t.Fatalf("the client read %.100q, %v, want %.100q", got, err, want)
 				}
 			}

@@ -49,7 +49,7 @@ type ListenerConfig struct {
 type AdminConfig struct {
 	Listen    string `koanf:"listen"` // empty: there is none
 	Token     string `koanf:"token"`
-	ReadToken string `koanf:"read_token"` // for those who may only look; empty: there is none
+	ReadToken string `koanf:"read_token"` // for users who may only look; empty: there is none
 	// TraceURL is where a trace is shown, with {trace_id} in its place; empty: nowhere.
 	TraceURL string `koanf:"trace_url"`
 }
@@ -201,7 +201,7 @@ func checkAddress(address string) string {
 	return ""
 }
 
-// onlyLocal says that nobody beyond this machine can reach the address.
+// onlyLocal says that no other machine can reach the address.
 func onlyLocal(address string) bool {
 	if strings.HasPrefix(address, "unix:") {
 		return true

@@ -44,7 +44,7 @@ type comeBack uint8
 const (
 	never   comeBack = iota
 	later            // what the refusal estimates, at least a second
-	minute           // a full minute: nobody knows when the card returns
+	minute           // a full minute: it is not known when the card returns
 	useless          // and the client is told not to come back by itself
 )
 

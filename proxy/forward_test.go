@@ -271,8 +271,8 @@ func TestAnAnswerThatWasCutLooksCut(t *testing.T) {
 	}
 }
 
-// nobody is where no server listens: a port that no process is given by chance.
-const nobody = "http://127.0.0.1:1"
+// unheard is where no server listens: a port that no process is given by chance.
+const unheard = "http://127.0.0.1:1"
 
 // rawBackend answers every connection with the same bytes and hangs up.
 func rawBackend(t testing.TB, answer string) (url string) {
@@ -315,8 +315,8 @@ func TestABackendThatBreaksIsA502AndIsNotAskedAgain(t *testing.T) {
 			})
 		}
 	}
-	t.Run("nobody listens", func(t *testing.T) {
-		b := openAt(t, nobody)
+	t.Run("nothing listens", func(t *testing.T) {
+		b := openAt(t, unheard)
 		if res, body := b.do("POST", "/light/x", "{}"); res.StatusCode != http.StatusBadGateway || !strings.Contains(body, "backend_unreachable") {
 			t.Errorf("got %d %s, want 502 backend_unreachable", res.StatusCode, body)
 		}
@@ -328,7 +328,7 @@ func TestABackendThatBreaksIsA502AndIsNotAskedAgain(t *testing.T) {
 func TestAConnectionServesOnAfterAnEarlyAnswer(t *testing.T) {
 	for name, url := range map[string]string{
 		"the backend's": rawBackend(t, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbad"),
-		"ours":          nobody,
+		"ours":          unheard,
 	} {
 		b := openAt(t, url)
 		c, r := b.raw("")

@@ -123,7 +123,7 @@ func TestAStreamThatIsResetIsNotServed(t *testing.T) {
 	}
 	eventually(t, "they wait", func() bool { return b.waiting() == 50 })
 	cancel()
-	eventually(t, "nobody waits", func() bool { return b.waiting() == 0 })
+	eventually(t, "no request waits", func() bool { return b.waiting() == 0 })
 	close(m.let)
 	eventually(t, "the first is done", func() bool { return b.running() == 0 })
 	if got := m.total.Load(); got != 1 {

@@ -301,7 +301,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 }
 
 // admit waits for room. A client that left in the very moment of the grant is
-// not served: a backend would work for nobody.
+// not served: a backend would work without a client.
 func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
 	x.trace.Asked(3-int(ask.Boost/Urgency), ask.Deadline)
@@ -338,7 +338,7 @@ func rejectionOf(err error) *admission.Rejection {
 	return &admission.Rejection{Code: admission.CodeClientCancelled, Position: -1}
 }
 
-// refuse answers in the proxy's own voice, unless nobody listens any more.
+// refuse answers in the proxy's own voice, unless the client has left.
 func (x *exchange) refuse(f *refusal) {
 	x.code = f.code
 	dialect := ""

@@ -162,10 +162,10 @@ func TestEventsAreASnapshotAndThenWhatHappens(t *testing.T) {
 		t.Errorf("then come %+v and %+v, want the decision and the request", granted, ended)
 	}
 	if again := b.events(t, granted.id).next(); again != ended {
-		t.Errorf("who comes back gets %+v, want %+v", again, ended)
+		t.Errorf("a client that comes back gets %+v, want %+v", again, ended)
 	}
 	if unknown := b.events(t, "99999"); unknown.next().name != "snapshot" {
-		t.Error("who comes back with a number that never was gets no snapshot")
+		t.Error("a client that comes back with a number that never was gets no snapshot")
 	}
 }
 
@@ -345,7 +345,7 @@ func TestWhatAnOperatorDoesIsTold(t *testing.T) {
 
 // TestABreakersMovesAreTold with their cause.
 func TestABreakersMovesAreTold(t *testing.T) {
-	b := openAt(t, nobody, func(s *proxy.Setup) {
+	b := openAt(t, unheard, func(s *proxy.Setup) {
 		setBackend(s, "quick", func(c *backend.Config) { c.Breaker.Open = time.Hour })
 	})
 	b.do("POST", "/light/x", "{}")

@@ -182,7 +182,7 @@ func (c *climb) step(l *ladder, b *backend.Server, o admission.Order, what strin
 	if err != nil {
 		c.said = append(c.said, fmt.Sprintf("%s failed: %v", what, err))
 		if errors.Is(err, backend.ErrRefused) {
-			c.obeyed = false // nobody is there who could sleep
+			c.obeyed = false // nothing is there that could sleep
 		}
 		// It may have died, and then its memory comes back all the same.
 		settle, cancel = context.WithTimeout(l.life, min(b.Config.Reclaim.Settle, 2*time.Second))
@@ -304,10 +304,10 @@ const (
 )
 
 // suspect asks a backend that has answered with an error whether it sleeps, where
-// it would have to be woken: somebody beside the proxy may have told it to. Nothing
+// it would have to be woken: another program may have told it to. Nothing
 // more is sent there then, and the controller has it woken when what runs has ended. It
-// returns when the backend has answered, so that whoever reads the error and sends
-// the next request finds it awake.
+// returns when the backend has answered, so that a client that reads the error and
+// sends the next request finds it awake.
 func (l *ladder) suspect(b *replica) {
 	if !b.MustWake() || !b.Tells() || l.life.Err() != nil || b.asking.Swap(true) {
 		return

@@ -200,7 +200,7 @@ func TestAnEngineThatDiesOfItsCallKeepsItsRoom(t *testing.T) {
 	if large.held.Load() > 0 || other.held.Load() > 0 {
 		t.Error("its room was given away")
 	}
-	// Whoever watches it starts it anew, and it loads.
+	// Its supervisor starts it again, and it loads.
 	large.dies.Store(false)
 	large.held.Store(int64(large.weights))
 	l, err := newListener(strings.TrimPrefix(large.server.URL, "http://"))
@@ -287,7 +287,7 @@ func TestReclaimAndWakeByHand(t *testing.T) {
 	if got, want := large.called(), "POST /sleep, POST /wake_up"; got != want {
 		t.Errorf("it was told %s, want %s", got, want)
 	}
-	for path, status := range map[string]int{"/api/backends/nobody/reclaim": 404, "/api/backends/nobody/wake": 404} {
+	for path, status := range map[string]int{"/api/backends/none/reclaim": 404, "/api/backends/none/wake": 404} {
 		if got := b.ask("POST", path, nil); got != status {
 			t.Errorf("POST %s is answered with %d, want %d", path, got, status)
 		}

@@ -82,7 +82,7 @@ func TestWorkThatIgnoresItsCallerKeepsItsGrant(t *testing.T) {
 	}
 }
 
-func TestAnAnswerNobodyReadsIsReadToItsEnd(t *testing.T) {
+func TestAnAnswerWithoutAClientIsReadToItsEnd(t *testing.T) {
 	started, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "begin")

@@ -76,7 +76,7 @@ type listener struct {
 	mu     sync.Mutex
 	moved  sync.Cond // on mu: something came, was taken, or a client came or left
 	heard  []byte    // guarded by mu; and not passed on
-	client *passage  // guarded by mu; who takes it; nil: nobody does
+	client *passage  // guarded by mu; who takes it; nil: no client does
 	came   bool      // guarded by mu; a client did, once
 	lost   bool      // guarded by mu; something was dropped that no client has had
 	ends   bool      // guarded by mu; it was cut
@@ -182,7 +182,7 @@ func (j *job) untilUnheard() *time.Timer {
 	return time.NewTimer(unheardAfter * j.how.Every)
 }
 
-// listen opens the stream that tells of a job, if nobody has.
+// listen opens the stream that tells of a job, if no client has.
 func (j *job) listen() {
 	event := ""
 	if !strings.Contains(j.tells.target, "/queue/data?") {
@@ -203,7 +203,7 @@ func (j *job) listen() {
 	res, err := l.open(j.ctx, out, nil)
 	switch {
 	case l.header != nil:
-		j.log.Info("nobody listens for the end of a job: its stream is read for it")
+		j.log.Info("no client listens for the end of a job: the proxy reads its stream")
 		l.pump()
 	case err == nil:
 		res.Body.Close()

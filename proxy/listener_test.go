@@ -90,9 +90,9 @@ func completed(event int) string {
 	return fmt.Sprintf("data: {\"msg\":\"process_completed\",\"event_id\":\"event-%d\",\"output\":{},\"success\":true}\n\n", event)
 }
 
-// TestAJobThatNobodyListensForEnds when its work does: its stream is read for it, and a
+// TestAJobWithoutAListenerEnds when its work does: its stream is read for it, and a
 // client that comes late gets all of it.
-func TestAJobThatNobodyListensForEnds(t *testing.T) {
+func TestAJobWithoutAListenerEnds(t *testing.T) {
 	for name, c := range map[string]struct{ join, body, stream, end string }{
 		"of a session": {"/app/queue/join", joinSession, itsStream, completed(1)},
 		"of a call":    {"/app/gradio_api/call/draw", `{"data": []}`, "/gradio_api/call/draw/event-1", "event: complete\ndata: []\n\n"},

@@ -14,7 +14,7 @@ type open struct {
 	mu       sync.Mutex
 	requests int                  // guarded by mu; handlers that have not returned, and tunnels
 	streams  map[*stream]struct{} // guarded by mu
-	changed  chan struct{}        // guarded by mu; closed at the next change; nil: nobody waits
+	changed  chan struct{}        // guarded by mu; closed at the next change; nil: no caller waits
 }
 
 // stream is one that may go on for ever.
@@ -55,7 +55,7 @@ func (o *open) stream(end func(), idle func() bool) (over func()) {
 	}
 }
 
-// tell wakes who waits. The caller holds mu.
+// tell wakes the callers that wait. The caller holds mu.
 func (o *open) tell() {
 	if o.changed != nil {
 		close(o.changed)
@@ -96,7 +96,7 @@ func (o *open) wait(ctx context.Context) {
 	}
 }
 
-// isEvents says that an answer is a stream that goes on for as long as somebody
+// isEvents says that an answer is a stream that goes on for as long as a client
 // listens.
 func isEvents(header http.Header) bool {
 	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")

@@ -305,16 +305,10 @@ func TestAJobThatRanOutOfMemoryTeachesItsFigures(t *testing.T) {
 			b := open(t, g, gradioApp)
 			b.do("POST", "/gradio"+c.join, `{"data":["a poster that says CUDA out of memory"]}`)
 			<-g.joined
-			res, err := b.client.Do(b.request(t.Context(), "GET", c.events+"?session_hash="+c.session, ""))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer res.Body.Close()
-			events := g.stream(c.events + c.session)
-			defer close(events)
+			events, stream := g.listen(t, b, c.events, c.session)
 			events <- c.end
 			got := make([]byte, len(c.end))
-			if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != c.end {
+			if _, err := io.ReadFull(stream, got); err != nil || string(got) != c.end {
 				t.Errorf("the client read %q, %v", got, err)
 			}
 			eventually(t, "the grant is back", func() bool { return b.running() == 0 })

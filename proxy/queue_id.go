@@ -12,8 +12,8 @@ import (
 )
 
 // A client that waits may ask for its place without the admin listener: it sends an id
-// of its own with the request, and asks for that id on the same listener. Who does not
-// know an id learns nothing, and an answer has nothing of anybody else's.
+// of its own with the request, and asks for that id on the same listener. Without
+// the id a client learns nothing, and an answer has nothing of another client's.
 
 const (
 	// queueIDHeader has the id, in hexadecimal digits.
@@ -25,7 +25,7 @@ const (
 	// longestLine is how many of each class have a position.
 	longestLine = 1000
 	// placeAge is how old a position may be, and placeShare how much longer than it
-	// takes to look for all: those who ask take a twentieth of a core at the most.
+	// takes to look for all: all queries together take a twentieth of a core at the most.
 	placeAge, placeShare = 500 * time.Millisecond, 20
 )
 
@@ -79,7 +79,7 @@ func (x *exchange) enter() (leave func(), err error) {
 	}, nil
 }
 
-// moved notes that a request waits, or that it waits no more. Nil: nobody may ask.
+// moved notes that a request waits, or that it waits no more. Nil: its client may not ask.
 func (s *queuePlaces) moved(p *queuePlace, asked, admitted time.Time) {
 	if p == nil {
 		return
@@ -105,7 +105,7 @@ func (x *exchange) announce() {
 
 // waiting gives what admission says of a waiting request, by its Origin; false: it is
 // not among the first of its class, or has come a moment ago. All are looked for at
-// once, so that those who ask cost the same however many they are.
+// once, so that the queries cost the same however many they are.
 func (h *Handler) waiting(origin *admission.Origin) (admission.Waiter, bool) {
 	s := &h.places
 	s.mu.Lock()

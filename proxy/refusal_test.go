@@ -111,7 +111,7 @@ func TestRequestsThatMeanNothing(t *testing.T) {
 }
 
 func TestABreakerThatIsOpenRefusesAtOnce(t *testing.T) {
-	b := openAt(t, nobody)
+	b := openAt(t, unheard)
 	if res, body := b.do("POST", "/light/x", "{}"); res.StatusCode != http.StatusBadGateway {
 		t.Fatalf("got %d %s, want 502", res.StatusCode, body)
 	}

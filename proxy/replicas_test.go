@@ -222,7 +222,7 @@ func TestASecondTryMayGoToAnotherReplica(t *testing.T) {
 			setBackend(s, name, func(c *backend.Config) { c.RetryOOM, c.OOMPatterns = true, []string{"CUDA out of memory"} })
 		}
 	})
-	// Once it has been read, gpu0 shows that somebody else is there.
+	// Once it has been read, gpu0 shows that another program is there.
 	first.then = func() {
 		b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: 2 * admission.GiB, Source: "nvml"})
 		b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: 40 * admission.GiB, Source: "nvml"})

@@ -38,8 +38,8 @@ type whole struct {
 }
 
 // readSmall reads a small answer to its end and closes it, if all of it is there.
-// Else it gives nil, and what was read stands before the rest: nobody waits for the
-// last byte to see the first.
+// Else it gives nil, and what was read stands before the rest: no client waits for
+// the last byte to see the first.
 func readSmall(res *http.Response) *whole {
 	b := &whole{buffer: getBuffer(int(res.ContentLength))}
 	data := (*b.buffer)[:res.ContentLength]
@@ -143,10 +143,10 @@ type readAhead struct {
 	source io.ReadCloser
 	limit  int
 	memory *budget
-	// ended is called once, with the backend's last byte, before anybody can
+	// ended is called once, with the backend's last byte, before a client can
 	// see the end of the answer.
 	ended func(err error)
-	// gone ends when nobody waits for the answer any more.
+	// gone ends when no client waits for the answer any more.
 	gone context.Context
 	// keepOn reads on to the backend's end when the answer is abandoned.
 	keepOn bool
@@ -320,7 +320,7 @@ func (b *readAhead) free() {
 	}
 }
 
-// abandon says that nobody will read on. What the backend still sends is read
+// abandon says that the client reads no more. What the backend still sends is read
 // and dropped if it has to end by itself; else its connection is cut by the
 // context of the request, and the pump sees that.
 func (b *readAhead) abandon() {

@@ -70,7 +70,7 @@ func (h *Handler) Reload(setup Setup) error {
 		return err
 	}
 	// From here on the controller may send requests where only the new rules know the
-	// way; who is sent there waits for them.
+	// way; a request that is sent there waits for them.
 	h.reloading.Lock()
 	defer h.reloading.Unlock()
 	if err := h.controller.Reconfigure(setup.Admission); err != nil {

@@ -138,7 +138,7 @@ func edge(h http.Handler) *echo.Echo {
 func newEcho() *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
-	e.IPExtractor = echo.ExtractIPDirect() // nobody's X-Forwarded-For is believed
+	e.IPExtractor = echo.ExtractIPDirect() // no client's X-Forwarded-For is believed
 	return e
 }
 
@@ -157,8 +157,8 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Leave takes no more connections from sockets that the process was started with: who
-// connects from now on waits for the process that gets them next. Other listeners stay
+// Leave takes no more connections from sockets that the process was started with: a
+// client that connects from now on waits for the process that gets them next. Other listeners stay
 // open, so that their clients are told that the proxy is going.
 func (s *Server) Leave() {
 	for _, d := range s.public {

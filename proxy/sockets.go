@@ -26,7 +26,7 @@ func (s *sockets) listen(address string) (l net.Listener, inherited bool, err er
 	return l, false, err
 }
 
-// left is an error where a socket is left: whoever connects to it would wait for ever.
+// left is an error where a socket is left: a client that connects to it would wait for ever.
 func (s *sockets) left() (err error) {
 	for _, l := range s.inherited {
 		name := l.Addr().String()
@@ -60,7 +60,7 @@ func isAt(socket net.Addr, address string) bool {
 	return false
 }
 
-// listen opens host:port or unix:/path. A socket file that nobody listens on
+// listen opens host:port or unix:/path. A socket file that nothing listens on
 // is left over from a process that died, and is replaced.
 func listen(address string) (net.Listener, error) {
 	path, ok := strings.CutPrefix(address, "unix:")

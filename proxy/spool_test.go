@@ -9,7 +9,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/proxy"
 )
 
-// TestWithoutAPlaceForFilesTheCauseIsTold to clients, and to those who ask
+// TestWithoutAPlaceForFilesTheCauseIsTold to clients, and to callers that ask
 // whether the proxy is ready.
 func TestWithoutAPlaceForFilesTheCauseIsTold(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir()+"/none")

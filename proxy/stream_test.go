@@ -68,7 +68,7 @@ func TestAStreamWhoseClientLeftEnds(t *testing.T) {
 	}
 }
 
-// TestAStreamEndsAtItsExecutionTimeout, for nobody listens any more.
+// TestAStreamEndsAtItsExecutionTimeout, because no client listens any more.
 func TestAStreamEndsAtItsExecutionTimeout(t *testing.T) {
 	unhurried(t, func(t *testing.T, limit time.Duration) bool {
 		gone := make(chan string, 1)

@@ -62,7 +62,7 @@ func (s *secured) accept() {
 	}
 }
 
-// tell reports whether what was accepted was taken: nobody takes it once the listener
+// tell reports whether what was accepted was taken: it is not taken once the listener
 // is closed.
 func (s *secured) tell(a accepted) bool {
 	select {

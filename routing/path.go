@@ -32,8 +32,7 @@ func shown(path string) string {
 	return strings.ReplaceAll(path, inSegment, "/")
 }
 
-// mostReadings is where a path has so many readings that nobody sends it for a
-// good reason.
+// mostReadings is where a path has so many readings that no good client sends it.
 const mostReadings = 64
 
 // spellingsOf are the readings that a backend could make of a request's path, and
@@ -79,7 +78,7 @@ func spellingsOf(r *http.Request) (first spelling, more []spelling, err error) {
 	return first, more, nil
 }
 
-// hides says whether an encoded path is more than one to those who decode it.
+// hides says whether an encoded path is more than one to a server that decodes it.
 func hides(raw string) bool {
 	if strings.IndexByte(raw, '#') >= 0 {
 		return true

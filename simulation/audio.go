@@ -64,7 +64,7 @@ func failFastAPI(w http.ResponseWriter, status int, kind, message string) {
 
 type speaches struct{ *Engine }
 
-// whisperKeep is how long a model stays that nobody asks for.
+// whisperKeep is how long a model stays without a request.
 const whisperKeep = keepAlive(5 * time.Minute)
 
 func (s speaches) hear(w http.ResponseWriter, r *http.Request, task string) {
@@ -316,7 +316,7 @@ func TTS() Kind {
 	}
 }
 
-// speech answers silence that lasts as long as somebody would speak.
+// speech answers silence that lasts as long as a person would speak.
 func speech(e *Engine, w http.ResponseWriter, r *http.Request) {
 	var a struct {
 		Model  string  `json:"model"`

@@ -24,7 +24,7 @@ type Card struct {
 	samples []Sample        // guarded by mu
 }
 
-// Memory is what has been seen of a card since it was made, by all who share
+// Memory is what has been seen of a card since it was made, by all that share
 // it.
 type Memory struct {
 	Capacity, Used, Peak admission.Bytes
@@ -46,7 +46,7 @@ const maxSamples = 1 << 16
 // reads as PyTorch's does.
 type OutOfMemory struct {
 	Asked, Free, Capacity admission.Bytes
-	Held                  admission.Bytes // by whoever asked
+	Held                  admission.Bytes // by the process that asked
 }
 
 func (e *OutOfMemory) Error() string {
@@ -185,7 +185,7 @@ func (c *Card) Reading(gpu string) admission.Reading {
 }
 
 // Watch reports a Reading at once, then at every interval and whenever now asks for
-// one (nil: nobody does), until ctx ends.
+// one (nil: nothing does), until ctx ends.
 func (c *Card) Watch(ctx context.Context, gpu string, every time.Duration, now <-chan string, observe func(admission.Reading)) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()

@@ -21,11 +21,7 @@ func (e *Engine) chat(more map[string]any) http.HandlerFunc {
 			Messages json.RawMessage `json:"messages"`
 			Stream   bool            `json:"stream"`
 		}
-		length, ok := e.read(w, r, &a)
-		if !ok {
-			return
-		}
-		m, ok := e.named(w, a.Model)
+		m, length, ok := e.readNamed(w, r, &a, &a.Model)
 		if !ok {
 			return
 		}

@@ -41,7 +41,7 @@ func ComfyUI() Kind {
 		Routes: func(e *Engine, routes *Routes) {
 			c := &comfy{jobs: jobs{Engine: e}, sockets: make(map[string]*socket), inputs: make(map[string][]byte), forgotten: make(map[string]bool)}
 			c.watch = c
-			// Its page asks below /api, everybody else does not.
+			// Its page asks below /api, no other client does.
 			for _, prefix := range []string{"", "/api"} {
 				handle := func(method, path string, handler http.HandlerFunc) {
 					routes.HandleFunc(method+" "+prefix+path, ownOrigin(handler))

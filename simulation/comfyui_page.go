@@ -20,7 +20,7 @@ import (
 // comfyAsk is what a prompt is to know.
 type comfyAsk struct {
 	prompt map[string]json.RawMessage
-	client string // whose socket is told; empty: nobody's
+	client string // whose socket is told; empty: none is
 }
 
 // socket is the connection of a page, or of a program that does as the page does.

@@ -19,11 +19,11 @@ import (
 //	lock                                  held while anything below is read or written
 //	card.json                             what is known of the whole card
 //	holders/*                             what each Card holds; locked by it for as long as it lives
-//	card0/device/mem_info_vram_{total,used}   as below /sys/class/drm, for whoever reads AMD's cards
+//	card0/device/mem_info_vram_{total,used}   as below /sys/class/drm, for a program that reads AMD's cards
 //
 // A holder whose lock can be had is dead: the kernel drops the locks of a
 // process that ends, also of one that is killed, and unlike a process id a lock
-// is never taken for somebody else's.
+// is never taken for another one.
 type directory struct {
 	path   string
 	lock   *os.File
@@ -34,11 +34,11 @@ type directory struct {
 }
 
 // sweepEvery is how soon the memory of a process that was killed is seen to be
-// free while nobody allocates.
+// free while no process allocates.
 const sweepEvery = 200 * time.Millisecond
 
 // OpenCard opens the card that path holds and makes it there with that capacity
-// where there is none. Whoever comes later gets the capacity of the first. While
+// where there is none. A process that comes later gets the capacity of the first. While
 // a Card is open it watches for others that died.
 func OpenCard(path string, capacity admission.Bytes) (*Card, error) {
 	d := &directory{path: path, swept: make(chan struct{}), stop: make(chan struct{})}
@@ -170,7 +170,7 @@ func (d *directory) write(m Memory) error {
 	return d.writeBusy()
 }
 
-// replace writes a file so that a reader without the lock, and whoever comes
+// replace writes a file so that a reader without the lock, and one that comes
 // after a crash, finds the old text or the new.
 func (d *directory) replace(name string, text []byte) error {
 	path := d.file(name)

@@ -148,7 +148,7 @@ func TestAnEmptyCardOutlivesItsProcesses(t *testing.T) {
 	other := newNeighbour(t, dir)
 	other.Process.Kill()
 	other.Wait()
-	// Nobody was there to see it die.
+	// No process was there when it died.
 	c := open(t, dir)
 	defer c.Close()
 	if m := look(t, c); m.Used != 0 || m.Peak != 10*admission.GiB {

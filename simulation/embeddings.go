@@ -272,11 +272,7 @@ func infinityRoutes(e *Engine, routes *Routes) {
 			Return    bool     `json:"return_documents"`
 			Top       int      `json:"top_n"`
 		}
-		length, ok := e.read(w, r, &a)
-		if !ok {
-			return
-		}
-		m, ok := e.named(w, a.Model)
+		m, length, ok := e.readNamed(w, r, &a, &a.Model)
 		switch {
 		case !ok:
 			return

@@ -218,7 +218,7 @@ func (e *Engine) caller(r *http.Request) context.Context {
 }
 
 // run does one piece of work on m, of that length, in equal steps and calls step
-// after each; nil: nobody is to be told. It waits for the weights, for a place
+// after each; nil: nothing is to be told. It waits for the weights, for a place
 // and for time, and returns how long the work itself took. Its error is an
 // *OutOfMemory where the card is full, else that of ctx, of step, errAsleep,
 // errCut or errClosed.

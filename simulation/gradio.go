@@ -17,7 +17,7 @@ import (
 
 // Gradio is an app made with Gradio 6 of two functions: /predict draws a text, and
 // /caption says what is on an image. A request joins a queue and is answered at
-// once; what comes of it is told to whoever listens to its session. It has no
+// once; its result is told to each client that listens to its session. It has no
 // call that frees memory.
 func Gradio() Kind {
 	return Kind{
@@ -111,7 +111,7 @@ func root(r *http.Request) string {
 	return scheme + "://" + cmp.Or(r.Header.Get("X-Forwarded-Host"), r.Host)
 }
 
-// next is the oldest of a session's jobs that nobody was told of. Nil: there is none.
+// next is the oldest of a session's jobs that no client was told of. Nil: there is none.
 func (g *gradio) next(session string) (j *job, ahead, waiting int) {
 	pending, running, ended := g.list()
 	for _, j := range append(append(ended, running...), pending...) {

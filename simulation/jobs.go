@@ -11,10 +11,10 @@ import (
 )
 
 // jobs is the work of an engine that answers before it works: one job after the
-// other, in order of arrival, whether or not anybody asks for what came of it.
+// other, in order of arrival, whether or not a client asks for the result.
 type jobs struct {
 	*Engine
-	// watch is told of the jobs; nil: nobody is.
+	// watch is told of the jobs; nil: nothing is.
 	watch  watcher
 	mu     sync.Mutex
 	number int           // guarded by mu; of the latest
@@ -31,7 +31,7 @@ type job struct {
 	cancel context.CancelCauseFunc
 	begun  chan struct{} // closed when its turn has come
 	ended  chan struct{}
-	told   chan struct{} // closed when whoever waited for it knows
+	told   chan struct{} // closed when the client that waited for it has been told
 	took   time.Duration
 	err    error
 }
@@ -59,7 +59,7 @@ func (q *jobs) add(r *http.Request, m *model, id string, length time.Duration, a
 	if id == "" {
 		id = newID()
 	}
-	// Whoever asked is gone by the time that it runs.
+	// Its client has left by the time that it runs.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(r.Context()))
 	j := &job{
 		id: id, length: length, ask: ask, cancel: cancel,

@@ -25,10 +25,10 @@ type model struct {
 	runs   int             // that may use the weights, or wait for them
 	begun  int             // how many runs there ever were
 	asleep chan struct{}   // closed when it wakes; nil: it is awake
-	wanted chan struct{}   // closed when it has been unloaded, after its runs; nil: nobody asked
+	wanted chan struct{}   // closed when it has been unloaded, after its runs; nil: no caller asked
 	life   context.Context
 	cut    context.CancelCauseFunc // ends life, and with it the runs
-	until  time.Time               // it is unloaded then, if nobody asks for it; of Ollama's
+	until  time.Time               // it is unloaded then, unless it is asked for; of Ollama's
 	forget context.CancelFunc      // ends the wait for that; may be nil
 }
 
@@ -96,7 +96,7 @@ func (e *Engine) enter(ctx context.Context, m *model) (context.Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Whoever is in keeps the weights from being unloaded: they stay loaded.
+	// A run that has begun keeps the weights from being unloaded: they stay loaded.
 	if err := e.load(ctx, m); err != nil {
 		return nil, errors.Join(err, e.leave(m))
 	}
@@ -154,7 +154,7 @@ func (e *Engine) leave(m *model) error {
 	return e.release(m)
 }
 
-// bring loads m for nobody's run.
+// bring loads m without a run.
 func (e *Engine) bring(ctx context.Context, m *model) error {
 	if err := e.begin(); err != nil {
 		return err
@@ -371,8 +371,8 @@ func (e *Engine) busy(m *model) bool {
 	return m.runs > 0
 }
 
-// holding is what m has of the card, and how much of it lies in the allocator
-// for nobody.
+// holding is what m has of the card, and how much of it lies unused in the
+// allocator.
 func (e *Engine) holding(m *model) (all, idle admission.Bytes) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -133,11 +133,7 @@ func nativeCompletion(e *Engine, w http.ResponseWriter, r *http.Request) {
 		Model  string `json:"model"`
 		Stream bool   `json:"stream"`
 	}
-	length, ok := e.read(w, r, &a)
-	if !ok {
-		return
-	}
-	m, ok := e.named(w, a.Model)
+	m, length, ok := e.readNamed(w, r, &a, &a.Model)
 	if !ok {
 		return
 	}

@@ -106,7 +106,7 @@ func (o ollama) tags(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, map[string]any{"models": list})
 }
 
-// ps lists what is loaded. Memory that a free left behind is nobody's there,
+// ps lists what is loaded. Memory that a free left behind is no model's there,
 // which is why it is a trap.
 func (o ollama) ps(w http.ResponseWriter, _ *http.Request) {
 	list := []any{}

@@ -82,11 +82,7 @@ func (e *Engine) completions(w http.ResponseWriter, r *http.Request) {
 		Prompt json.RawMessage `json:"prompt"`
 		Stream bool            `json:"stream"`
 	}
-	length, ok := e.read(w, r, &a)
-	if !ok {
-		return
-	}
-	m, ok := e.named(w, a.Model)
+	m, length, ok := e.readNamed(w, r, &a, &a.Model)
 	if !ok {
 		return
 	}
@@ -163,11 +159,7 @@ func (e *Engine) embeddings(w http.ResponseWriter, r *http.Request) {
 		Input  texts  `json:"input"`
 		Format string `json:"encoding_format"`
 	}
-	length, ok := e.read(w, r, &a)
-	if !ok {
-		return
-	}
-	m, ok := e.named(w, a.Model)
+	m, length, ok := e.readNamed(w, r, &a, &a.Model)
 	switch {
 	case !ok:
 		return

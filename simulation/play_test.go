@@ -84,7 +84,7 @@ func TestAResultIsWhatClientsSaw(t *testing.T) {
 	seen := []Outcome{
 		outcome(true, 0, 18, 20),    // waits 2
 		outcome(true, 5, 17, 40),    // waits 18; begins at 23, 3 after the first ended
-		outcome(true, 50, 20, 70),   // nobody waited for it
+		outcome(true, 50, 20, 70),   // no client waited for it
 		outcome(false, 0, 1, 1.5),   // waits 0.5
 		outcome(false, 10, 2, 13.5), // waits 1.5
 		{Status: http.StatusInternalServerError, Sent: 1, Ended: seconds(90)},

@@ -14,11 +14,7 @@ func (e *Engine) responses(w http.ResponseWriter, r *http.Request) {
 		Input  json.RawMessage `json:"input"`
 		Stream bool            `json:"stream"`
 	}
-	length, ok := e.read(w, r, &a)
-	if !ok {
-		return
-	}
-	m, ok := e.named(w, a.Model)
+	m, length, ok := e.readNamed(w, r, &a, &a.Model)
 	if !ok {
 		return
 	}

@@ -81,7 +81,7 @@ func (e *Engine) fault(err error) (status int, message string) {
 	}
 }
 
-// failed answers what came to nothing. Nobody reads it where the caller has
+// failed answers what came to nothing. It is not read where the caller has
 // left.
 func (e *Engine) failed(w http.ResponseWriter, err error) {
 	status, message := e.fault(err)
@@ -130,6 +130,15 @@ func (e *Engine) named(w http.ResponseWriter, name string) (*model, bool) {
 	return m, m != nil
 }
 
+// readNamed is read and named, for a body that has the model's name. name points at the
+// field of into that takes it.
+func (e *Engine) readNamed(w http.ResponseWriter, r *http.Request, into any, name *string) (m *model, length time.Duration, ok bool) {
+	if length, ok = e.read(w, r, into); ok {
+		m, ok = e.named(w, *name)
+	}
+	return m, length, ok
+}
+
 func setTook(h http.Header, key string, took time.Duration) {
 	h.Set(key, strconv.FormatFloat(took.Seconds(), 'f', -1, 64))
 }
@@ -171,7 +180,7 @@ func (e *Engine) stream(w http.ResponseWriter, r *http.Request, m *model, length
 		}
 		return http.NewResponseController(w).Flush()
 	}
-	listening := true // a run that does not abort goes on when nobody reads
+	listening := true // a run that does not abort goes on when no client reads
 	took, err := e.run(e.caller(r), m, length, len(words), func(i int) error {
 		if !listening {
 			return nil

@@ -232,7 +232,7 @@ func TestBeforeItsWeightsAreThereAnEngineSaysSo(t *testing.T) {
 	}
 }
 
-func TestOllamaLetsGoOfWhatNobodyAsksFor(t *testing.T) {
+func TestOllamaUnloadsAModelWithoutRequests(t *testing.T) {
 	inBubble(t, Ollama(), testCard, nil, func(b *bubble) {
 		b.work(b.run)
 		time.Sleep(4 * time.Minute)
@@ -352,7 +352,7 @@ func (g *gone) WriteString(s string) (int, error) {
 	return g.ResponseRecorder.WriteString(s)
 }
 
-func TestAStreamThatNobodyReadsGoesOnWhereCallersAreIgnored(t *testing.T) {
+func TestAStreamWithoutAReaderGoesOnWhereCallersAreIgnored(t *testing.T) {
 	for trap, whole := range map[string]bool{ignoresCallers: true, residue: false} {
 		inBubble(t, Ollama(), testCard, []string{trap}, func(b *bubble) {
 			b.work(b.run)

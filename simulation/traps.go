@@ -2,7 +2,7 @@ package simulation
 
 import "time"
 
-// Trap is one way in which model servers are known to surprise those who run
+// Trap is one way in which model servers are known to surprise the people who run
 // them.
 type Trap struct{ Name, Does string }
 

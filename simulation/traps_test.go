@@ -160,7 +160,7 @@ func TestEveryTrapOfAKindIsSeenWhereItIsSwitchedOnAndNowhereElse(t *testing.T) {
 	for _, trap := range Traps() {
 		known[trap.Name] = true
 		if trap.Does == "" || shows[trap.Name] == nil {
-			t.Errorf("%s: nobody says what it does, or nobody looks", trap.Name)
+			t.Errorf("%s: it is not told what it does, or no engine looks", trap.Name)
 		}
 	}
 	for _, kind := range Kinds() {
@@ -315,7 +315,7 @@ func TestAFullCardIsForgottenWhenThereIsRoom(t *testing.T) {
 	}
 }
 
-func TestASwapThatNobodyWaitsForHoldsNobodyUp(t *testing.T) {
+func TestASwapWithoutAWaiterDelaysNoRequest(t *testing.T) {
 	inBubble(t, LlamaSwap(), testCard, nil, func(b *bubble) {
 		b.work(b.run)
 		first := b.begin(b.Context(), b.run)
@@ -352,7 +352,7 @@ func TestWeightsThatCannotComeBackAreTriedAgain(t *testing.T) {
 					words = own
 				}
 				if r := b.do(b.back); r.status != http.StatusInternalServerError || !strings.Contains(r.body, words) {
-					b.Errorf("beside somebody else: %+v", r)
+					b.Errorf("beside another process: %+v", r)
 				}
 				if n := b.engine.OutOfMemory(); n != 1 {
 					b.Errorf("it counts %d, want 1", n)

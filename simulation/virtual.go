@@ -143,7 +143,7 @@ func (v *VirtualClock) Wait(ctx context.Context, done <-chan struct{}) error {
 	return v.wait(&waiter{ctx: ctx, ready: func() bool { return closed(done) }})
 }
 
-// Take gives way until there is room. Who comes later does not overtake.
+// Take gives way until there is room. A caller that comes later does not overtake.
 func (v *VirtualClock) Take(ctx context.Context, places chan<- struct{}) error {
 	return v.wait(&waiter{ctx: ctx, ready: func() bool {
 		select {

@@ -59,7 +59,7 @@ func TestPlacesAreTakenInOrder(t *testing.T) {
 					d.note(fmt.Sprint("takes ", i))
 					d.clock.Sleep(ctx, time.Second)
 					<-places
-					// Who comes back stands behind those who wait.
+					// A caller that comes back stands behind those that wait.
 					d.clock.Take(ctx, places)
 					d.note(fmt.Sprint("again ", i))
 					<-places

@@ -24,7 +24,7 @@ func TestTheSectionIsChecked(t *testing.T) {
 		"no name":                {func(c *Config) { c.ServiceName = "" }, []string{"service_name"}},
 		"an address without way": {func(c *Config) { c.Traces = TracesConfig{"otlp", "127.0.0.1:4318", 1} }, []string{"traces.endpoint"}},
 		"an address with a key":  {func(c *Config) { c.Traces = TracesConfig{"otlp", "http://me:key@box:4318", 1} }, []string{"traces.endpoint"}},
-		"an address for nobody":  {func(c *Config) { c.Traces = TracesConfig{"none", "http://box:4318", 1} }, []string{"traces.endpoint"}},
+		"an address without use": {func(c *Config) { c.Traces = TracesConfig{"none", "http://box:4318", 1} }, []string{"traces.endpoint"}},
 		"all mistakes are listed": {func(c *Config) { *c = Config{Traces: TracesConfig{Exporter: "x", Sample: 2}} },
 			[]string{"log.format", "log.level", "service_name", "traces.exporter", "traces.sample"}},
 	} {

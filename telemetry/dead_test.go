@@ -33,7 +33,7 @@ func (*stuck) Shutdown(context.Context) error { return nil }
 
 // In a synctest bubble a caller that waits for the exporter is a deadlock, and
 // the test panics.
-func TestAStuckExporterStopsNobody(t *testing.T) {
+func TestAStuckExporterStopsNoRequest(t *testing.T) {
 	noOTEL(t)
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "64")
 	t.Setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
@@ -206,7 +206,7 @@ func accept(t *testing.T, called chan<- struct{}, each func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-func TestADeadCollectorStopsNobody(t *testing.T) {
+func TestADeadCollectorStopsNoRequest(t *testing.T) {
 	for name, dead := range deadCollectors {
 		for _, scheme := range []string{"http", "grpc"} {
 			t.Run(name+" over "+scheme, func(t *testing.T) {

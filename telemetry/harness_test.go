@@ -37,8 +37,8 @@ func (l *logs) String() string {
 	return l.text.String()
 }
 
-// noOTEL takes OTEL_* away for the test's time: it must not depend on whoever
-// runs it.
+// noOTEL takes OTEL_* away for the test's time: a test must not depend on the
+// environment that it runs in.
 func noOTEL(t *testing.T) {
 	t.Helper()
 	for _, pair := range os.Environ() {

@@ -253,7 +253,7 @@ func TestTheEnvironmentNamesTheService(t *testing.T) {
 	}
 }
 
-// A word that nobody can read is no reason not to start.
+// A value that cannot be read does not keep the program from starting.
 func TestMalformedResourceAttributesDoNotStopTheStart(t *testing.T) {
 	noOTEL(t)
 	t.Setenv("OTEL_RESOURCE_ATTRIBUTES", "nonsense")
@@ -299,7 +299,7 @@ func TestTheSamplerIsHonoured(t *testing.T) {
 	}
 }
 
-// silence is a listener at which nobody may call.
+// silence is a listener that fails the test when a client connects.
 type silence struct{ net.Listener }
 
 // check calls itself: the first in the line must be this call.
@@ -316,11 +316,11 @@ func (s silence) check(t *testing.T) {
 	}
 	defer first.Close()
 	if got := first.RemoteAddr().String(); got != own.LocalAddr().String() {
-		t.Errorf("somebody called %s from %s before", s.Addr(), got)
+		t.Errorf("a client called %s from %s before", s.Addr(), got)
 	}
 }
 
-func TestWhereNobodyAsksNothingIsSent(t *testing.T) {
+func TestWithoutAnExporterNothingIsSent(t *testing.T) {
 	for name, c := range map[string]struct {
 		exporter string
 		env      map[string]string
@@ -335,7 +335,7 @@ func TestWhereNobodyAsksNothingIsSent(t *testing.T) {
 			noOTEL(t)
 			quiet := []silence{{listen(t)}}
 			for _, usualPort := range []string{"127.0.0.1:4317", "127.0.0.1:4318"} {
-				if l, err := net.Listen("tcp", usualPort); err == nil { // else somebody's collector is there
+				if l, err := net.Listen("tcp", usualPort); err == nil { // else a collector listens there
 					t.Cleanup(func() { l.Close() })
 					quiet = append(quiet, silence{l})
 				}
@@ -348,7 +348,7 @@ func TestWhereNobodyAsksNothingIsSent(t *testing.T) {
 			telemetry := start(t, config, &logs{})
 			run(telemetry, generate())
 			if telemetry.tracer != nil {
-				t.Error("spans are made for nobody")
+				t.Error("spans are made without an exporter")
 			}
 			if err := telemetry.Shutdown(t.Context()); err != nil {
 				t.Errorf("shutdown: %v", err)

@@ -166,7 +166,7 @@ func TestRefusalsAreOnTheSpans(t *testing.T) {
 }
 
 // A handler that panics in the queue calls neither Admitted nor Refused.
-func TestEndClosesAWaitThatNobodyClosed(t *testing.T) {
+func TestEndClosesAWaitThatIsStillOpen(t *testing.T) {
 	telemetry, memory, _ := recorded(t, usual())
 	q := telemetry.Begin(generate(), pattern)
 	q.Wait(time.Now())

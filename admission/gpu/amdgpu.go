@@ -32,7 +32,7 @@ var pci = "/sys/bus/pci/devices"
 // amd is a card of AMD's.
 type amd struct {
 	device string
-	// instead says that nobody asked for AMD by name. The processor's own
+	// instead says that AMD was not asked for by name. The processor's own
 	// graphics must not pass for a card of NVIDIA's whose driver is missing.
 	instead   bool
 	directory string // found; the kernel numbers cards anew at each start only

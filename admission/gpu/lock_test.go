@@ -151,7 +151,7 @@ func TestTheRuntimeDirectoryIsThisUsersOwn(t *testing.T) {
 	temporary := filepath.Join(tmp, fmt.Sprintf("anteroom-%d", os.Getuid()))
 	want(temporary)
 	must(t, os.Remove(temporary))
-	must(t, os.Symlink(own, temporary)) // of somebody who waits for us there
+	must(t, os.Symlink(own, temporary)) // of another user who set a trap there
 	if got, err := runtimeDirectory(); err == nil {
 		t.Errorf("a link is followed to %s", got)
 	}

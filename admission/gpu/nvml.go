@@ -34,7 +34,7 @@ type driver struct {
 	lib nvml.Interface
 
 	// using is held for reading by every call, so that the driver is closed
-	// only while nobody uses it.
+	// only while it is not in use.
 	using sync.RWMutex
 
 	mu         sync.Mutex

@@ -39,7 +39,7 @@ func (c *nvidiaCard) processes() []admission.Process {
 		case nvml.ERROR_NOT_SUPPORTED, nvml.ERROR_FUNCTION_NOT_FOUND:
 			continue // the card does not draw, or does not share
 		default:
-			return nil // those who are missing would seem to have gone
+			return nil // those that are missing would seem to have gone
 		}
 		for _, p := range found {
 			used := amount(p.UsedGpuMemory)

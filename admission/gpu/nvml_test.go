@@ -213,7 +213,7 @@ func TestACallThatHangsIsReportedAndItsReturnToo(t *testing.T) {
 	s.untilUsed(4 * admission.GiB)
 }
 
-func TestADriverThatHangsAtItsOpeningHoldsUpNobody(t *testing.T) {
+func TestADriverThatHangsAtItsOpeningDelaysNoOtherCard(t *testing.T) {
 	s := startAll(t, modern(t), setup{Cards: gpu0, Impatient: true}, card0("hang 1")...)
 	s.untilReady()
 	s.set(card0()...)

@@ -39,7 +39,7 @@ type Hint struct {
 //     the hint's name.
 //
 // The first of these that says anything decides. What would belong to two
-// replicas belongs to nobody, and so does everything where PIDs are not the
+// replicas belongs to none, and so does everything where PIDs are not the
 // host's: the driver gives those.
 //
 // All methods may be called at once from any goroutine. They read /proc, so
@@ -55,8 +55,8 @@ type Owners struct {
 	pids    map[int]uint64       // guarded by mu; when the PIDs of hints were started
 	problem string               // guarded by mu; the last one that was told
 	known   map[int]*process     // guarded by mu; read by the call at hand; nil: there is none
-	roots   map[int][]*hint      // guarded by mu; who has a hint's PID or listens on its address
-	above   map[int]map[int]bool // guarded by mu; who started them; by the index of the hint
+	roots   map[int][]*hint      // guarded by mu; the processes that have a hint's PID or listen on its address
+	above   map[int]map[int]bool // guarded by mu; their ancestors; by the index of the hint
 }
 
 type hint struct {
@@ -71,11 +71,11 @@ type heldBy struct {
 }
 
 const (
-	// lookEvery is for how long it is taken to be known who listens: the kernel
+	// lookEvery is for how long it is taken to be known which process listens: the kernel
 	// goes through all connections to tell. A process that ends cuts it short.
 	lookEvery = 2 * time.Second
-	// lookAgain is how often it is looked for who listens where nobody was
-	// seen to: all files of all processes have to be looked at.
+	// lookAgain is how often it is looked for which process listens where none
+	// was seen to: all files of all processes have to be looked at.
 	lookAgain = 30 * time.Second
 	// maxAncestors bounds what is read of one process.
 	maxAncestors = 64
@@ -165,7 +165,7 @@ func (o *Owners) mayServe(p admission.Process, listener *process) bool {
 		strings.Contains(p.Name, "nvidia-cuda-mps"))
 }
 
-// look finds out who has the hints' PIDs and who listens on their addresses.
+// look finds the processes that have the hints' PIDs and listen on their addresses.
 func (o *Owners) look(now time.Time) (problem string) {
 	o.known = make(map[int]*process)
 	o.roots = make(map[int][]*hint)
@@ -199,14 +199,14 @@ func (o *Owners) look(now time.Time) (problem string) {
 			}
 		}
 		if hidden != "" && h.PID == 0 && h.Name == "" && problem == "" {
-			problem = fmt.Sprintf("it cannot be seen who listens on %s for %s: want to run as that process's user or with CAP_SYS_PTRACE, "+
+			problem = fmt.Sprintf("it cannot be seen which process listens on %s for %s: want to run as that process's user or with CAP_SYS_PTRACE, "+
 				"or its process.name or process.pid", hidden, h.Backend)
 		}
 	}
 	return problem
 }
 
-// findSockets brings up to date who listens for whom.
+// findSockets brings up to date which process listens for which backend.
 func (o *Owners) findSockets(now time.Time) {
 	gone := false
 	for _, h := range o.holders {
@@ -253,10 +253,10 @@ func (o *Owners) alive(processes []process) bool {
 }
 
 // opensForOthers says that a process opens sockets for those it starts, which
-// are then everybody's.
+// then belong to all of them.
 func opensForOthers(p process) bool { return p.pid == 1 || p.name == "systemd" }
 
-// mark notes who started p, the listener of a hint, and is of its process group.
+// mark notes the ancestors of p, the listener of a hint, that are of its process group.
 func (o *Owners) mark(p process, hint int) {
 	for _, a := range o.ancestors(&p)[1:] {
 		if a.group != p.group {
@@ -284,7 +284,7 @@ func (o *Owners) process(pid int) *process {
 	return known
 }
 
-// ancestors gives p, who started it, who started that one, and so on. The
+// ancestors gives p, its parent, the parent of that one, and so on. The
 // first process of all is left out: it takes in those whose parent has ended.
 func (o *Owners) ancestors(p *process) []*process {
 	all := []*process{p}
@@ -299,7 +299,7 @@ func (o *Owners) ancestors(p *process) []*process {
 	return all
 }
 
-// ownerOf tells whose a process is; nil: nobody's.
+// ownerOf tells whose a process is; nil: no backend's.
 func (o *Owners) ownerOf(p admission.Process) *hint {
 	self := o.process(p.PID)
 	if self == nil {
@@ -312,7 +312,7 @@ func (o *Owners) ownerOf(p admission.Process) *hint {
 			return only(found)
 		}
 	}
-	// 2. It started who listens.
+	// 2. It started the process that listens.
 	if below := o.above[p.PID]; below != nil {
 		var found []*hint
 		for i := range below {

@@ -152,8 +152,8 @@ func owned(o *Owners, processes ...map[string]running) string {
 	}
 	o.assign("", list)
 	for i, p := range list {
-		if names[i] += ": nobody"; p.Backend != "" {
-			names[i] = strings.Replace(names[i], "nobody", fmt.Sprintf("%s/%d", p.Backend, p.Replica), 1)
+		if names[i] += ": none"; p.Backend != "" {
+			names[i] = strings.Replace(names[i], "none", fmt.Sprintf("%s/%d", p.Backend, p.Replica), 1)
 		}
 	}
 	slices.Sort(names)
@@ -176,14 +176,14 @@ func TestAProcessBelongsToTheListenerThatStartedIt(t *testing.T) {
 	idle, _ := begin(t, os.Args[0], engine{Name: "stranger", Listen: anyPort})
 	o := ownersHere(t, Hint{Backend: "flux", Address: flux["flux"].Address}, Hint{Backend: "vqa", Replica: 1, Address: other["other"].Address})
 	wantOwned(t, owned(o, flux, other, idle), "flux group: flux/0, flux worker's worker: flux/0, flux worker: flux/0, flux: flux/0, "+
-		"other worker: vqa/1, other: vqa/1, stranger: nobody")
+		"other worker: vqa/1, other: vqa/1, stranger: none")
 }
 
 func TestOneThatStartedTheListenerBelongsToItInOneProcessGroup(t *testing.T) {
 	near, _ := begin(t, os.Args[0], engine{Name: "loads", Start: []engine{{Name: "serves", Listen: anyPort}, {Name: "beside"}}})
 	far, _ := begin(t, os.Args[0], engine{Name: "launcher", Start: []engine{{Name: "apart", Listen: anyPort, Group: true}}})
 	o := ownersHere(t, Hint{Backend: "near", Address: near["serves"].Address}, Hint{Backend: "far", Address: far["apart"].Address})
-	wantOwned(t, owned(o, near, far), "apart: far/0, beside: nobody, launcher: nobody, loads: near/0, serves: near/0")
+	wantOwned(t, owned(o, near, far), "apart: far/0, beside: none, launcher: none, loads: near/0, serves: near/0")
 }
 
 func TestAListenerThatHandedItsSocketOnAndEnded(t *testing.T) {
@@ -202,15 +202,15 @@ func TestABackendThatIsStartedAnewIsKnownAgain(t *testing.T) {
 	wantOwned(t, owned(o, first), "first: flux/0")
 	end()
 	second, _ := begin(t, os.Args[0], engine{Name: "second", Listen: first["first"].Address, Start: []engine{{Name: "worker"}}})
-	wantOwned(t, owned(o, first, second), "first: nobody, second: flux/0, worker: flux/0")
+	wantOwned(t, owned(o, first, second), "first: none, second: flux/0, worker: flux/0")
 }
 
 func TestAProcessIsKnownByItsPID(t *testing.T) {
 	all, _ := begin(t, os.Args[0], engine{Name: "flux", Start: []engine{{Name: "worker"}}})
 	o := ownersHere(t, Hint{Backend: "flux", PID: all["flux"].PID})
-	wantOwned(t, owned(o, all, map[string]running{"": {Name: "nothing", PID: 1 << 30}}), "flux: flux/0, nothing: nobody, worker: flux/0")
+	wantOwned(t, owned(o, all, map[string]running{"": {Name: "nothing", PID: 1 << 30}}), "flux: flux/0, nothing: none, worker: flux/0")
 	o.Set([]Hint{{Backend: "vqa", PID: all["worker"].PID}})
-	wantOwned(t, owned(o, all), "flux: nobody, worker: vqa/0")
+	wantOwned(t, owned(o, all), "flux: none, worker: vqa/0")
 }
 
 func TestAProcessIsKnownByTheNameOfItsProgram(t *testing.T) {
@@ -221,7 +221,7 @@ func TestAProcessIsKnownByTheNameOfItsProgram(t *testing.T) {
 	comfy, _ := begin(t, program, engine{Name: "comfy", Start: []engine{{Name: "comfy worker"}}})
 	other, _ := begin(t, os.Args[0], engine{Name: "other", Listen: anyPort})
 	o := ownersHere(t, Hint{Backend: "comfyui", Name: "comfyui-with-a-long-name"})
-	wantOwned(t, owned(o, comfy, other), "comfy worker: comfyui/0, comfy: comfyui/0, other: nobody")
+	wantOwned(t, owned(o, comfy, other), "comfy worker: comfyui/0, comfy: comfyui/0, other: none")
 	// The name is that of the file, which both run; what listens is known better.
 	o.Set([]Hint{{Backend: "comfyui", Name: filepath.Base(file)}, {Backend: "vqa", Address: other["other"].Address}})
 	wantOwned(t, owned(o, comfy, other), "comfy worker: comfyui/0, comfy: comfyui/0, other: vqa/0")
@@ -231,7 +231,7 @@ func TestAnAddressElsewhereSaysNothing(t *testing.T) {
 	all, _ := begin(t, os.Args[0], engine{Name: "flux", Listen: anyPort})
 	_, port, err := net.SplitHostPort(all["flux"].Address)
 	must(t, err)
-	for host, want := range map[string]string{"127.0.0.1": "flux/0", "localhost": "flux/0", "192.0.2.1": "nobody", "flux": "nobody", "::1": "nobody"} {
+	for host, want := range map[string]string{"127.0.0.1": "flux/0", "localhost": "flux/0", "192.0.2.1": "none", "flux": "none", "::1": "none"} {
 		o := ownersHere(t, Hint{Backend: "flux", Address: net.JoinHostPort(host, port)})
 		wantOwned(t, host+" "+owned(o, all), host+" flux: "+want)
 	}

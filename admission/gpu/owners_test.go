@@ -114,7 +114,7 @@ func TestWhoIsBehindAnAddress(t *testing.T) {
 		want    string // whose 21 and 22 are
 	}{
 		"the very address":               {"127.0.0.1:8001", []string{loopback8001 + " 1"}, "a/0 -"},
-		"nobody":                         {"127.0.0.1:8001", nil, "- -"},
+		"none":                           {"127.0.0.1:8001", nil, "- -"},
 		"another port":                   {"127.0.0.1:8001", []string{loopback8002 + " 1"}, "- -"},
 		"another address":                {"127.0.0.1:8001", []string{other8001 + " 1"}, "- -"},
 		"every address":                  {"127.0.0.1:8001", []string{any8001 + " 1"}, "a/0 -"},
@@ -164,7 +164,7 @@ func TestOddEntriesAreSkipped(t *testing.T) {
 	}
 }
 
-func TestWhatWouldBelongToTwoBelongsToNobody(t *testing.T) {
+func TestWhatWouldBelongToTwoBelongsToNone(t *testing.T) {
 	m := newMachine(t)
 	m.listens(loopback8001+" 1", loopback8002+" 2")
 	m.runs(20, 1, 20, 100, "supervisor")
@@ -187,7 +187,7 @@ func TestWhatWouldBelongToTwoBelongsToNobody(t *testing.T) {
 	}
 }
 
-func TestWhoOpensSocketsForAllIsNobodys(t *testing.T) {
+func TestAProcessThatOpensSocketsForAllBelongsToNone(t *testing.T) {
 	m := newMachine(t)
 	m.listens(loopback8001 + " 1")
 	m.runs(1, 0, 1, 1, "init", 1)
@@ -310,7 +310,7 @@ func TestAListenerThatCannotBeSeenIsNamedWithTheCure(t *testing.T) {
 		m.runs(21, 1, 21, 100, "flux") // its files are not shown
 		o := m.owners(Hint{Backend: "a", Address: "127.0.0.1:8001"})
 		list := []admission.Process{{PID: 21}}
-		if _, problem := o.assign("", list); !strings.Contains(problem, "who listens on 127.0.0.1:8001 for a: want") {
+		if _, problem := o.assign("", list); !strings.Contains(problem, "which process listens on 127.0.0.1:8001 for a: want") {
 			t.Errorf("got %q", problem)
 		}
 		m.runs(21, 1, 21, 100, "flux", 1)

@@ -123,7 +123,7 @@ type watcher struct {
 	busy    func(gpu string) bool // nil: never
 
 	measuring func(gpu string) bool // nil: never
-	now       chan struct{}         // asks for a reading at once; nil: nobody does
+	now       chan struct{}         // asks for a reading at once; nil: no caller does
 	log       *slog.Logger
 	observe   func(admission.Reading)
 	first     func()

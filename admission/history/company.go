@@ -82,7 +82,7 @@ func (t *times) add(took time.Duration) {
 	t.next = (t.next + 1) % rememberedBeside
 }
 
-// learn takes what the last runs in one company say. Those who hold what was known
+// learn takes what the last runs in one company say. Holders of what was known
 // keep it.
 func (b *besides) learn(name string, t *times) {
 	if t.runs < enoughBeside || len(t.last) == 0 {

@@ -21,7 +21,7 @@ const (
 // Figure is what is booked for work of one demand, and why.
 type Figure struct {
 	Booked memory.Bytes
-	// Unknown says that nobody knows the demand, and Booked is a first guess.
+	// Unknown says that the demand is not known, and Booked is a first guess.
 	Unknown  bool
 	Evidence Evidence
 	// Since is when the figure became what it is. Zero: it is as it was declared.
@@ -72,7 +72,7 @@ type peaks struct {
 	failures      uint64
 	known         memory.Case
 
-	learn bool // nobody declares it, as of the last Demand
+	learn bool // it is not declared, as of the last Demand
 	last  Figure
 }
 
@@ -158,7 +158,7 @@ func (h *History) Measured(vram memory.Bytes) bool {
 }
 
 // LearnRoom takes the memory that a run which ended well could have had, weights
-// included. onTrial says that nobody knew whether it would be enough.
+// included. onTrial says that it was not known whether it would be enough.
 func (h *History) LearnRoom(at time.Time, vram, room, weights memory.Bytes, onTrial bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -233,8 +233,8 @@ func (p *peaks) describe(weights memory.Bytes) Peak {
 	return Peak{Runs: p.measured, OutOfMemory: p.failures, Most: most}
 }
 
-// Demand is what to book for work whose own figure is vram, and whether nobody
-// knows it. learn says that nobody declared it. The figure is that of the first
+// Demand is what to book for work whose own figure is vram, and whether it
+// is unknown. learn says that it is not declared. The figure is that of the first
 // rule that applies:
 //
 //  1. Nothing is declared and nothing was seen: unknown.

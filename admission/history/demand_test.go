@@ -138,7 +138,7 @@ func TestARunThatEndsForWantOfMemory(t *testing.T) {
 			t.Errorf("%v is booked, want what was too little and no more than a little above", booked)
 		}
 	})
-	t.Run("makes a demand that nobody declared known", func(t *testing.T) {
+	t.Run("makes a demand known that is not declared", func(t *testing.T) {
 		h := new(History)
 		h.full(0, 10*gib, 10*gib, 0, 20*gib)
 		wantDemand(t, h, 0, true, 20*gib*102/100, false)

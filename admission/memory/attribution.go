@@ -266,8 +266,8 @@ func (p *pass) take(acc *account, h *Account, rise, fall Bytes) (ended Bytes) {
 	return ended
 }
 
-// open begins the intervals at the first reading of a GPU: of what is in use,
-// nobody knows whose it is.
+// open begins the intervals at the first reading of a GPU: it is
+// not known whose the memory in use is.
 func (p *pass) open(figures []Bytes) {
 	for i, a := range p.d.accounts {
 		acc, h := p.l.accounts[a], &p.l.Accounts[a]
@@ -331,7 +331,7 @@ func (p *pass) contradict() {
 	low, high := p.sums()
 	p.t.XLow = min(p.t.XLow, max(0, p.left-low))
 	p.t.XHigh = max(p.t.XHigh, p.left-high, p.t.XLow)
-	// Weights that nobody measured are doubted first. It is never taken for a
+	// Weights that were not measured are doubted first. It is never taken for a
 	// sign that the weights are smaller.
 	for _, measured := range [...]bool{false, true} {
 		surplus := low - p.left

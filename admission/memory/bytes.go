@@ -30,7 +30,7 @@ var units = []struct {
 
 // ParseBytes reads an amount such as "34GiB", "0.5 GiB" or "1048576B". It
 // refuses negative amounts, those that do not fit an int64, and those without a
-// unit but for 0: who writes 34 means 34GiB.
+// unit but for 0: a user who writes 34 means 34GiB.
 func ParseBytes(s string) (Bytes, error) {
 	text := strings.TrimSpace(s)
 	if n, err := strconv.ParseFloat(text, 64); err == nil && n == 0 {

@@ -8,7 +8,7 @@ import (
 // Forecast gives a copy of the ledger to play forward from now, which no reading will
 // reach. What is likely counts there as certain: a backend that keeps its memory holds
 // the most that it may, another one its weights, and the rest of what is in use is
-// unmanaged. A demand that nobody knows is its first guess. run gives the copy of a
+// unmanaged. An unknown demand is its first guess. run gives the copy of a
 // run.
 func (l *Ledger) Forecast(now time.Duration, run func(*Run) *Run) *Ledger {
 	n := new(Ledger)

@@ -46,7 +46,7 @@ func (u *unreadable) waits() {
 
 func (u *unreadable) ends(r *Run, res Result) { u.l.End(u.now, r, res) }
 
-// An unreadable card that a neighbour fills: who comes after the first failure waits.
+// An unreadable card that a neighbour fills: a request that comes after the first failure waits.
 func TestAFullCardThatCannotBeRead(t *testing.T) {
 	u := newUnreadable(t)
 	a, b := u.starts(), u.starts()

@@ -55,8 +55,8 @@ type Place struct {
 	Backend string
 	Replica int // its number, as in Process
 	GPU     int
-	// Weights are held while the backend is loaded. Learn says that nobody
-	// declared them.
+	// Weights are held while the backend is loaded. Learn says that they
+	// are not declared.
 	Weights Bytes
 	Learn   bool
 	// Returns says that what a run took is declared to be free again when it
@@ -78,7 +78,7 @@ type account struct {
 	owner
 	gpu               int
 	declared, weights Bytes
-	learn             bool // nobody declared the weights
+	learn             bool // the weights are not declared
 	split             bool // weights are known apart from demands
 	// what it was last seen to hold, idle and at work, if that is less than its weights
 	lighter, lighterBusy Bytes

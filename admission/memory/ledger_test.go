@@ -137,7 +137,7 @@ func TestFirstReadingOfTheUnmanagedRest(t *testing.T) {
 	p.reads(30 * GiB)
 	p.rest(0, 30*GiB)
 	p.reads(30 * GiB)
-	p.rest(20*GiB, 30*GiB) // what no account can hold is nobody else's
+	p.rest(20*GiB, 30*GiB) // what no account can hold is no other backend's
 }
 
 func TestBeforeTheFirstReadingNothingFits(t *testing.T) {
@@ -180,7 +180,7 @@ func TestTotalRisesActive(t *testing.T) {
 	if h := p.l.Accounts[0]; h.High > 10*GiB || h.Peak != 10*GiB {
 		t.Errorf("it holds %+v, want no more than its figure", h)
 	}
-	p.reads(16 * GiB) // more than its figure: nobody can tell
+	p.reads(16 * GiB) // more than its figure: it cannot be told whose
 	if h := p.l.Accounts[0]; h.High < 16*GiB {
 		t.Errorf("it holds %+v, want 16 GiB to be possible", h)
 	}
@@ -413,7 +413,7 @@ func TestAnUnloadFreesWhatAReadingShows(t *testing.T) {
 	}
 	p.l.Unloaded(p.now, 0, false)
 	p.reads(2 * GiB)
-	p.holds("a", 0, 0) // it was seen to be freed; the residue is nobody's
+	p.holds("a", 0, 0) // it was seen to be freed; the residue belongs to no backend
 	p.rest(0, 2*GiB)
 	p.loaded("a", absent)
 
@@ -604,7 +604,7 @@ func TestAFigureAboveWhatARunAskedForRaisesItsDemandAtOnce(t *testing.T) {
 // second while several grow at once.
 func TestWhatFitsGoesByTheSmallerOfTwoBounds(t *testing.T) {
 	p := newPlain(t, holder{"a", 0, false}, holder{"b", 0, true})
-	p.reads(30 * GiB) // any of it may be a's, or nobody's
+	p.reads(30 * GiB) // any of it may be a's, or unmanaged
 	p.fits("b", 18*GiB, true)
 	p.fits("b", 18*GiB+1, false)
 
@@ -612,7 +612,7 @@ func TestWhatFitsGoesByTheSmallerOfTwoBounds(t *testing.T) {
 	p.reads(0)
 	p.start("a", 10*GiB)
 	p.start("b", 10*GiB)
-	p.reads(10 * GiB) // which of them has grown nobody knows
+	p.reads(10 * GiB) // it is not known which of them has grown
 	p.fits("c", 28*GiB, true)
 	p.fits("c", 28*GiB+1, false)
 }

@@ -390,7 +390,7 @@ func (p *pass) settle(a int, m *meter, rest Bytes) {
 	p.tighten()
 }
 
-// split tells weights that nobody declared from what requests take.
+// split tells weights that are not declared from what requests take.
 func (p *pass) split(acc *account, h *Account, m *meter, grew Bytes) {
 	switch {
 	case acc.split && acc.seenReturns < 2:

@@ -47,7 +47,7 @@ func TestARunIsMeasuredByTotalsWhileNothingElseMoves(t *testing.T) {
 	p.end(other, Good)
 	p.end(r, Good)
 	p.lets(4*time.Second, 4*GiB)
-	p.measured() // whose was what nobody can tell
+	p.measured() // it cannot be told whose it was
 }
 
 func TestARunThatFailedIsNotMeasured(t *testing.T) {
@@ -265,7 +265,7 @@ func TestWeightsThatAreLessThanDeclaredAreSeenTwice(t *testing.T) {
 	}
 }
 
-func TestWeightsThatNobodyDeclaredAreLearned(t *testing.T) {
+func TestWeightsThatAreNotDeclaredAreLearned(t *testing.T) {
 	l := new(Ledger)
 	g := l.AddGPU(0, GPU{Name: "g0", Memory: 48 * GiB, Reads: true})
 	l.AddAccount(Place{Backend: "a", GPU: g, Learn: true, Returns: true})

@@ -11,7 +11,7 @@ type Kind uint8
 const (
 	Fitting Kind = iota // it fitted
 	Alone               // it fits if some of the memory in use is its own
-	Trial               // nobody knows whether it fits
+	Trial               // it is not known whether it fits
 )
 
 // Run is a run in the ledger, from Start to End. Its owner allocates it; the
@@ -22,7 +22,7 @@ type Run struct {
 	Owner    any
 	Accounts []int
 	Demand   Bytes
-	// Unknown says that nobody knows the demand: Demand is a first guess.
+	// Unknown says that the demand is not known: Demand is a first guess.
 	Unknown  bool
 	Kind     Kind
 	state    runState
@@ -209,7 +209,7 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 				l.lateOf(a, now)
 			}
 		}
-		acc.outcome(now, h, r, res)
+		acc.outcome(now, h, r, &res)
 	}
 	l.unfollow(now, r, res)
 	l.judge(now, r, res)
@@ -217,7 +217,7 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 
 // outcome takes what the end of a run tells of its backend: whether it is loaded, and for
 // how large a request it has been short of memory.
-func (a *account) outcome(now time.Duration, h *Account, r *Run, res Result) {
+func (a *account) outcome(now time.Duration, h *Account, r *Run, res *Result) {
 	a.proven = res.Outcome == Good
 	switch res.Outcome {
 	case Good:

@@ -143,7 +143,7 @@ func (l *Ledger) Fits(st *State, a int, demand Bytes, now time.Duration) (need, 
 }
 
 // unread says that a run of no larger demand has run out of memory on account a,
-// and its GPU was not read since: how full it is nobody knows.
+// and its GPU was not read since: it is not known how full it is.
 func (l *Ledger) unread(a int, demand Bytes, now time.Duration) bool {
 	acc := l.accounts[a]
 	return acc.short > 0 && demand >= acc.short && !l.ReadSince(acc.gpu, acc.shortAt, now)

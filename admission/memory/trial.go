@@ -27,7 +27,7 @@ type Case struct {
 	at       time.Duration // when it ended
 	penalty  time.Duration // for how long it counts on the same evidence
 	most     Bytes         // in use within a second after it
-	passing  bool          // some of what was in use then is gone, and nobody knows whose that was
+	passing  bool          // some of what was in use then is gone, and it is not known whose that was
 }
 
 // evidence is what was in use on an account's GPU at a failure, and after it.
@@ -76,7 +76,7 @@ func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
 	if c == nil || !c.barred || !slices.ContainsFunc(c.seen, func(e evidence) bool { return e.on == a }) || l.over(c, now) {
 		return false
 	}
-	// Of several GPUs nobody knows on which it failed.
+	// It is not known on which of several GPUs it failed.
 	return !slices.ContainsFunc(c.seen, func(e evidence) bool {
 		if e.on >= len(l.accounts) {
 			return true // a reload has taken it away
@@ -102,13 +102,13 @@ func (l *Ledger) again(c *Case, now time.Duration) {
 }
 
 // roomier says that a room is larger than any that was too small, or that this has
-// counted for long enough, where nobody knows for sure how much of it others had.
+// counted for long enough, where it is not certain how much of it others had.
 func (l *Ledger) roomier(c *Case, room Bytes, now time.Duration) bool {
 	return room > c.TooSmall+c.TooSmall/roomier || !c.sure && l.over(c, now)
 }
 
-// shorterMoved and shorterPassing divide the time for which a failure counts where
-// nobody can tell what room it had, and its evidence is not what it was.
+// shorterMoved and shorterPassing divide the time for which a failure counts where it cannot be told what room it
+// had, and its evidence is not what it was.
 const (
 	shorterMoved   = 2 // work of ours has moved memory there since
 	shorterPassing = 4 // some of what was in use right after it is gone: a neighbour's, it may be
@@ -285,7 +285,7 @@ const (
 //  1. What it holds: the run would fit if all that the others do not surely hold
 //     were its own, whatever is declared.
 //  2. What it needs: the room is no less than one in which it went well; or it is
-//     larger than any that was too small, and nobody measured what it needs. Where
+//     larger than any that was too small, and it was not measured what it needs. Where
 //     the driver names processes that are not ours, and without them the declared
 //     demand would fit, the wait is theirs. Of a measured demand only what was added
 //     to what was seen is in doubt.
@@ -362,7 +362,7 @@ func (l *Ledger) Measures(a int) bool {
 	return acc.figure >= 0 && acc.seenKeeps > 0
 }
 
-// WeightsUnknown says that nobody knows what account a holds once it is loaded,
+// WeightsUnknown says that it is not known what account a holds once it is loaded,
 // so that its next run is a first measurement.
 func (l *Ledger) WeightsUnknown(a int) bool {
 	acc := l.accounts[a]

@@ -62,7 +62,7 @@ func TestTheRoomOfATrialThatFailed(t *testing.T) {
 	}
 }
 
-// Of a run on two GPUs that failed nobody knows on which: the one with least room tells.
+// It is not known on which GPU a run on two GPUs failed: the one with the least room counts.
 func TestTheRoomOnTwoGPUs(t *testing.T) {
 	l := new(Ledger)
 	for g, used := range []Bytes{12 * GiB, 40 * GiB} {
@@ -74,7 +74,7 @@ func TestTheRoomOnTwoGPUs(t *testing.T) {
 		}
 		l.Observe(0, 0, Reading{GPU: name, Total: 48 * GiB, Used: used})
 	}
-	l.SetLoaded(0, 1, true) // what g0 holds is another's, and whose g1's is nobody knows
+	l.SetLoaded(0, 1, true) // what g0 holds is another's, and it is not known whose g1's is
 	l.Observe(time.Second, time.Second, Reading{GPU: "g0", Total: 48 * GiB, Used: 12 * GiB})
 	r := &Run{Demand: 30 * GiB, Accounts: []int{0, 2}, Kind: Trial, Case: new(Case)}
 	l.Start(time.Second, r)

@@ -32,14 +32,14 @@ type Order struct {
 	Bytes memory.Bytes
 	// For is the waiting request that it is done for; 0: none.
 	For uint64
-	// Trial says, of a Wake, that nobody knows whether it fits. Nothing else that
+	// Trial says, of a Wake, that it is not known whether it fits. Nothing else that
 	// adds memory starts on its GPUs until it has ended.
 	Trial bool
 	// Origin is what the owner of the controller gave with the request; nil: nothing.
 	Origin *Origin
 }
 
-// Origin is what the one who asks knows a request by. It is a pointer to this, and
+// Origin is what the caller knows a request by. It is a pointer to this, and
 // no bare interface, so that a request that waits takes less memory.
 type Origin struct{ Value any }
 

@@ -2,7 +2,7 @@
 // is unloaded for a request that lacks memory, and when one is woken.
 //
 // An unload or a load takes seconds and is done by others: an Order is data, and
-// whoever carries it out reports its end. What a backend says of its memory
+// its executor reports its end. What a backend says of its memory
 // proves nothing; what came back is what the card was seen to free.
 //
 // What the package promises:

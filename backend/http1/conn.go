@@ -45,7 +45,7 @@ func newConn(made net.Conn) *conn {
 }
 
 // isQuiet says that the server has neither closed a connection that is idle nor sent
-// anything. Nobody reads from it meanwhile.
+// anything. It is not read from meanwhile.
 func (c *conn) isQuiet() bool {
 	if c.raw != nil {
 		c.send.out, c.send.quiet, c.send.begun = nil, false, false
@@ -65,7 +65,7 @@ func (c *conn) isQuiet() bool {
 //
 // The wait begins before anything is sent, and ends with the next event of the socket.
 // So an answer that comes at once is not missed, it takes no read that finds nothing, and
-// while the server works nobody holds a buffer.
+// while the server works no buffer is held.
 func (c *conn) write(out []byte) (n int, isClosed bool, err error) {
 	if c.raw == nil {
 		if c.used && !c.isQuiet() {

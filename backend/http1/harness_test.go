@@ -151,7 +151,7 @@ func (b *box) wantConnections(want int) {
 
 func readerOf(b []byte) io.Reader { return &slow{b} }
 
-// slow is a reader of a type that nobody knows.
+// slow is a reader of an unknown type.
 type slow struct{ rest []byte }
 
 func (s *slow) Read(p []byte) (int, error) {

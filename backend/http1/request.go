@@ -25,7 +25,7 @@ func (Empty) Close() error             { return nil }
 const (
 	// smallBody is the length up to which a body that is in memory is sent together with
 	// its head, and mostAtOnce that of both. So much fits into a socket's buffer, so that a
-	// server that answers before it reads keeps nobody from reading the answer.
+	// server that answers before it reads does not keep the client from reading the answer.
 	smallBody  = 16 << 10
 	mostAtOnce = 32 << 10
 )

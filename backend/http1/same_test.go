@@ -32,11 +32,12 @@ func (r *recorded) Write(p []byte) (int, error) {
 // piped is a transport each of whose connections goes to a function.
 func piped(each func(far net.Conn)) (*http.Transport, *bytes.Buffer) {
 	kept := new(bytes.Buffer)
-	return &http.Transport{DisableCompression: true, MaxResponseHeaderBytes: 1 << 16, DialContext: func(context.Context, string, string) (net.Conn, error) {
-		near, far := net.Pipe()
-		go each(far)
-		return &recorded{near, kept}, nil
-	}}, kept
+	return &http.Transport{DisableCompression: true, MaxResponseHeaderBytes: 1 << 16,
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			go each(far)
+			return &recorded{near, kept}, nil
+		}}, kept
 }
 
 // TestARequestIsSentAsNetHTTPSendsIt to the byte.
@@ -182,21 +183,33 @@ const ok = "HTTP/1.1 200 OK\r\n"
 
 var someAnswers = []string{
 	"", "x", "\r\n", ok, ok + "\r\n", ok + "\r\nbody", fine, ok + "Content-Length: 0\r\n\r\n", ok + "Content-Length: 9\r\n\r\nfine",
-	ok + "Content-Length: 4\r\nContent-Length: 4\r\n\r\nfine", ok + "Content-Length: 4\r\nContent-Length: 5\r\n\r\nfine", ok + "Content-Length: +4\r\n\r\nfine",
-	ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n", ok + "Transfer-Encoding: chunked\r\nTrailer: A\r\n\r\n4;x=y\r\nfine\r\n0\r\nA: 1\r\nB: 2\r\n\r\n",
+	ok + "Content-Length: 4\r\nContent-Length: 4\r\n\r\nfine", ok + "Content-Length: 4\r\nContent-Length: 5\r\n\r\nfine", ok +
+		"Content-Length: +4\r\n\r\nfine",
+	ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n", ok +
+		"Transfer-Encoding: chunked\r\nTrailer: A\r\n\r\n4;x=y\r\nfine\r\n0\r\nA: 1\r\nB: 2\r\n\r\n",
 	ok + "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n4\r\nfine\r\n0\r\n\r\n", ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfi",
 	ok + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", ok + "Transfer-Encoding: chunked\r\nTrailer: Content-Length\r\n\r\n0\r\n\r\n",
-	ok + "Transfer-Encoding: CHUNKED\r\n\r\n4\nfine\n0\n\n", "HTTP/1.0 200 OK\r\n\r\nfine", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+	ok + "Transfer-Encoding: CHUNKED\r\n\r\n4\nfine\n0\n\n", "HTTP/1.0 200 OK\r\n\r\nfine",
+	"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 	"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 4\r\n\r\nfine", "HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nfine",
-	"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + fine, "HTTP/1.1 100 Continue\r\n\r\n" + fine,
-	"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\n\r\n", "HTTP/1.1 199 What\r\n\r\n", "HTTP/1.1 099 What\r\n\r\n",
-	"HTTP/2.0 200 OK\r\nContent-Length: 4\r\n\r\nfine", "HTTP/1.1 200\r\nContent-Length: 4\r\n\r\nfine", "HTTP/1.1  200  OK \r\n\r\n", "http/1.1 200 OK\r\n\r\n",
-	"HTTP/1.1 2000 OK\r\n\r\n", "HTTP/1.1 200 OK\nContent-Length: 4\n\nfine", ok + "A: 1\r\n b\r\n\tc\r\nB : 2\r\n\r\n", ok + " A: 1\r\n\r\n", ok + "A\r\n\r\n", ok + ": 1\r\n\r\n",
-	ok + "a: 1\r\nA: 2\r\nx_y: 3\r\nÜ: 4\r\n\r\n", ok + "A: b\x00c\r\n\r\n", ok + "A: \x80\r\nContent-Length: 4\r\n\r\nfine", ok + "Connection: close\r\nContent-Length: 4\r\n\r\nfine",
-	ok + "Connection: Close, x\r\nKeep-Alive: timeout=5\r\n\r\n", ok + "Pragma: no-cache\r\nContent-Length: 0\r\n\r\n", ok + "X: " + strings.Repeat("x", 70_000) + "\r\n\r\n",
-	ok + strings.Repeat("X: y\r\n", 20_000) + "\r\n", strings.Repeat("HTTP/1.1 103 E\r\nA: b\r\n\r\n", 5000) + fine, fine + fine, ok + "A:\r\nB:  \r\nC: \t d \t\r\nContent-Length: 4 \r\n\r\nfine",
-	ok + "Transfer-Encoding: chunked\r\n\r\n0\r\nA: " + strings.Repeat("x", 9000) + "\r\n\r\n", ok + "Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08",
-	ok + "Content-Length: 4\r\nA: 1\r\r\nB: 2\r\n\r\nfine", ok + "Content-Length:\r\n\r\nfine", "HTTP/1.1 -20 OK\r\n\r\n", ok + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+	"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + fine,
+	"HTTP/1.1 100 Continue\r\n\r\n" + fine,
+	"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+	"HTTP/1.1 199 What\r\n\r\n", "HTTP/1.1 099 What\r\n\r\n",
+	"HTTP/2.0 200 OK\r\nContent-Length: 4\r\n\r\nfine", "HTTP/1.1 200\r\nContent-Length: 4\r\n\r\nfine", "HTTP/1.1  200  OK \r\n\r\n",
+	"http/1.1 200 OK\r\n\r\n",
+	"HTTP/1.1 2000 OK\r\n\r\n", "HTTP/1.1 200 OK\nContent-Length: 4\n\nfine", ok + "A: 1\r\n b\r\n\tc\r\nB : 2\r\n\r\n", ok +
+		" A: 1\r\n\r\n", ok + "A\r\n\r\n", ok + ": 1\r\n\r\n",
+	ok + "a: 1\r\nA: 2\r\nx_y: 3\r\nÜ: 4\r\n\r\n", ok + "A: b\x00c\r\n\r\n", ok + "A: \x80\r\nContent-Length: 4\r\n\r\nfine", ok +
+		"Connection: close\r\nContent-Length: 4\r\n\r\nfine",
+	ok + "Connection: Close, x\r\nKeep-Alive: timeout=5\r\n\r\n", ok + "Pragma: no-cache\r\nContent-Length: 0\r\n\r\n", ok + "X: " +
+		strings.Repeat("x", 70_000) + "\r\n\r\n",
+	ok + strings.Repeat("X: y\r\n", 20_000) + "\r\n", strings.Repeat("HTTP/1.1 103 E\r\nA: b\r\n\r\n", 5000) + fine, fine + fine, ok +
+		"A:\r\nB:  \r\nC: \t d \t\r\nContent-Length: 4 \r\n\r\nfine",
+	ok + "Transfer-Encoding: chunked\r\n\r\n0\r\nA: " + strings.Repeat("x", 9000) + "\r\n\r\n", ok +
+		"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08",
+	ok + "Content-Length: 4\r\nA: 1\r\r\nB: 2\r\n\r\nfine", ok + "Content-Length:\r\n\r\nfine", "HTTP/1.1 -20 OK\r\n\r\n", ok +
+		"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 }
 
 var methods = []string{"GET", "HEAD", "POST"}
@@ -222,8 +235,10 @@ func FuzzAnswers(f *testing.F) {
 func TestAnswersAreReadAsNetHTTPReadsThem(t *testing.T) {
 	log.SetOutput(io.Discard)
 	t.Cleanup(func() { log.SetOutput(os.Stderr) })
-	pieces := []string{"\r\n", "\n", "\r", ":", " ", "\t", "0", "1", "4", "-", ",", ";", "\x00", "\x7f", "é", "HTTP/1.1", "HTTP/1.0", "200", "100", "204", "304",
-		"Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n", "Connection: close\r\n", "Connection: keep-alive\r\n", "Trailer: A\r\n", "A: b\r\n", " folded\r\n", "\r\n\r\n", "0\r\n\r\n", "4\r\nfine\r\n"}
+	pieces := []string{"\r\n", "\n", "\r", ":", " ", "\t", "0", "1", "4", "-", ",", ";", "\x00", "\x7f", "é", "HTTP/1.1", "HTTP/1.0", "200",
+		"100", "204", "304",
+		"Content-Length: 4\r\n", "Transfer-Encoding: chunked\r\n", "Connection: close\r\n", "Connection: keep-alive\r\n", "Trailer: A\r\n",
+		"A: b\r\n", " folded\r\n", "\r\n\r\n", "0\r\n\r\n", "4\r\nfine\r\n"}
 	seed := rand.Uint64()
 	random := rand.New(rand.NewPCG(seed, 0))
 	for range 3000 {

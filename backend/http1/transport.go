@@ -11,7 +11,7 @@
 //  3. A request is sent again only as http.Transport does, or when not a byte of it was
 //     sent: on a connection that was used before.
 //  4. The end of a request's context closes its connection at once, whether or not
-//     anybody writes or reads.
+//     a caller writes or reads.
 //  5. What is not plain HTTP/1.1 goes by http.Transport: TLS, HTTP/2, upgrades, CONNECT,
 //     and requests that it would refuse.
 package http1

@@ -30,22 +30,22 @@ func TestAConnectionIsUsedAgain(t *testing.T) {
 		method, answer string
 		again          bool
 	}{
-		"a length":                  {"GET", fine, true},
-		"nothing":                   {"GET", ok + "Content-Length: 0\r\n\r\n", true},
-		"chunks":                    {"GET", ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n", true},
-		"a trailer":                 {"GET", ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\nA: b\r\n\r\n", true},
-		"to a HEAD":                 {"HEAD", ok + "Content-Length: 4\r\n\r\n", true},
-		"204":                       {"POST", "HTTP/1.1 204 No Content\r\n\r\n", true},
-		"304":                       {"GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", true},
-		"early hints":               {"GET", "HTTP/1.1 103 Early Hints\r\n\r\n" + fine, true},
-		"close":                     {"GET", ok + "Connection: close\r\nContent-Length: 4\r\n\r\nfine", false},
-		"HTTP/1.0":                  {"GET", "HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nfine", false},
-		"HTTP/1.0 that is kept":     {"GET", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 4\r\n\r\nfine", true},
-		"more than it":              {"GET", fine + "x", false},
-		"more than nothing":         {"GET", "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", false},
-		"another answer behind it":  {"GET", fine + fine, false},
-		"more than a HEAD's":        {"HEAD", ok + "Content-Length: 4\r\n\r\nfine", false},
-		"101 that nobody asked for": {"GET", "HTTP/1.1 101 Switching Protocols\r\n\r\n", false},
+		"a length":                   {"GET", fine, true},
+		"nothing":                    {"GET", ok + "Content-Length: 0\r\n\r\n", true},
+		"chunks":                     {"GET", ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n", true},
+		"a trailer":                  {"GET", ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\nA: b\r\n\r\n", true},
+		"to a HEAD":                  {"HEAD", ok + "Content-Length: 4\r\n\r\n", true},
+		"204":                        {"POST", "HTTP/1.1 204 No Content\r\n\r\n", true},
+		"304":                        {"GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n", true},
+		"early hints":                {"GET", "HTTP/1.1 103 Early Hints\r\n\r\n" + fine, true},
+		"close":                      {"GET", ok + "Connection: close\r\nContent-Length: 4\r\n\r\nfine", false},
+		"HTTP/1.0":                   {"GET", "HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nfine", false},
+		"HTTP/1.0 that is kept":      {"GET", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 4\r\n\r\nfine", true},
+		"more than it":               {"GET", fine + "x", false},
+		"more than nothing":          {"GET", "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", false},
+		"another answer behind it":   {"GET", fine + fine, false},
+		"more than a HEAD's":         {"HEAD", ok + "Content-Length: 4\r\n\r\nfine", false},
+		"101 that was not asked for": {"GET", "HTTP/1.1 101 Switching Protocols\r\n\r\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := answers(t, c.answer)
@@ -148,7 +148,7 @@ func TestARequestIsSentOnce(t *testing.T) {
 	}
 }
 
-// TestACancelledRequestClosesItsConnection at every stage, whether or not somebody reads.
+// TestACancelledRequestClosesItsConnection at every stage, whether or not the client reads.
 func TestACancelledRequestClosesItsConnection(t *testing.T) {
 	cause := errors.New("the client has left")
 	for name, c := range map[string]struct {
@@ -156,15 +156,17 @@ func TestACancelledRequestClosesItsConnection(t *testing.T) {
 		say  string
 		read bool // its answer, while it is cancelled
 	}{
-		"while it is sent":                  {func() io.Reader { return io.LimitReader(zeros{}, 1<<40) }, "", false},
-		"while it waits":                    {func() io.Reader { return body("work") }, "", false},
-		"after an early hint":               {func() io.Reader { return body("work") }, "HTTP/1.1 103 Early Hints\r\n\r\n", false},
-		"in the head":                       {func() io.Reader { return body("work") }, ok, false},
-		"in the answer, while it is read":   {func() io.Reader { return body("work") }, ok + "Content-Length: 100\r\n\r\nfine", true},
-		"in the answer, and nobody reads":   {func() io.Reader { return body("work") }, ok + "Content-Length: 100\r\n\r\nfine", false},
-		"in the answer, while it is sent":   {func() io.Reader { return io.LimitReader(zeros{}, 1<<40) }, ok + "Content-Length: 100\r\n\r\nfine", true},
-		"in an answer that ends with it":    {func() io.Reader { return body("work") }, ok + "\r\nfine", true},
-		"in chunks":                         {func() io.Reader { return body("work") }, ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n", true},
+		"while it is sent":                            {func() io.Reader { return io.LimitReader(zeros{}, 1<<40) }, "", false},
+		"while it waits":                              {func() io.Reader { return body("work") }, "", false},
+		"after an early hint":                         {func() io.Reader { return body("work") }, "HTTP/1.1 103 Early Hints\r\n\r\n", false},
+		"in the head":                                 {func() io.Reader { return body("work") }, ok, false},
+		"in the answer, while it is read":             {func() io.Reader { return body("work") }, ok + "Content-Length: 100\r\n\r\nfine", true},
+		"in the answer, and the client does not read": {func() io.Reader { return body("work") }, ok + "Content-Length: 100\r\n\r\nfine", false},
+		"in the answer, while it is sent": {func() io.Reader { return io.LimitReader(zeros{}, 1<<40) }, ok +
+			"Content-Length: 100\r\n\r\nfine", true},
+		"in an answer that ends with it": {func() io.Reader { return body("work") }, ok + "\r\nfine", true},
+		"in chunks": {func() io.Reader { return body("work") }, ok +
+			"Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n", true},
 		"while it waits to be asked for it": {func() io.Reader { return body("work") }, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -489,7 +491,8 @@ func TestABodyIsSentWhenItIsAskedFor(t *testing.T) {
 }
 
 func TestEarlyHintsAreTold(t *testing.T) {
-	b := answers(t, strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 3)+"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"+fine)
+	b := answers(t, strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", 3)+
+		"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"+fine)
 	var told []string
 	trace := &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
 		told = append(told, fmt.Sprint(code, header.Get("Link")))
@@ -614,7 +617,8 @@ func TestAnAnswerThatIsClosedEarly(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer string
 		again  bool
-	}{"here": {fine, true}, "not here": {ok + "Content-Length: 100000\r\n\r\nfine", false}, "chunked": {ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n", false}} {
+	}{"here": {fine, true}, "not here": {ok + "Content-Length: 100000\r\n\r\nfine", false},
+		"chunked": {ok + "Transfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n", false}} {
 		b := answers(t, c.answer)
 		for range 2 {
 			res, err := b.RoundTrip(b.request("GET", "/", nil))
@@ -726,9 +730,9 @@ func TestAnUpgradeIsNetHTTPs(t *testing.T) {
 	}
 }
 
-// TestNobodyElseIsNeeded: a request that waits has no goroutine but its own, and a second
+// TestNoOtherGoroutineIsNeeded: a request that waits has no goroutine but its own, and a second
 // one allocates little.
-func TestNobodyElseIsNeeded(t *testing.T) {
+func TestNoOtherGoroutineIsNeeded(t *testing.T) {
 	b := answers(t, ok+"Content-Type: application/json\r\nContent-Length: 4\r\n\r\nfine")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What nobody knows to be the client's is told from an error by its clause alone:
+// Text that is not known to be the client's is told from an error by its clause alone:
 // what a model wrote comes in errors too.
 func TestAnErrorIsAClauseOfItsOwn(t *testing.T) {
 	for text, want := range map[string]bool{

@@ -158,7 +158,7 @@ func TestAnErrorCountsWhateverThePrompt(t *testing.T) {
 		"a poster: CUDA out of memory": true,
 		"CUDA out of memory":           true,
 		"CUDA out of memory. Tried to allocate 2.00 GiB": true,
-		torch: false, // nobody can tell
+		torch: false, // it cannot be told
 	} {
 		s := Scan(500, http.Header{"Content-Type": {"application/json"}}, nil)
 		fmt.Fprintf(s, `{"detail":%s}`, quoted(torch))

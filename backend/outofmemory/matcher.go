@@ -107,7 +107,7 @@ func (m *matcher) follow(line string) {
 }
 
 // report is the first place that is the engine's own. sent says of words that
-// the client has sent them; nil: nobody knows.
+// the client has sent them; nil: it is not known.
 //
 // Words that the client sent count only together with a figure behind them that
 // it did not send: then a prompt has the same words by chance.

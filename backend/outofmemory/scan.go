@@ -233,7 +233,7 @@ func (s *Scanner) Trailer(trailer http.Header) {
 
 // Report says at the end of the answer whether it is an out-of-memory error, and
 // what it says. sent says whether the client sent words, whatever stands between
-// them; nil: nobody knows what it sent. It is called only where the words of the
+// them; nil: it is not known what it sent. It is called only where the words of the
 // table were found. A Report is the same each time.
 func (s *Scanner) Report(sent func(words string) bool) (Report, bool) {
 	if s == nil {

@@ -59,7 +59,7 @@ func TestAProxyIsSeenAndSteeredFromTheCommandLine(t *testing.T) {
 	has(ask(0, "resume", "model", "--json"), `"action": "resume"`)
 	for line = s.until("an operator"); line["action"] != "resume" || line["backend"] == nil; line = s.until("an operator") {
 		if line["action"] == "resume" && line["msg"] != "an operator acted" {
-			t.Errorf("the log has %v: nobody made that mistake", line)
+			t.Errorf("the log has %v: that mistake was not made", line)
 		}
 	}
 	has(ask(1, "resume", "nothing"), `there is no class and no backend "nothing"`)

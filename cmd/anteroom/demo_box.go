@@ -43,7 +43,7 @@ func newBox(ctx context.Context, clock simulation.Clock, s simulation.Scene, arm
 	}()
 	// The image server moves its weights off the card between runs, and both
 	// return what a run took. Else the gates, which know nothing of memory, would
-	// leave it to whoever was last, and the comparison would be of caches.
+	// leave it to the engine that ran last, and the comparison would be of caches.
 	flux, vqa := simulation.Flux(), simulation.VQA()
 	flux.Weights, flux.PerRun = 0, flux.Weights+flux.PerRun
 	vqa.PerRun = s.LightMemory

@@ -18,7 +18,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/backend"
 )
 
-// wellKnown are the ports at which engines listen where nobody says otherwise.
+// wellKnown are the ports at which engines listen unless they are told otherwise.
 var wellKnown = []uint16{1234, 3000, 5000, 7860, 7861, 7997, 8000, 8001, 8002, 8003, 8080, 8081, 8188, 8189, 8880, 9000, 11434, 30000}
 
 // targets are addresses of servers, each with its engine where that is said:

@@ -159,7 +159,7 @@ func (p *page) configure(b block) {
 	p.config = backendURL.ReplaceAllString(b.text, p.engine)
 }
 
-// run runs a block as a shell does for whoever pastes it.
+// run runs a block as a shell does for a user who pastes it.
 func (p *page) run(b block) {
 	p.t.Helper()
 	p.start(b)

@@ -359,7 +359,7 @@ func TestThroughACollectorToJaeger(t *testing.T) {
 		t.Error("both chats are one span")
 	}
 
-	// The images: which of them came first is nobody's promise.
+	// The images: it is not promised which of them comes first.
 	_, wait, client := e.tree(2, "POST /prompt")
 	_, otherWait, otherClient := e.tree(3, "POST /prompt")
 	if client.StartTime > otherClient.StartTime {

@@ -332,7 +332,7 @@ func (b *three) caption() bool {
 }
 
 // A proxy that starts before engines which are loaded has not seen them load.
-// What they hold is their own, and of one that dies meanwhile it is nobody's.
+// What they hold is their own; of one that dies meanwhile it belongs to no engine.
 func TestAProxyStartsBeforeEnginesThatAreLoaded(t *testing.T) {
 	for _, state := range []bool{true, false} {
 		t.Run(fmt.Sprintf("state file %v", state), func(t *testing.T) {
@@ -353,7 +353,7 @@ func TestAProxyStartsBeforeEnginesThatAreLoaded(t *testing.T) {
 					t.Errorf("%s was unloaded %d times, want never: all fits", name, n)
 				}
 			}
-			// It dies behind the proxy's back, and nobody starts it anew.
+			// It dies without the proxy's doing, and is not started again.
 			if err := b.engines["vllm"].now.Load().Close(); err != nil {
 				t.Fatal(err)
 			}

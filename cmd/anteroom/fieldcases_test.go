@@ -356,7 +356,7 @@ var fieldCases = map[string]func(t *testing.T){
 			t.Errorf("/readyz is %d", res.StatusCode)
 		}
 	},
-	"an engine's calls go to nobody else": func(t *testing.T) {
+	"an engine's calls go to no other engine": func(t *testing.T) {
 		var freed atomic.Bool
 		watch := func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == "POST" && r.URL.Path == "/free" {

@@ -6,12 +6,13 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/anteroom-gpu/anteroom/internal/wait"
 )
 
-// TestAGradioJobThatNobodyListensFor gives its slot back when it ends, at a simulated
+// TestAGradioJobWithoutAListener gives its slot back when it ends, at a simulated
 // Gradio app with its preset: so does one whose page was closed.
-func TestAGradioJobThatNobodyListensFor(t *testing.T) {
+func TestAGradioJobWithoutAListener(t *testing.T) {
 	engine := engineProcess(t, "gradio", "50")
 	s := serveProcessAt(t, write(t, fmt.Sprintf(`
 listen: 127.0.0.1:0
@@ -40,24 +41,19 @@ backends: {app: {preset: gradio, url: "%s", completion: {every: 10ms, timeout: 1
 	}
 	idle := func(what string) {
 		t.Helper()
-		for last := time.Now().Add(time.Minute); ; {
+		wait.Until(t, what+": nothing runs", func() bool {
 			var state stateView
 			must(t, newClient(s.admin, "").get("/api/state", &state))
-			if len(state.Running) == 0 {
-				return
-			}
-			if time.Now().After(last) {
-				t.Fatalf("%s: after a minute %+v still runs", what, state.Running)
-			}
-		}
+			return len(state.Running) == 0
+		})
 	}
-	post("nobody")
+	post("unheard")
 	idle("whose stream was never opened")
-	late := listen("nobody")
+	late := listen("unheard")
 	defer late.Body.Close()
 	if text, err := io.ReadAll(late.Body); err != nil || !strings.Contains(string(text), `"process_completed"`) ||
 		!strings.Contains(string(text), `"close_stream"`) {
-		t.Errorf("who comes late gets %s, %v", text, err)
+		t.Errorf("a client that comes late gets %s, %v", text, err)
 	}
 
 	post("left")
@@ -71,7 +67,7 @@ backends: {app: {preset: gradio, url: "%s", completion: {every: 10ms, timeout: 1
 	page = listen("there")
 	defer page.Body.Close()
 	if text, err := io.ReadAll(page.Body); err != nil || !strings.Contains(string(text), `"process_completed"`) {
-		t.Errorf("who listens gets %s, %v", text, err)
+		t.Errorf("a client that listens gets %s, %v", text, err)
 	}
 	idle("whose client listened")
 }

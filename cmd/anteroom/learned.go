@@ -21,7 +21,7 @@ import (
 func runLearned(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("learned", "", "Show what has been learned of each route's work: how long it takes, and how much memory.", stderr)
 	reach := clientFlags(fs)
-	state := fs.String("state", "", "read the state `FILE`, and ask nobody")
+	state := fs.String("state", "", "read the state `FILE` instead of asking a running proxy")
 	forget := fs.String("forget", "", "have the proxy forget what it has learned of the `ROUTE`, and show the rest")
 	asJSON := fs.Bool("json", false, "print JSON")
 	if code, done := parse(fs, args, 0); done {

@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/anteroom-gpu/anteroom/internal/wait"
 	"github.com/anteroom-gpu/anteroom/simulation"
 )
 
@@ -105,14 +105,12 @@ backend questions
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Process.Kill(); p.Wait() })
-	for range 5000 {
+	wait.Until(t, "HAProxy listens", func() bool {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			c.Close()
-			return address
 		}
-		time.Sleep(time.Millisecond)
-	}
-	t.Fatal("HAProxy does not listen")
-	return ""
+		return err == nil
+	})
+	return address
 }

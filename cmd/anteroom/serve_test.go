@@ -374,7 +374,7 @@ func TestServeNamesABackendThatDoesNotListen(t *testing.T) {
 	t.Error("the log does not name it")
 }
 
-// Whoever else has the admin port is not shown as if it were the proxy.
+// Another process that has the admin port is not shown as the proxy.
 func TestCommandsSayThatAnotherServerAnswers(t *testing.T) {
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
@@ -435,7 +435,7 @@ func TestACommandThatServesNothingEndsOfASignal(t *testing.T) {
 }
 
 // A reader of the log that ends takes nothing along but the lines.
-func TestServeGoesOnWhenNobodyReadsItsLog(t *testing.T) {
+func TestServeGoesOnWhenItsLogIsNotRead(t *testing.T) {
 	model := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
 	t.Cleanup(model.Close)
 	s := &served{t: t, process: process("serve", "-c", write(t, serveFile(model.URL, "200"))), ended: make(chan struct{})}

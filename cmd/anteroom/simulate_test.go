@@ -174,7 +174,7 @@ func TestSimulatesWhatComesOnStandardInput(t *testing.T) {
 	}
 }
 
-// stdin gives a text to whoever reads standard input during the test.
+// stdin puts a text on standard input during the test.
 func stdin(t *testing.T, text []byte) {
 	t.Helper()
 	f, err := os.Open(writeFile(t, "stdin", string(text)))

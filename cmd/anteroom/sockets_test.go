@@ -23,7 +23,7 @@ func withSocket(p *exec.Cmd, socket *os.File) *exec.Cmd {
 }
 
 // TestARestartWithItsSocketsLosesNothing plays systemd: it holds the listening socket
-// and gives it to one process after the other. Who connects while the first drains
+// and gives it to one process after the other. A client that connects while the first drains
 // is served by the second.
 func TestARestartWithItsSocketsLosesNothing(t *testing.T) {
 	model, arrived, open := gated(t)

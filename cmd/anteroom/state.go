@@ -16,8 +16,8 @@ import (
 )
 
 // stateFile keeps what has been learned over restarts. It is replaced whole, so
-// that whoever reads it, or starts after a crash, sees an old one or a new one
-// and never a part. Where it cannot be written the log says so once, and serving
+// that a reader, also after a crash, sees an old one or a new one and never a
+// part. Where it cannot be written the log says so once, and serving
 // goes on.
 type stateFile struct {
 	name string // empty: nothing is kept

@@ -108,7 +108,7 @@ func TestAStateFileIsReplacedWhole(t *testing.T) {
 	if len(m.Routes) != 1 || len(m.Accounts) != 1 {
 		t.Fatalf("it reads %+v: %s", m, log)
 	}
-	// Whoever has the old one open goes on with the old one.
+	// A reader that has the old one open goes on with the old one.
 	old, err := os.Open(target)
 	must(t, err)
 	defer old.Close()

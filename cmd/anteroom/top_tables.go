@@ -125,7 +125,7 @@ func (r line) has(text string) bool {
 		slices.ContainsFunc(r.cells, func(c cell) bool { return strings.Contains(strings.ToLower(c.text), text) })
 }
 
-// clean takes what could steer a terminal out of a text of somebody else's.
+// clean takes what could steer a terminal out of a text that comes from elsewhere.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {

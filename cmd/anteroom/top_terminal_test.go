@@ -11,7 +11,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/anteroom-gpu/anteroom/internal/wait"
 )
 
 // Top in a terminal, which is tmux's, before a proxy with two simulated engines:
@@ -49,29 +50,22 @@ func (x *terminal) screen() string { return x.tmux("capture-pane", "-p") }
 func (x *terminal) press(keys ...string) { x.tmux(append([]string{"send-keys"}, keys...)...) }
 
 // until waits for a text on the screen, and gives the screen.
-func (x *terminal) until(pattern string) string {
+func (x *terminal) until(pattern string) (screen string) {
 	x.t.Helper()
 	re := regexp.MustCompile(pattern)
-	for last := time.Now().Add(time.Minute); ; <-time.After(20 * time.Millisecond) {
-		screen := x.screen()
-		if re.MatchString(screen) {
-			return screen
-		}
-		if time.Now().After(last) {
-			x.t.Fatalf("after a minute still no %s on\n%s", pattern, screen)
-		}
-	}
+	wait.Until(x.t, "the screen shows "+pattern, func() bool {
+		screen = x.screen()
+		return re.MatchString(screen)
+	})
+	return screen
 }
 
 // untilDead waits for the program's end.
 func (x *terminal) untilDead() {
 	x.t.Helper()
-	for last := time.Now().Add(time.Minute); strings.TrimSpace(x.tmux("display-message", "-p",
-		"#{pane_dead}")) != "1"; <-time.After(20 * time.Millisecond) {
-		if time.Now().After(last) {
-			x.t.Fatalf("after a minute it has not ended: pane %s", x.tmux("display-message", "-p", "#{pane_dead} #{pane_pid} #{pane_current_command}"))
-		}
-	}
+	wait.Until(x.t, "the program in the terminal has ended", func() bool {
+		return strings.TrimSpace(x.tmux("display-message", "-p", "#{pane_dead}")) == "1"
+	})
 }
 
 const topFile = `
@@ -116,11 +110,7 @@ func TestTopInATerminal(t *testing.T) {
 		must(t, admin.get("/api/state", &state))
 		return state
 	}
-	for last := time.Now().Add(time.Minute); len(state().Running) < 3 || state().Classes[0].Queued < 3; {
-		if time.Now().After(last) {
-			t.Fatalf("after a minute there is %+v", state())
-		}
-	}
+	wait.Until(t, "three run and three wait", func() bool { return len(state().Running) >= 3 && state().Classes[0].Queued >= 3 })
 	queued := func() (q queueView) {
 		must(t, admin.get("/api/queue", &q))
 		return q
@@ -224,11 +214,7 @@ func TestTopInATerminalHasColours(t *testing.T) {
 	x := inTerminal(t, 80, 24, "NO_COLOR= TERM=tmux-256color", "top", "--admin", s.admin)
 	x.until(`work .* paused`)
 	coloured := regexp.MustCompile(`\x1b\[(33|38;5;94)m(\x1b\[49m)?[^\x1b]*work`)
-	for last := time.Now().Add(time.Minute); !coloured.MatchString(x.tmux("capture-pane", "-p", "-e")); {
-		if time.Now().After(last) {
-			t.Fatalf("a paused class has no colour: %q", x.tmux("capture-pane", "-p", "-e"))
-		}
-	}
+	wait.Until(t, "a paused class has a colour", func() bool { return coloured.MatchString(x.tmux("capture-pane", "-p", "-e")) })
 	x.press("C-c")
 	x.untilDead()
 }

@@ -149,8 +149,8 @@ func eventText(name string, number uint64, text []byte) []byte {
 	return append(append(append(b, "data: "...), text...), "\n\n"...)
 }
 
-// recent has the last events as they are sent, so that one is encoded once for all who
-// watch.
+// recent has the last events as they are sent, so that one is encoded once for all
+// streams.
 type recent struct {
 	mu     sync.Mutex
 	number [512]uint64 // guarded by mu; of the text at the same place
@@ -191,7 +191,7 @@ func stateEvery(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// board is the state as JSON with the heads of the queues, for all who watch.
+// board is the state as JSON with the heads of the queues, for all streams.
 type board struct {
 	mu    sync.Mutex
 	text  []byte    // guarded by mu
@@ -202,7 +202,7 @@ const (
 	// boardHeads is how many of each class's waiting requests a board has.
 	boardHeads = 50
 	// boardAge is how old a board may be, and boardShare how much longer than it takes
-	// to make one: those who watch take a twentieth of a core at the most.
+	// to make one: all streams together take a twentieth of a core at the most.
 	boardAge, boardShare = 200 * time.Millisecond, 20
 )
 

@@ -27,7 +27,7 @@ import (
 type role int
 
 const (
-	nobody   role = iota
+	noRole   role = iota
 	reads         // all GETs
 	controls      // everything
 )
@@ -59,7 +59,7 @@ func newKeeper(c proxy.AdminConfig) *keeper {
 	return k
 }
 
-// byToken is what those may do who show a token.
+// byToken is what a caller may do that shows a token.
 func (k *keeper) byToken(token string) role {
 	// Sums have one length, so that the comparison tells nothing of it.
 	got := sha256.Sum256([]byte(token))
@@ -68,7 +68,7 @@ func (k *keeper) byToken(token string) role {
 			return r
 		}
 	}
-	return nobody
+	return noRole
 }
 
 // roleOf is what a caller may do. until is when its cookie ends; zero: it showed none
@@ -83,7 +83,7 @@ func (k *keeper) roleOf(r *http.Request) (of role, until time.Time) {
 	if cookie, err := r.Cookie(cookieOf(r)); err == nil {
 		return k.byCookie(cookie.Value)
 	}
-	return nobody, time.Time{}
+	return noRole, time.Time{}
 }
 
 // A cookie is a role, the second of its end, and a seal over both.
@@ -99,12 +99,12 @@ func (k *keeper) sealed(of role, until time.Time) string {
 func (k *keeper) byCookie(value string) (role, time.Time) {
 	text, err := base64.RawURLEncoding.DecodeString(value)
 	if err != nil || len(text) != sealedBytes+sha256.Size {
-		return nobody, time.Time{}
+		return noRole, time.Time{}
 	}
 	of, until := role(text[0]), time.Unix(int64(binary.BigEndian.Uint64(text[1:])), 0)
 	if of < reads || of > controls || k.seal[of] == nil || !k.now().Before(until) ||
 		subtle.ConstantTimeCompare([]byte(k.sealed(of, until)), []byte(value)) != 1 {
-		return nobody, time.Time{}
+		return noRole, time.Time{}
 	}
 	return of, until
 }
@@ -118,26 +118,26 @@ func cookieOf(r *http.Request) string {
 	return proxy.AdminCookie
 }
 
-// give sets the cookie of a role; nobody takes it away.
+// give sets the cookie of a role; noRole takes it away.
 func (k *keeper) give(c echo.Context, of role) {
 	r := c.Request()
 	cookie := &http.Cookie{Name: cookieOf(r), Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, MaxAge: -1,
-		// Whoever claims TLS for a listener without it harms their own cookie alone.
+		// A caller that claims TLS for a listener without it harms its own cookie alone.
 		Secure: r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https"}
-	if of != nobody {
+	if of != noRole {
 		cookie.Value, cookie.MaxAge = k.sealed(of, k.now().Add(cookieLife)), int(cookieLife.Seconds())
 	}
 	c.SetCookie(cookie)
 }
 
-// demand lets those through who may do at least that much.
+// demand lets callers through that may do at least that much.
 func (k *keeper) demand(least role) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			r := c.Request()
 			of, cookie := k.roleOf(r)
 			switch {
-			case of == nobody:
+			case of == noRole:
 				c.Response().Header().Set("WWW-Authenticate", `Bearer realm="anteroom"`)
 				return echo.NewHTTPError(http.StatusUnauthorized, "a token is needed: want Authorization: Bearer TOKEN")
 			case of < least:
@@ -179,7 +179,7 @@ func (a *api) sessions(g *echo.Group, c proxy.AdminConfig, k *keeper) {
 		}
 		of := controls
 		if !k.open {
-			if of = k.byToken(asked.Token); of == nobody {
+			if of = k.byToken(asked.Token); of == noRole {
 				return echo.NewHTTPError(http.StatusUnauthorized, "that is neither admin.token nor admin.read_token")
 			}
 			k.give(e, of)
@@ -187,7 +187,7 @@ func (a *api) sessions(g *echo.Group, c proxy.AdminConfig, k *keeper) {
 		return e.JSON(http.StatusOK, map[string]string{"role": of.String()})
 	}, sameOrigin)
 	g.DELETE("/api/session", func(e echo.Context) error {
-		k.give(e, nobody)
+		k.give(e, noRole)
 		return e.NoContent(http.StatusNoContent)
 	}, sameOrigin)
 }

@@ -84,7 +84,7 @@ func Read(r *http.Request, b *Body, names *Names) Reading {
 		return readJSON(b.open(), names, ascii)
 	}
 	if isBinary(kind) && !b.open().wide() {
-		return Reading{} // a sound or a picture has no keys to anybody
+		return Reading{} // no server reads keys in a sound or a picture
 	}
 	return Reading{Err: errContentType}
 }

@@ -224,7 +224,7 @@ func check(t *testing.T, text []byte, v any) {
 			t.Fatalf("%q: %q is not UTF-8", text, v)
 		}
 		if strings.Contains(v, "\ufffd") && !strings.Contains(string(text), "\ufffd") && !strings.Contains(strings.ToLower(string(text)), `\ufffd`) {
-			t.Fatalf("%q: %q holds a replacement that nobody sent", text, v)
+			t.Fatalf("%q: %q holds a replacement that was not sent", text, v)
 		}
 	case float64:
 		if math.IsInf(v, 0) || math.IsNaN(v) {

@@ -31,7 +31,7 @@ func (n *Names) Add(root, below []string, whole bool) {
 }
 
 // longest is the most that is kept of a text. Where something is left out, so are
-// texts that nobody could want to look at: they must not take the room of others.
+// texts that no rule could look at: they must not take the room of others.
 func (n *Names) longest(left int) int {
 	if n != nil && len(n.without) > 0 {
 		return min(left, 64<<10)

@@ -154,7 +154,7 @@ func (d *controller) read() {
 	for _, r := range d.card.readings(d.now) {
 		d.rules.Observe(d.now, r)
 	}
-	d.rules.Measured() // demands are the trace's: nobody learns them
+	d.rules.Measured() // demands are the trace's: they are not learned
 }
 
 func (d *controller) arrive(request int32) {
@@ -263,7 +263,7 @@ func (d *controller) decided() {
 	}
 }
 
-// finish writes down who still waits when nothing will happen any more.
+// finish writes down what still waits when nothing will happen any more.
 func (d *controller) finish() error {
 	if len(d.waiting) == 0 {
 		return nil

@@ -118,7 +118,7 @@ func TestADeadlineThatCannotBeMetIsRefused(t *testing.T) {
 		38 heavy of 20 ends`)
 }
 
-func TestWorkThatTakesTooLongAnswersNobody(t *testing.T) {
+func TestWorkThatTakesTooLongHasNoAnswer(t *testing.T) {
 	box := card()
 	box.Routes[0].ExecutionTimeout = 10 * time.Second
 	box.Routes[1].ExecutionTimeout = time.Second
@@ -131,7 +131,7 @@ func TestWorkThatTakesTooLongAnswersNobody(t *testing.T) {
 }
 
 func TestWhatNeverStartsIsSaid(t *testing.T) {
-	// The first keeps its 40 GiB for good, and nobody's timeout ends the second.
+	// The first keeps its 40 GiB for good, and no timeout ends the second.
 	box := card()
 	box.Admission.Backends[0].ReturnsMemory = false
 	box.Admission.Classes[1].QueueTimeout = 0

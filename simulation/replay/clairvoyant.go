@@ -36,7 +36,7 @@ type clairvoyant struct {
 	of       [][][]int // accounts by backend and replica
 	first    []int     // of a backend, in step.runs
 	last     map[shapeKey]time.Duration
-	starts   []startHeap // of those who wait, by class
+	starts   []startHeap // of those that wait, by class
 	spare    []step
 }
 

@@ -15,7 +15,7 @@ const mostBars = 2400
 // below the other. With more at once the queue is drawn as a heap.
 const mostRows = 60
 
-// DrawGantt draws who ran and who waited when, class by class. Of a long trace
+// DrawGantt draws what ran and what waited when, class by class. Of a long trace
 // it shows the stretch in which most was waited.
 func DrawGantt(box *Box, trace *Trace, log *Log) ([]byte, error) {
 	p, err := newPlan(box, trace)
@@ -201,7 +201,7 @@ func (g *gantt) band(b band, top float64) {
 	if b.longest > 0 {
 		g.text(24, top+54, "start", faint, "", fmt.Sprintf("%d wait at most", b.longest))
 	} else {
-		g.text(24, top+54, "start", faint, "", "nobody waits")
+		g.text(24, top+54, "start", faint, "", "no request waits")
 	}
 	for i, x := range b.passages {
 		y := top + float64(b.rows[i])*b.thickness

@@ -102,8 +102,8 @@ func (l *Log) sort() {
 	})
 }
 
-// Decisions is a hash over the sequence of decisions: who was started where,
-// who was refused why, and what was unloaded or woken, when and in which order.
+// Decisions is a hash over the sequence of decisions: which request was started where,
+// which was refused why, and what was unloaded or woken, when and in which order.
 func (l *Log) Decisions() string {
 	h := sha256.New()
 	var buf []byte

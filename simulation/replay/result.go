@@ -54,8 +54,8 @@ type ClassResult struct {
 	Total     Spread                 `json:"total_s"` // of those completed
 }
 
-// newClassResult is nobody's result. The most common refusal is there even when
-// none was made, so that who reads the JSON finds it.
+// newClassResult is the result of no request. The most common refusal is there even when
+// none was made, so that a reader of the JSON finds it.
 func newClassResult() ClassResult {
 	return ClassResult{Refused: map[admission.Code]int{admission.CodeQueueFull: 0}}
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // WriteTable writes runs of one trace side by side, for people. Waits are of
-// those who started, totals of those who got their answer.
+// the requests that started, totals of those that got their answer.
 func WriteTable(w io.Writer, runs []*Result) error {
 	t := &table{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)}
 	t.line("class", "run", "requests", "completed", "refused", "left", "wait mean", "p50", "p90", "p99", "max", "total p50", "p99", "slots used")

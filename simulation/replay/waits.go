@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The axis of waits is logarithmic and begins at what nobody notices.
+// The axis of waits is logarithmic and begins below what a person notices.
 const leastWait = 0.01
 
 // DrawWaits draws how waits were distributed: for each class the share of its

@@ -155,7 +155,7 @@ type Store struct {
 	samples   ring[Sample]   // guarded by mu
 	last      uint64         // guarded by mu; the number of the last event
 	began     time.Time
-	changed   chan struct{} // guarded by mu; closed at the next event; nil: nobody waits
+	changed   chan struct{} // guarded by mu; closed at the next event; nil: no reader waits
 }
 
 // New makes a store; nil where nothing is to be kept.
@@ -207,7 +207,7 @@ func (s *Store) AddSample(x Sample) {
 	s.samples.add(s.next(), x.At, size, x)
 }
 
-// next numbers an event and wakes those who wait for one. The caller holds mu.
+// next numbers an event and wakes the readers that wait for one. The caller holds mu.
 func (s *Store) next() uint64 {
 	if s.changed != nil {
 		close(s.changed)

@@ -75,7 +75,7 @@ func TestEveryMetricThatIsAskedExists(t *testing.T) {
 	}
 }
 
-// onNoPanel are metrics for alerts and for those who look closer.
+// onNoPanel are metrics for alerts and for a closer look.
 var onNoPanel = []string{"anteroom_backend_slots", "anteroom_backend_high_bytes", "anteroom_backend_low_bytes",
 	"anteroom_backend_retained_bytes", "anteroom_config_reloads_total",
 	"anteroom_connection_open_seconds", "anteroom_gpu_state", "anteroom_loads_total", "anteroom_paused", "anteroom_queue_bytes",

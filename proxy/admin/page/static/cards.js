@@ -5,7 +5,7 @@ import { $, el, set, bytes, seconds, theme, pale, clock, count } from "./format.
 const GiB = 2 ** 30;
 
 // owners are those who hold a card's memory, as parts of its capacity: backends with what
-// runs and what is retained, processes of no backend, and what nobody is known to hold.
+// runs and what is retained, processes of no backend, and what is not known to belong to any of them.
 function owners(g) {
   const parts = [];
   for (const b of model.state.backends) {
