@@ -137,6 +137,9 @@ type Request struct {
 	// since, and then only for what is certain to make room. It never asks for a rest
 	// or a trial, and its own failure raises no figure.
 	Retry bool
+	// Lacked says of a Retry that the answer of the first told by its figures that others
+	// held what it needed: it waits for them as a first try does.
+	Lacked bool
 	// Odd says of a Retry that others of its route do well in the room that it had:
 	// its figure is its own, and it waits for nothing but the reading.
 	Odd bool

@@ -27,7 +27,8 @@ func (c *Controller) Warn(tell func(Waiter)) {
 
 // ReadNow calls read with the name of a GPU on which a run has ended while others
 // wait: the sooner it is read, the sooner they know what is free. It does so too when
-// a run of unknown demand has started, which is to be seen while it runs. read runs
+// a run has ended for want of memory, and when one of unknown demand has started, which
+// is to be seen while it runs. read runs
 // under the Controller's lock, so it must return at once.
 func (c *Controller) ReadNow(read func(gpu string)) {
 	c.mu.Lock()

@@ -19,12 +19,9 @@ const minRemaining = time.Millisecond
 //     reservation is written, and what can be done about its memory is begun.
 //  5. Rests begin and end. What bars each head is said anew.
 //
-// A start only takes capacity away, so going through the heads once is enough,
-// but for six cases in which the pass begins again at 3: the strict head has
-// started, a start may have led another head to another replica, it has taken the
-// memory of a head that a reservation bars, a run has started alone, which may move
-// reservations, a start makes its backend hold more than before, which it may keep
-// past a reservation, or a rest has ended.
+// A start can change more than the room it takes: who is strict, to which replica
+// another head goes, when a reservation begins, and what a backend retains. So the
+// pass begins again at 3 after a start or the end of a rest, until there is none.
 func (s *Scheduler) pass(now time.Duration) {
 	s.recheck = forever
 	s.expire(now) // 1
@@ -58,7 +55,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 	s.turns.settle(s, now)
 	s.strict.choose(s, now) // 3
 	s.shapes.rank(s.strict.head)
-	started, beside, elsewhere := false, false, false
+	started := false
 	for i := 0; i < len(s.shapes.active); { // 4
 		sh := s.shapes.active[i]
 		if k, barred := sh.barred(); barred {
@@ -75,21 +72,7 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 		to, at, k := s.earliest(now, t, i > 0 && !s.profile.acts(s, i))
 		starts := to != nil && at == now
 		if !starts {
-			if sh.head == nil {
-				sh.setHead(t, now)
-			}
-			sh.block, sh.reserved, sh.reservedFor, sh.turn = k, at, s.profile.inTheWay, waitsTurn{}
-			switch {
-			case k.reason == ReasonWaking:
-				s.wake(now, sh)
-			case k.memory():
-				if r := s.resolve(now, sh); r != nil {
-					to, starts, beside = r, true, true
-				} else if s.box.residency.UnloadsFor(t) {
-					to, at, _ = s.earliest(now, t, false)
-					sh.reserved = at
-				}
-			}
+			to, at, starts = sh.hold(s, now, t, to, at, k)
 		}
 		if !starts && sh.givesUp(s.box, at, now, k) {
 			s.evict(now, t, giveUp(k), t.positionInClass())
@@ -97,54 +80,63 @@ func (s *Scheduler) heads(now time.Duration) (again bool) {
 			continue
 		}
 		if starts {
-			wasStrict, held := s.strict.is(t), s.box.retained(to)
+			wasStrict := s.strict.is(t)
 			s.countStart(t, s.shapes.active[:i])
 			s.leaveQueue(now, t, to)
 			if wasStrict {
 				return true
 			}
-			started, beside = true, beside || elsewhere || s.profile.reservations > 0 && s.box.retained(to) > held
+			started = true
 			s.shapes.settle(i, sh, s.strict.head)
 			s.profile.acting = len(s.shapes.active)
 			continue
 		}
 		if to != nil {
 			s.profile.reserve(t, to, at)
-			elsewhere = elsewhere || len(sh.backend.replicas) > 1
 		}
-		// Three things change the outcome with no event: the prediction that bars
-		// it, or its being alone, may run out, and being strict moves it to the front.
-		if (k.reason == ReasonReservedForOther || s.profile.barsAlone) && len(s.running) > 0 {
-			s.recheck = min(s.recheck, s.running[0].end)
-		}
-		if due := sh.known.Until(); due > now && k.memory() {
-			s.recheck = min(s.recheck, due)
-		}
-		if due := sh.blockedSince + sh.class.cfg.StrictAfter; due > now {
-			s.recheck = min(s.recheck, due)
-		}
+		sh.lookAgain(s, now, k)
 		i++
 	}
-	if started {
-		// What has started may have made room for another strict head, and what
-		// barred a head from being alone may be gone.
-		was, after := s.strict.head, s.strict.after
-		s.strict.choose(s, now)
-		beside = beside || s.profile.barsAlone || s.strict.head != was || s.strict.after != after || crowded(s, now)
-	}
-	return s.rests.update(s, now) || beside // 5
+	return s.rests.update(s, now) || started // 5
 }
 
-// crowded says that a head which fitted when it had its turn lacks memory now.
-// Something can be done about that, and was not.
-func crowded(s *Scheduler, now time.Duration) bool {
-	return slices.ContainsFunc(s.shapes.active, func(sh *shape) bool {
-		if sh.head == nil || sh.block.reason != ReasonReservedForOther {
-			return false
+// hold notes why a head does not start, and begins what can be done about its memory. It
+// gives the replica and the time of its reservation. starts says that there is a replica
+// on which it may start all the same.
+func (sh *shape) hold(s *Scheduler, now time.Duration, t *Ticket, to *replica, at time.Duration, k block) (
+	_ *replica, _ time.Duration, starts bool) {
+	if sh.head == nil {
+		sh.setHead(t, now)
+	}
+	sh.block, sh.reserved, sh.reservedFor, sh.turn = k, at, s.profile.inTheWay, waitsTurn{}
+	switch {
+	case k.reason == ReasonWaking:
+		s.wake(now, sh)
+	case k.memory():
+		if r := s.resolve(now, sh); r != nil {
+			return r, at, true
 		}
-		_, k := s.pickNow(sh, now)
-		return k.memory()
-	})
+		if s.box.residency.UnloadsFor(t) {
+			to, at, _ = s.earliest(now, t, false)
+			sh.reserved = at
+		}
+	}
+	return to, at, false
+}
+
+// lookAgain sets when the next pass is due for a head that waits. Three things change the
+// outcome with no event: the prediction that bars it, or its being alone, may run out, and
+// being strict moves it to the front.
+func (sh *shape) lookAgain(s *Scheduler, now time.Duration, k block) {
+	if (k.reason == ReasonReservedForOther || s.profile.barsAlone) && len(s.running) > 0 {
+		s.recheck = min(s.recheck, s.running[0].end)
+	}
+	if due := sh.known.Until(now); due > now && k.memory() {
+		s.recheck = min(s.recheck, due)
+	}
+	if due := sh.blockedSince + sh.class.cfg.StrictAfter; due > now {
+		s.recheck = min(s.recheck, due)
+	}
 }
 
 // countStart notes how a waiting ticket comes to start, with those that rank before its
@@ -245,6 +237,9 @@ func (s *Scheduler) earliest(now time.Duration, t *Ticket, idle bool) (*replica,
 	var to *replica
 	at := forever
 	for _, r := range sh.backend.replicas {
+		if s.box.failed(sh, r, now) {
+			continue
+		}
 		w := s.profile.walk(s, t, r, now)
 		if w == now {
 			// The profile would allow it now, and something else does not: the

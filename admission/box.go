@@ -261,6 +261,13 @@ func (b *box) trialAfter(sh *shape) time.Duration {
 	return longest
 }
 
+// failed says that a shape has run out of memory on a replica in what was taken for
+// room, and that nothing which told of it has changed. What is predicted for it there
+// bars nothing.
+func (b *box) failed(sh *shape, r *replica, now time.Duration) bool {
+	return !sh.key.retry && slices.ContainsFunc(r.accounts, func(a int) bool { return b.ledger.Barred(sh.known, a, now) })
+}
+
 // atRest says that the GPUs of a replica are at rest, and no lone run is under
 // way there.
 func (b *box) atRest(r *replica, now time.Duration) bool {

@@ -400,10 +400,10 @@ func (g *Grant) Booked() Bytes { return g.ticket.run.Asked() }
 // raised, of its route or, where the request is odd, of itself alone.
 func (g *Grant) Retry(r Request) Request {
 	own := r.VRAM - r.Raised
-	if r.Retry, r.Odd = true, false; g.again == nil {
+	if r.Retry, r.Lacked, r.Odd = true, false, false; g.again == nil {
 		return r
 	}
-	r.Odd = g.again.isOdd
+	r.Lacked, r.Odd = g.again.lacked, g.again.isOdd
 	r.VRAM = max(r.VRAM, g.again.figure)
 	r.Raised, r.Unknown = r.VRAM-own, r.Unknown && g.again.figure == 0
 	return r
@@ -428,7 +428,7 @@ func (g *Grant) Release(res Result) {
 	now := c.age()
 	ended := c.rules.End(now, t, res)
 	if ended {
-		c.readAfter(t)
+		c.readAfter(t, res)
 		c.settle()
 	}
 	c.mu.Unlock()
@@ -447,9 +447,10 @@ func (c *Controller) readStart(t *Ticket) {
 }
 
 // readAfter asks for a reading of the GPUs on which a run has ended, if anybody
-// waits. It is called under mu.
-func (c *Controller) readAfter(t *Ticket) {
-	if c.read != nil && c.rules.queue.Len() > 0 {
+// waits, or if it ran out of memory: a second try waits for one, and whoever filled
+// the card may soon be gone. It is called under mu.
+func (c *Controller) readAfter(t *Ticket, res Result) {
+	if c.read != nil && (c.rules.queue.Len() > 0 || res.Outcome == OutOfMemory) {
 		c.readOf(t)
 	}
 }

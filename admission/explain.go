@@ -199,7 +199,8 @@ func (b *box) keepers(epoch time.Time, now time.Duration, sh *shape, k block) []
 			if b.ledger.GPUOf(a) != k.gpu || r.backend == sh.backend || b.live.replicas[r.index] > 0 || h.High == 0 {
 				continue
 			}
-			keeper := Keeper{Backend: r.backend.cfg.Name, Replica: r.number, Low: h.Low, High: h.High, Reclaims: r.home.Reclaims && !r.home.Pinned, Pinned: r.home.Reclaims && r.home.Pinned}
+			keeper := Keeper{Backend: r.backend.cfg.Name, Replica: r.number, Low: h.Low, High: h.High, Reclaims: r.home.Reclaims && !r.home.Pinned,
+				Pinned: r.home.Reclaims && r.home.Pinned}
 			if until := b.residency.LeaveUntil(now, r.home); keeper.Reclaims && until > now {
 				keeper.Until = epoch.Add(until)
 			}

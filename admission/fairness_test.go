@@ -59,7 +59,8 @@ func TestTenantsThatAlwaysWaitGetTheirShares(t *testing.T) {
 func TestIdleTimeIsNoCredit(t *testing.T) {
 	w := newWorld(benchConfig(1, 64), nil)
 	ask := func(tenant string) *Ticket {
-		return w.submit(Request{Class: "heavy", Backend: "flux", VRAM: 34 * GiB, Tenant: tenant, Estimate: Estimate{P50: 10 * time.Second, P95: 10 * time.Second}})
+		return w.submit(Request{Class: "heavy", Backend: "flux", VRAM: 34 * GiB, Tenant: tenant,
+			Estimate: Estimate{P50: 10 * time.Second, P95: 10 * time.Second}})
 	}
 	for range 10 {
 		ask("stays")

@@ -57,7 +57,8 @@ func (p *pupil) books(want Bytes, hundredths int) {
 	p.t.Helper()
 	f := p.h.Figure(p.declared, p.learns)
 	if f.Unknown || max(f.Booked-want, want-f.Booked) > want*Bytes(hundredths)/100 {
-		p.t.Fatalf("at %v %s is booked with %v by %s, unknown: %v; want %v, to %d %%; known is %+v", p.now, p.backend, f.Booked, f.Evidence, f.Unknown, want, hundredths, p.h.Learned())
+		p.t.Fatalf("at %v %s is booked with %v by %s, unknown: %v; want %v, to %d %%; known is %+v", p.now, p.backend, f.Booked, f.Evidence,
+			f.Unknown, want, hundredths, p.h.Learned())
 	}
 }
 
@@ -462,7 +463,8 @@ func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
 	x = p.asks()
 	b.runs(x, true)
 	b.readsFor(5, GiB)
-	if r := by(2*fastest - 5.5).Rejection(); r == nil || r.Code != CodeDeadlineUnmeetable || r.RetryAfter < time.Duration((fastest-6)*float64(time.Second)) {
+	if r := by(2*fastest - 5.5).Rejection(); r == nil || r.Code != CodeDeadlineUnmeetable ||
+		r.RetryAfter < time.Duration((fastest-6)*float64(time.Second)) {
 		t.Errorf("behind a run of another %.1f s at least it gets %+v, want deadline_unmeetable and to come back after that", fastest-5, r)
 	}
 	first := by(2*fastest - 4.5)

@@ -273,6 +273,9 @@ func (b *box) block(u *usage, sh *shape, r *replica, k bar, now time.Duration) b
 	} else if b.ledger.Ceiling(g)-b.ledger.Budget(g) >= need-free {
 		reason = ReasonCapacityReduced
 	}
+	if _, certain, is := b.ledger.Full(g, now); is && !certain {
+		free = min(free, 0) // all that is known of it
+	}
 	return block{reason, name, int64(need), int64(free), g}
 }
 
@@ -300,15 +303,6 @@ func (b *box) room(sh *shape, r *replica, now time.Duration) (need, free Bytes) 
 		}
 	}
 	return need, free
-}
-
-// retained is the most that a replica may still hold on all its GPUs once its
-// work has ended.
-func (b *box) retained(r *replica) (sum Bytes) {
-	for _, a := range r.accounts {
-		sum += b.ledger.Retained(a)
-	}
-	return sum
 }
 
 // runDemand is the demand of a run of a shape on a replica, whatever GPU it is

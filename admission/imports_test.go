@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"admission/history":   {"admission/memory"},
 	"admission":           {"admission/queue", "admission/memory", "admission/residency", "admission/history"},
 
+	"backend/http1":       {},
 	"backend/outofmemory": {},
 
 	"admission/gpu":     {"admission", "admission/memory"},
@@ -41,6 +42,7 @@ var standardOnly = []string{"admission/queue", "admission/memory", "admission/re
 var layers = [][]string{
 	{"cmd", "examples"},
 	{"configs"},
+	{"proxy/admin"},
 	{"proxy"},
 	{"routing"},
 	{"routing/body", "routing/expression", "backend", "telemetry", "admission/gpu"},
@@ -98,7 +100,8 @@ func TestImportsPointDown(t *testing.T) {
 			t.Errorf("no package imports %s: want its rule to go or its name to be right", library)
 		}
 	}
-	for _, name := range []string{"admission", "admission/queue", "admission/memory", "admission/history", "admission/gpu", "simulation/replay", "routing/body", "routing/expression", "backend", "routing", "proxy", "configs", "cmd/anteroom"} {
+	for _, name := range []string{"admission", "admission/queue", "admission/memory", "admission/history", "admission/gpu",
+		"simulation/replay", "routing/body", "routing/expression", "backend", "routing", "proxy", "proxy/admin", "configs", "cmd/anteroom"} {
 		if _, ok := all[module+name]; !ok {
 			t.Errorf("go list has no package %s", name)
 		}
@@ -123,6 +126,8 @@ func TestAnImportThatPointsUpIsBarred(t *testing.T) {
 		{"routing", module + "proxy", false, false},
 		{"routing", module + "routing/body", false, true},
 		{"proxy/admin", module + "configs", false, false},
+		{"proxy/admin", module + "proxy", false, true},
+		{"proxy", module + "proxy/admin", false, false},
 		{"configs", module + "proxy", false, true},
 		{"routing", "github.com/labstack/echo/v4", false, false},
 		{"cmd/anteroom", "github.com/labstack/echo/v4/middleware", false, true},

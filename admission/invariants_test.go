@@ -322,7 +322,8 @@ func (w *world) heads() {
 		}
 		// A reservation that was written stays until its head starts: what
 		// comes later moves it only where it ranks before it.
-		if t == w.before.first && ranked[0] == sh && w.before.at == w.now && !w.withdrawn && !w.doubt(sh) && w.before.due < forever && sh.reserved > w.before.due {
+		if t == w.before.first && ranked[0] == sh && w.before.at == w.now && !w.withdrawn && !w.doubt(sh) && w.before.due < forever &&
+			sh.reserved > w.before.due {
 			w.fail("the reservation of %d moved from %v to %v", t.ID(), w.before.due, sh.reserved)
 		}
 		since, ok := w.clocks[t]
@@ -357,7 +358,8 @@ func (w *world) heads() {
 // ended. It is chosen anew only where what it was to start on was taken away.
 func (w *world) promised() {
 	s, p := w.s, &w.promise
-	if p.head != nil && s.strict.head != p.head && w.waiting[p.head] && !w.withdrawn && !p.passed && w.fitsEmpty(p.head.shape) && !w.doubt(p.head.shape) {
+	if p.head != nil && s.strict.head != p.head && w.waiting[p.head] && !w.withdrawn && !p.passed && w.fitsEmpty(p.head.shape) &&
+		!w.doubt(p.head.shape) {
 		w.fail("8: %d was strict, waits and is not strict any more", p.head.ID())
 	}
 	p.passed = false

@@ -27,33 +27,38 @@ func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again *seco
 		if classes, known := t.Company(); known {
 			h.LearnBeside(t.own(), now-t.run.Started, classes)
 		}
-		h.LearnRoom(at, t.own(), most, weights, t.run.Kind == memory.Trial)
+		h.LearnRoom(at, at.Add(t.run.Started-now), t.own(), most, weights, t.run.Kind == memory.Trial)
 	case OutOfMemory: // 3
 		if t.shape.key.retry {
 			break
 		}
-		again = new(secondTry)
+		again = &secondTry{lacked: res.ledger().Lacked(weights + t.run.Asked() + t.beside())}
 		again.figure, again.isOdd = h.Exhausted(at, t.own(), history.Failure{Booked: t.run.Asked(), Room: least, Weights: weights, Said: t.needed(res)})
 	}
 	return again
 }
 
 // secondTry is what a request that ran out of memory is to ask for. One that is odd
-// says nothing of its route.
+// says nothing of its route. One that lacked memory lacked what others held.
 type secondTry struct {
 	figure Bytes
 	isOdd  bool
+	lacked bool
 }
 
 // needed is what the out-of-memory answer of a ticket's run says that it needs, weights
 // included; zero: it does not say.
 func (t *Ticket) needed(res Result) Bytes {
-	beside := Bytes(0)
-	if c := t.run.Case; c != nil {
-		beside = c.Beside
-	}
 	room, _, weights := t.run.Room()
-	return res.needed(room, weights, t.run.Asked(), beside)
+	return res.needed(room, weights, t.run.Asked(), t.beside())
+}
+
+// beside is the demand of the runs of its backend beside which a ticket's run has ended.
+func (t *Ticket) beside() Bytes {
+	if c := t.run.Case; c != nil {
+		return c.Beside
+	}
+	return 0
 }
 
 // needed is what a run of the demand asked needs, which could have had that room,

@@ -144,16 +144,17 @@ func within(got, want Bytes, share float64) bool {
 }
 
 // Both routes are wrong at once, and nothing but totals tells whose memory is whose. An
-// answer of a full card says what its own route needs. A client is told of one only if
-// its second try runs beside one of the other route, whose figure is still half of the
-// truth: in every tenth run of this test one is. Without figures in the answers a figure
-// is raised by what the other route took, too.
+// answer of a full card says what its own route needs, and each figure falls back to what
+// is declared after 3 good runs, then 6. A client is told of one if its second try runs
+// beside one of either route that is booked with half of the truth: of 20 clients mostly
+// one, in 300 results 2 of a route at most. Without figures in the answers a figure is
+// raised by what the other route took, too.
 func TestFiguresThatAreHalfOfTheTruthAreLearned(t *testing.T) {
 	for _, c := range []struct {
 		name         string
 		mute         bool
 		full, failed int // at most, of 20
-	}{{"from what answers say", false, 5, 1}, {"from answers that give no figures", true, 8, 4}} {
+	}{{"from what answers say", false, 8, 3}, {"from answers that give no figures", true, 8, 4}} {
 		t.Run(c.name, func(t *testing.T) {
 			engines := []routed{
 				{Kind: imager("wide", 0, 20*GiB), declared: 10 * GiB, truth: 20 * GiB, mute: c.mute},
@@ -161,9 +162,11 @@ func TestFiguresThatAreHalfOfTheTruthAreLearned(t *testing.T) {
 			}
 			for i, o := range learnFrom(t, 20, engines...) {
 				e, l := engines[i], o.history.Learned()
-				t.Logf("%s: declared %v, truth %v, %d of %d answers of a full card, %d seen by clients, learned %+v", e.Name, e.declared, e.truth, o.full, o.served, o.failed, l)
+				t.Logf("%s: declared %v, truth %v, %d of %d answers of a full card, %d seen by clients, learned %+v", e.Name, e.declared, e.truth,
+					o.full, o.served, o.failed, l)
 				if o.full > c.full || o.failed > c.failed || o.served != 20 {
-					t.Errorf("%s: %d answers of a full card, want %d at most; %d of them seen by clients, want %d; %d served", e.Name, o.full, c.full, o.failed, c.failed, o.served)
+					t.Errorf("%s: %d answers of a full card, want %d at most; %d of them seen by clients, want %d; %d served", e.Name, o.full, c.full,
+						o.failed, c.failed, o.served)
 				}
 				// By totals a run is measured only where nothing else moved beside it.
 				if len(l) != 1 || l[0].VRAM != e.declared || l[0].Peak.Runs > 0 && !within(l[0].Peak.Most, e.truth, .1) {

@@ -18,7 +18,8 @@ func mistakeConfig() Config {
 // ask is a request of 34 GiB as heavy, or of as many GiB in another class.
 func ask(class, tenant string, gib int) Request {
 	backend := map[string]string{"heavy": "flux", "middle": "flux", "light": "vqa"}[class]
-	return Request{Class: class, Backend: backend, VRAM: Bytes(gib) * GiB, Tenant: tenant, Estimate: Estimate{P50: 10 * time.Second, P95: 10 * time.Second}}
+	return Request{Class: class, Backend: backend, VRAM: Bytes(gib) * GiB, Tenant: tenant,
+		Estimate: Estimate{P50: 10 * time.Second, P95: 10 * time.Second}}
 }
 
 func (w *world) must(t *testing.T) {

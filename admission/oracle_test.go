@@ -70,7 +70,8 @@ func controller(t *testing.T, kinds []kindOf, jobs []*job) {
 		if next < len(jobs) {
 			j := jobs[next]
 			at, event = j.at, func() {
-				q := Request{Class: fmt.Sprint("k", j.shape), Backend: fmt.Sprint("k", j.shape), VRAM: kinds[j.shape].vram, Estimate: Estimate{P50: j.takes, P95: j.takes}}
+				q := Request{Class: fmt.Sprint("k", j.shape), Backend: fmt.Sprint("k", j.shape), VRAM: kinds[j.shape].vram,
+					Estimate: Estimate{P50: j.takes, P95: j.takes}}
 				x := new(Ticket)
 				tickets[x], of[j] = j, x
 				s.Submit(j.at, x, q)

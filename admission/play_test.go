@@ -12,7 +12,8 @@ func boxOf(n draw) Config {
 		GPUs: []GPU{{Name: "g0", Memory: 48 * GiB, Reserve: GiB, Reads: n(2) == 1}, {Name: "g1", Memory: 24 * GiB, Hold: n(8) == 1}},
 		Classes: []Class{
 			{Name: "heavy", Slots: 1 + n(2), QueueLimit: 5 + n(30), QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second},
-			{Name: "middle", Slots: 1, QueueLimit: 5 + n(30), QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second, Boost: time.Duration(n(4)) * time.Second},
+			{Name: "middle", Slots: 1, QueueLimit: 5 + n(30), QueueTimeout: 10 * time.Minute, StrictAfter: 5 * time.Second,
+				Boost: time.Duration(n(4)) * time.Second},
 			{Name: "light", Slots: 1 + n(64), QueueLimit: 5 + n(30), QueueTimeout: 30 * time.Second, StrictAfter: 5 * time.Second},
 		},
 		Backends: []Backend{

@@ -300,7 +300,8 @@ func TestANeighbourAsOnRecordIsNeverOverlooked(t *testing.T) {
 		for i := range cfg.Backends {
 			cfg.Backends[i].Replicas[0].Places[0].GPU = "g0"
 		}
-		c := newCard(t, cfg, map[string]*engine{"flux": {takes: 34 * GiB, runs: 15 * time.Second, lazy: true}, "vqa": {takes: 512 * MiB, runs: 1500 * time.Millisecond, lazy: true}})
+		c := newCard(t, cfg, map[string]*engine{"flux": {takes: 34 * GiB, runs: 15 * time.Second, lazy: true},
+			"vqa": {takes: 512 * MiB, runs: 1500 * time.Millisecond, lazy: true}})
 		c.figures = seed%2 == 1
 		draw := rand.New(rand.NewPCG(seed, 1))
 		trace := traceOf(seed)
@@ -325,7 +326,8 @@ func TestANeighbourAsOnRecordIsNeverOverlooked(t *testing.T) {
 			}
 			if draw.IntN(250) == 0 {
 				absurd++
-				c.s.Observe(c.now, []Reading{{GPU: "g0", Total: c.size, Used: c.size + GiB}, {GPU: "g0"}, {GPU: "g0", Err: errors.New("no answer")}}[draw.IntN(3)])
+				c.s.Observe(c.now, []Reading{{GPU: "g0", Total: c.size, Used: c.size + GiB}, {GPU: "g0"},
+					{GPU: "g0", Err: errors.New("no answer")}}[draw.IntN(3)])
 				c.settle()
 			}
 			if len(c.waits) > 0 && c.engines["flux"].busy == 0 {
@@ -347,7 +349,8 @@ func TestANeighbourAsOnRecordIsNeverOverlooked(t *testing.T) {
 			t.Errorf("seed %d: %d out of memory, and %d ran alone", seed, failed, c.lone)
 		}
 		if c.served["flux"] < 30 || held < 50 || absurd < 50 {
-			t.Errorf("seed %d: %d images, %d steps at which some waited for neighbours, %d absurd readings: that proves little", seed, c.served["flux"], held, absurd)
+			t.Errorf("seed %d: %d images, %d steps at which some waited for neighbours, %d absurd readings: that proves little", seed,
+				c.served["flux"], held, absurd)
 		}
 		t.Logf("seed %d: %v served, %v out of memory, %d alone, %d held, %d absurd", seed, c.served, c.failed, c.lone, held, absurd)
 	}

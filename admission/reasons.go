@@ -18,7 +18,7 @@ import (
 //  5. a lone run, which may take all that is left;
 //  6. processes that are not ours, or a card that is smaller or cannot be read;
 //  7. nothing that runs, that can be unloaded or tried will make room, for TrialAfter;
-//  8. a trial, of what it holds or of what it needs;
+//  8. a trial, of what it holds or of what it needs, or of a card that was full and cannot be read;
 //  9. running work.
 func (s *Scheduler) name(now time.Duration, sh *shape, k block) block {
 	l := s.box.ledger
@@ -40,10 +40,16 @@ func (s *Scheduler) name(now time.Duration, sh *shape, k block) block {
 	case k.reason == ReasonLoneRun || k.reason == ReasonUnmanagedMemory || k.reason == ReasonCapacityReduced: // 6
 	case long && l.Quiet(k.gpu) && l.AtRest(k.gpu, now), long && s.shapes.stuck(s, now, sh): // 7
 		k.reason = ReasonNotByItself
-	case k.reason == ReasonResources && l.Quiet(k.gpu) && s.box.doubt(sh, now) != memory.NoDoubt: // 8
+	case k.reason == ReasonResources && l.Quiet(k.gpu) && (s.box.doubt(sh, now) != memory.NoDoubt || isFull(l, k.gpu, now)): // 8
 		k.reason = ReasonTrial
 	}
 	return k
+}
+
+// isFull says that a GPU which cannot be read was full when a run was last tried there.
+func isFull(l *memory.Ledger, g int, now time.Duration) bool {
+	_, _, is := l.Full(g, now)
+	return is
 }
 
 // doubt says what a trial of a shape's head on its first replica could settle.
@@ -55,13 +61,13 @@ func (b *box) doubt(sh *shape, now time.Duration) memory.Doubt {
 	if sh.unknown || b.ledger.WeightsUnknown(r.accounts[0]) {
 		return memory.DoubtDemand
 	}
-	return b.ledger.InDoubt(b.live.memory, r.accounts[0], b.demand(sh, r, 0), sh.key.own, sh.measured, sh.known, now)
+	return b.ledger.InDoubt(b.live.memory, r.accounts[0], b.demand(sh, r, 0), sh.key.own, sh.measured, true, sh.known, now)
 }
 
 // stuck says that the head of a shape would not fit even if all work had ended and
 // all had been unloaded that can be, and that no trial is due.
 func (x *shapes) stuck(s *Scheduler, now time.Duration, sh *shape) bool {
-	if r, _ := s.rests.may(s, now, sh); r != nil || sh.known.Until() > now || s.box.doubt(sh, now) != memory.NoDoubt {
+	if r, _ := s.rests.may(s, now, sh); r != nil || sh.known.Until(now) > now || s.box.doubt(sh, now) != memory.NoDoubt {
 		return false
 	}
 	u, m := &s.profile.scratch, s.box.residency
@@ -110,6 +116,13 @@ func explainMemory(s *Scheduler, now time.Duration, sh *shape, k block, w *Waite
 		}
 		slices.SortStableFunc(w.Processes, func(a, b Process) int { return int(min(1, max(-1, b.Used-a.Used))) })
 		w.Detail = inTheWay(k.resource, w.Keepers, w.Processes)
+		if w.Detail == "" && state.Unmanaged > 0 {
+			w.Detail = fmt.Sprintf("%v of %s are held by processes of no backend", state.Unmanaged, k.resource)
+		}
+	}
+	if again, _, is := l.Full(k.gpu, now); is && (k.reason == ReasonTrial || k.reason == ReasonNotByItself || k.reason == ReasonResources) {
+		w.TrialAt = s.epoch.Add(again)
+		w.Detail = fmt.Sprintf("%s cannot be read, and a run found it full: the next is tried at %s", k.resource, w.TrialAt.Format(time.TimeOnly))
 	}
 	if doubt := s.box.doubt(sh, now); doubt != memory.NoDoubt && (k.reason == ReasonTrial || k.reason == ReasonRest || k.reason == ReasonResources) {
 		w.TrialAt = s.epoch.Add(trialDue(s, now, sh, k.gpu))
@@ -123,7 +136,9 @@ func explainMemory(s *Scheduler, now time.Duration, sh *shape, k block, w *Waite
 func trialDue(s *Scheduler, now time.Duration, sh *shape, g int) time.Duration {
 	l := s.box.ledger
 	due := now
-	if !sh.unknown {
+	if again, _, is := l.Full(g, now); is {
+		due = again
+	} else if !sh.unknown {
 		due = max(due, sh.blockedSince+l.TrialAfter(g))
 	}
 	for _, t := range s.running {

@@ -124,10 +124,20 @@ func (b *box) inherit(old *box) map[*replica]*replica {
 			homes[r] = q
 		}
 	}
-	accounts := make([]int, len(old.live.memory.Accounts))
-	for i := range accounts {
-		accounts[i] = -1
-	}
+	b.ledger.Inherit(old.ledger, gpus, b.accountsOf(old, homes, gpus))
+	b.residency.Inherit(old.residency, gpus, func(h *residency.Replica) *residency.Replica {
+		if q := homes[old.replicaOf(h)]; q != nil {
+			return q.home
+		}
+		return nil
+	})
+	return homes
+}
+
+// accountsOf gives for each account of an old box the one that takes over from it; -1:
+// none does.
+func (b *box) accountsOf(old *box, homes map[*replica]*replica, gpus []int) []int {
+	accounts := slices.Repeat([]int{-1}, len(old.live.memory.Accounts))
 	for r, q := range homes {
 		for _, a := range r.accounts {
 			for _, i := range q.accounts {
@@ -137,14 +147,7 @@ func (b *box) inherit(old *box) map[*replica]*replica {
 			}
 		}
 	}
-	b.ledger.Inherit(old.ledger, gpus, accounts)
-	b.residency.Inherit(old.residency, gpus, func(h *residency.Replica) *residency.Replica {
-		if q := homes[old.replicaOf(h)]; q != nil {
-			return q.home
-		}
-		return nil
-	})
-	return homes
+	return accounts
 }
 
 // renamed is a backend's configuration with the names that its GPUs have in

@@ -9,7 +9,8 @@ import (
 // since its failure. From then on it stops no other request, and waits only while
 // its client is better off so: for memory that is certain to come free, for what
 // running work may free beside, or for what processes which are not ours hold. An odd
-// one waits for none of these: others of its route do well in what there is.
+// one waits for none of these: others of its route do well in what there is. One that
+// lacked what others held, as the answer said, waits for them in any case.
 
 // givesUp says that the head of a shape is a second try whose client is to have
 // the answer of the first, since memory bars it, and nothing that is under way
@@ -24,6 +25,8 @@ func (sh *shape) givesUp(b *box, at, now time.Duration, k block) bool {
 	})
 	switch {
 	case unread:
+		return false
+	case sh.key.lacked:
 		return false
 	case sh.key.odd > 0:
 		return true

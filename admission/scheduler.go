@@ -336,7 +336,9 @@ func (s *Scheduler) SetThere(now time.Duration, name string, replica int, there 
 	return s.change(now, r != nil, func() {
 		for _, a := range r.accounts {
 			if there {
-				s.box.ledger.Back(now, a)
+				if s.box.ledger.Back(now, a) {
+					r.home.Retry()
+				}
 			} else {
 				s.box.ledger.Gone(now, a)
 			}

@@ -17,6 +17,7 @@ type shapeKey struct {
 	known          *memory.Case // nil: requests do not say
 	unknown        bool         // only where known is nil
 	retry          bool
+	lacked         bool
 	odd            Bytes // the figure of an odd one, which is its own; 0: it is not odd
 }
 
@@ -74,7 +75,8 @@ const maxIdleShapes = 1024
 // comparing names and not by three lookups; nil: it is none of them.
 func (s *shapes) find(r *Request) *shape {
 	for _, sh := range s.recent {
-		if sh != nil && sh.key.own == r.VRAM-r.Raised && sh.key.known == r.Case && sh.key.retry == r.Retry && sh.key.odd == r.odd() && (r.Case != nil || sh.key.unknown == r.Unknown) &&
+		if sh != nil && sh.key.own == r.VRAM-r.Raised && sh.key.known == r.Case && sh.key.retry == r.Retry &&
+			sh.key.lacked == r.Lacked && sh.key.odd == r.odd() && (r.Case != nil || sh.key.unknown == r.Unknown) &&
 			sh.class.cfg.Name == r.Class && sh.backend.cfg.Name == r.Backend && !sh.class.gone && !sh.backend.gone {
 			return sh
 		}
@@ -84,7 +86,7 @@ func (s *shapes) find(r *Request) *shape {
 
 // of gives the shape of a request.
 func (s *shapes) of(c *class, b *backend, r *Request) *shape {
-	key := shapeKey{class: c.index, backend: b.index, own: r.VRAM - r.Raised, known: r.Case, retry: r.Retry, odd: r.odd()}
+	key := shapeKey{class: c.index, backend: b.index, own: r.VRAM - r.Raised, known: r.Case, retry: r.Retry, lacked: r.Lacked, odd: r.odd()}
 	if r.Case == nil {
 		key.unknown = r.Unknown
 	}

@@ -35,19 +35,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 	}
 	ended := false
 	for {
-		var longest *shape
-		for _, sh := range s.shapes.active {
-			if sh.head == nil || sh.key.retry || now-sh.blockedSince < sh.class.cfg.StrictAfter || sh.class.cfg.StrictAfter < 0 {
-				continue
-			}
-			if _, barred := sh.barred(); barred || sh.unfit == s.profile.passes {
-				continue
-			}
-			if longest == nil || sh.blockedSince < longest.blockedSince ||
-				sh.blockedSince == longest.blockedSince && sh.head.ID() < longest.head.ID() {
-				longest = sh
-			}
-		}
+		longest := x.longest(s, now)
 		if longest == nil {
 			return
 		}
@@ -60,7 +48,7 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 			ended = true
 		}
 		for _, r := range longest.backend.replicas {
-			if s.box.fits(u, longest, r, now) == noBar && !s.turns.bars(s, now, longest, r) {
+			if !s.box.failed(longest, r, now) && s.box.fits(u, longest, r, now) == noBar && !s.turns.bars(s, now, longest, r) {
 				x.protect(longest.head, s.starts)
 				longest.class.counts.Strict++
 				return
@@ -73,13 +61,31 @@ func (x *strict) choose(s *Scheduler, now time.Duration) {
 	}
 }
 
+// longest is the shape whose head may become strict and has been blocked for
+// longest, without those that choose has found unfit; nil: there is none.
+func (x *strict) longest(s *Scheduler, now time.Duration) (longest *shape) {
+	for _, sh := range s.shapes.active {
+		if sh.head == nil || sh.key.retry || now-sh.blockedSince < sh.class.cfg.StrictAfter || sh.class.cfg.StrictAfter < 0 {
+			continue
+		}
+		if _, barred := sh.barred(); barred || sh.unfit == s.profile.passes {
+			continue
+		}
+		if longest == nil || sh.blockedSince < longest.blockedSince ||
+			sh.blockedSince == longest.blockedSince && sh.head.ID() < longest.head.ID() {
+			longest = sh
+		}
+	}
+	return longest
+}
+
 // fits says whether the strict head still fits once all that ran when it
 // became strict has ended, beside what has been started since, and what was freed for
 // another head.
 func (x *strict) fits(s *Scheduler, now time.Duration) bool {
 	x.prepare(s, now)
 	for _, r := range x.head.shape.backend.replicas {
-		if s.box.fits(&x.beside, x.head.shape, r, now) == noBar && !s.turns.bars(s, now, x.head.shape, r) {
+		if !s.box.failed(x.head.shape, r, now) && s.box.fits(&x.beside, x.head.shape, r, now) == noBar && !s.turns.bars(s, now, x.head.shape, r) {
 			return true
 		}
 	}

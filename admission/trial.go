@@ -23,7 +23,8 @@ import (
 //     twice as long.
 //  7. It has waited for TrialAfter and its GPUs are at rest: a trial, alone, if
 //     what it holds or what it needs is in doubt. A demand that nobody knows is
-//     tried without the wait.
+//     tried without the wait. After twice TrialAfter all is in doubt that neither the
+//     driver nor an answer has told.
 //  8. Idle backends that were not told to unload are. Otherwise nothing of ours
 //     will make room, and it waits for others.
 
@@ -119,7 +120,7 @@ func (s *Scheduler) tries(now time.Duration, sh *shape, r *replica, st *memory.S
 			return false
 		}
 		demand := s.box.demand(sh, r, i)
-		if _, _, ok := l.Fits(st, a, demand, now); !ok && l.InDoubt(st, a, demand, sh.key.own, sh.measured, known, now) == memory.NoDoubt {
+		if _, _, ok := l.Fits(st, a, demand, now); !ok && l.InDoubt(st, a, demand, sh.key.own, sh.measured, now-sh.blockedSince >= 2*l.TrialAfter(l.GPUOf(a)), known, now) == memory.NoDoubt {
 			return false
 		}
 	}
@@ -163,6 +164,9 @@ func (s *Scheduler) unloadIdle(now time.Duration, sh *shape) {
 	m, l := s.box.residency, s.box.ledger
 	var own *residency.Replica
 	for _, r := range sh.backend.replicas {
+		if s.rests.bar(s.box, sh, r) != noBar || s.turns.other(s.box, sh.head, r) != nil {
+			continue // another head comes first: for that the GPU rests, or memory was freed
+		}
 		for _, v := range m.Replicas {
 			if !m.MayUnload(v) || m.Runs(v) || m.Holds(v) == 0 || !s.turns.gives(s, now, sh, r, v) {
 				continue
@@ -225,41 +229,58 @@ func (x rests) holds(b *box, t *Ticket, r *replica) bool {
 	return !slices.ContainsFunc(r.accounts, func(a int) bool { g := b.ledger.GPUOf(a); return g >= len(x) || x[g] != t })
 }
 
-// update begins and ends rests (6). It reports whether one has, so that requests
-// may start that could not.
-func (x *rests) update(s *Scheduler, now time.Duration) (ended bool) {
+// update ends rests and begins one (6). It reports whether one has ended or begun, so
+// that requests may start that could not.
+func (x *rests) update(s *Scheduler, now time.Duration) bool {
 	for len(*x) < len(s.box.live.memory.GPUs) {
 		*x = append(*x, nil)
 	}
+	ended := x.end(s, now)
+	next, on := x.next(s, now)
+	if next == nil {
+		return ended
+	}
+	for _, a := range on.accounts {
+		(*x)[s.box.ledger.GPUOf(a)] = next.head
+	}
+	return true
+}
+
+// end ends the rests for heads that have left or started, and those that have shown that
+// their head cannot start. It reports whether there is one.
+func (x rests) end(s *Scheduler, now time.Duration) (ended bool) {
 	l := s.box.ledger
-	for _, t := range *x {
+	for _, t := range x {
 		if t == nil {
 			continue
 		}
 		_, barred := t.shape.barred()
 		settled := true
-		for g := range *x {
-			settled = settled && ((*x)[g] != t || l.AtRest(g, now) && l.LoneRun(g) == nil)
+		for g := range x {
+			settled = settled && (x[g] != t || l.AtRest(g, now) && l.LoneRun(g) == nil)
 		}
 		past := &t.shape.rests
 		if t.state != stateWaiting || t.shape.head != t || barred || settled || past.over {
-			// It has left or started, or the rest has shown that it cannot start.
 			if past.of != t {
 				*past = pastRests{of: t}
 			}
 			past.n++
 			past.ended, past.used, past.over = now, 0, false
-			for g := range *x {
-				if (*x)[g] == t {
-					(*x)[g] = nil
+			for g := range x {
+				if x[g] == t {
+					x[g] = nil
 					past.used += s.box.live.memory.GPUs[g].Used
 				}
 			}
 			ended = true
 		}
 	}
-	var next *shape
-	var on *replica
+	return ended
+}
+
+// next is the head that has been blocked for longest of those for which a rest is due,
+// and the replica whose GPUs are to rest; nil: there is none.
+func (x rests) next(s *Scheduler, now time.Duration) (next *shape, on *replica) {
 	for _, sh := range s.shapes.active {
 		t := sh.head
 		if t == nil || sh.key.retry || !sh.block.memory() || next != nil && sh.blockedSince >= next.blockedSince {
@@ -288,12 +309,7 @@ func (x *rests) update(s *Scheduler, now time.Duration) (ended bool) {
 			}
 		}
 	}
-	if next != nil {
-		for _, a := range on.accounts {
-			(*x)[l.GPUOf(a)] = next.head
-		}
-	}
-	return ended || next != nil
+	return next, on
 }
 
 // unwoken ends the rests for heads of a replica that could not be woken.

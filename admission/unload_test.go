@@ -173,7 +173,8 @@ func TestMemoryThatDidNotComeBackStaysBooked(t *testing.T) {
 	b.reason(image, ReasonTrial) // by totals nothing says that it is llm's still
 	b.noOrder()
 	w, _ := b.s.Explain(b.now, image.ID())
-	if want := (Keeper{Backend: "llm", Low: 0, High: 30*GiB - 50*MiB, Reclaims: true, Until: time.Unix(100, 0)}); len(w.Keepers) != 1 || w.Keepers[0] != want {
+	if want := (Keeper{Backend: "llm", Low: 0, High: 30*GiB - 50*MiB, Reclaims: true, Until: time.Unix(100, 0)}); len(w.Keepers) != 1 ||
+		w.Keepers[0] != want {
 		t.Errorf("%+v hold its memory, want %+v", w.Keepers, want)
 	}
 	state := b.s.Snapshot(b.now).Backends[1]

@@ -218,7 +218,8 @@ func (w *world) starts(t *Ticket) {
 
 // atDoor holds 5 against a refusal at the door.
 func (w *world) atDoor(t *Ticket, q Request) {
-	if never := w.neverFits(q); never != (t.rejection.Code == CodeNeverFits) && t.rejection.Code != CodeDraining && t.rejection.Code != CodeDeadlineUnmeetable {
+	if never := w.neverFits(q); never != (t.rejection.Code == CodeNeverFits) && t.rejection.Code != CodeDraining &&
+		t.rejection.Code != CodeDeadlineUnmeetable {
 		w.fail("5: ticket %d was refused with %s, can never fit: %v", t.ID(), t.rejection.Code, never)
 	}
 }
@@ -481,13 +482,15 @@ func (w *world) state() string {
 	fmt.Fprintf(&b, "at %v, next due %v\n", w.now, w.s.recheck)
 	for g, t := range w.s.box.live.memory.GPUs {
 		d := w.s.box.ledger.Describe(g, w.now)
-		fmt.Fprintf(&b, "%s: %v in use, unmanaged %v to %v, booked %v, available %v, lone run %v\n", d.Name, t.Used, t.XLow, t.XHigh, d.Booked, d.Available, d.LoneRun)
+		fmt.Fprintf(&b, "%s: %v in use, unmanaged %v to %v, booked %v, available %v, lone run %v\n", d.Name, t.Used, t.XLow, t.XHigh, d.Booked,
+			d.Available, d.LoneRun)
 	}
 	for a, h := range w.s.box.live.memory.Accounts {
 		fmt.Fprintf(&b, "account %d on %s: %v to %v, peak %v, %d run\n", a, w.s.box.ledger.Name(w.s.box.ledger.GPUOf(a)), h.Low, h.High, h.Peak, h.Runs)
 	}
 	for _, t := range w.s.running {
-		fmt.Fprintf(&b, "runs %d: %s on %s/%d, %v, ends %v, p95 %v\n", t.ID(), t.shape.class.cfg.Name, t.shape.backend.cfg.Name, t.replica.number, t.shape.vram, t.end, t.p95)
+		fmt.Fprintf(&b, "runs %d: %s on %s/%d, %v, ends %v, p95 %v\n", t.ID(), t.shape.class.cfg.Name, t.shape.backend.cfg.Name,
+			t.replica.number, t.shape.vram, t.end, t.p95)
 	}
 	for _, sh := range w.s.shapes.active {
 		t := sh.head

@@ -77,7 +77,8 @@ func configOf(w *hiddenWorld, trialAfter time.Duration) Config {
 		cfg.Classes = append(cfg.Classes, Class{Name: name, Slots: w.classes[name].slots, QueueLimit: 1000, StrictAfter: worldStrictAfter})
 	}
 	for _, b := range w.backends {
-		x := Backend{Name: b.name, Slots: b.slots, ReturnsMemory: b.returnsMemory, LearnsResident: b.resident == 0, Reclaims: b.reclaims, MinResidency: 5 * time.Second}
+		x := Backend{Name: b.name, Slots: b.slots, ReturnsMemory: b.returnsMemory, LearnsResident: b.resident == 0, Reclaims: b.reclaims,
+			MinResidency: 5 * time.Second}
 		for _, e := range b.engines {
 			r := Replica{Name: fmt.Sprint(e.replica)}
 			for _, p := range e.places {
@@ -121,7 +122,8 @@ func (d *schedulerAdapter) submit(now time.Duration, r *hiddenRun) *Rejection {
 	r.ticket = t
 	d.runs[t] = r
 	t.history, t.learns = historyOf(r.route), r.route.unknown
-	q := Request{Class: r.route.class.name, Backend: r.route.backend.name, VRAM: r.figure, Raised: r.figure - r.route.declared, Case: t.history.Case(r.route.declared),
+	q := Request{Class: r.route.class.name, Backend: r.route.backend.name, VRAM: r.figure, Raised: r.figure - r.route.declared,
+		Case:    t.history.Case(r.route.declared),
 		Unknown: r.unknown, Estimate: Estimate{P50: (r.route.shortest + r.route.longest) / 2, P95: r.route.longest}}
 	d.s.Submit(now, t, q)
 	d.grant(t)
@@ -230,7 +232,8 @@ func (d *schedulerAdapter) view(card int) string {
 		for _, a := range r.accounts {
 			if s.box.ledger.GPUOf(a) == card {
 				h, x := s.box.live.memory.Accounts[a], s.box.ledger.DescribeAccount(a)
-				out += fmt.Sprintf(" %s %v-%v peak %v w %v %s keeps %v/%v late %v;", r.backend.cfg.Name, h.Low, h.High, h.Peak, x.Resident, x.Loaded, x.Keeps, x.Seen, h.Late)
+				out += fmt.Sprintf(" %s %v-%v peak %v w %v %s keeps %v/%v late %v;", r.backend.cfg.Name, h.Low, h.High, h.Peak, x.Resident, x.Loaded,
+					x.Keeps, x.Seen, h.Late)
 			}
 		}
 	}

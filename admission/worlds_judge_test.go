@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -652,13 +653,14 @@ type worldRow struct {
 	again                                                  int
 	worst, stood                                           time.Duration
 	excused                                                [excuses]time.Duration
-	failed                                                 []worldFailure // the first
+	failed                                                 []worldFailure // the worst
 }
 
-// worldFailure is what a world broke.
+// worldFailure is what a world broke, and how late a head was in it.
 type worldFailure struct {
 	seed uint64
 	what string
+	late time.Duration
 }
 
 // maxFailures bounds those that a row remembers.
@@ -680,7 +682,11 @@ func (r *worldRow) add(o worldRow) {
 		r.excused[k] += o.excused[k]
 	}
 	r.worst, r.stood = max(r.worst, o.worst), max(r.stood, o.stood)
-	r.failed = append(r.failed, o.failed[:min(len(o.failed), max(0, maxFailures-len(r.failed)))]...)
+	r.failed = append(r.failed, o.failed...)
+	slices.SortFunc(r.failed, func(a, b worldFailure) int {
+		return cmp.Or(cmp.Compare(b.late, a.late), cmp.Compare(a.seed, b.seed))
+	})
+	r.failed = r.failed[:min(len(r.failed), maxFailures)]
 }
 
 // worldTable is one row for each kind of evidence, and right and wrong figures.
@@ -688,7 +694,8 @@ type worldTable [evidences][2]worldRow
 
 // verdict is the row of one world that was played.
 func (w *hiddenWorld) verdict() (kind worldEvidence, wrong int, r worldRow) {
-	r = worldRow{worlds: 1, runs: w.runs, overflows: w.judge.overflows, again: w.judge.again, worst: w.judge.worst, stood: w.judge.stood, excused: w.judge.excused, refused: w.judge.refused}
+	r = worldRow{worlds: 1, runs: w.runs, overflows: w.judge.overflows, again: w.judge.again, worst: w.judge.worst, stood: w.judge.stood,
+		excused: w.judge.excused, refused: w.judge.refused}
 	if w.judge.late > 0 {
 		r.late = 1
 		r.narrowly = min(1, w.judge.narrowly)
@@ -716,7 +723,11 @@ func (w *hiddenWorld) verdict() (kind worldEvidence, wrong int, r worldRow) {
 		what = append(what, fmt.Sprintf("%d overflows by an admission", n))
 	}
 	if what != nil {
-		r.failed = []worldFailure{{w.seed, strings.Join(what, "; ")}}
+		late := w.judge.worst
+		if w.broken != "" {
+			late = forever
+		}
+		r.failed = []worldFailure{{w.seed, strings.Join(what, "; "), late}}
 	}
 	return w.evidence, wrong, r
 }
@@ -735,7 +746,8 @@ func (t *worldTable) String() string {
 			for _, n := range r.overflows {
 				fmt.Fprintf(&b, " %11d", n)
 			}
-			fmt.Fprintf(&b, " %6d %7d %6d %6d %7.2f %% %8s %8s %8d %7d\n", r.again, r.refused, r.late, r.narrowly, r.onTime(), r.worst.Round(100*time.Millisecond), r.stood.Round(time.Second), r.starved, r.broken)
+			fmt.Fprintf(&b, " %6d %7d %6d %6d %7.2f %% %8s %8s %8d %7d\n", r.again, r.refused, r.late, r.narrowly, r.onTime(),
+				r.worst.Round(100*time.Millisecond), r.stood.Round(time.Second), r.starved, r.broken)
 		}
 	}
 	all := t.sum()

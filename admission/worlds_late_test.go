@@ -22,6 +22,20 @@ var worldsOnceLate = []struct {
 	{800023337, "a second rest for the same head comes after trial_after"},
 	{800002394, "what a process has in use is shared by its runs"},
 	{800010293, "a rest ends with the failure of the wake that it was for"},
+	{920017617, "memory is freed for one head at a time on a GPU, also by rule 8"},
+	{920058967, "nothing is unloaded for a head while its GPU rests for another"},
+	{920007661, "what others are believed to hold for sure is in doubt after twice trial_after"},
+	{920162124, "what is added to a measured demand is in doubt"},
+	{920060299, "no weights above the declared ones are asked for where a neighbour is in the way of a trial"},
+	{950043588, "nor those that nobody declared"},
+	{920068300, "a failure whose evidence has moved once does not bar any more"},
+	{920105128, "what others held at a failure is what the answer says"},
+	{920009270, "a failure on two GPUs does not bar once memory is free on one of them"},
+	{920133863, "a figure of a process that is a reading old does not make the room larger that was too small"},
+	{920186029, "a failure counts for less long where somebody else's memory may have gone after it"},
+	{920108987, "what has failed, and would fail again, reserves nothing"},
+	{920148790, "a wake that failed for want of memory is tried again once memory is free"},
+	{920108213, "one that failed because the process was gone, once it is back"},
 }
 
 func TestWorldsThatWereOnceLate(t *testing.T) {
@@ -29,7 +43,8 @@ func TestWorldsThatWereOnceLate(t *testing.T) {
 		w := newHiddenWorld(x.seed, false, newAdapter)
 		w.play()
 		if w.judge.late > 0 || w.broken != "" {
-			t.Errorf("world %d: %d heads late, %v past the bound; %s; want: %s\n%s", x.seed, w.judge.late, w.judge.worst, w.broken, x.rule, tellWorld(x.seed, newAdapter, 40))
+			t.Errorf("world %d: %d heads late, %v past the bound; %s; want: %s\n%s", x.seed, w.judge.late, w.judge.worst, w.broken, x.rule,
+				tellWorld(x.seed, newAdapter, 40))
 		}
 	}
 }

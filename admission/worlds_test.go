@@ -159,7 +159,7 @@ func TestWorlds(t *testing.T) {
 	sum := playWorlds(n, *worldSeed, newAdapter)
 	t.Logf("%d worlds from seed %d in %v\n%v", n, *worldSeed, time.Since(began).Round(time.Millisecond), sum)
 	if *worlds > 0 {
-		t.Logf("worlds that failed, the first %d of each kind:\n%v", maxFailures, sum.failures())
+		t.Logf("worlds that failed, the worst %d of each kind:\n%v", maxFailures, sum.failures())
 	}
 	misses := sum.misses()
 	for _, m := range misses {

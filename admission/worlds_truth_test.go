@@ -661,7 +661,8 @@ func (w *hiddenWorld) submit(r *hiddenRun) {
 		w.wanted++
 	}
 	r.figure, r.unknown = w.scheduler.figure(r.route)
-	w.tell("%d comes for %s, %s: figure %v%s, truth %v", r.id, r.route.backend.name, r.route.class.name, r.figure, map[bool]string{true: " (unknown)"}[r.unknown], r.future)
+	w.tell("%d comes for %s, %s: figure %v%s, truth %v", r.id, r.route.backend.name, r.route.class.name, r.figure,
+		map[bool]string{true: " (unknown)"}[r.unknown], r.future)
 	refused := w.scheduler.submit(w.now, r)
 	if refused != nil {
 		w.tell("%d is refused: %v", r.id, refused)
@@ -914,7 +915,7 @@ func (w *hiddenWorld) endWith(r *hiddenRun, o Outcome, text outOfMemoryText) {
 	w.tell("%d ends, %s", r.id, [...]string{"well", "failed", "aborted", "out of memory", "unreached"}[o])
 	w.scheduler.end(w.now, r, o, text)
 	w.settle()
-	if w.waiting > 0 {
+	if w.waiting > 0 || o == OutOfMemory {
 		for _, p := range e.places {
 			if c := p.card; !c.reading {
 				c.reading = true
@@ -1171,12 +1172,15 @@ func (w *hiddenWorld) describe() {
 			}
 			on += fmt.Sprintf(" (%v loaded)", e.places[0].loaded)
 		}
-		w.tell("%s%s: weights %v, declared %v; %s, declared returns: %v; slots %d; reclaims %v, sleeps %v, lies %d, partial %d, late %v, dies %d; loads on start %v",
-			b.name, on, b.weights, b.resident, [...]string{"keeps", "returns", fmt.Sprint("returns after ", b.lag), fmt.Sprintf("returns %.0f %%", 100*b.share)}[b.allocator],
+		w.tell("%s%s: weights %v, declared %v; %s, declared returns: %v; slots %d; reclaims %v, sleeps %v, lies %d, partial %d, late %v, "+
+			"dies %d; loads on start %v",
+			b.name, on, b.weights, b.resident, [...]string{"keeps", "returns", fmt.Sprint("returns after ", b.lag),
+				fmt.Sprintf("returns %.0f %%", 100*b.share)}[b.allocator],
 			b.returnsMemory, b.slots, b.reclaims, b.sleeps, b.lies, b.partial, b.lateFree, b.dies, b.loadsOnStart)
 	}
 	for _, r := range w.routes {
-		w.tell("route %d: %s, %s, demand %v, declared %v, unknown %v, %v to %v, peaked %v", r.index, r.backend.name, r.class.name, r.demand, r.declared, r.unknown, r.shortest, r.longest, r.peaked)
+		w.tell("route %d: %s, %s, demand %v, declared %v, unknown %v, %v to %v, peaked %v", r.index, r.backend.name, r.class.name, r.demand,
+			r.declared, r.unknown, r.shortest, r.longest, r.peaked)
 	}
 	w.tell("class slots: heavy %d, light %d", w.classes["heavy"].slots, w.classes["light"].slots)
 }

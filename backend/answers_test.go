@@ -134,15 +134,10 @@ func TestAConnectionWithMoreThanItsAnswerIsNotUsedAgain(t *testing.T) {
 }
 
 func TestWhatDoesNotListenIsUnreachable(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
 	for name, config := range map[string]backend.Config{
-		"refused":         {URL: "http://" + l.Addr().String()},
-		"refused, h2c":    {URL: "http://" + l.Addr().String(), Protocol: "h2c"},
-		"refused, TLS":    {URL: "https://" + l.Addr().String()},
+		"refused":         {URL: "http://127.0.0.1:1"},
+		"refused, h2c":    {URL: "http://127.0.0.1:1", Protocol: "h2c"},
+		"refused, TLS":    {URL: "https://127.0.0.1:1"},
 		"no such name":    {URL: "http://no-such-host.invalid"},
 		"no such socket":  {URL: "unix:" + filepath.Join(t.TempDir(), "none")},
 		"not a directory": {URL: "unix:/dev/null/s"},

@@ -214,7 +214,8 @@ func (b *breaker) because(err error) {
 
 // saysNothing says that how a request ended is neither failure nor success.
 func saysNothing(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, errOverload) || errors.Is(err, ErrMemory) || errors.Is(err, ErrUpload) || errors.Is(err, ErrShort) || ownFault(err)
+	return errors.Is(err, context.Canceled) || errors.Is(err, errOverload) || errors.Is(err, ErrMemory) || errors.Is(err, ErrUpload) ||
+		errors.Is(err, ErrShort) || ownFault(err)
 }
 
 // ownFault says that the proxy lacks what a connection takes.

@@ -28,9 +28,10 @@ type Config struct {
 	Resident      Resident          `koanf:"resident"`
 	ReturnsMemory bool              `koanf:"returns_memory"`
 	Slots         int               `koanf:"slots"`
-	Protocol      string            `koanf:"protocol"` // http | h2c
-	Cancel        string            `koanf:"cancel"`   // ignored | aborts
-	Idle          time.Duration     `koanf:"idle"`     // of connections to it; 0: 4s
+	Protocol      string            `koanf:"protocol"`  // http | h2c
+	Transport     string            `koanf:"transport"` // lean | standard
+	Cancel        string            `koanf:"cancel"`    // ignored | aborts
+	Idle          time.Duration     `koanf:"idle"`      // of connections to it; 0: 4s
 	PreserveHost  bool              `koanf:"preserve_host"`
 	Errors        string            `koanf:"errors"`
 	Health        HealthConfig      `koanf:"health"`
@@ -80,6 +81,7 @@ func (b Config) Check(report func(path, problem string)) {
 	b.checkServers(report)
 	check.AtLeast(report, "slots", b.Slots, 0)
 	check.OneOf(report, "protocol", b.Protocol, "http", "h2c")
+	check.OneOf(report, "transport", b.Transport, "lean", "standard")
 	check.OneOf(report, "preset", b.Preset, Engines()...)
 	for _, name := range slices.Sorted(maps.Keys(b.Aliases)) {
 		if b.Aliases[name] == "" {

@@ -11,6 +11,37 @@ import (
 	"time"
 )
 
+// TestTheConfigurationChoosesTheClient: http.Transport has two goroutines for each
+// connection, beside the one that waits in it, and the lean one has none.
+func TestTheConfigurationChoosesTheClient(t *testing.T) {
+	for transport, want := range map[string]int{"": 0, "lean": 0, "standard": 3} {
+		if alwaysStandard {
+			want = 3
+		}
+		arrived, answer := make(chan struct{}), make(chan struct{})
+		server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-answer }))
+		b, err := New(t.Context(), "it", Config{URL: server.URL, Transport: transport, Breaker: BreakerConfig{Failures: 1, Open: time.Hour}}, func(int) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := make(chan error)
+		go func() { _, _, err := b.Ask(t.Context(), Call{Method: "GET", Target: "/"}, "", nil); asked <- err }()
+		<-arrived
+		if got := ours(); got != want {
+			t.Errorf("transport %q: %d goroutines, want %d", transport, got, want)
+		}
+		close(answer)
+		if err := <-asked; err != nil {
+			t.Error(err)
+		}
+		b.Close()
+		server.Close()
+		for ours() > 0 {
+			runtime.Gosched()
+		}
+	}
+}
+
 func TestACloseLeavesNoGoroutine(t *testing.T) {
 	for name, protocol := range map[string]string{"HTTP/1": "http", "HTTP/2": "h2c"} {
 		t.Run(name, func(t *testing.T) {
@@ -57,7 +88,7 @@ func TestACloseLeavesNoGoroutine(t *testing.T) {
 func ours() (n int) {
 	stacks := make([]byte, 1<<20)
 	for stack := range bytes.SplitSeq(stacks[:runtime.Stack(stacks, true)], []byte("\n\n")) {
-		for _, name := range []string{"backend.(*Server).checkHealth", "backend.(*breaker).", "http.(*persistConn).", "http.(*http2ClientConn)."} {
+		for _, name := range []string{"backend.(*Server).checkHealth", "backend.(*breaker).", "http.(*persistConn).", "http1.(*upload)", "http1.(*Transport).connect(", "http.(*http2ClientConn)."} {
 			if bytes.Contains(stack, []byte(name)) {
 				n++
 				break

@@ -3,18 +3,23 @@ package backend
 import (
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 )
 
 func TestARefusedConnectionSaysThatTheProcessIsGone(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// The server comes back where it was: at a socket of a directory of the test, for a
+	// port that it had left could be another process's by then.
+	at := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := l.Addr().String()
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	l.Close()
-	b, err := New(t.Context(), "flux", Config{URL: "http://" + at, Protocol: "http", Breaker: BreakerConfig{Failures: 5}}, func(int) {})
+	b, err := New(t.Context(), "flux", Config{URL: "unix:" + at, Protocol: "http", Breaker: BreakerConfig{Failures: 5}}, func(int) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,9 +29,13 @@ func TestARefusedConnectionSaysThatTheProcessIsGone(t *testing.T) {
 	var told []bool
 	b.Presence(func(there bool) { told = append(told, there) })
 	ask()
-	if l, err = net.Listen("tcp", at); err != nil {
+	if err = os.Remove(at); err == nil {
+		l, err = net.Listen("unix", at)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	server := &http.Server{Handler: http.NotFoundHandler()}
 	go server.Serve(l)
 	ask()

@@ -142,7 +142,8 @@ var presets = map[string]preset{
 	},
 	// The router that it is when started without a model.
 	"llama-server": {
-		light: []string{chatPath, "/chat/completions", completePath, "/completions", "/completion", "/infill", responsesPath, "/responses", messagesPath, embeddingsPath,
+		light: []string{chatPath, "/chat/completions", completePath, "/completions", "/completion", "/infill", responsesPath, "/responses",
+			messagesPath, embeddingsPath,
 			"/v1/audio/transcriptions", "/audio/transcriptions", "/embeddings", "/embedding", "/v1/rerank", "/rerank", "/v1/reranking", "/reranking"},
 		free:   []string{modelsPath, "/**"},
 		cancel: "aborts", health: "/health",
@@ -155,7 +156,8 @@ var presets = map[string]preset{
 	// stream for the session would take messages from the caller. So nothing is asked;
 	// the caller's stream is watched as it passes, and opened where the caller does not.
 	"gradio": {
-		heavy: []string{"/queue/join", "/gradio_api/queue/join", "/call/{name}", "/gradio_api/call/{name}", "/call/v2/{name}", "/gradio_api/call/v2/{name}", "/run/{name}", "/gradio_api/run/{name}",
+		heavy: []string{"/queue/join", "/gradio_api/queue/join", "/call/{name}", "/gradio_api/call/{name}", "/call/v2/{name}",
+			"/gradio_api/call/v2/{name}", "/run/{name}", "/gradio_api/run/{name}",
 			"/api/{name}", "/gradio_api/api/{name}"},
 		free:         []string{"/**"},
 		preserveHost: true, abandon: 30 * time.Minute,
@@ -166,7 +168,8 @@ var presets = map[string]preset{
 	},
 	"llama-swap": {
 		heavy: []string{"/v1/images/generations", "/v1/images/edits", "/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/comfyui/**"},
-		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/v1/rerank", "/v1/reranking", "/rerank", "/reranking", "/infill",
+		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/v1/rerank", "/v1/reranking", "/rerank",
+			"/reranking", "/infill",
 			"/completion", "/v1/audio/speech", "/v1/audio/transcriptions", "/upstream/**", "/v/**", "/audioapi/v1/tasks/run"},
 		free:   []string{modelsPath, "/**"},
 		cancel: "aborts", health: "/health",
@@ -189,7 +192,8 @@ var presets = map[string]preset{
 	// Text Embeddings Inference, and Infinity, whose paths have no version by default.
 	"tei": {
 		cancel: "aborts", health: "/health",
-		light: []string{"/embed", "/embed_all", "/embed_sparse", "/predict", "/rerank", "/similarity", embeddingsPath, "/embeddings", "/embeddings_image", "/embeddings_audio",
+		light: []string{"/embed", "/embed_all", "/embed_sparse", "/predict", "/rerank", "/similarity", embeddingsPath, "/embeddings",
+			"/embeddings_image", "/embeddings_audio",
 			"/classify", "/invocations", "/vertex"},
 		free: []string{modelsPath, "/{$}", "/models", "/info", "/health", "/ping", "/metrics", "/tokenize", "/decode", "/docs"},
 	},
@@ -211,7 +215,8 @@ var presets = map[string]preset{
 	"kokoro": {
 		cancel: "aborts", health: "/health",
 		light: []string{"/v1/audio/speech", "/dev/captioned_speech", "/dev/generate_from_phonemes", "/dev/dialogue", "/dev/ssml"},
-		free: []string{modelsPath, "/v1/models/{model}", "/v1/audio/voices", "/v1/audio/voices/combine", "/v1/download/{file}", "/v1/test", "/dev/phonemize",
+		free: []string{modelsPath, "/v1/models/{model}", "/v1/audio/voices", "/v1/audio/voices/combine", "/v1/download/{file}", "/v1/test",
+			"/dev/phonemize",
 			"/health", "/web/**", "/docs", "/openapi.json"},
 		call: "POST /dev/unload", probe: "GET /health",
 		needs:    "ALLOW_DEV_UNLOAD=true in its environment",
@@ -221,7 +226,8 @@ var presets = map[string]preset{
 	// for images.
 	"diffusers": {
 		abandon: 30 * time.Minute,
-		heavy: []string{"/v1/images/generations", "/v1/images/edits", "/v1/images/variations", "/generate", "/generate_image", "/txt2img", "/img2img", "/infer",
+		heavy: []string{"/v1/images/generations", "/v1/images/edits", "/v1/images/variations", "/generate", "/generate_image", "/txt2img",
+			"/img2img", "/infer",
 			"/predict"},
 		free: []string{modelsPath, "/health", "/docs", "/openapi.json", "/files/**", "/outputs/**", "/{$}"},
 	},

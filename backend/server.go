@@ -22,6 +22,7 @@ import (
 
 	"github.com/sony/gobreaker/v2"
 
+	"github.com/anteroom-gpu/anteroom/backend/http1"
 	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 )
 
@@ -51,7 +52,7 @@ type Server struct {
 	Config Config
 
 	base      *url.URL
-	transport atomic.Pointer[http.Transport]
+	transport atomic.Pointer[http1.Transport]
 	began     time.Time
 	turnover  atomic.Int64 // how long connections are used for; 0: as long as they last
 	turned    atomic.Int64 // when the present ones came into use, since began
@@ -86,12 +87,16 @@ func New(ctx context.Context, name string, c Config, available func(slots int)) 
 		b.gate = new(gate)
 		t.DialContext = b.gate.counting(t.DialContext)
 	}
-	b.transport.Store(t)
 	if base.Scheme == "unix" {
 		b.base = &url.URL{Scheme: "http", Host: "localhost"}
 	} else {
 		b.base = &url.URL{Scheme: base.Scheme, Host: base.Host} // without a slash at its end
 	}
+	host := b.base.Host
+	if c.Transport == "standard" || c.Protocol == "h2c" || alwaysStandard {
+		host = "" // all goes by http.Transport
+	}
+	b.transport.Store(http1.New(t, host))
 	if err := b.hooks.prepare(c.Reclaim, c.Health.Path); err != nil {
 		return nil, fmt.Errorf("backend: backends.%s.%w", name, err)
 	}
@@ -176,7 +181,7 @@ func (b *Server) heed(answer *http.Response) {
 const brief = 2 * time.Second
 
 // connections are those that a request may be sent on.
-func (b *Server) connections() *http.Transport {
+func (b *Server) connections() *http1.Transport {
 	t := b.transport.Load()
 	span := b.turnover.Load()
 	if span == 0 {
@@ -239,7 +244,7 @@ func (b *Server) Send(out *http.Request, client Client) (*http.Response, error) 
 	return answer, nil
 }
 
-// sendOnce takes away what http.Transport sees as leave to send a request a
+// sendOnce takes away what a transport sees as leave to send a request a
 // second time: a missing body, when a connection that was used before dies
 // under an idempotent method or an HTTP/2 server resets the stream, and an
 // idempotency key. It gives the body as it is sent, nil where there is none.
@@ -268,7 +273,7 @@ func (b *Server) sendOnce(out *http.Request) *upload {
 		}
 	}
 	// A body that is there, though empty, and is not announced either.
-	out.Body, out.ContentLength, out.TransferEncoding = emptyBody{}, 0, identity
+	out.Body, out.ContentLength, out.TransferEncoding = http1.Empty{}, 0, identity
 	return nil
 }
 
@@ -279,11 +284,6 @@ var (
 
 // inMemory is the type of bodies that are sent together with their heads.
 var inMemory = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
-
-type emptyBody struct{}
-
-func (emptyBody) Read([]byte) (int, error) { return 0, io.EOF }
-func (emptyBody) Close() error             { return nil }
 
 // upload is a request's body that notes why it could not be read.
 type upload struct {

@@ -75,7 +75,7 @@ func (c *Config) check(f *findings) {
 		return
 	}
 	if f.file.root == nil && len(c.Routing.Backends) == 0 {
-		f.mistakes = append(f.mistakes, Mistake{Problem: "no configuration: want a file (-c FILE) with backends, classes and routes"})
+		f.mistakes = append(f.mistakes, Mistake{Problem: "no configuration: want a file (-c FILE) with gpus and backends, as `anteroom init` writes it"})
 		return
 	}
 	c.Routing.Check(section(""))

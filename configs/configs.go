@@ -14,14 +14,10 @@ import (
 	"maps"
 	"net"
 	"net/url"
-	"reflect"
 	"slices"
 
-	"github.com/go-viper/mapstructure/v2"
 	koanfmaps "github.com/knadh/koanf/maps"
-	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/providers/env/v2"
-	"github.com/knadh/koanf/v2"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
@@ -63,12 +59,12 @@ func Load(o Options) (*Config, error) {
 		}
 	}
 	given := &overrides{known: file.values, origin: make(map[string]string)}
-	values, filled := merge(o, file, given)
+	values, made, filled := merge(o, file, given)
 	c := &Config{values: values, written: file.written}
 	for path := range given.origin {
 		delete(c.written, path)
 	}
-	if err := decode(c.values, c); err != nil {
+	if err := made.decode(c.values, c); err != nil {
 		return nil, Mistakes{{File: o.File, Problem: err.Error()}}
 	}
 	for name, b := range c.Routing.Backends {
@@ -111,103 +107,76 @@ func readDefaults() *document {
 
 // merge lays the file over the defaults, the environment over both and the
 // flags over all, then completes every entry from its section's template.
-func merge(o Options, file *document, given *overrides) (map[string]any, filled) {
-	defaults := readDefaults().values
-	templates := make(map[string]map[string]any)
+func merge(o Options, file *document, given *overrides) (values map[string]any, made *layers, filled filled) {
+	values = readDefaults().values
+	templates := make(map[string]*start)
 	for key, s := range schemaRoot.keys {
 		switch {
 		case s.kind == entries:
-			named, _ := defaults[key].(map[string]any)
-			templates[key], _ = named[template].(map[string]any)
-			defaults[key] = map[string]any{}
+			named, _ := values[key].(map[string]any)
+			first, _ := named[template].(map[string]any)
+			templates[key] = newStart(s.elem, first)
+			values[key] = map[string]any{}
 		case s.kind == list && s.elem.kind == section:
-			items, _ := defaults[key].([]any)
-			templates[key], _ = items[0].(map[string]any)
-			defaults[key] = []any{}
+			items, _ := values[key].([]any)
+			first, _ := items[0].(map[string]any)
+			templates[key] = newStart(s.elem, first)
+			values[key] = []any{}
 		}
 	}
-
-	k := koanf.New(separator)
-	load := func(p koanf.Provider) {
-		if err := k.Load(p, nil); err != nil {
-			panic("configs: " + err.Error()) // the providers read from memory
-		}
+	// What is laid over is a copy: the file is asked again for what stands in it.
+	koanfmaps.Merge(clone(file.values), values)
+	set, err := env.Provider(separator, env.Opt{Prefix: prefix, TransformFunc: given.environment, EnvironFunc: func() []string { return o.Env }}).Read()
+	if err != nil {
+		panic("configs: " + err.Error()) // it reads from memory
 	}
-	load(confmap.Provider(defaults, ""))
-	load(confmap.Provider(file.values, ""))
-	load(env.Provider(separator, env.Opt{Prefix: prefix, TransformFunc: given.environment, EnvironFunc: func() []string { return o.Env }}))
+	koanfmaps.Merge(set, values)
 	flags := make(map[string]any)
 	for _, path := range slices.Sorted(maps.Keys(o.Flags)) {
 		if key, value := given.flag(path, o.Flags[path]); key != "" {
 			flags[key] = value
 		}
 	}
-	load(confmap.Provider(flags, separator))
+	koanfmaps.Merge(koanfmaps.Unflatten(flags, separator), values)
 
-	values := k.Raw()
-	filled := fill(values)
-	for key, start := range templates {
-		s := schemaRoot.keys[key].elem
+	filled = fill(values)
+	made = &layers{of: make(map[uintptr]layer)}
+	for key, from := range templates {
 		switch below := values[key].(type) {
 		case map[string]any:
 			for name, entry := range below {
-				below[name] = complete(s, start, entry)
+				below[name] = made.complete(from, entry)
 			}
 		case []any:
 			for i, entry := range below {
-				below[i] = complete(s, start, entry)
+				below[i] = made.complete(from, entry)
 			}
 		}
 	}
-	return values, filled
+	return values, made, filled
 }
 
-// complete is an entry with what it does not say itself taken from start. Where
-// start has a list of sections, its one entry is what theirs begin with.
-func complete(s *schema, start map[string]any, entry any) map[string]any {
-	whole := koanfmaps.Copy(start)
-	lists := make(map[string]map[string]any)
-	for key, below := range s.keys {
-		if below.kind == list && below.elem.kind == section {
-			items, _ := whole[key].([]any)
-			lists[key], _ = items[0].(map[string]any)
-			whole[key] = []any{}
+// clone is a copy with which nothing is shared that can be changed: mappings and lists.
+func clone(from map[string]any) map[string]any {
+	to := make(map[string]any, len(from))
+	for key, value := range from {
+		to[key] = cloneValue(value)
+	}
+	return to
+}
+
+func cloneValue(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		return clone(v)
+	case []any:
+		list := make([]any, len(v))
+		for i := range v {
+			list[i] = cloneValue(v[i])
 		}
+		return list
 	}
-	if own, ok := entry.(map[string]any); ok {
-		koanfmaps.Merge(own, whole)
-	}
-	for key, first := range lists {
-		items := []any{}
-		given, _ := whole[key].([]any)
-		for _, item := range given {
-			items = append(items, complete(s.keys[key].elem, first, item))
-		}
-		whole[key] = items
-	}
-	return whole
-}
-
-func decode(values map[string]any, c *Config) error {
-	k := koanf.New(separator)
-	if err := k.Load(confmap.Provider(values, ""), nil); err != nil {
-		return err
-	}
-	return k.UnmarshalWithConf("", c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
-		ErrorUnused: true,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(
-			mapstructure.StringToTimeDurationHookFunc(),
-			spreadResident,
-			mapstructure.TextUnmarshallerHookFunc()),
-	}})
-}
-
-// spreadResident makes a mapping of GPUs to amounts what a struct can hold.
-func spreadResident(from, to reflect.Type, data any) (any, error) {
-	if to == residentType && from.Kind() == reflect.Map {
-		return map[string]any{"PerGPU": data}, nil
-	}
-	return data, nil
+	return value
 }
 
 // Admission is the configuration of the admission controller, in the order of the
@@ -277,7 +246,7 @@ func (c *Config) reserved(backend string) map[string]int {
 // token is there or not, addresses have no passwords, and what the environment or a
 // file stands for is shown as it is written.
 func (c *Config) Public() map[string]any {
-	shown := koanfmaps.Copy(c.values)
+	shown := clone(c.values)
 	if admin, ok := shown["admin"].(map[string]any); ok {
 		for _, key := range [...]string{"token", "read_token"} {
 			if admin[key] != "" {

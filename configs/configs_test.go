@@ -190,7 +190,7 @@ func TestLoadsAllFromTheEnvironmentButTheRoutes(t *testing.T) {
 
 func TestSaysWhatIsNeededWhereThereIsNothing(t *testing.T) {
 	_, err := Load(Options{})
-	if want := "no configuration: want a file (-c FILE) with backends, classes and routes"; err == nil || err.Error() != want {
+	if want := "no configuration: want a file (-c FILE) with gpus and backends, as `anteroom init` writes it"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }

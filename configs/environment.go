@@ -20,7 +20,7 @@ var Flags = []Flag{
 
 const prefix = "ANTEROOM_"
 
-// separator stands between the keys of a path inside koanf, so that the names
+// separator stands between the keys of a path as koanf takes it, so that the names
 // of headers may contain dots.
 const separator = "\x1f"
 

@@ -71,7 +71,7 @@ func (d *document) read(name string) *yaml.Node {
 
 // contents is a configuration file's text.
 func contents(name string) ([]byte, error) {
-	const want = "want a file with backends, classes and routes"
+	const want = "want a file with gpus and backends, as `anteroom init` writes it"
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %v: %s", cause(err), want)

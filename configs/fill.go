@@ -16,7 +16,7 @@ import (
 //
 //  1. A backend with a preset is on the only GPU, where it names none.
 //  2. It gets the routes of its engine, behind those of the file, and the classes that
-//     these ask as.
+//     these ask as, or the estimates of those that give none.
 //     Where several list their models at the same path, the lists are put together.
 //  3. What it holds is learned, where it is on cards that are read.
 //  4. So is the demand of a class that gives none.
@@ -99,41 +99,54 @@ func (f *filler) preset(name string) {
 		}
 		class := cmp.Or(text(b, "class"), route.Class)
 		if route.Socket {
-			if paths := f.open(route.Paths); len(paths) > 0 {
-				match := map[string]any{"method": texts(route.Methods), "path": texts(paths)}
-				if models := all(b["models"]); len(models) > 0 && f.sharer(name, paths[0]) != "" {
-					match["when"] = "query.model in [" + strings.Join(quotedAll(models), ", ") + "]"
-				}
-				f.class(class, route.Class)
-				f.add(name, map[string]any{"name": label, "class": class, "hold_slot": true, "match": match})
-			}
+			f.sockets(name, label, class, route)
 			continue
 		}
 		f.aliases(name, label, class, route)
-		var own, shared []string
-		for _, path := range f.open(route.Paths) {
-			if with := f.sharer(name, path); with != "" {
-				shared = append(shared, path)
-				f.wantModels(name, path, with)
-			} else {
-				own = append(own, path)
-			}
+		f.work(name, label, class, route)
+	}
+}
+
+// sockets adds a preset's route of sockets, which have their model in the query.
+func (f *filler) sockets(name, label, class string, route backend.Route) {
+	paths := f.open(name, route.Paths)
+	if len(paths) == 0 {
+		return
+	}
+	match := map[string]any{"method": texts(route.Methods), "path": texts(paths)}
+	if models := all(f.backend(name)["models"]); len(models) > 0 && f.sharer(name, paths[0]) != "" {
+		match["when"] = "query.model in [" + strings.Join(quotedAll(models), ", ") + "]"
+	}
+	f.class(class, route.Class)
+	f.add(name, map[string]any{"name": label, "class": class, "hold_slot": true, "match": match})
+}
+
+// work adds a preset's route of requests: the paths that only this backend has, and
+// those that it shares, for its own models.
+func (f *filler) work(name, label, class string, route backend.Route) {
+	var own, shared []string
+	for _, path := range f.open(name, route.Paths) {
+		if with := f.sharer(name, path); with != "" {
+			shared = append(shared, path)
+			f.wantModels(name, path, with)
+		} else {
+			own = append(own, path)
 		}
-		for _, part := range []struct {
-			label  string
-			paths  []string
-			models any
-		}{{label, own, nil}, {label + "-by-model", shared, b["models"]}} {
-			if len(part.paths) == 0 {
-				continue
-			}
-			match := map[string]any{"method": texts(route.Methods), "path": texts(part.paths)}
-			if part.models != nil {
-				match["model"] = part.models
-			}
-			f.class(class, route.Class)
-			f.add(name, map[string]any{"name": part.label, "class": class, "match": match})
+	}
+	for _, part := range []struct {
+		label  string
+		paths  []string
+		models any
+	}{{label, own, nil}, {label + "-by-model", shared, f.backend(name)["models"]}} {
+		if len(part.paths) == 0 {
+			continue
 		}
+		match := map[string]any{"method": texts(route.Methods), "path": texts(part.paths)}
+		if part.models != nil {
+			match["model"] = part.models
+		}
+		f.class(class, route.Class)
+		f.add(name, map[string]any{"name": part.label, "class": class, "match": match})
 	}
 }
 
@@ -149,7 +162,7 @@ func quotedAll(texts []string) []string {
 // before those that take every model.
 func (f *filler) aliases(name, label, class string, route backend.Route) {
 	aliases, _ := f.backend(name)["aliases"].(map[string]any)
-	paths := f.open(route.Paths)
+	paths := f.open(name, route.Paths)
 	if len(paths) == 0 {
 		return
 	}
@@ -164,7 +177,7 @@ func (f *filler) aliases(name, label, class string, route backend.Route) {
 // the root, or of the others, which come before.
 func (f *filler) free(name string, all bool) {
 	for _, route := range f.routes(name) {
-		paths := slices.DeleteFunc(f.open(route.Paths), func(path string) bool { return (path == everything) != all })
+		paths := slices.DeleteFunc(f.open(name, route.Paths), func(path string) bool { return (path == everything) != all })
 		if route.Class != "" || len(paths) == 0 {
 			continue
 		}
@@ -182,9 +195,10 @@ func (f *filler) free(name string, all bool) {
 // everything is the pattern of all paths.
 const everything = "/**"
 
-// open are the paths that no route of the file's own takes.
-func (f *filler) open(paths []string) []string {
-	return slices.DeleteFunc(slices.Clone(paths), f.given)
+// open are the paths that no route of the file's own takes, where a backend is reached.
+func (f *filler) open(name string, paths []string) []string {
+	at := f.listener(name)
+	return slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return f.given(path, at) })
 }
 
 // add adds a route that follows from a backend's preset.
@@ -241,18 +255,26 @@ func (f *filler) lists() {
 		}
 	}
 	for _, path := range slices.Sorted(maps.Keys(with)) {
-		if backends := with[path]; len(backends) > 1 && !f.given(path) {
+		if backends := with[path]; len(backends) > 1 && !f.given(path, "") {
 			f.add(backends[0].(string), map[string]any{"name": "models", "pass": true, "merge": backends[1:],
 				"match": map[string]any{"method": texts([]string{"GET"}), "path": texts([]string{path})}})
 		}
 	}
 }
 
-// given says that a route of the file's own takes all requests for a path.
-func (f *filler) given(path string) bool {
+// given says that a route of the file's own takes all requests for a path that come to
+// a listener; empty: the main one.
+func (f *filler) given(path, listener string) bool {
 	routes, _ := f.values["routes"].([]any)
 	return slices.ContainsFunc(routes[:len(routes)-len(f.made)], func(r any) bool {
 		route, _ := r.(map[string]any)
+		at := text(route, "listener")
+		if at == "" && listener != "" {
+			at = f.listener(text(route, "backend")) // beside the main one
+		}
+		if at != listener {
+			return false
+		}
 		match, _ := route["match"].(map[string]any)
 		for key := range match {
 			if key != "path" && key != "method" {
@@ -280,19 +302,22 @@ func (f *filler) listener(backend string) string {
 	return ""
 }
 
-// class makes a class that is not there.
+// class makes a class that is not there, and completes one without an estimate.
 func (f *filler) class(name, kind string) {
 	classes := f.entries("classes")
 	if classes == nil {
 		classes = make(map[string]any)
 		f.values["classes"] = classes
 	}
+	as := map[string]any{"slots": 8, "estimate": "2s"}
+	if kind == backend.Heavy {
+		as = map[string]any{"slots": 1, "estimate": "18s"}
+	}
 	if classes[name] == nil {
 		f.classes[name] = true
-		classes[name] = map[string]any{"slots": 8, "estimate": "2s"}
-		if kind == backend.Heavy {
-			classes[name] = map[string]any{"slots": 1, "estimate": "18s"}
-		}
+		classes[name] = as
+	} else if class, is := classes[name].(map[string]any); is && class["estimate"] == nil {
+		class["estimate"] = as["estimate"]
 	}
 }
 

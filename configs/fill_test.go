@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
@@ -70,8 +71,36 @@ comfy-rest ui[] 1 [] to comfy for  pass []`
 	if text := strings.Join(got, "\n"); text != want {
 		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}
-	if k := c.Routing.Classes["heavy"]; k.Slots != 2 || k.VRAM.Amount != 10*admission.GiB || c.Routing.Classes["talk"].Slots != 8 {
+	if k := c.Routing.Classes["heavy"]; k.Slots != 2 || k.VRAM.Amount != 10*admission.GiB || k.Estimate != 18*time.Second ||
+		c.Routing.Classes["talk"].Slots != 8 {
 		t.Errorf("classes %+v", c.Routing.Classes)
+	}
+}
+
+// What is said of a listener takes no route from backends that are reached elsewhere.
+func TestARouteOfAListenerLeavesTheOthersTheirPresets(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.yaml")
+	put(t, file, `
+gpus: {gpu0: {memory: 48GiB}}
+listeners:
+  own: {listen: "127.0.0.1:18001", backend: server}
+  ui: {listen: "127.0.0.1:18188", backend: comfy}
+classes: {mine: {slots: 1, vram: 10GiB}}
+backends:
+  server: {url: "http://127.0.0.1:8001", gpu: gpu0}
+  chat: {url: "http://127.0.0.1:8000", preset: vllm}
+  comfy: {url: "http://127.0.0.1:8188", preset: comfyui}
+routes:
+  - {match: {path: /**}, listener: own, class: mine, backend: server}
+  - {match: {path: "/**"}, listener: ui, class: mine, backend: comfy}
+`)
+	c := load(t, Options{File: file})
+	of := make(map[string]int)
+	for _, r := range c.Routing.Routes {
+		of[r.Backend]++
+	}
+	if of["server"] != 1 || of["chat"] < 2 || of["comfy"] != 1 {
+		t.Errorf("routes by backend: %v, want one of server, those of vLLM's preset, and none but the file's of comfy", of)
 	}
 }
 

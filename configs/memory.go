@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/routing/expression"
 )
 
@@ -81,42 +82,64 @@ func (c *Config) warnOfDemands(unset map[string]bool, warn func(path, problem st
 		if r.Pass {
 			continue
 		}
-		if _, err := admission.ParseBytes(r.VRAM); r.VRAM != "" && r.VRAM != "learn" && err != nil && !units.MatchString(r.VRAM) {
-			warn(fmt.Sprintf("routes[%d].vram", i), fmt.Sprintf("%q is a number of bytes, and has no gib or mib: want one such as "+
-				"gib(4) * num(body.n, 1)", r.VRAM))
-		} else if e, err := expression.Amount(r.VRAM); err == nil && len(e.Unguarded) > 0 {
-			key := e.Unguarded[0]
-			warn(fmt.Sprintf("routes[%d].vram", i), fmt.Sprintf("body.%s is calculated with as it comes: a request without it takes the class's vram, %v: "+
-				"want num(body.%s, 1), or another default", key, c.Routing.Classes[r.Class].VRAM.Amount, key))
+		if isExpression(r.VRAM) {
+			c.warnOfExpression(fmt.Sprintf("routes[%d].vram", i), r, warn)
 		}
-		v := c.Routing.Classes[r.Class].VRAM
-		if r.VRAM != "" || v.Amount > 0 || v.Learn || told[r.Class] {
+		if v := c.Routing.Classes[r.Class].VRAM; r.VRAM != "" || v.Amount > 0 || v.Learn || told[r.Class] {
 			continue
 		}
 		inFile, without := unset[r.Class]
 		without = without && !c.Routing.Backends[r.Backend].Preallocates()
-		for _, server := range c.Routing.Backends[r.Backend].Servers() {
-			for _, p := range server.Places() {
-				path, problem := "classes."+r.Class+".vram", ""
-				switch {
-				case server.Resident.Learn:
-				case p.Resident == 0:
-					problem = fmt.Sprintf("0, so that any number of its requests fits on the card of %s: want an amount, or learn", r.Backend)
-				case without:
-					problem = fmt.Sprintf("not set, so that its requests take nothing beside the %v that %s holds: "+
-						"want an amount, learn, or 0 where resident is all of it", p.Resident, r.Backend)
-				}
-				if problem == "" || told[r.Class] {
-					continue
-				}
-				if without && !inFile { // the class follows from the preset
-					path, problem = "backends."+r.Backend+".preset", path+": "+problem
-				}
-				told[r.Class] = true
-				warn(path, problem)
+		path, problem := "classes."+r.Class+".vram", c.noDemand(r.Backend, without)
+		if problem == "" {
+			continue
+		}
+		if without && !inFile { // the class follows from the preset
+			path, problem = "backends."+r.Backend+".preset", path+": "+problem
+		}
+		told[r.Class] = true
+		warn(path, problem)
+	}
+}
+
+// warnOfExpression finds an expression that gives too few bytes, or none for some requests.
+func (c *Config) warnOfExpression(path string, r routing.RouteConfig, warn func(path, problem string)) {
+	if !units.MatchString(r.VRAM) {
+		warn(path, fmt.Sprintf("%q is a number of bytes, and has no gib or mib: want one such as gib(4) * num(body.n, 1)", r.VRAM))
+	} else if e, err := expression.Amount(r.VRAM); err == nil && len(e.Unguarded) > 0 {
+		key := e.Unguarded[0]
+		warn(path, fmt.Sprintf("body.%s is calculated with as it comes: a request without it takes the class's vram, %v: "+
+			"want num(body.%s, 1), or another default", key, c.Routing.Classes[r.Class].VRAM.Amount, key))
+	}
+}
+
+// noDemand is what is wrong with a class whose requests take nothing on a backend.
+// without says that the class has no vram at all. Empty: nothing is wrong.
+func (c *Config) noDemand(backend string, without bool) string {
+	for _, server := range c.Routing.Backends[backend].Servers() {
+		if server.Resident.Learn {
+			continue
+		}
+		for _, p := range server.Places() {
+			switch {
+			case p.Resident == 0:
+				return fmt.Sprintf("0, so that any number of its requests fits on the card of %s: want an amount, or learn", backend)
+			case without:
+				return fmt.Sprintf("not set, so that its requests take nothing beside the %v that %s holds: "+
+					"want an amount, learn, or 0 where resident is all of it", p.Resident, backend)
 			}
 		}
 	}
+	return ""
+}
+
+// isExpression says that a route's vram is neither left out, nor learned, nor an amount.
+func isExpression(vram string) bool {
+	if vram == "" || vram == "learn" {
+		return false
+	}
+	_, err := admission.ParseBytes(vram)
+	return err != nil
 }
 
 // warnOfIdlers finds replicas that are too small for every request of their backend.

@@ -191,7 +191,8 @@ func TestEachMistakeHasItsPlaceCauseAndCure(t *testing.T) {
 		{"a tab", "  draw:", "\tdraw:", "4:1: the line is indented with a tab: want spaces"},
 		{"a brace that is never closed", "gpu: card, returns_memory: true}\n  talker", "gpu: card, returns_memory: true\n  talker",
 			`7:12: not YAML: the "{" that stands here is never closed: want "}"`},
-		{"JSON", sound, `{"backends": {"a": {"url": "http://127.0.0.1:7001"}}, "routes": [{"match": {"path": "/**"}, "pass": true, "backend": "a"}]}`, good},
+		{"JSON", sound, `{"backends": {"a": {"url": "http://127.0.0.1:7001"}}, ` +
+			`"routes": [{"match": {"path": "/**"}, "pass": true, "backend": "a"}]}`, good},
 		{"nothing", sound, "", "1:1: the file is empty: want gpus and backends, as `anteroom init` writes them"},
 		{"another program's file", sound, "server { listen 80; location / { proxy_pass http://127.0.0.1:7001; } }\n",
 			"1:1: the file is not a mapping: want keys with values"},

@@ -20,7 +20,8 @@ func TestTurnsAreThoseOfBackendsThatDoNotFitTogether(t *testing.T) {
 	}
 	comfyui := turns["comfyui"]
 	longest := func(string) time.Duration { return 7 * time.Second }
-	if got, want := comfyui.Bound(longest), comfyui.Turn+7*time.Second+comfyui.Moving; comfyui.Turn != 30*time.Second || comfyui.Moving <= 0 || got != want {
+	if got, want := comfyui.Bound(longest), comfyui.Turn+7*time.Second+comfyui.Moving; comfyui.Turn != 30*time.Second ||
+		comfyui.Moving <= 0 || got != want {
 		t.Errorf("comfyui's head waits for up to %v with a turn of %v, want %v", got, comfyui.Turn, want)
 	}
 	if c.Longest("comfyui") <= 0 {

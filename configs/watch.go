@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// lookEvery is how often a watched file is read.
+// lookEvery is the time from one look at a watched file to the next.
 const lookEvery = 500 * time.Millisecond
 
 // Watch calls changed, one call at a time, whenever the content of the configuration
@@ -29,14 +29,16 @@ func Watch(ctx context.Context, o Options, changed func()) {
 	files := readFile(o).files
 	last, _ := sum(files)
 	go func() {
-		tick := time.NewTicker(lookEvery)
-		defer tick.Stop()
+		// The time between two looks is never shorter: of a ticker that was not heard
+		// in time, two ticks come at once.
+		again := time.NewTimer(lookEvery)
+		defer again.Stop()
 		before := last
-		for {
+		for ; ; again.Reset(lookEvery) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-tick.C:
+			case <-again.C:
 			}
 			now, ok := sum(files)
 			if ok && now == before && now != last {

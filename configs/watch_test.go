@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -87,6 +88,33 @@ func TestTellsOnlyOfAContentThatStays(t *testing.T) {
 		time.Sleep(4 * lookEvery)
 		must(t, os.Remove(file))
 		expect(t, told)
+	})
+}
+
+// A reload that takes long does not bring two looks close together.
+func TestAContentMustStayAfterASlowReload(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.yaml")
+	put(t, file, "one")
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var told []string
+		Watch(ctx, Options{File: file}, func() {
+			text, _ := os.ReadFile(file)
+			if told = append(told, string(text)); len(told) == 1 {
+				time.Sleep(lookEvery * 5 / 4) // to 3¼ of what is between two looks
+			}
+		})
+		put(t, file, "two")
+		time.Sleep(lookEvery * 16 / 5)
+		put(t, file, "half")
+		time.Sleep(lookEvery * 9 / 10)
+		put(t, file, "whole")
+		time.Sleep(3 * lookEvery)
+		cancel()
+		synctest.Wait()
+		if want := []string{"two", "whole"}; !slices.Equal(told, want) {
+			t.Errorf("told of %q, want %q", told, want)
+		}
 	})
 }
 

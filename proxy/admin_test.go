@@ -231,7 +231,7 @@ func TestReload(t *testing.T) {
 		}
 	})
 	t.Run("keeps the breaker of a backend that stays as it was", func(t *testing.T) {
-		b := openAt(t, nobody(t))
+		b := openAt(t, nobody)
 		b.do("POST", "/light/x", "{}")
 		eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
 		next := b.setup

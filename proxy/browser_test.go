@@ -25,7 +25,7 @@ func TestAPageCanReadWhyItIsRefused(t *testing.T) {
 		{nil, page, ""},
 		{[]string{"*"}, "", ""},
 	} {
-		b := openAt(t, nobody(t), func(s *proxy.Setup) {
+		b := openAt(t, nobody, func(s *proxy.Setup) {
 			s.Proxy.CORS.Origins = c.origins
 		})
 		headers := []string{"Origin", c.origin}

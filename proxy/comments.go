@@ -56,7 +56,7 @@ func (x *exchange) sendComment() error {
 		if origin := x.rules.config.CORS.allows(x.in); origin != "" {
 			allowOrigin(header, origin)
 		}
-		x.describe(header)
+		x.describe(&headers{to: header})
 		o.WriteHeader(http.StatusOK)
 		o.committed = true
 	}

@@ -43,7 +43,8 @@ func commented(t *testing.T, dialect string) (b *box, arrived <-chan *http.Reque
 			s.Routing.Routes[i].WaitingComments = time.Millisecond
 			s.Routing.Routes[i].Errors = dialect
 		}
-		s.Routing.Routes[1].WaitingComments = 0 // pass
+		s.Routing.Routes[1].WaitingComments = 0           // pass
+		s.Routing.Routes[2].WaitingComments = time.Minute // slow: what goes there does not wait so long
 		class(s, "light", func(c *routing.ClassConfig) { c.Slots = 1 })
 	})
 	return b, came, gate
@@ -56,8 +57,12 @@ type opened struct {
 }
 
 func (b *box) stream(body string, headers ...string) <-chan opened {
+	return b.streamAt("/light/x", body, headers...)
+}
+
+func (b *box) streamAt(path, body string, headers ...string) <-chan opened {
 	got := make(chan opened, 1)
-	r := b.request(b.t.Context(), "POST", "/light/x", body, append(headers, "Content-Type", "application/json")...)
+	r := b.request(b.t.Context(), "POST", path, body, append(headers, "Content-Type", "application/json")...)
 	go func() {
 		res, err := b.client.Do(r)
 		if err != nil {
@@ -97,7 +102,7 @@ func TestAStreamThatWaitsGetsComments(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b, arrived, let := commented(t, c.dialect)
-			first := b.stream(streamed)
+			first := b.streamAt("/slow/x", streamed)
 			<-arrived
 			second := <-b.stream(streamed, "X-Answer", c.answer, "Accept-Encoding", "gzip")
 			if second.StatusCode != 200 || second.Header.Get("Content-Type") != "text/event-stream" || second.Header.Get("X-Anteroom-Class") != "light" {
@@ -127,7 +132,8 @@ func TestAStreamThatWaitsGetsComments(t *testing.T) {
 
 // TestARefusalAfterCommentsIsAnEvent in what the client speaks.
 func TestARefusalAfterCommentsIsAnEvent(t *testing.T) {
-	for dialect, want := range map[string]string{"problem": "event: error\ndata: {\"type\":\"urn:anteroom:cancelled_by_operator\"", "openai": `data: {"error":{"message":`} {
+	for dialect, want := range map[string]string{"problem": "event: error\ndata: {\"type\":\"urn:anteroom:cancelled_by_operator\"",
+		"openai": `data: {"error":{"message":`} {
 		b, arrived, let := commented(t, dialect)
 		first := b.stream(streamed)
 		<-arrived

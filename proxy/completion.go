@@ -104,7 +104,8 @@ func isJSON(header http.Header) bool {
 func (x *exchange) follow(e *attempt, found *backend.Job) {
 	j := &job{Job: found, how: e.completion, work: e, backend: e.to, header: make(http.Header),
 		told: make(chan error, 1), left: make(chan struct{}), following: &x.jobs,
-		log: x.log.With("route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend, "trace_id", x.trace.SpanContext().TraceID().String())}
+		log: x.log.With("route", x.route.Name, "class", x.route.ClassName, "backend", x.route.Backend, "trace_id",
+			x.trace.SpanContext().TraceID().String())}
 	if j.backend.Config.PreserveHost {
 		j.host = x.in.Host
 	}
@@ -389,9 +390,9 @@ func (s *jobs) release(grant uint64) {
 	}
 }
 
-// releaseGrant gives a grant back by hand; a job that holds it is followed no
+// ReleaseGrant gives a grant back by hand; a job that holds it is followed no
 // more. It says whether the grant was running.
-func (h *Handler) releaseGrant(id uint64) bool {
+func (h *Handler) ReleaseGrant(id uint64) bool {
 	ok := h.controller.ReleaseGrant(id)
 	h.jobs.release(id)
 	return ok

@@ -119,7 +119,7 @@ func (c *comfy) lose(id string) {
 }
 
 // polled waits until the engine has been asked n times more.
-func (c *comfy) polled(t *testing.T, n int) {
+func (c *comfy) polled(t testing.TB, n int) {
 	t.Helper()
 	count := func() int {
 		c.mu.Lock()
@@ -367,38 +367,49 @@ func TestAJobWhoseCallerLeftWithoutTheAnswer(t *testing.T) {
 }
 
 func TestAJobThatTakesTooLongIsCancelledOnce(t *testing.T) {
-	c := newComfy()
-	b := open(t, c, asComfy(interrupts), func(s *proxy.Setup) {
-		class(s, "heavy", func(c *routing.ClassConfig) { c.ExecutionTimeout = 50 * time.Millisecond })
+	unhurried(t, func(t *testing.T, limit time.Duration) bool {
+		c := newComfy()
+		b := open(t, c, asComfy(interrupts), func(s *proxy.Setup) {
+			class(s, "heavy", func(c *routing.ClassConfig) { c.ExecutionTimeout = limit })
+		})
+		if res, _ := b.do("POST", "/prompt", "{}"); res.StatusCode != http.StatusOK {
+			return false
+		}
+		c.cancelledOnce(b)
+		return true
 	})
-	b.do("POST", "/prompt", "{}")
-	id := <-c.arrived
-	eventually(t, "the cancel call", func() bool { return len(c.called()) == 1 })
-	c.polled(t, 10)
-	if got, want := c.called(), []string{`POST /interrupt {"prompt_id": "job-1"}`}; !slices.Equal(got, want) || b.running() != 1 {
-		t.Errorf("the engine was called %q with %d grants held, want %q and 1", got, b.running(), want)
-	}
-	c.finish(id, "error")
-	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
 }
 
 func TestAJobThatWasLateBeforeItsAnswerIsCancelledOnce(t *testing.T) {
-	c := newComfy()
-	c.answer = make(chan struct{})
-	b := open(t, c, asComfy(interrupts), func(s *proxy.Setup) {
-		class(s, "heavy", func(c *routing.ClassConfig) { c.ExecutionTimeout = 20 * time.Millisecond })
+	unhurried(t, func(t *testing.T, limit time.Duration) bool {
+		c := newComfy()
+		c.answer = make(chan struct{})
+		b := open(t, c, asComfy(interrupts), func(s *proxy.Setup) {
+			class(s, "heavy", func(c *routing.ClassConfig) { c.ExecutionTimeout = limit })
+		})
+		if res, _ := b.do("POST", "/prompt", "{}"); res.StatusCode != http.StatusGatewayTimeout {
+			t.Errorf("got %d, want 504", res.StatusCode)
+		}
+		close(c.answer) // now it is late, and nobody knows of it
+		if len(c.arrived) == 0 {
+			return false
+		}
+		c.cancelledOnce(b)
+		return true
 	})
-	if res, _ := b.do("POST", "/prompt", "{}"); res.StatusCode != http.StatusGatewayTimeout {
-		t.Errorf("got %d, want 504", res.StatusCode)
-	}
-	close(c.answer) // now it is late, and nobody knows of it
-	eventually(t, "the cancel call", func() bool { return len(c.called()) > 0 })
-	c.polled(t, 10)
+}
+
+// cancelledOnce waits for the cancel call of the first job, and sees that it keeps its
+// grant until its end.
+func (c *comfy) cancelledOnce(b *box) {
+	b.t.Helper()
+	eventually(b.t, "the cancel call", func() bool { return len(c.called()) > 0 })
+	c.polled(b.t, 10)
 	if got, want := c.called(), []string{`POST /interrupt {"prompt_id": "job-1"}`}; !slices.Equal(got, want) || b.running() != 1 {
-		t.Errorf("the engine was called %q with %d grants held, want %q and 1", got, b.running(), want)
+		b.t.Errorf("the engine was called %q with %d grants held, want %q and 1", got, b.running(), want)
 	}
 	c.finish(<-c.arrived, "error")
-	eventually(t, "the grant is back", func() bool { return b.running() == 0 })
+	eventually(b.t, "the grant is back", func() bool { return b.running() == 0 })
 }
 
 func TestAJobsGrantCanBeGivenBackByHand(t *testing.T) {

@@ -5,11 +5,11 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
-// book sets what is booked for a request: its route's own figure, or what the
+// Book sets what is booked for a request: its route's own figure, or what the
 // route's history says instead (admission.History.Demand has the rule). What was
 // learned is rounded up to a bucket, so that shapes stay few. The controller takes
 // off what no card could give.
-func book(ask *admission.Request, learn bool) {
+func Book(ask *admission.Request, learn bool) {
 	ask.Learn = learn
 	booked, unknown := ask.History.Demand(ask.VRAM, learn)
 	if booked == ask.VRAM && !unknown {

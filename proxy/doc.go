@@ -20,8 +20,8 @@
 // a grant, and is sent as one attempt (attempt.go, forward.go); its answer streams back
 // (response.go), and work that goes on is followed (completion.go). errors.go turns
 // refusals into statuses. ladder.go unloads and wakes backends for the controller.
-// rules.go holds what a reload exchanges, server.go the listeners, admin.go and the
-// files beside it the admin API.
+// rules.go holds what a reload exchanges, server.go the listeners. Package admin is the
+// admin listener.
 //
 // Locks are taken in this order, and none is held while a request is forwarded:
 //

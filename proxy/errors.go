@@ -145,7 +145,8 @@ func explain(err error) *refusal {
 	case errors.Is(err, routing.ErrAmbiguous):
 		return refuse(codeAmbiguousBody, "the request could be for different backends: %s", reasonOf(err, routing.ErrAmbiguous))
 	case errors.Is(err, routing.ErrBody):
-		return refuse(codeBadBody, "the route needs a body that it can read: want one complete, uncompressed JSON object: %s", reasonOf(err, routing.ErrBody))
+		return refuse(codeBadBody, "the route needs a body that it can read: want one complete, uncompressed JSON object: %s",
+			reasonOf(err, routing.ErrBody))
 	case errors.Is(err, backend.ErrBreakerOpen):
 		return refuse(admission.CodeBackendUnavailable, "the backend's breaker is open")
 	case errors.Is(err, errExecutionTimeout):

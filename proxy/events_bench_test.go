@@ -42,8 +42,10 @@ func BenchmarkEventToThreeViewers(b *testing.B) {
 			}
 		}()
 	}
-	event := timeline.Request{At: time.Now(), Asked: time.Now(), Route: "images", Class: "heavy", Backend: "flux", Method: "POST", Path: "/v1/images/generations",
-		Status: 200, Result: "ok", Grant: 1234, VRAM: 12 << 30, Wait: 1.25, Execute: 18.123456, First: 18.1, Total: 19.4, In: 1234, Out: 345678, Trace: timeline.TraceID{1, 2, 3}}
+	event := timeline.Request{At: time.Now(), Asked: time.Now(), Route: "images", Class: "heavy", Backend: "flux", Method: "POST",
+		Path:   "/v1/images/generations",
+		Status: 200, Result: "ok", Grant: 1234, VRAM: 12 << 30, Wait: 1.25, Execute: 18.123456, First: 18.1, Total: 19.4, In: 1234, Out: 345678,
+		Trace: timeline.TraceID{1, 2, 3}}
 	began := spent()
 	for n := 0; n < b.N; n += batch {
 		for i := range min(batch, b.N-n) {

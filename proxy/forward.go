@@ -202,9 +202,10 @@ func (s *rules) trusts(peer string) bool {
 	return false
 }
 
-// decorate adds our headers to the backend's answer.
+// decorate adds our headers to the backend's answer, and gives all of them to the client.
 func (x *exchange) decorate(res *http.Response) error {
-	x.describe(res.Header)
+	more := &headers{to: res.Header}
+	x.describe(more)
 	x.out.flush = x.try.slowly || x.out.committed
 	if x.out.committed {
 		x.fitComments(res)
@@ -213,13 +214,14 @@ func (x *exchange) decorate(res *http.Response) error {
 	if _, ok := res.Header["Content-Type"]; !ok {
 		x.out.Header()["Content-Type"] = nil // else net/http makes one up
 	}
-	var timing []byte
+	var room [96]byte
+	timing := room[:0]
 	if grant := x.try.grant; grant != nil {
 		position, waited := grant.Position(), grant.Waited()
 		if x.first != nil {
 			position, waited = x.first.position, waited+x.first.waited
 		}
-		res.Header.Set("X-Anteroom-Position", strconv.Itoa(position))
+		more.set("X-Anteroom-Position", strconv.Itoa(position))
 		timing = appendTiming(timing, "wait", waited)
 	}
 	if x.try.ended.Load() {
@@ -228,7 +230,37 @@ func (x *exchange) decorate(res *http.Response) error {
 	if len(timing) > 0 {
 		res.Header.Add("Server-Timing", string(timing))
 	}
+	if !x.switched && !x.out.committed && x.try.rpc == nil && !isEvents(res.Header) {
+		// httputil would copy them one by one. It looks at those of a stream, and the
+		// status of a call is read from them later.
+		client := x.out.Header()
+		for name, values := range res.Header {
+			if before := client[name]; len(before) > 0 {
+				values = append(before[:len(before):len(before)], values...)
+			}
+			client[name] = values
+		}
+		res.Header = nil
+	}
 	return nil
+}
+
+// headers sets headers that have one value each. Their values share their memory.
+type headers struct {
+	to   http.Header
+	room [4]string
+	n    int
+}
+
+// set is http.Header's Set for a canonical name.
+func (h *headers) set(name, value string) {
+	if h.n == len(h.room) {
+		h.to[name] = []string{value}
+		return
+	}
+	h.room[h.n] = value
+	h.to[name] = h.room[h.n : h.n+1 : h.n+1]
+	h.n++
 }
 
 // appendTiming adds a metric in milliseconds to a Server-Timing value.

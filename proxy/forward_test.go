@@ -93,7 +93,8 @@ func TestHeadersThatAClientMayNotSay(t *testing.T) {
 	})
 	t.Run("are believed of a trusted peer", func(t *testing.T) {
 		b := open(t, echo, func(s *proxy.Setup) { s.Proxy.Trusted = []string{"127.0.0.0/8"} })
-		_, got := b.do("POST", "/light/x", "{}", "X-Forwarded-For", "6.6.6.6", "X-Forwarded-Proto", "https", "X-Real-Ip", "6.6.6.6", "X-Anteroom-Class", "light")
+		_, got := b.do("POST", "/light/x", "{}", "X-Forwarded-For", "6.6.6.6", "X-Forwarded-Proto", "https", "X-Real-Ip", "6.6.6.6",
+			"X-Anteroom-Class", "light")
 		for _, want := range []string{"X-Forwarded-For: 6.6.6.6, 127.0.0.1\r\n", "X-Forwarded-Proto: https\r\n", "X-Real-Ip: 6.6.6.6\r\n"} {
 			if !strings.Contains(got, want) {
 				t.Errorf("%q did not reach the backend:\n%s", want, got)
@@ -270,16 +271,8 @@ func TestAnAnswerThatWasCutLooksCut(t *testing.T) {
 	}
 }
 
-// nobody is where no server listens.
-func nobody(t testing.TB) (url string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	return "http://" + l.Addr().String()
-}
+// nobody is where no server listens: a port that no process is given by chance.
+const nobody = "http://127.0.0.1:1"
 
 // rawBackend answers every connection with the same bytes and hangs up.
 func rawBackend(t testing.TB, answer string) (url string) {
@@ -323,13 +316,7 @@ func TestABackendThatBreaksIsA502AndIsNotAskedAgain(t *testing.T) {
 		}
 	}
 	t.Run("nobody listens", func(t *testing.T) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		url := "http://" + l.Addr().String()
-		l.Close()
-		b := openAt(t, url)
+		b := openAt(t, nobody)
 		if res, body := b.do("POST", "/light/x", "{}"); res.StatusCode != http.StatusBadGateway || !strings.Contains(body, "backend_unreachable") {
 			t.Errorf("got %d %s, want 502 backend_unreachable", res.StatusCode, body)
 		}
@@ -339,14 +326,9 @@ func TestABackendThatBreaksIsA502AndIsNotAskedAgain(t *testing.T) {
 // TestAConnectionServesOnAfterAnEarlyAnswer to a body that passes through and that the
 // backend has not read.
 func TestAConnectionServesOnAfterAnEarlyAnswer(t *testing.T) {
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone.Close()
 	for name, url := range map[string]string{
 		"the backend's": rawBackend(t, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbad"),
-		"ours":          "http://" + gone.Addr().String(),
+		"ours":          nobody,
 	} {
 		b := openAt(t, url)
 		c, r := b.raw("")

@@ -87,7 +87,8 @@ func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request)
 	now := time.Now()
 	x := &exchange{Handler: h, rules: h.rules.Load(), listener: listener, try: new(attempt), in: r, ctx: r.Context(), began: now, now: now}
 	x.out.ResponseWriter, x.out.stall = w, x.rules.limits.WriteStall
-	defer h.open.request()()
+	h.open.begin()
+	defer h.open.end()
 	defer x.readRest()
 	defer x.end()
 	if err := x.serve(); err != nil {
@@ -286,7 +287,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 		Estimate: admission.Estimate{P50: d.Route.Class.Estimate, P95: d.Route.Class.Estimate},
 		History:  x.rules.histories[d.Route],
 	}
-	book(&ask, d.Route.Learn)
+	Book(&ask, d.Route.Learn)
 	x.rules.claims(x.in, x.began, &ask)
 	if !ask.Deadline.IsZero() && ask.History != nil && routing.AsksForStream(x.in, x.seen()) {
 		// Its client's clock stops at the first byte: what comes after may take as
@@ -361,7 +362,7 @@ func (x *exchange) refuse(f *refusal) {
 		f.sendEvent(&x.out, dialect)
 		return
 	}
-	x.describe(x.out.Header())
+	x.describe(&headers{to: x.out.Header()})
 	if origin := x.rules.config.CORS.allows(x.in); origin != "" {
 		if isPreflight(x.in) {
 			// The page asks again in earnest, and reads then why it is refused.
@@ -375,12 +376,12 @@ func (x *exchange) refuse(f *refusal) {
 }
 
 // describe sets the headers that every answer to a client carries.
-func (x *exchange) describe(header http.Header) {
+func (x *exchange) describe(to *headers) {
 	if id := x.trace.ID(); id != "" {
-		header.Set("X-Anteroom-Request-Id", id)
+		to.set("X-Anteroom-Request-Id", id)
 	}
 	if x.route != nil && x.route.ClassName != "" {
-		header.Set("X-Anteroom-Class", x.route.ClassName)
+		to.set("X-Anteroom-Class", x.route.ClassName)
 	}
 }
 

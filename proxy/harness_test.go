@@ -16,6 +16,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/internal/wait"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
@@ -140,8 +141,7 @@ func openTraced(t testing.TB, url string, traces telemetry.TracesConfig, change 
 		b.handler, err = proxy.New(setup, b.controller, tel)
 	}
 	if err == nil {
-		admin := proxy.Admin(b.handler, setup.Proxy.Admin, proxy.Operations{Reload: func() error { return nil }, Config: func() any { return "config" }})
-		b.server, err = proxy.Listen(setup.Proxy, b.handler, admin)
+		b.server, err = proxy.Listen(setup.Proxy, b.handler, b.admin())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -161,6 +161,12 @@ func openTraced(t testing.TB, url string, traces telemetry.TracesConfig, change 
 		tel.Shutdown(context.Background())
 	})
 	return b
+}
+
+// admin is the handler of the admin listener.
+func (b *box) admin() http.Handler {
+	return admin.New(b.setup.Proxy.Admin, admin.Process{Proxy: b.handler, Controller: b.controller, Telemetry: b.told,
+		Reload: func() error { return nil }, Config: func() any { return "config" }})
 }
 
 // do sends a request and gives the answer with its whole body.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
@@ -237,7 +239,8 @@ func TestWhatIsNotKeptIsNotFound(t *testing.T) {
 	t.Cleanup(h.Close)
 	for _, path := range []string{"/api/history", "/api/decisions", "/api/events", "/api/record"} {
 		answer := httptest.NewRecorder()
-		proxy.Admin(h, setup.Proxy.Admin, proxy.Operations{}).ServeHTTP(answer, httptest.NewRequest("GET", "http://127.0.0.1:9090"+path, nil))
+		admin.New(setup.Proxy.Admin, admin.Process{Proxy: h, Controller: controller, Telemetry: told}).ServeHTTP(answer,
+			httptest.NewRequest("GET", "http://127.0.0.1:9090"+path, nil))
 		if answer.Code != 404 || !strings.Contains(answer.Body.String(), "telemetry.history.for") {
 			t.Errorf("%s: got %d %s, want 404 and its cure", path, answer.Code, answer.Body)
 		}
@@ -342,13 +345,7 @@ func TestWhatAnOperatorDoesIsTold(t *testing.T) {
 
 // TestABreakersMovesAreTold with their cause.
 func TestABreakersMovesAreTold(t *testing.T) {
-	l, err := newListener("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	b := openAt(t, "http://"+address, func(s *proxy.Setup) {
+	b := openAt(t, nobody, func(s *proxy.Setup) {
 		setBackend(s, "quick", func(c *backend.Config) { c.Breaker.Open = time.Hour })
 	})
 	b.do("POST", "/light/x", "{}")
@@ -363,13 +360,13 @@ func TestABreakersMovesAreTold(t *testing.T) {
 	if line := b.line("a breaker moved"); line["reason"] != "it was closed by hand" || line["level"] != "INFO" {
 		t.Errorf("the line is %v", line)
 	}
-	var moves []string
-	for _, d := range b.kept().Decisions {
-		if d.Kind == timeline.Breaker {
-			moves = append(moves, d.Action)
+	eventually(t, "the history has both", func() bool {
+		var moves []string
+		for _, d := range b.kept().Decisions {
+			if d.Kind == timeline.Breaker {
+				moves = append(moves, d.Action)
+			}
 		}
-	}
-	if got := strings.Join(moves, " "); got != "open closed" {
-		t.Errorf("the history has the moves %q", got)
-	}
+		return slices.Equal(moves, []string{"open", "closed"})
+	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
@@ -29,7 +30,8 @@ func (b *box) readsCard() *card {
 		tick := time.NewTicker(2 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: admission.Bytes(c.used.Load()), Source: "nvml"})
+			b.controller.Observe(admission.Reading{GPU: "gpu0", At: time.Now(), Total: 48 * admission.GiB, Used: admission.Bytes(c.used.Load()),
+				Source: "nvml"})
 			c.reads.Add(1)
 			select {
 			case <-stop:
@@ -68,9 +70,9 @@ func (b *box) seen(m *model, c *card, path string, used admission.Bytes) {
 	eventually(b.t, "a lone run is over", func() bool { return !b.controller.Snapshot().GPUs[0].LoneRun })
 }
 
-func (b *box) learned() proxy.Learned {
+func (b *box) learned() admin.Learned {
 	b.t.Helper()
-	var l proxy.Learned
+	var l admin.Learned
 	if code := b.ask("GET", "/api/learned", &l); code != 200 {
 		b.t.Fatalf("/api/learned answers %d", code)
 	}
@@ -156,7 +158,8 @@ func TestWhatIsLearnedGoesOnAfterARestartAndAReload(t *testing.T) {
 	// What it rests on is known after a restart, too.
 	kept := open(t, m)
 	kept.handler.Recall(memory, time.Now())
-	if l := kept.learned().Routes; len(l) != 2 || l[0].Evidence != "declared" || !about(l[0].Most, 20*admission.GiB) || l[0].Booked != int64(34*admission.GiB) {
+	if l := kept.learned().Routes; len(l) != 2 || l[0].Evidence != "declared" || !about(l[0].Most, 20*admission.GiB) ||
+		l[0].Booked != int64(34*admission.GiB) {
 		t.Errorf("after a restart it knows %+v", l)
 	}
 	// The heavy route is remembered until it comes back.

@@ -256,23 +256,27 @@ func (l *listener) pump() {
 		if err == nil {
 			continue
 		}
-		l.body.Close()
-		l.cut()
 		if isKept {
 			time.AfterFunc(keptFor, l.forget)
 		} else {
 			l.forget()
 		}
+		l.body.Close()
+		l.cut()
 		return
 	}
 }
 
 // forget takes a stream off the list.
 func (l *listener) forget() {
-	s := l.jobs
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.listeners[l.key] == l {
+	l.jobs.mu.Lock()
+	defer l.jobs.mu.Unlock()
+	l.unlist()
+}
+
+// unlist is forget for a caller that holds the mutex of the jobs.
+func (l *listener) unlist() {
+	if s := l.jobs; s.listeners[l.key] == l {
 		delete(s.listeners, l.key)
 	}
 }
@@ -290,6 +294,7 @@ func (l *listener) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.client == nil && (l.came || l.lost) {
+		l.unlist() // the next client is not given what ends
 		l.cut()
 	}
 }
@@ -335,6 +340,7 @@ func (p *passage) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.isAwaited(l) {
+		l.unlist()
 		l.cut()
 	}
 	return nil

@@ -74,7 +74,8 @@ func brokered(t *testing.T, every time.Duration) (*box, *broker) {
 			b.Completion = backend.CompletionConfig{Preset: "gradio", Every: every, Timeout: time.Hour}
 		})
 		s.Routing.Routes = append([]routing.RouteConfig{
-			{Name: "events", Match: routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/app/**"}}, Pass: true, Backend: "slow", StripPrefix: "/app"},
+			{Name: "events", Match: routing.MatchConfig{Method: routing.Texts{"GET"}, Path: routing.Texts{"/app/**"}}, Pass: true, Backend: "slow",
+				StripPrefix: "/app"},
 			{Name: "join", Match: routing.MatchConfig{Path: routing.Texts{"/app/**"}}, Class: "heavy", Backend: "slow", StripPrefix: "/app"},
 		}, s.Routing.Routes...)
 	}), g

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -159,7 +160,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveModel answers GETs at once and holds POSTs for ever.
+// serveModel answers GETs at once, and holds POSTs for ever: it prints a line for each.
 func serveModel(address string) {
 	l, err := newListener(address)
 	if err != nil {
@@ -170,12 +171,14 @@ func serveModel(address string) {
 	http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			io.Copy(io.Discard, r.Body)
+			fmt.Println("held")
 			<-r.Context().Done()
 		}
 	}))
 }
 
-func startModel(t *testing.T, address string) (kill func(), at string) {
+// startModel starts one in a process of its own. held counts the requests that it holds.
+func startModel(t *testing.T, address string) (kill func(), at string, held *atomic.Int32) {
 	t.Helper()
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), "PROXY_TEST_MODEL="+address)
@@ -186,17 +189,25 @@ func startModel(t *testing.T, address string) (kill func(), at string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var line string
-	if _, err := fmt.Fscanln(out, &line); err != nil {
-		t.Fatal(err)
+	lines := bufio.NewScanner(out)
+	if !lines.Scan() {
+		t.Fatalf("the model server says nothing: %v", lines.Err())
 	}
-	kill = sync.OnceFunc(func() { c.Process.Kill(); c.Wait() })
+	at, held = lines.Text(), new(atomic.Int32)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for lines.Scan() {
+			held.Add(1)
+		}
+	}()
+	kill = sync.OnceFunc(func() { c.Process.Kill(); <-ended; c.Wait() })
 	t.Cleanup(kill)
-	return kill, line
+	return kill, at, held
 }
 
 func TestABackendThatIsKilled(t *testing.T) {
-	kill, at := startModel(t, "127.0.0.1:0")
+	kill, at, held := startModel(t, "127.0.0.1:0")
 	b := openAt(t, "http://"+at, func(s *proxy.Setup) {
 		class(s, "light", func(c *routing.ClassConfig) { c.Slots = 20; c.VRAM.Amount = admission.GiB })
 	})
@@ -212,7 +223,7 @@ func TestABackendThatIsKilled(t *testing.T) {
 			answers <- res.StatusCode
 		}()
 	}
-	eventually(t, "20 are in flight", func() bool { return b.running() == 20 })
+	eventually(t, "20 are in flight", func() bool { return held.Load() == 20 })
 	kill()
 	for range 20 {
 		if got := <-answers; got != http.StatusBadGateway {
@@ -234,7 +245,7 @@ func TestABackendThatIsKilled(t *testing.T) {
 
 // TestWhatWaitsIsNotSentToAServerThatHasJustEnded: it waits for the server's return.
 func TestWhatWaitsIsNotSentToAServerThatHasJustEnded(t *testing.T) {
-	kill, at := startModel(t, "127.0.0.1:0")
+	kill, at, held := startModel(t, "127.0.0.1:0")
 	b := openAt(t, "http://"+at, func(s *proxy.Setup) {
 		class(s, "light", func(c *routing.ClassConfig) { c.Slots = 1 })
 	})
@@ -252,7 +263,7 @@ func TestWhatWaitsIsNotSentToAServerThatHasJustEnded(t *testing.T) {
 		return status
 	}
 	running := send("POST")
-	eventually(t, "one is in flight", func() bool { return b.running() == 1 })
+	eventually(t, "one is in flight", func() bool { return held.Load() == 1 })
 	var waiting []<-chan int
 	for range 5 {
 		waiting = append(waiting, send("PUT"))

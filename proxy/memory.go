@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/routing"
+	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
 // StateConfig says where what has been learned is kept.
@@ -225,4 +227,36 @@ func (h *Handler) Recall(m Memory, now time.Time) {
 			h.recalled.accounts[accountKey{a.Backend, a.Replica, a.GPU}] = a
 		}
 	}
+}
+
+// Forget forgets what was learned of the routes of a name. It reports whether
+// there is one.
+func (h *Handler) Forget(name string) bool {
+	found := false
+	for route, history := range h.rules.Load().histories {
+		if route.Name == name && history != nil {
+			h.controller.Forget(history)
+			found = true
+		}
+	}
+	return found
+}
+
+// RouteMemory is what was declared and seen of each route's memory: of its
+// demand that was measured most often.
+func (h *Handler) RouteMemory() []telemetry.RouteMemory {
+	current := h.rules.Load()
+	var all []telemetry.RouteMemory
+	for route, history := range current.histories {
+		known := history.Learned()
+		if len(known) == 0 {
+			continue
+		}
+		l := slices.MaxFunc(known, func(a, b admission.Learned) int { return int(min(a.Peak.Runs, 1<<30)) - int(min(b.Peak.Runs, 1<<30)) })
+		if l.Peak.Runs > 0 {
+			all = append(all, telemetry.RouteMemory{Route: route.Name, Declared: l.VRAM, P95: l.Peak.Most, Most: l.Peak.Most})
+		}
+	}
+	slices.SortFunc(all, func(a, b telemetry.RouteMemory) int { return strings.Compare(a.Route, b.Route) })
+	return all
 }

@@ -31,7 +31,10 @@ func (o *observed) count(held bool, refused admission.Code) {
 	}
 }
 
-func (o *observed) read() (held int, refused map[admission.Code]int) {
+// Observed is how many requests `mode: observe` let through that `enforce` would have
+// held, and how many it would have refused, by code.
+func (h *Handler) Observed() (held int, refused map[admission.Code]int) {
+	o := &h.observed
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.held, maps.Clone(o.refused)

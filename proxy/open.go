@@ -23,17 +23,18 @@ type stream struct {
 	idle func() bool // it holds no grant
 }
 
-// request counts one until done is called.
-func (o *open) request() (done func()) {
+// begin counts a request until end is called for it.
+func (o *open) begin() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.requests++
-	return func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.requests--
-		o.tell()
-	}
+}
+
+func (o *open) end() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.requests--
+	o.tell()
 }
 
 // stream notes that a request goes on as a stream, until over is called.

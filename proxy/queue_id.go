@@ -59,7 +59,8 @@ func (x *exchange) enter() (leave func(), err error) {
 	}
 	raw, err := hex.DecodeString(given[0])
 	if err != nil || len(raw) < shortestID || len(raw) > longestID {
-		return nil, refuse(codeBadRequest, "%s: want %d to %d hexadecimal digits, drawn at random for each request", queueIDHeader, 2*shortestID, 2*longestID)
+		return nil, refuse(codeBadRequest, "%s: want %d to %d hexadecimal digits, drawn at random for each request", queueIDHeader,
+			2*shortestID, 2*longestID)
 	}
 	p := &queuePlace{id: string(raw), origin: x.trace.Origin(), class: x.route.ClassName, arrived: x.began}
 	s := &x.Handler.places
@@ -168,9 +169,9 @@ func (h *Handler) tellPlace(w http.ResponseWriter, r *http.Request) {
 		out.State, out.Waited = "waiting", now.Sub(p.asked).Milliseconds()
 		if w, ok := h.waiting(p.origin); ok {
 			out.Position, out.Reason, out.Detail = &w.Position, w.Reason, publicWords[w.Reason]
-			if out.EstimatedStart = known(w.EstimatedStart); out.EstimatedStart != nil {
-				wait := max(0, w.EstimatedStart.Sub(now).Milliseconds())
-				out.EstimatedWait = &wait
+			if start := w.EstimatedStart; !start.IsZero() {
+				wait := max(0, start.Sub(now).Milliseconds())
+				out.EstimatedStart, out.EstimatedWait = &start, &wait
 			}
 		}
 	}

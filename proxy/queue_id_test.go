@@ -137,7 +137,8 @@ func TestAnIDThatCouldBeGuessedIsRefused(t *testing.T) {
 		for _, id := range ids {
 			headers = append(headers, "X-Anteroom-Queue-Id", id)
 		}
-		if res, text := b.do("POST", "/light/x", "x", headers...); res.StatusCode != 400 || !strings.Contains(text, "hexadecimal") && !strings.Contains(text, "want one") {
+		if res, text := b.do("POST", "/light/x", "x", headers...); res.StatusCode != 400 ||
+			!strings.Contains(text, "hexadecimal") && !strings.Contains(text, "want one") {
 			t.Errorf("%q: %s %s, want 400", ids, res.Status, text)
 		}
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -68,7 +69,7 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 	}
 	if retries && x.try.ended.Load() {
 		second, err := x.admitAgain()
-		if err != nil && x.in.Context().Err() != nil {
+		if err != nil && (x.in.Context().Err() != nil || waitedTooLong(err)) {
 			res.Body.Close()
 			x.try.answer = nil
 			return nil, err
@@ -85,6 +86,13 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 	// more, the answer that there is goes to the client.
 	x.trace.OutOfMemory(telemetry.OOMPassed)
 	return res, nil
+}
+
+// waitedTooLong says that a second try waited until its queue timeout or its deadline,
+// as one does that lacks what others hold. Its client may come back.
+func waitedTooLong(err error) bool {
+	r, ok := errors.AsType[*admission.Rejection](err)
+	return ok && r.Waited > 0 && (r.Code == admission.CodeQueueTimeout || r.Code == admission.CodeDeadlineUnmeetable)
 }
 
 // admitAgain asks the controller for a second run, with the figure that the first

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"net/http"
@@ -19,12 +20,16 @@ import (
 // outOfMemory is what PyTorch says.
 const outOfMemory = `{"error":{"message":"CUDA out of memory. Tried to allocate 2.00 GiB."}}`
 
+// tooLarge is what it says to a request that no GPU has room for.
+const tooLarge = `{"error":{"message":"CUDA out of memory. Tried to allocate 200.00 GiB."}}`
+
 // scarce is a model server that runs out of memory the first so many times.
 type scarce struct {
 	left   atomic.Int32
 	calls  atomic.Int32
 	bodies chan string
 	then   func() // nil: nothing happens before it answers so
+	says   string // empty: outOfMemory
 }
 
 func (m *scarce) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -36,7 +41,7 @@ func (m *scarce) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			m.then()
 		}
 		w.WriteHeader(http.StatusInternalServerError)
-		io.WriteString(w, outOfMemory)
+		io.WriteString(w, cmp.Or(m.says, outOfMemory))
 		return
 	}
 	io.WriteString(w, "done")
@@ -72,9 +77,10 @@ func TestWhatRanOutOfMemoryIsTriedOnceMore(t *testing.T) {
 
 func TestASecondOutOfMemoryIsTheClients(t *testing.T) {
 	b, m := openScarce(t, 1000)
+	m.says = tooLarge
 	for i := range int32(10) {
 		res, body := b.do("POST", "/light/x", "{}")
-		if res.StatusCode != 500 || body != outOfMemory {
+		if res.StatusCode != 500 || body != tooLarge {
 			t.Fatalf("it is answered with %s: %s", res.Status, body)
 		}
 		if got := m.calls.Load(); got != 2*(i+1) {
@@ -84,6 +90,30 @@ func TestASecondOutOfMemoryIsTheClients(t *testing.T) {
 	// The backend is as well as before.
 	if state := b.handler.Breakers()["quick"][0]; state != "closed" {
 		t.Errorf("the breaker is %s", state)
+	}
+}
+
+// TestWhoLacksWhatOthersHoldWaits: the error says that the card is full for the figure,
+// and nothing else tells. Nobody else is sent into it, and those who have waited for too
+// long are told that, and not their engine's error.
+func TestWhoLacksWhatOthersHoldWaits(t *testing.T) {
+	b, m := openScarce(t, 1, func(s *proxy.Setup) {
+		class(s, "light", func(c *routing.ClassConfig) { c.Queue.Timeout = 200 * time.Millisecond })
+	})
+	m.says = "CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has a total capacity of 48.00 GiB of which 100.00 MiB is free. " +
+		"Including non-PyTorch memory, this process has 20.00 MiB memory in use."
+	for range 2 {
+		res, body := b.do("POST", "/light/x", "{}")
+		if res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || !strings.Contains(body, `"code":"queue_timeout"`) ||
+			!strings.Contains(body, "gpu0: trial: needs ") {
+			t.Errorf("it is answered with %s: %s", res.Status, body)
+		}
+	}
+	if n := m.calls.Load(); n != 1 {
+		t.Errorf("%d were sent, want one", n)
+	}
+	if b.running() != 0 {
+		t.Error("a grant is left")
 	}
 }
 

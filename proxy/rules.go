@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
@@ -219,6 +221,34 @@ func (h *Handler) Drain(until time.Time) { h.drainUntil.Store(until.UnixNano()) 
 
 // Draining says that Drain was called.
 func (h *Handler) Draining() bool { return h.drainUntil.Load() != 0 }
+
+// Config is the configuration in force.
+func (h *Handler) Config() Config { return h.rules.Load().config }
+
+// Servers gives the servers of each configured backend, by replica. There is one or
+// more of each.
+func (h *Handler) Servers() map[string][]*backend.Server {
+	all := make(map[string][]*backend.Server)
+	for name, replicas := range h.rules.Load().backends {
+		for _, b := range replicas {
+			all[name] = append(all[name], b.Server)
+		}
+	}
+	return all
+}
+
+// Histories gives the routes that ask admission, with what was learned of each, in the
+// order of the file.
+func (h *Handler) Histories() iter.Seq2[*routing.Route, *admission.History] {
+	current := h.rules.Load()
+	return func(yield func(*routing.Route, *admission.History) bool) {
+		for _, route := range current.routes {
+			if history := current.histories[route]; history != nil && !yield(route, history) {
+				return
+			}
+		}
+	}
+}
 
 // Breakers gives each backend's breaker states, by replica.
 func (h *Handler) Breakers() map[string][]string {

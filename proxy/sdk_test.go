@@ -23,7 +23,7 @@ func TestASDKIsToldNotToSendAgainWhatMayStillRun(t *testing.T) {
 		}
 	}
 	check(openAt(t, rawBackend(t, "")), "/light/x", 502, "false") // backend_protocol
-	check(openAt(t, nobody(t)), "/light/x", 502, "")              // backend_unreachable: it was never sent
+	check(openAt(t, nobody), "/light/x", 502, "")                 // backend_unreachable: it was never sent
 	for _, path := range []string{"/slow/x", "/light/x"} {        // execution_timeout: it goes on, or is cut
 		unhurried(t, func(t *testing.T, limit time.Duration) bool {
 			m := newModel(t)
@@ -61,7 +61,8 @@ func TestAClientsTimeoutOfAStreamEndsAtItsFirstByte(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.handler.Recall(proxy.Memory{Routes: []proxy.RouteMemory{{Backend: "quick", Route: "rest", Class: "light", Path: "/**", Learned: learned}}}, time.Now())
+	b.handler.Recall(proxy.Memory{Routes: []proxy.RouteMemory{{Backend: "quick", Route: "rest", Class: "light", Path: "/**",
+		Learned: learned}}}, time.Now())
 	for _, c := range []struct {
 		path, body, accept string
 		want               int

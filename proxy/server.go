@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"syscall"
 
 	"github.com/labstack/echo/v4"
 )
@@ -45,19 +46,19 @@ func Listen(c Config, h *Handler, admin http.Handler, inherited ...net.Listener)
 		s.certificate = &certificate
 	}
 	if err := s.open(c, from, c.Listen, h); err != nil {
-		return nil, fmt.Errorf("proxy: listen: %w", err)
+		return nil, fmt.Errorf("proxy: listen: %w", taken(err, "listen"))
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
 		if err := s.open(c, from, c.Listeners[name].Listen, h.On(name)); err != nil {
 			s.Close()
-			return nil, fmt.Errorf("proxy: listen for listeners.%s: %w", name, err)
+			return nil, fmt.Errorf("proxy: listen for listeners.%s: %w", name, taken(err, "listeners."+name+".listen"))
 		}
 	}
 	if c.Admin.Listen != "" {
 		var err error
 		if s.adminListener, _, err = from.listen(c.Admin.Listen); err != nil {
 			s.Close()
-			return nil, fmt.Errorf("proxy: admin listen: %w", err)
+			return nil, fmt.Errorf("proxy: admin listen: %w", taken(err, "admin.listen"))
 		}
 		s.admin = newServer(c.Limits, admin, h.log)
 	}
@@ -66,6 +67,14 @@ func Listen(c Config, h *Handler, admin http.Handler, inherited ...net.Listener)
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
 	return s, nil
+}
+
+// taken adds the cure where another program has the address that a key names.
+func taken(err error, key string) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: want another %s, or the program that has it ended", err, key)
+	}
+	return err
 }
 
 // open opens a listener for clients.

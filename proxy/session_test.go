@@ -87,7 +87,8 @@ func TestATokenIsExchangedForACookie(t *testing.T) {
 		want   int
 	}{
 		{[]string{"Sec-Fetch-Site", "same-origin"}, 204}, {[]string{"Origin", at}, 204},
-		{nil, 403}, {[]string{"Sec-Fetch-Site", "same-site"}, 403}, {[]string{"Sec-Fetch-Site", "cross-site"}, 403}, {[]string{"Origin", "http://127.0.0.1:1"}, 403},
+		{nil, 403}, {[]string{"Sec-Fetch-Site", "same-site"}, 403}, {[]string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{[]string{"Origin", "http://127.0.0.1:1"}, 403},
 	} {
 		if got := status(t, browser, "POST", pause, c.header...); got != c.want {
 			t.Errorf("a pause with %v is %d, want %d", c.header, got, c.want)
@@ -114,13 +115,16 @@ func TestAReadTokenOnlyReads(t *testing.T) {
 	at := b.server.AdminURL()
 	_, browser := signIn(t, b, "l00k")
 	header := []string{"Authorization", "Bearer l00k"}
-	for _, path := range []string{"/api/state", "/api/queue", "/api/backends", "/api/learned", "/api/config", "/api/history", "/api/session", "/metrics"} {
+	for _, path := range []string{"/api/state", "/api/queue", "/api/backends", "/api/learned", "/api/config", "/api/history", "/api/session",
+		"/metrics"} {
 		if got := status(t, b.client, "GET", at+path, header...); got != 200 {
 			t.Errorf("GET %s is %d, want 200", path, got)
 		}
 	}
-	for _, path := range []string{"/api/classes/light/pause", "/api/classes/light/resume", "/api/backends/slow/drain", "/api/backends/slow/resume", "/api/backends/slow/reclaim",
-		"/api/backends/slow/wake", "/api/backends/slow/breaker/close", "/api/queue/1/cancel", "/api/grants/1/release", "/api/learned/light/forget", "/api/reload"} {
+	for _, path := range []string{"/api/classes/light/pause", "/api/classes/light/resume", "/api/backends/slow/drain",
+		"/api/backends/slow/resume", "/api/backends/slow/reclaim",
+		"/api/backends/slow/wake", "/api/backends/slow/breaker/close", "/api/queue/1/cancel", "/api/grants/1/release",
+		"/api/learned/light/forget", "/api/reload"} {
 		if got := status(t, b.client, "POST", at+path, header...); got != 403 {
 			t.Errorf("POST %s is %d, want 403", path, got)
 		}

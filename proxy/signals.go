@@ -177,12 +177,14 @@ func (h *Handler) breakerMoved(b *replica, from, to, why string) {
 }
 
 // orderEnded tells of an unload or a wake that has ended.
-func (h *Handler) orderEnded(name string, o admission.Order, e admission.Ended, freed admission.Bytes, took time.Duration, origin *telemetry.Request) {
+func (h *Handler) orderEnded(name string, o admission.Order, e admission.Ended, freed admission.Bytes, took time.Duration,
+	origin *telemetry.Request) {
 	log := h.log.Info
 	if e.Failed {
 		log = h.log.Warn
 	}
-	about := []any{"backend", o.Backend, "replica", o.Replica, "bytes", int64(o.Bytes), "freed", int64(freed), "took_ms", took.Milliseconds(), "note", e.Note}
+	about := []any{"backend", o.Backend, "replica", o.Replica, "bytes", int64(o.Bytes), "freed", int64(freed),
+		"took_ms", took.Milliseconds(), "note", e.Note}
 	if o.For != 0 {
 		about = append(about, "grant", o.For)
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,7 +161,8 @@ func answering(t *testing.T) http.Handler {
 type played struct {
 	*testing.T
 	*box
-	comfy *comfy
+	comfy   *comfy
+	reached *atomic.Int32 // requests that are at the backend, or were
 }
 
 // ask sends a request and reads its answer, whatever comes of it.
@@ -243,12 +245,15 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 			metrics: []string{light("ok"), `anteroom_connection_open_seconds_count{anteroom_backend="quick",anteroom_class="light"}`,
 				`http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="101",http_route="/light/**",url_scheme="http"}`}}},
 		"gRPC that is well": {play: func(p *played) { p.grpc("/light/grpc-ok") }, h2c: true, want: want{status: "200", result: "ok", spans: usual,
-			about: map[string]string{"rpc.response.status_code": "OK"}, line: map[string]any{"level": "INFO", "rpc_status": "OK"}, metrics: []string{light("ok")}}},
+			about: map[string]string{"rpc.response.status_code": "OK"}, line: map[string]any{"level": "INFO", "rpc_status": "OK"},
+			metrics: []string{light("ok")}}},
 		"gRPC that fails": {play: func(p *played) { p.grpc("/light/grpc-internal") }, h2c: true, want: want{status: "200", result: "failed",
 			code: "backend_error", errorType: "INTERNAL", failed: true, spans: usual, about: map[string]string{"rpc.response.status_code": "INTERNAL"},
-			line: map[string]any{"level": "WARN", "rpc_status": "INTERNAL"}, metrics: []string{light("failed"), execution("failed"), failures("backend_error")}}},
+			line:    map[string]any{"level": "WARN", "rpc_status": "INTERNAL"},
+			metrics: []string{light("failed"), execution("failed"), failures("backend_error")}}},
 		"gRPC that fails in its header": {play: func(p *played) { p.grpc("/light/grpc-exhausted") }, h2c: true, want: want{status: "200", result: "failed",
-			code: "backend_error", errorType: "RESOURCE_EXHAUSTED", failed: true, spans: usual, line: map[string]any{"level": "WARN"}, metrics: []string{light("failed")}}},
+			code: "backend_error", errorType: "RESOURCE_EXHAUSTED", failed: true, spans: usual, line: map[string]any{"level": "WARN"},
+			metrics: []string{light("failed")}}},
 		"gRPC that is refused": {play: func(p *played) { p.grpc("/never/x") }, h2c: true, want: want{status: "200", result: "refused",
 			code: "never_fits", spans: []string{telemetry.SpanWait}, about: map[string]string{"rpc.response.status_code": "FAILED_PRECONDITION"},
 			line: map[string]any{"level": "INFO"}, metrics: []string{`anteroom_refusals_total{anteroom_class="never",anteroom_code="never_fits"}`}}},
@@ -268,12 +273,16 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 			metrics: []string{light("failed"), execution("failed"), failures("backend_protocol"),
 				`http_server_request_duration_seconds_count{error_type="backend_protocol",http_request_method="POST",http_response_status_code="200",http_route="/light/**",url_scheme="http"}`}}},
 		"an error": {play: func(p *played) { p.post("/light/error") }, want: want{status: "500", result: "failed", code: "backend_error",
-			errorType: "500", failed: true, spans: usual, line: map[string]any{"level": "WARN"}, metrics: []string{light("failed"), failures("backend_error")}}},
-		"cut by the execution timeout": {play: func(p *played) { p.post("/brief/hang") }, want: want{status: "504", result: "failed", code: "execution_timeout",
-			errorType: "execution_timeout", failed: true, spans: usual, line: map[string]any{"level": "WARN"},
-			metrics: []string{`anteroom_failures_total{anteroom_backend="quick",anteroom_class="brief",anteroom_code="execution_timeout"}`}}},
-		"refused": {play: func(p *played) { p.post("/never/x") }, want: want{status: "422", result: "refused", code: "never_fits", spans: []string{telemetry.SpanWait},
-			line: map[string]any{"level": "INFO", "execute_ms": nil}, metrics: []string{`anteroom_refusals_total{anteroom_class="never",anteroom_code="never_fits"}`}}},
+			errorType: "500", failed: true, spans: usual, line: map[string]any{"level": "WARN"},
+			metrics: []string{light("failed"), failures("backend_error")}}},
+		"cut by the execution timeout": {play: func(p *played) { p.post("/brief/hang") },
+			want: want{status: "504", result: "failed", code: "execution_timeout",
+				errorType: "execution_timeout", failed: true, spans: usual, line: map[string]any{"level": "WARN"},
+				metrics: []string{`anteroom_failures_total{anteroom_backend="quick",anteroom_class="brief",anteroom_code="execution_timeout"}`}}},
+		"refused": {play: func(p *played) { p.post("/never/x") },
+			want: want{status: "422", result: "refused", code: "never_fits", spans: []string{telemetry.SpanWait},
+				line:    map[string]any{"level": "INFO", "execute_ms": nil},
+				metrics: []string{`anteroom_refusals_total{anteroom_class="never",anteroom_code="never_fits"}`}}},
 		"cancelled in the queue": {play: func(p *played) {
 			p.controller.Pause("light")
 			p.leave("/light/plain", "it waits", func() bool { return p.waiting() == 1 })
@@ -281,7 +290,7 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 			about:   map[string]string{"anteroom.wait.reason": "paused"},
 			line:    map[string]any{"level": "INFO", "reason": "paused", "execute_ms": nil},
 			metrics: []string{light("cancelled"), `anteroom_cancellations_total{anteroom_class="light",anteroom_phase="wait"}`}}},
-		"cancelled while it runs": {play: func(p *played) { p.leave("/light/hang", "it runs", func() bool { return p.running() == 1 }) },
+		"cancelled while it runs": {play: func(p *played) { p.leave("/light/hang", "it runs", func() bool { return p.reached.Load() == 1 }) },
 			want: want{status: "499", result: "cancelled", code: "client_cancelled", spans: usual, line: map[string]any{"level": "INFO"},
 				metrics: []string{light("cancelled"), `anteroom_cancellations_total{anteroom_class="light",anteroom_phase="execute"}`}}},
 		"retried": {play: func(p *played) { p.post("/scarce/x") }, want: want{status: "200", result: "ok",
@@ -313,7 +322,9 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 			collected, draws := newReceiver(t), newComfy()
 			scarce, answers := &scarce{bodies: make(chan string, 10)}, answering(t)
 			scarce.left.Store(1)
+			var reached atomic.Int32
 			model := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				reached.Add(1)
 				switch {
 				case r.URL.Path == "/prompt", strings.HasPrefix(r.URL.Path, "/history/"), r.URL.Path == "/queue":
 					draws.ServeHTTP(w, r)
@@ -334,7 +345,7 @@ func TestEveryKindOfRequestIsToldAsItWas(t *testing.T) {
 				changes = append(changes, overH2C)
 			}
 			b := openTraced(t, model.URL, telemetry.TracesConfig{Exporter: "otlp", Endpoint: collected.URL, Sample: 1}, changes...)
-			c.play(&played{t, b, draws})
+			c.play(&played{t, b, draws, &reached})
 			eventually(t, "it is on a line", func() bool { return b.line("request") != nil })
 			eventually(t, "nothing runs", func() bool { return b.running() == 0 })
 			w := c.want

@@ -102,12 +102,14 @@ func framings() map[string][]string {
 		b := string([]byte{byte(c)})
 		for _, te := range []string{
 			b + "Transfer-Encoding: chunked", "Transfer-Encoding" + b + ": chunked", "Transfer-Encoding:" + b + "chunked", "Transfer-Encoding: chunked" + b,
-			"Transfer" + b + "Encoding: chunked", "Transfer-Encoding: " + b + "chunked", "Transfer-Encoding: chun" + b + "ked", "X: y\r" + b + "Transfer-Encoding: chunked",
+			"Transfer" + b + "Encoding: chunked", "Transfer-Encoding: " + b + "chunked", "Transfer-Encoding: chun" + b + "ked", "X: y\r" + b +
+				"Transfer-Encoding: chunked",
 		} {
 			add("a transfer encoding with an odd byte", request(length+te+"\r\n", end), request(te+"\r\n"+length, end))
 		}
 		for _, cl := range []string{
-			b + "Content-Length: %d", "Content-Length" + b + ": %d", "Content-Length:" + b + "%d", "Content-Length: %d" + b, "Content-Length: " + b + "%d", "Content" + b + "Length: %d",
+			b + "Content-Length: %d", "Content-Length" + b + ": %d", "Content-Length:" + b + "%d", "Content-Length: %d" + b, "Content-Length: " +
+				b + "%d", "Content" + b + "Length: %d",
 		} {
 			if '0' <= c && c <= '9' {
 				break // it is another length
@@ -118,19 +120,25 @@ func framings() map[string][]string {
 		if strings.Contains("0123456789abcdefABCDEF", b) {
 			continue // it is another size
 		}
-		add("a chunk size with an odd byte", request("Transfer-Encoding: chunked\r\n", "1"+b+"\r\nx\r\n"+end), request("Transfer-Encoding: chunked\r\n", b+"1\r\nx\r\n"+end),
+		add("a chunk size with an odd byte", request("Transfer-Encoding: chunked\r\n", "1"+b+"\r\nx\r\n"+end),
+			request("Transfer-Encoding: chunked\r\n", b+"1\r\nx\r\n"+end),
 			request("Transfer-Encoding: chunked\r\n", "1;a"+b+"\r\nx\r\n"+end), request("Transfer-Encoding: chunked\r\n", "1\r\nx"+b+"\n"+end))
 	}
-	for _, te := range []string{"chunked, identity", "identity, chunked", "chunked, chunked", "xchunked", "gzip, chunked", "\"chunked\"", "chunked;q=1", "", "identity", "CHUNKED", "chunked, ", ", chunked", "chunked\r\nTransfer-Encoding: identity", "identity\r\nTransfer-Encoding: chunked", "\r\n chunked", "x\r\n\tchunked"} {
-		add("another transfer encoding", request(length+"Transfer-Encoding: "+te+"\r\n", end), request("Transfer-Encoding: "+te+"\r\n"+length, end), request("Transfer-Encoding: "+te+"\r\n", end))
+	for _, te := range []string{"chunked, identity", "identity, chunked", "chunked, chunked", "xchunked", "gzip, chunked", "\"chunked\"",
+		"chunked;q=1", "", "identity", "CHUNKED", "chunked, ", ", chunked", "chunked\r\nTransfer-Encoding: identity",
+		"identity\r\nTransfer-Encoding: chunked", "\r\n chunked", "x\r\n\tchunked"} {
+		add("another transfer encoding", request(length+"Transfer-Encoding: "+te+"\r\n", end),
+			request("Transfer-Encoding: "+te+"\r\n"+length, end), request("Transfer-Encoding: "+te+"\r\n", end))
 	}
-	for _, cl := range []string{"+%d", "-%d", "0x%x", "%d,%[1]d", "%d, 0", "0, %d", "0%d", "%d.0", "%de0", "1_%d", "'%d'", "99999999999999999999%d", "%d\r\nContent-Length: 0", "0\r\nContent-Length: %d", "\r\n %d", "%d\r\n ", "%d;x=1"} {
+	for _, cl := range []string{"+%d", "-%d", "0x%x", "%d,%[1]d", "%d, 0", "0, %d", "0%d", "%d.0", "%de0", "1_%d", "'%d'",
+		"99999999999999999999%d", "%d\r\nContent-Length: 0", "0\r\nContent-Length: %d", "\r\n %d", "%d\r\n ", "%d;x=1"} {
 		add("another length", request("Content-Length: "+fmt.Sprintf(cl, len(hidden))+"\r\n", hidden))
 	}
 	for _, size := range []string{"0x1", "+1", "-1", "1_", "00000000000000001", "fffffffffffffffff", "1 ", " 1", "1;", "1 ;a=b", "1,", "", "g"} {
 		add("another chunk size", request("Transfer-Encoding: chunked\r\n", size+"\r\nx\r\n"+end))
 	}
-	for _, name := range []string{"Transfer_Encoding", "transfer-encoding", "TRANSFER-ENCODING", "Transfer-Encoding\x00", "Transfer-Ending", "Content_Length"} {
+	for _, name := range []string{"Transfer_Encoding", "transfer-encoding", "TRANSFER-ENCODING", "Transfer-Encoding\x00", "Transfer-Ending",
+		"Content_Length"} {
 		add("a name like it", request(length+name+": chunked\r\n", end))
 	}
 	return all
@@ -163,7 +171,8 @@ var ordinary = map[string]string{
 	"one with a length":  "POST /light/x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\na\nb\n\n",
 	"a large one":        "POST /light/x HTTP/1.1\r\nHost: x\r\nContent-Length: 87500\r\n\r\n" + strings.Repeat("\nx\r\n\r\n ", 12500),
 	"one that passes":    "POST /pass/x HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n\n\n\n\n\n\n",
-	"one in chunks":      "POST /light/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\n\n\n\n\r\n0A\r\n0123456789\r\n0\r\nX: y\r\n\r\n",
+	"one in chunks": "POST /light/x HTTP/1.1\r\nHost: x\r\n" +
+		"Transfer-Encoding: chunked\r\n\r\n3;a=b\r\n\n\n\n\r\n0A\r\n0123456789\r\n0\r\nX: y\r\n\r\n",
 }
 
 // TestAHeadThatCanBeReadInTwoWaysIsRefused, whatever comes before it, and however it is
@@ -285,7 +294,8 @@ func TestARequestHasOneEnd(t *testing.T) {
 			}
 			// Where a length and anything like an encoding stand beside each other,
 			// the request behind is one or none by the length alone.
-			if lower := strings.ToLower(request); strings.Contains(lower, "chunked") && strings.Contains(lower, "content-length") && strings.HasPrefix(lengths[0], "Transfer") {
+			if lower := strings.ToLower(request); strings.Contains(lower, "chunked") && strings.Contains(lower, "content-length") &&
+				strings.HasPrefix(lengths[0], "Transfer") {
 				t.Errorf("%s: %q: the backend got %q beside a length", kind, request, lengths)
 			}
 		}
@@ -299,7 +309,8 @@ func TestARequestHasOneEnd(t *testing.T) {
 var (
 	// aLength is a header that some server takes for one of these: Python's read an
 	// underscore as a dash.
-	aLength   = regexp.MustCompile(`(?i)^[^a-z!#$%&'*+.^|~` + "`" + `0-9-]*(transfer[-_ ]?encoding|content[-_ ]?length)[^a-z!#$%&'*+.^|~` + "`" + `0-9-]*:`)
+	aLength = regexp.MustCompile(`(?i)^[^a-z!#$%&'*+.^|~` + "`" + `0-9-]*(transfer[-_ ]?encoding|content[-_ ]?length)[^a-z!#$%&'*+.^|~` +
+		"`" + `0-9-]*:`)
 	oneLength = regexp.MustCompile(`^(Content-Length: [0-9]+|Transfer-Encoding: chunked)$`)
 )
 

@@ -66,7 +66,8 @@ func (t *tail) use() *telemetry.ModelUse {
 			Input      *int `json:"input_tokens"`
 			Output     *int `json:"output_tokens"`
 		}
-		if value, ok := bytes.CutPrefix(bytes.TrimLeft(t.end[i+len(`"usage"`):], " \t\r\n"), []byte(":")); ok && json.NewDecoder(bytes.NewReader(value)).Decode(&said) == nil {
+		if value, ok := bytes.CutPrefix(bytes.TrimLeft(t.end[i+len(`"usage"`):], " \t\r\n"), []byte(":")); ok &&
+			json.NewDecoder(bytes.NewReader(value)).Decode(&said) == nil {
 			u.Input, u.Output = either(said.Prompt, said.Input), either(said.Completion, said.Output)
 		}
 		return u

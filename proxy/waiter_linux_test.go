@@ -54,7 +54,8 @@ func TestAWaitingRequestIsSmall(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		fmt.Fprintf(c, "POST /light/x?n=%d HTTP/1.1\r\nHost: box\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", n, size, bodyOf(fmt.Sprint(n), size))
+		fmt.Fprintf(c, "POST /light/x?n=%d HTTP/1.1\r\nHost: box\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", n, size,
+			bodyOf(fmt.Sprint(n), size))
 		return c
 	}
 	all := []net.Conn{send(0)}

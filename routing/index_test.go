@@ -17,7 +17,8 @@ func drawnRules(r *rand.Rand) (routes []routing.RouteConfig) {
 	for range 1 + r.IntN(40) {
 		m := routing.MatchConfig{}
 		if r.IntN(8) > 0 {
-			m.Path = routing.Texts{oneOf(r, "/**", "/a", "/a/", "/a/b", "/a/{x}", "/a/{x}/c", "/{x}/b", "/a/b/**", "/a/b/c/d", "/api/free", "/{$}", "/a/{rest...}")}
+			m.Path = routing.Texts{oneOf(r, "/**", "/a", "/a/", "/a/b", "/a/{x}", "/a/{x}/c", "/{x}/b", "/a/b/**", "/a/b/c/d", "/api/free", "/{$}",
+				"/a/{rest...}")}
 		}
 		if r.IntN(3) == 0 {
 			m.Method = routing.Texts{oneOf(r, "GET", "POST")}
@@ -72,13 +73,15 @@ func TestTheIndexDecidesNothing(t *testing.T) {
 			for range r.IntN(3) {
 				headers = append(headers, "X-A: "+oneOf(r, "1", "2"))
 			}
-			body := oneOf(r, "", `{"model":"m1"}`, `{"model":"m2","n":3}`, `{"model":"m3","model":"m1"}`, `{"model":4}`, `{"MODEL":"m1"}`, `["m1"]`, `{"n":1}`, `{"model":"m1`, `model=m1&n=3`, `model=m1&model=m2`)
+			body := oneOf(r, "", `{"model":"m1"}`, `{"model":"m2","n":3}`, `{"model":"m3","model":"m1"}`, `{"model":4}`, `{"MODEL":"m1"}`,
+				`["m1"]`, `{"n":1}`, `{"model":"m1`, `model=m1&n=3`, `model=m1&model=m2`)
 			target := oneOf(r, "/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c", "/a/b/c/d", "/a//b", "/a/../a/b", "/x/b", "/api/free", "/a%2fb", "/A")
 			request, seen := posted(t, target, body, headers...)
 			request.Method = oneOf(r, "GET", "POST", "POST", "POST", "HEAD", "OPTIONS")
 			got, want := outcome(table, request, seen), outcome(plain, request, seen)
 			if got != want {
-				t.Fatalf("world %d: %s %s of %s with %s: got %s, want %s, by the rules\n%s", world, request.Method, target, headers, body, got, want, listed(c.Routes))
+				t.Fatalf("world %d: %s %s of %s with %s: got %s, want %s, by the rules\n%s", world, request.Method, target, headers, body, got, want,
+					listed(c.Routes))
 			}
 			if strings.HasPrefix(want, "route") {
 				decided++

@@ -71,7 +71,7 @@ func (e *Engine) load(ctx context.Context, m *model) error {
 			e.mu.Lock()
 			defer e.mu.Unlock()
 			m.left += left
-			return errors.Join(err, e.card.Free(taken-left))
+			return errors.Join(e.mine(err), e.card.Free(taken-left))
 		}
 	}
 	e.mu.Lock()
@@ -171,13 +171,28 @@ func (e *Engine) bring(ctx context.Context, m *model) error {
 	return e.count(errors.Join(e.load(ctx, m), e.leave(m)))
 }
 
+// mine makes an error of a full card name what this engine holds as its process's, though
+// others use the same Card. The caller holds mu.
+func (e *Engine) mine(err error) error {
+	full, ok := errors.AsType[*OutOfMemory](err)
+	if !ok {
+		return err
+	}
+	own := *full
+	own.Held = 0
+	for _, m := range e.models {
+		own.Held += m.loaded + m.cached + m.left + m.atWork
+	}
+	return &own
+}
+
 // take gets a run's memory: first what the allocator has kept.
 func (e *Engine) take(m *model) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	own := min(m.cached, m.PerRun)
 	if err := e.card.Alloc(m.PerRun - own); err != nil {
-		return err
+		return e.mine(err)
 	}
 	m.cached -= own
 	m.atWork += m.PerRun

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,7 +35,7 @@ func usualRequest(telemetry *Telemetry, r *http.Request, header http.Header) {
 }
 
 // TestARequestAllocatesLittle guards what a request with its three spans, its metrics
-// and its line costs here: 10 allocations are usual.
+// and its line costs here: 7 to 12 allocations are usual.
 func TestARequestAllocatesLittle(t *testing.T) {
 	noOTEL(t)
 	config := usual()
@@ -47,8 +49,8 @@ func TestARequestAllocatesLittle(t *testing.T) {
 	telemetry.trace(TracesConfig{Sample: 1}, to)
 	r, header := generate(), http.Header{}
 	usualRequest(telemetry, r, header)
-	if n := testing.AllocsPerRun(1000, func() { usualRequest(telemetry, r, header) }); n > 20 {
-		t.Errorf("a request makes %.0f allocations, want at most 20", n)
+	if n := testing.AllocsPerRun(1000, func() { usualRequest(telemetry, r, header) }); n > 14 {
+		t.Errorf("a request makes %.0f allocations, want at most 14", n)
 	}
 }
 
@@ -80,11 +82,29 @@ func BenchmarkRequest(b *testing.B) {
 			}
 			r, header := generate(), http.Header{}
 			b.ReportAllocs()
+			began := cpuTime(b)
 			for b.Loop() {
 				usualRequest(telemetry, r, header)
+				if c.tracing && telemetry.spansLost.Load() > 0 {
+					b.Fatal("spans were lost, and cost nothing then")
+				}
+				if c.tracing {
+					runtime.Gosched() // to those that encode
+				}
 			}
+			// What the goroutine that encodes takes, and the garbage collector, is in this.
+			b.ReportMetric(float64((cpuTime(b)-began).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		})
 	}
+}
+
+// cpuTime is what the process has used so far.
+func cpuTime(b *testing.B) time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
 // BenchmarkScrape is what one collection of /metrics costs.

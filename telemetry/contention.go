@@ -1,9 +1,6 @@
 package telemetry
 
-import (
-	"context"
-	"sync"
-)
+import "sync"
 
 // mostBeside bounds the classes of which it is told what runs beside them.
 const mostBeside = 8
@@ -80,13 +77,11 @@ func (q *Request) contended(seconds float64, well bool) {
 	if !well || q.beside.class < 0 {
 		return
 	}
+	m := &q.t.metrics
 	if len(classes) == 0 {
-		classes = append(classes, "")
+		m.of(q).alone.of(m, labels{kind: setBeside, class: q.class}).sum(seconds, 1)
 	}
-	m, ctx := &q.t.metrics, context.Background()
 	for _, with := range classes {
-		by := m.labelled(labels{kind: setBeside, class: q.class, extra: with}).add
-		m.besideTime.Add(ctx, seconds, by...)
-		m.besideRuns.Add(ctx, 1, by...)
+		m.labelled(labels{kind: setBeside, class: q.class, extra: with}).sum(seconds, 1)
 	}
 }

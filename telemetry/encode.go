@@ -35,7 +35,7 @@ func appendSpan(b []byte, s *span) []byte {
 	b = appendNumber(b, 6, uint64(s.kind))
 	b = appendTime(b, 7, s.began)
 	b = appendTime(b, 8, s.ended)
-	b = appendAttributes(b, 9, s.attributes)
+	b = append(b, s.attributes...)
 	b = appendNumber(b, 10, uint64(s.dropped.attributes))
 	for i := range s.events {
 		b = appendEvent(b, &s.events[i])
@@ -75,33 +75,54 @@ func appendLink(b []byte, l *sdktrace.Link) []byte {
 	return shut(b, start)
 }
 
-// appendAttributes adds each as a KeyValue. Those of spans are texts, numbers and
-// truths; whatever else a resource may have is written as text.
 func appendAttributes(b []byte, field protowire.Number, all []attribute.KeyValue) []byte {
 	for i := range all {
-		a := &all[i]
-		var pair, value int
-		b, pair = open(b, field)
-		b = appendText(b, 1, string(a.Key))
-		b, value = open(b, 2)
-		switch a.Value.Type() {
-		case attribute.BOOL:
-			b = protowire.AppendTag(b, 2, protowire.VarintType)
-			b = protowire.AppendVarint(b, protowire.EncodeBool(a.Value.AsBool()))
-		case attribute.INT64:
-			b = protowire.AppendTag(b, 3, protowire.VarintType)
-			b = protowire.AppendVarint(b, uint64(a.Value.AsInt64()))
-		case attribute.FLOAT64:
-			b = protowire.AppendTag(b, 4, protowire.Fixed64Type)
-			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(a.Value.AsFloat64()))
-		case attribute.STRING:
-			b = appendText(b, 1, a.Value.AsString())
-		default:
-			b = appendText(b, 1, a.Value.String())
-		}
-		b = shut(shut(b, value), pair)
+		b = appendAttribute(b, field, &all[i])
 	}
 	return b
+}
+
+// appendAttribute adds it as a KeyValue. Those of spans are texts, numbers and truths;
+// whatever else a resource may have is written as text.
+func appendAttribute(b []byte, field protowire.Number, a *attribute.KeyValue) []byte {
+	if a.Value.Type() == attribute.STRING {
+		if short, ok := appendShort(b, field, string(a.Key), a.Value.AsString()); ok {
+			return short
+		}
+	}
+	var pair, value int
+	b, pair = open(b, field)
+	b = appendText(b, 1, string(a.Key))
+	b, value = open(b, 2)
+	switch a.Value.Type() {
+	case attribute.BOOL:
+		b = protowire.AppendTag(b, 2, protowire.VarintType)
+		b = protowire.AppendVarint(b, protowire.EncodeBool(a.Value.AsBool()))
+	case attribute.INT64:
+		b = protowire.AppendTag(b, 3, protowire.VarintType)
+		b = protowire.AppendVarint(b, uint64(a.Value.AsInt64()))
+	case attribute.FLOAT64:
+		b = protowire.AppendTag(b, 4, protowire.Fixed64Type)
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(a.Value.AsFloat64()))
+	case attribute.STRING:
+		b = appendText(b, 1, a.Value.AsString())
+	default:
+		b = appendText(b, 1, a.Value.String())
+	}
+	return shut(shut(b, value), pair)
+}
+
+// appendShort does the same with a text all of whose lengths are one byte.
+func appendShort(b []byte, field protowire.Number, key, value string) (grown []byte, ok bool) {
+	size := 2 + len(key) + 2 + 2 + len(value)
+	if size >= 0x80 || field >= 0x10 || !utf8.ValidString(key) || !utf8.ValidString(value) {
+		return b, false
+	}
+	const message = byte(protowire.BytesType)
+	b = append(b, byte(field)<<3|message, byte(size), 1<<3|message, byte(len(key)))
+	b = append(b, key...)
+	b = append(b, 2<<3|message, byte(2+len(value)), 1<<3|message, byte(len(value)))
+	return append(b, value...), true
 }
 
 // appendText adds a text, also an empty one: within a value that is a value. Bytes

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,13 @@ func (w *wire) UploadTraces(_ context.Context, spans []*tracepb.ResourceSpans) e
 	return proto.Unmarshal(text, w.got)
 }
 
+// everyKind is attributes of every kind, and of every size that is written in another way.
+var everyKind = []attribute.KeyValue{attribute.String("text", "a cat"), attribute.String("empty", ""),
+	attribute.String("long", strings.Repeat("x", 200)),
+	attribute.String("longer", strings.Repeat("ö", 20_000)), attribute.Int("number", -7), attribute.Int64("large", 1<<60), attribute.Int("zero", 0),
+	attribute.Float64("share", 0.25), attribute.Bool("yes", true), attribute.Bool("no", false),
+	attribute.String("most", strings.Repeat("x", 0x7f-6-len("most"))), attribute.String("more", strings.Repeat("x", 0x80-6-len("more")))}
+
 // full makes a span with everything that one can have.
 func full(t *tracer) *span {
 	state, _ := trace.ParseTraceState("vendor=1,other=2")
@@ -37,9 +45,7 @@ func full(t *tracer) *span {
 		TraceState: state, Remote: true})
 	at := time.Unix(1700000000, 123456789)
 	_, s := t.root(remote, "POST /x", trace.SpanKindServer, at)
-	s.set(attribute.String("text", "a cat"), attribute.String("empty", ""), attribute.String("long", strings.Repeat("x", 200)),
-		attribute.String("longer", strings.Repeat("ö", 20_000)), attribute.Int("number", -7), attribute.Int64("large", 1<<60), attribute.Int("zero", 0),
-		attribute.Float64("share", 0.25), attribute.Bool("yes", true), attribute.Bool("no", false), attribute.String("text", "a dog"))
+	s.add(everyKind...)
 	s.event("first", at.Add(time.Second))
 	s.event("second", at.Add(2*time.Second), attribute.String("reason", "resources"), attribute.Int("position", 3))
 	s.link(sdktrace.Link{SpanContext: remote, Attributes: []attribute.KeyValue{attribute.String("backend", "flux")}})
@@ -75,8 +81,14 @@ func TestSpansAreEncodedAsTheSDKEncodesThem(t *testing.T) {
 			for _, s := range []*span{server, makes.child(server.id, "GET", trace.SpanKindClient, server.began)} {
 				copied := *s
 				reference.add(&copied)
+				if s == server {
+					// What it has is read from the bytes, and is to be what the SDK keeps.
+					if is, want := reference.spans[0].Attributes(), sdkAttributes(t, limits); !slices.Equal(is, want) {
+						t.Errorf("got the attributes\n%v\nwant\n%v", is, want)
+					}
+				}
 				mine := *s
-				mine.attributes = append([]attribute.KeyValue(nil), s.attributes...)
+				mine.attributes = slices.Clone(s.attributes)
 				mine.events, mine.links = append([]sdktrace.Event(nil), s.events...), append([]sdktrace.Link(nil), s.links...)
 				by.add(&mine)
 			}
@@ -90,6 +102,16 @@ func TestSpansAreEncodedAsTheSDKEncodesThem(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sdkAttributes are what a span of the SDK's has of attributes.
+func sdkAttributes(t *testing.T, limits sdktrace.SpanLimits) []attribute.KeyValue {
+	var ended sdktrace.ReadOnlySpan
+	provider := sdktrace.NewTracerProvider(sdktrace.WithRawSpanLimits(limits), sdktrace.WithSyncer(last{&ended}))
+	_, s := provider.Tracer(scope).Start(t.Context(), "x")
+	s.SetAttributes(everyKind...)
+	s.End()
+	return ended.Attributes()
 }
 
 // The SDK's own span under the same limits is the measure of what is kept.
@@ -108,7 +130,7 @@ func TestTheLimitsOfSpansAreTheSDKs(t *testing.T) {
 		for _, name := range []string{"one", "two", "three"} {
 			a, b := attribute.String(name, "größer"), attribute.String("b", name)
 			theirs.SetAttributes(a)
-			ours.set(a)
+			ours.add(a)
 			theirs.AddEvent(name, trace.WithAttributes(a, b))
 			ours.event(name, time.Now(), a, b)
 			link := trace.Link{SpanContext: ours.id, Attributes: []attribute.KeyValue{a, b}}
@@ -157,7 +179,7 @@ func TestTextThatIsNotUTF8IsReplaced(t *testing.T) {
 	to, _ := startOTLP(t.Context(), &got, resource.Empty())
 	makes := &tracer{sampler: sdktrace.AlwaysSample(), limits: sdktrace.NewSpanLimits()}
 	_, s := makes.root(trace.SpanContext{}, "x\xff", trace.SpanKindInternal, time.Now())
-	s.set(attribute.String("a\xfe", "b\xfd"))
+	s.add(attribute.String("a\xfe", "b\xfd"))
 	to.add(s)
 	if err := to.send(t.Context()); err != nil {
 		t.Fatal(err)

@@ -25,8 +25,15 @@ func (g *gauges) gauge(name, unit, about string) metric.Float64ObservableGauge {
 	return i
 }
 
-func (g *gauges) counter(name, about string) metric.Int64ObservableCounter {
-	i, err := g.Int64ObservableCounter(name, metric.WithDescription(about))
+func (g *gauges) counter(name, unit, about string) metric.Int64ObservableCounter {
+	i, err := g.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
+	g.keep(err)
+	g.all = append(g.all, i)
+	return i
+}
+
+func (g *gauges) sum(name, unit, about string) metric.Float64ObservableCounter {
+	i, err := g.Float64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
 	g.keep(err)
 	g.all = append(g.all, i)
 	return i
@@ -47,14 +54,16 @@ func by(attributes ...attribute.KeyValue) metric.MeasurementOption {
 func (m *metrics) observe(t *Telemetry, k *maker) {
 	g := &gauges{maker: k}
 	reload := g.gauge(MetricReloadGood, "", "1 if the last reload was taken.")
-	lost := g.counter(MetricSpansLost, "Spans that could not be exported.")
-	lines := g.counter(MetricLinesLost, "Log lines that were dropped because the log was not read in time.")
+	lost := g.counter(MetricSpansLost, "", "Spans that could not be exported.")
+	lines := g.counter(MetricLinesLost, "", "Log lines that were dropped because the log was not read in time.")
 	classes, cards, backends, routes := classGauges(g), gpuGauges(g), backendGauges(g), routeGauges(g)
+	sums := m.observed(g)
 	breaker := g.gauge(MetricBreaker, "", "1 for the breaker's present state.")
 	_, err := k.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		o.ObserveFloat64(reload, yes(t.reloadGood.Load()))
 		o.ObserveInt64(lost, t.spansLost.Load())
 		o.ObserveInt64(lines, t.logs.Lost())
+		sums(o)
 		s := t.sources.Load()
 		if s == nil || s.Admission == nil {
 			return nil
@@ -80,7 +89,8 @@ func (m *metrics) observe(t *Telemetry, k *maker) {
 		for name, replicas := range s.Breakers() {
 			for i, now := range replicas {
 				for _, state := range []string{"closed", "half-open", "open"} {
-					o.ObserveFloat64(breaker, yes(now == state), by(attribute.String(AttrBackend, name), attribute.Int(AttrReplica, i), attribute.String(AttrState, state)))
+					o.ObserveFloat64(breaker, yes(now == state), by(attribute.String(AttrBackend, name), attribute.Int(AttrReplica, i),
+						attribute.String(AttrState, state)))
 				}
 			}
 		}
@@ -97,9 +107,9 @@ func classGauges(g *gauges) func(metric.Observer, admission.ClassState) {
 	slots := g.gauge(MetricSlots, "", "How many may run at once.")
 	running := g.gauge(MetricRunning, "", "Requests that run.")
 	paused := g.gauge(MetricPaused, "", "1 while an operator has paused the class.")
-	backfilled := g.counter(MetricBackfills, "Requests that started although a queue head before them was blocked.")
-	overtook := g.counter(MetricOvertakings, "Requests that started while one that had come earlier waited.")
-	strict := g.counter(MetricStrictHeads, "Requests that nothing could overtake any more, because they had been blocked for strict_after.")
+	backfilled := g.counter(MetricBackfills, "", "Requests that started although a queue head before them was blocked.")
+	overtook := g.counter(MetricOvertakings, "", "Requests that started while one that had come earlier waited.")
+	strict := g.counter(MetricStrictHeads, "", "Requests that nothing could overtake any more, because they had been blocked for strict_after.")
 	return func(o metric.Observer, c admission.ClassState) {
 		by := by(attribute.String(AttrClass, c.Name))
 		o.ObserveFloat64(length, float64(c.Queued), by)

@@ -28,7 +28,8 @@ func (q *Request) Operation() string {
 func operationOf(pattern, path string) string {
 	path = strings.TrimSuffix(path, "/")
 	switch {
-	case strings.HasSuffix(path, "/chat/completions"), strings.HasSuffix(path, "/api/chat"), strings.HasSuffix(path, "/messages"), strings.HasSuffix(path, "/responses"):
+	case strings.HasSuffix(path, "/chat/completions"), strings.HasSuffix(path, "/api/chat"), strings.HasSuffix(path, "/messages"),
+		strings.HasSuffix(path, "/responses"):
 		return "chat"
 	case strings.HasSuffix(path, "/completions"), strings.HasSuffix(path, "/api/generate"):
 		return "text_completion"
@@ -43,7 +44,7 @@ func operationOf(pattern, path string) string {
 // generated records what a model's answer took, from the request's arrival on: a
 // client waits for its turn, too.
 func (q *Request) generated(at time.Time, operation string, e Ending, v verdict, use *ModelUse) {
-	m, ctx := &q.t.metrics, q.context()
+	m := &q.t.metrics
 	l := labels{kind: setModel, method: operation, scheme: cmp.Or(q.provider, anyProvider), model: q.t.knownModel(q.model)}
 	if q.server != nil && use != nil {
 		if use.Input >= 0 {
@@ -56,22 +57,20 @@ func (q *Request) generated(at time.Time, operation string, e Ending, v verdict,
 	}
 	total := l
 	total.extra = v.error
-	m.modelDuration.Record(ctx, max(0, at.Sub(q.began)).Seconds(), m.labelled(total).record...)
+	q.seconds(m.modelDuration, m.labelled(total), max(0, at.Sub(q.began)), at)
 	if use == nil || v.result != ResultOK {
 		return
 	}
 	if use.Input >= 0 || use.Output >= 0 {
 		tokens := l
 		tokens.kind = setTokens
-		by := m.labelled(tokens).add
-		m.inputTokens.Add(ctx, int64(max(0, use.Input)), by...)
-		m.outputTokens.Add(ctx, int64(max(0, use.Output)), by...)
+		m.labelled(tokens).sum(float64(max(0, use.Input)), float64(max(0, use.Output)))
 	}
 	if !use.Streamed || e.FirstByte.IsZero() {
 		return // all of it came at once: nothing is known of the first token
 	}
-	m.firstToken.Record(ctx, max(0, e.FirstByte.Sub(q.began)).Seconds(), m.labelled(l).record...)
+	m.firstToken.Record(q.context(), max(0, e.FirstByte.Sub(q.began)).Seconds(), m.labelled(l).record...)
 	if use.Output > 1 {
-		m.perToken.Record(ctx, max(0, at.Sub(e.FirstByte)).Seconds()/float64(use.Output-1), m.labelled(l).record...)
+		m.perToken.Record(q.context(), max(0, at.Sub(e.FirstByte)).Seconds()/float64(use.Output-1), m.labelled(l).record...)
 	}
 }

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"bytes"
 	"io"
 	"sync"
 	"time"
@@ -89,6 +90,18 @@ func (w *LogWriter) signal() {
 	}
 }
 
+// pass writes lines. Those that cannot be written are lost, and there is nowhere to tell
+// of that but the count.
+func (w *LogWriter) pass(lines []byte) {
+	n, err := w.out.Write(lines)
+	if err == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost += int64(bytes.Count(lines[n:], []byte("\n")))
+}
+
 // run writes until Close.
 func (w *LogWriter) run() {
 	defer close(w.written)
@@ -100,7 +113,7 @@ func (w *LogWriter) run() {
 			unsaid, tell := w.unsaid, w.tell
 			w.mu.Unlock()
 			if len(lines) > 0 {
-				w.out.Write(lines) // there is nowhere to tell of its failure
+				w.pass(lines)
 			}
 			w.spare = lines
 			if len(lines) == 0 && closed {

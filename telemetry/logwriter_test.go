@@ -3,6 +3,7 @@ package telemetry
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -75,5 +76,20 @@ func BenchmarkLogWriter(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		w.Write(line)
+	}
+}
+
+// failing is a log whose reader has gone.
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestLinesThatCannotBeWrittenAreCounted(t *testing.T) {
+	w := NewLogWriter(failing{})
+	w.whenLost(func(int64) { t.Error("it is told in the log that cannot be written") })
+	io.WriteString(w, "one\ntwo\n")
+	w.Close(time.Minute)
+	if n := w.Lost(); n != 2 {
+		t.Errorf("%d lines are counted as lost, want 2", n)
 	}
 }

@@ -63,8 +63,10 @@ func box() Sources {
 		Admission: func() admission.Snapshot {
 			return admission.Snapshot{At: time.Unix(100, 0),
 				GPUs: []admission.GPUState{
-					{GPUState: memory.GPUState{Name: "gpu0", Capacity: 48, Reserve: 2, Booked: 29, Unmanaged: 3, Unattributed: 5, Available: 9, Observed: 38, Total: 47, Utilization: new(0.37), Device: "GPU-a"}, ObservedAt: time.Unix(96, 0)},
-					{GPUState: memory.GPUState{Name: "gpu1", Capacity: 80, Reserve: 4, Booked: 0, Unmanaged: 1, Available: 75, Observed: -1, Err: "no driver", Stale: true, Lost: true}},
+					{GPUState: memory.GPUState{Name: "gpu0", Capacity: 48, Reserve: 2, Booked: 29, Unmanaged: 3, Unattributed: 5, Available: 9,
+						Observed: 38, Total: 47, Utilization: new(0.37), Device: "GPU-a"}, ObservedAt: time.Unix(96, 0)},
+					{GPUState: memory.GPUState{Name: "gpu1", Capacity: 80, Reserve: 4, Booked: 0, Unmanaged: 1, Available: 75, Observed: -1,
+						Err: "no driver", Stale: true, Lost: true}},
 				},
 				Classes: []admission.ClassState{
 					{Name: "heavy", Slots: 1, Running: 0, Queued: 5, QueueLimit: 10, QueuedBytes: 4096, OldestWait: 90 * time.Second, Paused: true,
@@ -73,7 +75,8 @@ func box() Sources {
 				},
 				Backends: []admission.BackendState{{Name: "flux", Available: true, Running: 6, Queued: 8, Slots: 3,
 					Replicas: []admission.ReplicaState{{Residency: "loaded"}, {Residency: "asleep"}},
-					Accounts: []admission.AccountState{{GPU: "gpu0", Low: 20, High: 26, Retained: 17, Booked: 21}, {GPU: "gpu0", Low: 1, High: 2, Retained: 4}, {GPU: "gpu1", High: 7}},
+					Accounts: []admission.AccountState{{GPU: "gpu0", Low: 20, High: 26, Retained: 17, Booked: 21},
+						{GPU: "gpu0", Low: 1, High: 2, Retained: 4}, {GPU: "gpu1", High: 7}},
 				}, {Name: "vqa"}, {Name: "old", Available: true, Draining: true}},
 			}
 		},
@@ -103,7 +106,8 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 	_, families := scrape(t, telemetry)
 	post := "http_request_method=POST http_response_status_code=%d http_route=" + pattern + " url_scheme=http"
 	for name, want := range map[string]map[string]float64{
-		"http_server_request_duration_seconds": {fmt.Sprintf(post, 200): 1, fmt.Sprintf(post, 429): 1, "error_type=queue_timeout " + fmt.Sprintf(post, 503): 1, fmt.Sprintf(post, 499): 1},
+		"http_server_request_duration_seconds": {fmt.Sprintf(post, 200): 1, fmt.Sprintf(post, 429): 1, "error_type=queue_timeout " +
+			fmt.Sprintf(post, 503): 1, fmt.Sprintf(post, 499): 1},
 		"anteroom_request_wait_seconds": {"anteroom_class=heavy anteroom_result=ok": 1, "anteroom_class=heavy anteroom_result=refused": 2,
 			"anteroom_class=heavy anteroom_result=cancelled": 1},
 		"anteroom_request_execution_seconds": {"anteroom_backend=flux anteroom_class=heavy anteroom_result=ok": 1},
@@ -132,14 +136,12 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		"anteroom_vram_observed_bytes":       {"anteroom_gpu=gpu0": 38}, // gpu1 was never read: no value is not zero
 		"anteroom_route_vram_declared_bytes": {"anteroom_route=images": 31},
 		"anteroom_route_vram_seen_bytes":     {"anteroom_quantile=0.95 anteroom_route=images": 29, "anteroom_quantile=1 anteroom_route=images": 30},
-		"anteroom_gpu_state": {"anteroom_gpu=gpu0 anteroom_state=readable": 1, "anteroom_gpu=gpu0 anteroom_state=stale": 0, "anteroom_gpu=gpu0 anteroom_state=lost": 0,
-			"anteroom_gpu=gpu1 anteroom_state=readable": 0, "anteroom_gpu=gpu1 anteroom_state=stale": 1, "anteroom_gpu=gpu1 anteroom_state=lost": 1},
-		"anteroom_backend_available": {"anteroom_backend=flux": 1, "anteroom_backend=vqa": 0, "anteroom_backend=old": 0},
-		"anteroom_breaker_state": {
-			"anteroom_backend=flux anteroom_replica=0 anteroom_state=closed": 1, "anteroom_backend=flux anteroom_replica=0 anteroom_state=half-open": 0, "anteroom_backend=flux anteroom_replica=0 anteroom_state=open": 0,
-			"anteroom_backend=flux anteroom_replica=1 anteroom_state=closed": 0, "anteroom_backend=flux anteroom_replica=1 anteroom_state=half-open": 0, "anteroom_backend=flux anteroom_replica=1 anteroom_state=open": 1,
-			"anteroom_backend=vqa anteroom_replica=0 anteroom_state=closed": 0, "anteroom_backend=vqa anteroom_replica=0 anteroom_state=half-open": 0, "anteroom_backend=vqa anteroom_replica=0 anteroom_state=open": 1,
-			"anteroom_backend=old anteroom_replica=0 anteroom_state=closed": 0, "anteroom_backend=old anteroom_replica=0 anteroom_state=half-open": 1, "anteroom_backend=old anteroom_replica=0 anteroom_state=open": 0},
+		"anteroom_gpu_state": {
+			"anteroom_gpu=gpu0 anteroom_state=readable": 1, "anteroom_gpu=gpu1 anteroom_state=readable": 0,
+			"anteroom_gpu=gpu0 anteroom_state=stale": 0, "anteroom_gpu=gpu1 anteroom_state=stale": 1,
+			"anteroom_gpu=gpu0 anteroom_state=lost": 0, "anteroom_gpu=gpu1 anteroom_state=lost": 1},
+		"anteroom_backend_available":       {"anteroom_backend=flux": 1, "anteroom_backend=vqa": 0, "anteroom_backend=old": 0},
+		"anteroom_breaker_state":           breakers(map[string]string{"flux 0": "closed", "flux 1": "open", "vqa 0": "open", "old 0": "half-open"}),
 		"anteroom_backfills_total":         {"anteroom_class=heavy": 11, "anteroom_class=light": 0},
 		"anteroom_overtakings_total":       {"anteroom_class=heavy": 12, "anteroom_class=light": 0},
 		"anteroom_strict_heads_total":      {"anteroom_class=heavy": 13, "anteroom_class=light": 0},
@@ -311,7 +313,8 @@ func TestTheNamesAreTheContract(t *testing.T) {
 	full := telemetry.Begin(generate(), pattern)
 	full.Classify("images", "heavy", "flux", 0)
 	full.OutOfMemory(OOMRetried)
-	telemetry.Ordered(SpanUnload, time.Now(), "flux", 7, nil).End(time.Now(), Done{Asked: admission.GiB, GPUs: []string{"gpu0"}, Failed: true, Note: "200, and nothing came back"})
+	telemetry.Ordered(SpanUnload, time.Now(), "flux", 7, nil).End(time.Now(),
+		Done{Asked: admission.GiB, GPUs: []string{"gpu0"}, Failed: true, Note: "200, and nothing came back"})
 	telemetry.Ordered(SpanWake, time.Now(), "flux", 0, nil).End(time.Now(), Done{Asked: admission.GiB})
 	telemetry.Malformed(431, "10.0.0.1:99")
 
@@ -558,4 +561,16 @@ func TestDurationsCanBeNativeHistograms(t *testing.T) {
 		}
 		return
 	}
+}
+
+// breakers are the figures of the breaker of each replica: 1 for the state that it is in.
+func breakers(in map[string]string) map[string]float64 {
+	figures := map[string]float64{}
+	for replica, now := range in {
+		name, number, _ := strings.Cut(replica, " ")
+		for _, state := range []string{"closed", "half-open", "open"} {
+			figures[fmt.Sprintf("anteroom_backend=%s anteroom_replica=%s anteroom_state=%s", name, number, state)] = map[bool]float64{true: 1}[state == now]
+		}
+	}
+	return figures
 }

@@ -175,3 +175,6 @@ var ratios = []float64{.1, .25, .5, .67, .8, .9, 1, 1.1, 1.25, 1.5, 2, 4, 10}
 // HTTP conventions end at ten, and an image takes twenty: the bounds are close to
 // each other from one second to thirty, so that a quantile read off them is.
 var buckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 1.5, 2, 2.5, 3.5, 5, 7.5, 10, 15, 17.5, 20, 25, 30, 45, 60, 90, 120, 300, 600}
+
+// mostBuckets is how many bounds buckets has.
+const mostBuckets = 26

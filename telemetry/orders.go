@@ -49,7 +49,7 @@ func (t *Telemetry) Ordered(name string, began time.Time, backend string, grant 
 	}
 	var id trace.SpanContext
 	id, o.span = t.tracer.root(trace.SpanContext{}, name+" "+backend, trace.SpanKindInternal, began)
-	o.span.set(attribute.String(AttrBackend, backend), attribute.Int64(AttrGrant, int64(grant)))
+	o.span.add(attribute.String(AttrBackend, backend), attribute.Int64(AttrGrant, int64(grant)))
 	if wait := q.waiting(); wait.IsValid() {
 		o.span.link(sdktrace.Link{SpanContext: wait})
 	}
@@ -97,7 +97,7 @@ func (o *Order) End(at time.Time, d Done) {
 			m.swaps.Add(ctx, 1, metric.WithAttributes(attribute.String(AttrGPU, gpu)))
 		}
 	}
-	o.span.set(attribute.Int64(AttrVRAM, int64(d.Asked)), attribute.Int64(AttrFreed, int64(d.Freed)), attribute.String(AttrResult, result))
+	o.span.add(attribute.Int64(AttrVRAM, int64(d.Asked)), attribute.Int64(AttrFreed, int64(d.Freed)), attribute.String(AttrResult, result))
 	if d.Failed {
 		o.span.fail(brief(d.Note))
 	}

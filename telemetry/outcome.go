@@ -131,19 +131,27 @@ func (q *Request) Executed(at time.Time, e Execution) {
 	}
 	q.executed, q.outcome, q.use = max(0, at.Sub(q.executeBegan)), outcomeOf(e), e.Model
 	result := q.outcome.result()
-	m, ctx := &q.t.metrics, q.context()
-	m.execution.Record(ctx, q.executed.Seconds(),
-		m.labelled(labels{kind: setExecution, class: q.class, backend: q.backend, result: result}).record...)
+	m := &q.t.metrics
+	usual := m.of(q)
+	if by := (labels{kind: setExecution, class: q.class, backend: q.backend, result: result}); result == ResultOK {
+		q.seconds(m.execution, usual.execution.of(m, by), q.executed, at)
+	} else {
+		q.seconds(m.execution, m.labelled(by), q.executed, at)
+	}
 	if result == ResultFailed {
-		m.failures.Add(ctx, 1, m.labelled(labels{kind: setFailures, class: q.class, backend: q.backend, extra: q.outcome.code}).add...)
+		m.failures.Add(q.context(), 1, m.labelled(labels{kind: setFailures, class: q.class, backend: q.backend, extra: q.outcome.code}).add...)
 	}
 	if e.GPUs > 0 && q.grant != 0 {
-		by := m.labelled(labels{kind: setBill, class: q.class, route: q.route, tenant: q.t.knownTenant(q.tenant)}).add
-		m.gpuSeconds.Add(context.Background(), q.executed.Seconds()*float64(e.GPUs), by...)
-		m.byteSeconds.Add(context.Background(), q.executed.Seconds()*float64(e.GPUs)*float64(q.vram), by...)
+		held := q.executed.Seconds() * float64(e.GPUs)
+		if by := (labels{kind: setBill, class: q.class, route: q.route, tenant: q.t.knownTenant(q.tenant)}); q.tenant == "" {
+			usual.bill.of(m, by).sum(held, held*float64(q.vram))
+		} else {
+			m.labelled(by).sum(held, held*float64(q.vram))
+		}
 	}
 	if result == ResultOK && e.Estimate > 0 {
-		m.estimates.Record(context.Background(), q.executed.Seconds()/e.Estimate.Seconds(), m.labelled(labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
+		m.estimates.Record(context.Background(), q.executed.Seconds()/e.Estimate.Seconds(),
+			usual.runRatio.of(m, labels{kind: setEstimate, class: q.class, extra: "execution"}).record...)
 	}
 	q.contended(q.executed.Seconds(), result == ResultOK)
 	if q.execution != nil {
@@ -253,33 +261,38 @@ func (q *Request) End(at time.Time, e Ending) {
 	q.mu.Lock()
 	executed, sent, began, use := q.executed, q.sends > 0, q.executeBegan, q.use
 	v := verdictOf(e, sent, q.outcome)
+	m := &q.t.metrics
+	usual := m.of(q)
 	q.over = true
 	if q.t.History != nil {
 		q.keep(q.recordOf(at, e, v, total), at, sent && executed < 0)
 	}
 	q.mu.Unlock()
 
-	m, ctx := &q.t.metrics, q.context()
 	answered := total
 	if !e.Opened.IsZero() {
 		// The HTTP exchange ends when the connection is switched.
 		answered = max(0, e.Opened.Sub(q.began))
-		m.open.Record(ctx, max(0, at.Sub(e.Opened)).Seconds(), m.labelled(labels{kind: setBackend, class: q.class, backend: q.backend}).record...)
+		q.seconds(m.open, m.labelled(labels{kind: setOpen, class: q.class, backend: q.backend}), max(0, at.Sub(e.Opened)), at)
 	}
-	m.server.Record(ctx, answered.Seconds(), m.labelled(labels{kind: setServer, method: q.method, scheme: q.scheme, route: q.pattern,
-		status: clampStatus(e.Status), extra: v.error}).record...)
-	m.requests.Add(context.Background(), 1, m.labelled(labels{kind: setRequests, route: q.route, class: q.class, result: v.result,
-		tenant: q.t.knownTenant(q.tenant), model: q.t.knownModel(q.model)}).add...)
+	q.seconds(m.server, m.labelled(labels{kind: setServer, method: q.method, scheme: q.scheme, route: q.pattern,
+		status: clampStatus(e.Status), extra: v.error}), answered, at)
+	if by := (labels{kind: setRequests, route: q.route, class: q.class, result: v.result,
+		tenant: q.t.knownTenant(q.tenant), model: q.t.knownModel(q.model)}); v.result == ResultOK && q.tenant == "" && q.model == "" {
+		usual.requests.of(m, by).sum(1, 0)
+	} else {
+		m.labelled(by).sum(1, 0)
+	}
 	switch {
 	case v.result == ResultCancelled:
-		m.cancellations.Add(ctx, 1, m.labelled(labels{kind: setCancellations, class: q.class, extra: q.phase(sent)}).add...)
+		m.cancellations.Add(q.context(), 1, m.labelled(labels{kind: setCancellations, class: q.class, extra: q.phase(sent)}).add...)
 	case v.own:
-		m.refusals.Add(ctx, 1, m.labelled(labels{kind: setRefusals, class: q.class, extra: v.code}).add...)
+		m.refusals.Add(q.context(), 1, m.labelled(labels{kind: setRefusals, class: q.class, extra: v.code}).add...)
 	}
 	firstByte := time.Duration(-1)
 	if sent && !e.FirstByte.IsZero() && !v.own {
 		firstByte = max(0, e.FirstByte.Sub(began))
-		m.firstByte.Record(ctx, firstByte.Seconds(), m.labelled(labels{kind: setBackend, class: q.class, backend: q.backend}).record...)
+		q.seconds(m.firstByte, usual.firstByte.of(m, labels{kind: setFirstByte, class: q.class, backend: q.backend}), firstByte, at)
 	}
 	if q.isKept() {
 		q.openServer()

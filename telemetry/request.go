@@ -36,7 +36,6 @@ type Request struct {
 	url    *url.URL
 	// original is the method where that is none that is known, version the protocol's.
 	original, version string
-	ctx               context.Context      // holds the SERVER span's context; nil where there is none
 	id                trace.SpanContext    // the SERVER span's, or made up while tracing is off
 	caller            trace.SpanContext    // not valid: it sent none
 	said              []attribute.KeyValue // by the sampler
@@ -50,6 +49,7 @@ type Request struct {
 	began                          time.Time
 	received                       time.Duration // from began until the body was in; -1: it was not waited for
 
+	usual *usualSet // guarded by mu from Execute on; nil: not looked up
 	// server and wait are opened when they end, for thousands may wait. Nil: they are
 	// not, or this trace is not kept.
 	server, wait *span
@@ -90,7 +90,8 @@ var knownMethods = map[string]bool{
 // the rule's path pattern and becomes http.route and, with the method, the
 // span's name, so it must come from a small closed set; empty: none matched.
 func (t *Telemetry) Begin(r *http.Request, route string) *Request {
-	q := &Request{t: t, method: r.Method, url: r.URL, pattern: route, scheme: scheme(r), began: time.Now(), received: -1, position: -1, executed: -1, priority: 3}
+	q := &Request{t: t, method: r.Method, url: r.URL, pattern: route, scheme: scheme(r), began: time.Now(), received: -1, position: -1,
+		executed: -1, priority: 3}
 	q.outcome.rpc, q.origin.Value = noRPC, q
 	if !knownMethods[q.method] {
 		q.original, q.method = strings.ToValidUTF8(q.method, "\uFFFD"), otherMethod
@@ -107,7 +108,7 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 	q.id, q.said = t.tracer.decide(q.caller, q.spanName(), trace.SpanKindServer)
 	q.text = textOf(q.id)
 	if q.isKept() {
-		q.ctx, q.version = withSpan(q.id), protocolVersion(r)
+		q.version = protocolVersion(r)
 	}
 	return q
 }
@@ -125,7 +126,7 @@ func (q *Request) spanName() string {
 // openServer opens the SERVER span, which has begun with the request.
 func (q *Request) openServer() {
 	q.server = q.t.tracer.record(q.id, q.caller, q.spanName(), trace.SpanKindServer, q.began)
-	q.server.set(q.said...)
+	q.server.add(q.said...)
 	q.server.add(semconv.HTTPRequestMethodKey.String(q.method), semconv.URLPath(q.url.EscapedPath()),
 		semconv.URLScheme(q.scheme), semconv.NetworkProtocolVersion(q.version))
 	if q.original != "" {
@@ -246,7 +247,7 @@ func (q *Request) Classify(route, class, backend string, vram admission.Bytes) {
 	if q == nil {
 		return
 	}
-	q.route, q.class, q.backend, q.vram = route, class, backend, vram
+	q.route, q.class, q.backend, q.vram, q.usual = route, class, backend, vram, nil
 }
 
 // Identify says whose request it is and which model it asks for, as far as is
@@ -335,10 +336,11 @@ func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waite
 		q.reason = stay.Last.Reason
 	}
 	q.decided(timeline.Granted, at, waited, string(q.reason), stay)
-	q.t.metrics.wait.Record(q.context(), waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: ResultOK}).record...)
+	m := &q.t.metrics
+	q.seconds(m.wait, m.of(q).wait.of(m, labels{kind: setWait, class: q.class, result: ResultOK}), waited, at)
 	if stay != nil && stay.Expected > 0 && waited > 0 {
-		q.t.metrics.estimates.Record(context.Background(), waited.Seconds()/stay.Expected.Seconds(),
-			q.t.metrics.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
+		m.estimates.Record(context.Background(), waited.Seconds()/stay.Expected.Seconds(),
+			m.labelled(labels{kind: setEstimate, class: q.class, extra: "wait"}).record...)
 	}
 	if !q.openWait() {
 		return
@@ -403,7 +405,8 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	if rejection.Code == admission.CodeClientCancelled {
 		result = ResultCancelled
 	}
-	q.t.metrics.wait.Record(q.context(), rejection.Waited.Seconds(), q.t.metrics.labelled(labels{kind: setWait, class: q.class, result: result}).record...)
+	m := &q.t.metrics
+	q.seconds(m.wait, m.labelled(labels{kind: setWait, class: q.class, result: result}), rejection.Waited, at)
 	if !q.openWait() {
 		return
 	}
@@ -412,15 +415,20 @@ func (q *Request) Refused(at time.Time, rejection *admission.Rejection) {
 	}
 	q.steps(rejection.Stay)
 	q.wait.event(EventRefused, at, attribute.String(AttrCode, string(rejection.Code)))
-	q.wait.set(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
+	q.wait.add(attribute.String(AttrClass, q.class), attribute.String(AttrBackend, q.backend),
 		attribute.Int64(AttrVRAM, int64(q.vram)), attribute.Float64(AttrWaited, rejection.Waited.Seconds()),
 		attribute.String(AttrCode, string(rejection.Code)), attribute.Int(AttrPosition, rejection.Position))
+	reason := rejection.Reason
 	if stay := rejection.Stay; stay != nil {
-		q.wait.set(blocked(stay.Last)...)
-		q.wait.set(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
+		last := stay.Last
+		if last.Reason != admission.ReasonNone {
+			last.Reason, reason = cmp.Or(reason, last.Reason), admission.ReasonNone
+		}
+		q.wait.add(blocked(last)...)
+		q.wait.add(attribute.Float64(AttrExpected, stay.Expected.Seconds()))
 	}
-	if rejection.Reason != admission.ReasonNone {
-		q.wait.set(attribute.String(AttrReason, string(rejection.Reason)))
+	if reason != admission.ReasonNone {
+		q.wait.add(attribute.String(AttrReason, string(reason)))
 	}
 	q.endWait(at)
 }
@@ -509,8 +517,8 @@ func (t *Telemetry) peer(address string) *peer {
 // context carries the span, for the exemplars of what can be looked at in a trace: how
 // long something took, and what went wrong. Sums have none.
 func (q *Request) context() context.Context {
-	if q.ctx == nil {
+	if !q.isKept() {
 		return context.Background()
 	}
-	return q.ctx
+	return withSpan(q.id)
 }

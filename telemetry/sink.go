@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/instrumentation"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -11,6 +12,7 @@ import (
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
 )
 
 // exporterSink gives spans to one of the SDK's exporters.
@@ -25,10 +27,32 @@ type exporterSink struct {
 func (e *exporterSink) add(s *span) {
 	e.spans = append(e.spans, tracetest.SpanStub{
 		Name: s.name, SpanContext: s.id, Parent: s.parent, SpanKind: s.kind, StartTime: s.began, EndTime: s.ended,
-		Attributes: s.attributes, Events: s.events, Links: s.links, Status: s.status,
+		Attributes: s.keyValues(), Events: s.events, Links: s.links, Status: s.status,
 		DroppedAttributes: s.dropped.attributes, DroppedEvents: s.dropped.events, DroppedLinks: s.dropped.links,
 		Resource: e.about, InstrumentationScope: instrumentation.Scope{Name: scope},
 	}.Snapshot())
+}
+
+// keyValues reads the attributes again.
+func (s *span) keyValues() []attribute.KeyValue {
+	var read tracepb.Span
+	if err := proto.Unmarshal(s.attributes, &read); err != nil {
+		panic("telemetry: " + err.Error()) // it was encoded here
+	}
+	var all []attribute.KeyValue
+	for _, a := range read.Attributes {
+		switch key := attribute.Key(a.Key); v := a.Value.Value.(type) {
+		case *commonpb.AnyValue_BoolValue:
+			all = append(all, key.Bool(v.BoolValue))
+		case *commonpb.AnyValue_IntValue:
+			all = append(all, key.Int64(v.IntValue))
+		case *commonpb.AnyValue_DoubleValue:
+			all = append(all, key.Float64(v.DoubleValue))
+		case *commonpb.AnyValue_StringValue:
+			all = append(all, key.String(v.StringValue))
+		}
+	}
+	return all
 }
 
 func (e *exporterSink) send(ctx context.Context) error {

@@ -12,8 +12,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// span is a span as a plain record: it is filled on the request's way, and read only
-// when it has left that. One goroutine at a time may use it. The methods do nothing
+// span is a span as a plain record: it is filled on the request's way, and the whole is
+// encoded only when it has left that. One goroutine at a time may use it. The methods do nothing
 // on a nil span, which is one that is not kept.
 type span struct {
 	tracer       *tracer
@@ -21,7 +21,8 @@ type span struct {
 	kind         trace.SpanKind
 	id, parent   trace.SpanContext
 	began, ended time.Time
-	attributes   []attribute.KeyValue // each key once
+	attributes   []byte // encoded, as the fields attributes of Span; each key once
+	count        int    // of attributes
 	events       []sdktrace.Event
 	links        []sdktrace.Link
 	status       sdktrace.Status
@@ -30,12 +31,11 @@ type span struct {
 
 // records are spans that are not in use.
 var records = sync.Pool{New: func() any {
-	return &span{attributes: make([]attribute.KeyValue, 0, 16), events: make([]sdktrace.Event, 0, 2)}
+	return &span{attributes: make([]byte, 0, 1<<10), events: make([]sdktrace.Event, 0, 2)}
 }}
 
 // recycle gives a span's memory back. Nothing may hold a part of it any more.
 func recycle(s *span) {
-	clear(s.attributes)
 	clear(s.events)
 	clear(s.links)
 	*s = span{attributes: s.attributes[:0], events: s.events[:0], links: s.links[:0]}
@@ -58,7 +58,7 @@ func (t *tracer) root(remote trace.SpanContext, name string, kind trace.SpanKind
 		return id, nil
 	}
 	s := t.record(id, remote, name, kind, began)
-	s.set(attributes...)
+	s.add(attributes...)
 	return id, s
 }
 
@@ -97,43 +97,30 @@ func newTraceID() (id trace.TraceID) {
 	return id
 }
 
-// set adds attributes, or gives those that are there another value.
-func (s *span) set(attributes ...attribute.KeyValue) {
-	if s == nil {
-		return
-	}
-next:
-	for _, a := range attributes {
-		for i := range s.attributes {
-			if s.attributes[i].Key == a.Key {
-				s.attributes[i] = s.within(a)
-				continue next
-			}
-		}
-		s.add(a)
-	}
-}
-
-// add adds attributes whose keys it does not have yet.
+// add adds attributes whose keys it does not have yet. They are encoded at once: a
+// record of them would have to be written and read again, and be looked through by the
+// garbage collector.
 func (s *span) add(attributes ...attribute.KeyValue) {
 	if s == nil {
 		return
 	}
 	most := s.tracer.limits.AttributeCountLimit
 	for i := range attributes {
-		if most >= 0 && len(s.attributes) >= most {
+		if most >= 0 && s.count >= most {
 			s.dropped.attributes++
 			continue
 		}
-		s.attributes = append(s.attributes, s.within(attributes[i]))
+		s.count++
+		s.attributes = appendAttribute(s.attributes, 9, s.within(&attributes[i]))
 	}
 }
 
 // within is an attribute with a value that is not too long.
-func (s *span) within(a attribute.KeyValue) attribute.KeyValue {
+func (s *span) within(a *attribute.KeyValue) *attribute.KeyValue {
 	longest := s.tracer.limits.AttributeValueLengthLimit
 	if longest >= 0 && a.Value.Type() == attribute.STRING && len(a.Value.AsString()) > longest {
-		return a.Key.String(shorten(a.Value.AsString(), longest))
+		shorter := a.Key.String(shorten(a.Value.AsString(), longest))
+		return &shorter
 	}
 	return a
 }

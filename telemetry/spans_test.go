@@ -85,7 +85,8 @@ func TestSpansCarryWhatTheContractSays(t *testing.T) {
 		"http.response.status_code": int64(200), AttrClass: "heavy", AttrBackend: "flux",
 	})
 	events := found[SpanWait].Events
-	if len(events) != 4 || events[0].Name != EventQueued || events[1].Name != EventBlocked || events[2].Name != EventBlocked || events[3].Name != EventGranted {
+	if len(events) != 4 || events[0].Name != EventQueued || events[1].Name != EventBlocked || events[2].Name != EventBlocked ||
+		events[3].Name != EventGranted {
 		t.Fatalf("admission.wait has events %v, want queued, blocked twice, granted", events)
 	}
 	if d := events[3].Time.Sub(events[0].Time); d != 2*time.Second {
@@ -125,12 +126,14 @@ func TestRefusalsAreOnTheSpans(t *testing.T) {
 		"at the door": {429, admission.Rejection{Code: admission.CodeQueueFull, Position: -1}, []string{EventRefused},
 			map[string]any{AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrWaited: 0.0,
 				AttrCode: "queue_full", AttrPosition: int64(-1)}, ResultRefused, codes.Unset},
-		"after its timeout": {503, admission.Rejection{Code: admission.CodeQueueTimeout, Reason: admission.ReasonResources, Position: 2, Waited: time.Minute, Stay: stayed},
+		"after its timeout": {503, admission.Rejection{Code: admission.CodeQueueTimeout, Reason: admission.ReasonResources, Position: 2,
+			Waited: time.Minute, Stay: stayed},
 			[]string{EventQueued, EventBlocked, EventBlocked, EventRefused},
 			map[string]any{AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrWaited: 60.0,
 				AttrCode: "queue_timeout", AttrPosition: int64(2), AttrReason: "resources", AttrResource: "gpu0",
 				AttrNeed: int64(34 << 30), AttrFree: int64(30 << 30), AttrExpected: 1.5}, ResultRefused, codes.Error},
-		"cancelled while it was queued": {499, admission.Rejection{Code: admission.CodeClientCancelled, Reason: admission.ReasonBehind, Position: 1, Waited: time.Second},
+		"cancelled while it was queued": {499, admission.Rejection{Code: admission.CodeClientCancelled, Reason: admission.ReasonBehind,
+			Position: 1, Waited: time.Second},
 			[]string{EventQueued, EventRefused},
 			map[string]any{AttrClass: "heavy", AttrBackend: "flux", AttrVRAM: int64(34 << 30), AttrWaited: 1.0,
 				AttrCode: "client_cancelled", AttrPosition: int64(1), AttrReason: "behind"}, ResultCancelled, codes.Unset},
@@ -181,18 +184,21 @@ func TestTheExecutionSaysHowItEnded(t *testing.T) {
 		about     string
 		result    string
 	}{
-		"well":                        {Execution{Status: 200, RPC: -1}, nil, codes.Unset, "", ResultOK},
-		"with a refusal":              {Execution{Status: 429, RPC: -1}, "429", codes.Error, "", ResultOK},
-		"with an error":               {Execution{Status: 500, RPC: -1}, "500", codes.Error, "", ResultFailed},
-		"without an answer":           {Execution{RPC: -1, Code: "backend_unreachable", Cause: "connection refused"}, "backend_unreachable", codes.Error, "connection refused", ResultFailed},
-		"in the middle":               {Execution{Status: 200, RPC: -1, Code: "backend_protocol", Cause: "unexpected EOF"}, "backend_protocol", codes.Error, "unexpected EOF", ResultFailed},
-		"because its client left":     {Execution{Status: 200, RPC: -1, Left: true}, "client_cancelled", codes.Unset, "", ResultCancelled},
-		"with bytes that are no text": {Execution{RPC: -1, Code: "backend_protocol", Cause: "malformed: \xff"}, "backend_protocol", codes.Error, "malformed: \uFFFD", ResultFailed},
-		"well by gRPC":                {Execution{Status: 200, RPC: 0}, nil, codes.Unset, "", ResultOK},
-		"with gRPC's NOT_FOUND":       {Execution{Status: 200, RPC: 5}, "NOT_FOUND", codes.Error, "", ResultOK},
-		"with gRPC's INTERNAL":        {Execution{Status: 200, RPC: 13}, "INTERNAL", codes.Error, "", ResultFailed},
-		"with gRPC's CANCELLED":       {Execution{Status: 200, RPC: 1}, "CANCELLED", codes.Error, "", ResultCancelled},
-		"with a status of no gRPC":    {Execution{Status: 200, RPC: 99}, "UNKNOWN", codes.Error, "", ResultFailed},
+		"well":           {Execution{Status: 200, RPC: -1}, nil, codes.Unset, "", ResultOK},
+		"with a refusal": {Execution{Status: 429, RPC: -1}, "429", codes.Error, "", ResultOK},
+		"with an error":  {Execution{Status: 500, RPC: -1}, "500", codes.Error, "", ResultFailed},
+		"without an answer": {Execution{RPC: -1, Code: "backend_unreachable", Cause: "connection refused"}, "backend_unreachable",
+			codes.Error, "connection refused", ResultFailed},
+		"in the middle": {Execution{Status: 200, RPC: -1, Code: "backend_protocol", Cause: "unexpected EOF"}, "backend_protocol",
+			codes.Error, "unexpected EOF", ResultFailed},
+		"because its client left": {Execution{Status: 200, RPC: -1, Left: true}, "client_cancelled", codes.Unset, "", ResultCancelled},
+		"with bytes that are no text": {Execution{RPC: -1, Code: "backend_protocol", Cause: "malformed: \xff"}, "backend_protocol", codes.Error,
+			"malformed: \uFFFD", ResultFailed},
+		"well by gRPC":             {Execution{Status: 200, RPC: 0}, nil, codes.Unset, "", ResultOK},
+		"with gRPC's NOT_FOUND":    {Execution{Status: 200, RPC: 5}, "NOT_FOUND", codes.Error, "", ResultOK},
+		"with gRPC's INTERNAL":     {Execution{Status: 200, RPC: 13}, "INTERNAL", codes.Error, "", ResultFailed},
+		"with gRPC's CANCELLED":    {Execution{Status: 200, RPC: 1}, "CANCELLED", codes.Error, "", ResultCancelled},
+		"with a status of no gRPC": {Execution{Status: 200, RPC: 99}, "UNKNOWN", codes.Error, "", ResultFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			telemetry, memory, _ := recorded(t, usual())
@@ -246,7 +252,8 @@ func TestTheExecutionMayEndAfterTheRequest(t *testing.T) {
 // for one byte that is not UTF-8.
 func TestAPathFromAClientIsFitForExport(t *testing.T) {
 	telemetry, memory, _ := recorded(t, usual())
-	telemetry.Begin(httptest.NewRequest("BREW", "http://box/%ff"+strings.Repeat("a", 60_000), nil), "").End(time.Now(), Ending{Status: 404, RPC: -1, Code: "no_route"})
+	telemetry.Begin(httptest.NewRequest("BREW", "http://box/%ff"+strings.Repeat("a", 60_000), nil), "").End(time.Now(),
+		Ending{Status: 404, RPC: -1, Code: "no_route"})
 	server := spans(t, telemetry, memory)["HTTP"]
 	path, _ := attributes(server.Attributes)["url.path"].(string)
 	if !strings.HasPrefix(path, "/%FFaaa") && !strings.HasPrefix(path, "/%ffaaa") || !utf8.ValidString(path) {
@@ -299,7 +306,8 @@ func TestAnOrderAndItsRequestLeadToEachOther(t *testing.T) {
 		t.Error("an Origin does not lead to its request")
 	}
 	telemetry.Ordered(SpanUnload, at, "vqa", 7, q).End(at.Add(time.Second), Done{Asked: 2, Freed: 1, GPUs: []string{"gpu0"}})
-	q.Admitted(at.Add(2*time.Second), 7, 0, 0, 2*time.Second, &admission.Stay{Steps: []admission.Step{{Reason: admission.ReasonReclaiming, Resource: "gpu0", Backend: "vqa"}}})
+	q.Admitted(at.Add(2*time.Second), 7, 0, 0, 2*time.Second,
+		&admission.Stay{Steps: []admission.Step{{Reason: admission.ReasonReclaiming, Resource: "gpu0", Backend: "vqa"}}})
 	q.End(at.Add(2*time.Second), Ending{Status: 200, RPC: -1})
 	found := spans(t, telemetry, memory)
 	wait, order := found[SpanWait], found[SpanUnload+" vqa"]
@@ -310,5 +318,6 @@ func TestAnOrderAndItsRequestLeadToEachOther(t *testing.T) {
 	if wait.SpanContext.TraceID() == order.SpanContext.TraceID() || order.Parent.IsValid() {
 		t.Error("the unload is in its request's trace, want one of its own")
 	}
-	expect(t, "the event blocked", attributes(wait.Events[1].Attributes), map[string]any{AttrReason: "reclaiming", AttrResource: "gpu0", AttrBackend: "vqa"})
+	expect(t, "the event blocked", attributes(wait.Events[1].Attributes),
+		map[string]any{AttrReason: "reclaiming", AttrResource: "gpu0", AttrBackend: "vqa"})
 }

@@ -72,7 +72,8 @@ func (c Config) Check(report func(path, problem string)) {
 		}
 	case "amdgpu":
 		if !ofAMD {
-			report("device", fmt.Sprintf("%q: not a card that amdgpu knows: want an index such as 0, a name such as card1, or a directory like /sys/class/drm/card1", c.Device))
+			report("device", fmt.Sprintf("%q: not a card that amdgpu knows: want an index such as 0, a name such as card1, "+
+				"or a directory like /sys/class/drm/card1", c.Device))
 		}
 	default:
 		report("source", fmt.Sprintf("%q: not known: want auto, nvml, amdgpu or declared", c.Source))

@@ -88,9 +88,11 @@ func (l *Locks) take(name, file string, shared bool) (*os.File, error) {
 	case !errors.Is(err, errLocked):
 		l.Log.Warn("the card is not locked: another process may give out the same memory", "gpu", name, "error", err.Error())
 	case shared:
-		l.Log.Warn("the card is shared with a process that does not share it: it counts all memory that it does not know as in use", "gpu", name, "file", path, "pid", holder(f))
+		l.Log.Warn("the card is shared with a process that does not share it: it counts all memory that it does not know as in use",
+			"gpu", name, "file", path, "pid", holder(f))
 	default:
-		err = fmt.Errorf("gpus.%s: another Anteroom uses this card (PID %s, which holds %s): stop it, or set gpus.%s.shared: true here and there", name, holder(f), path, name)
+		err = fmt.Errorf("gpus.%s: another Anteroom uses this card (PID %s, which holds %s): stop it, "+
+			"or set gpus.%s.shared: true here and there", name, holder(f), path, name)
 		f.Close()
 		return nil, err
 	}

@@ -76,7 +76,8 @@ func TestACardIsForOneProcess(t *testing.T) {
 		t.Fatalf("the first one says %q", says)
 	}
 	file := filepath.Join(directory, "anteroom", "gpu-0.lock")
-	want := fmt.Sprintf("refused: gpus.gpu0: another Anteroom uses this card (PID %d, which holds %s): stop it, or set gpus.gpu0.shared: true here and there", first, file)
+	want := fmt.Sprintf("refused: gpus.gpu0: another Anteroom uses this card (PID %d, which holds %s): stop it, or set "+
+		"gpus.gpu0.shared: true here and there", first, file)
 	if _, says, _ := other(t, directory, one()); says != want {
 		t.Errorf("the second one says %q, want %q", says, want)
 	}
@@ -86,7 +87,8 @@ func TestACardIsForOneProcess(t *testing.T) {
 	if _, says, _ := other(t, directory, map[string]Config{"gpu0": {Device: "0", Source: "declared"}}); says != "taken" {
 		t.Errorf("one that does not read the card says %q", says)
 	}
-	if _, says, _ := other(t, directory, one(sharing)); !strings.Contains(says, "is shared with a process that does not share it") || !strings.HasSuffix(says, "taken") {
+	if _, says, _ := other(t, directory, one(sharing)); !strings.Contains(says, "is shared with a process that does not share it") ||
+		!strings.HasSuffix(says, "taken") {
 		t.Errorf("one that shares the card says %q", says)
 	}
 	end()

@@ -260,7 +260,8 @@ func (c *nvidiaCard) memory(r *admission.Reading) (nvml.Return, error) {
 		c.unified = true
 		return code, systemMemory(r)
 	case nvml.ERROR_NO_PERMISSION:
-		return code, fmt.Errorf("%w: a container may see a MIG instance and not its card: want the instance's UUID as device", explain("read the memory", code))
+		return code, fmt.Errorf("%w: a container may see a MIG instance and not its card: want the instance's UUID as device",
+			explain("read the memory", code))
 	}
 	return code, explain("read the memory", code)
 }

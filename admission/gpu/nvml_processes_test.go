@@ -75,7 +75,8 @@ func TestDriversThatHaveOtherVersionsOfTheListsAreAskedForThose(t *testing.T) {
 				}
 				return
 			}
-			want := []admission.Process{{PID: 10, Name: "process-10", Used: 4096}, {PID: 11, Name: "process-11", Used: 1}, {PID: 12, Name: "process-12", Used: 8192}}
+			want := []admission.Process{{PID: 10, Name: "process-10", Used: 4096}, {PID: 11, Name: "process-11", Used: 1},
+				{PID: 12, Name: "process-12", Used: 8192}}
 			if got := s.untilListed(); !slices.Equal(got, want) {
 				t.Errorf("got %+v, want %+v", got, want)
 			}

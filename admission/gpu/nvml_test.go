@@ -95,7 +95,8 @@ func TestADriverThatIsReplacedUnderOurFeetIsNamedAndTakenUp(t *testing.T) {
 }
 
 func TestInsufficientPermissionIsInTheLogWithItsCure(t *testing.T) {
-	for state, cure := range map[string]string{"init 4": "want access to /dev/nvidia*", "0.memory 4": "want the instance's UUID as device", "0.handle 4": "want access to /dev/nvidia*"} {
+	for state, cure := range map[string]string{"init 4": "want access to /dev/nvidia*", "0.memory 4": "want the instance's UUID as device",
+		"0.handle 4": "want access to /dev/nvidia*"} {
 		s := start(t, modern(t), auto, card0(state)...)
 		for range 20 {
 			s.untilError(cure)
@@ -188,7 +189,8 @@ func TestADividedCardAsksForAnInstance(t *testing.T) {
 
 func TestReadsAnInstanceByItsUUID(t *testing.T) {
 	s := start(t, modern(t), Config{Device: "MIG-1234", Source: "nvml"},
-		"cards 2", "0.uuid GPU-aaaa", "0.memory 3", "0.mig 1", "1.uuid MIG-1234", "1.total 10737418240", "1.used 1073741824", "1.compute.code 3", "1.graphics.code 3")
+		"cards 2", "0.uuid GPU-aaaa", "0.memory 3", "0.mig 1", "1.uuid MIG-1234", "1.total 10737418240", "1.used 1073741824",
+		"1.compute.code 3", "1.graphics.code 3")
 	if r := s.untilUsed(admission.GiB); r.Total != 10*admission.GiB || r.Listed {
 		t.Errorf("got %+v", r)
 	}

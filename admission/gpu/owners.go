@@ -199,7 +199,8 @@ func (o *Owners) look(now time.Time) (problem string) {
 			}
 		}
 		if hidden != "" && h.PID == 0 && h.Name == "" && problem == "" {
-			problem = fmt.Sprintf("it cannot be seen who listens on %s for %s: want to run as that process's user or with CAP_SYS_PTRACE, or its process.name or process.pid", hidden, h.Backend)
+			problem = fmt.Sprintf("it cannot be seen who listens on %s for %s: want to run as that process's user or with CAP_SYS_PTRACE, "+
+				"or its process.name or process.pid", hidden, h.Backend)
 		}
 	}
 	return problem

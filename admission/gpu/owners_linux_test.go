@@ -187,7 +187,8 @@ func TestOneThatStartedTheListenerBelongsToItInOneProcessGroup(t *testing.T) {
 }
 
 func TestAListenerThatHandedItsSocketOnAndEnded(t *testing.T) {
-	all, _ := begin(t, os.Args[0], engine{Name: "daemon", Start: []engine{{Name: "starter", Listen: anyPort, Vanishes: true, Start: []engine{{Name: "stays"}}}}})
+	all, _ := begin(t, os.Args[0], engine{Name: "daemon",
+		Start: []engine{{Name: "starter", Listen: anyPort, Vanishes: true, Start: []engine{{Name: "stays"}}}}})
 	starter := all["starter"]
 	delete(all, "starter")
 	delete(all, "daemon")

@@ -56,7 +56,8 @@ func (m machine) listens(sockets ...string) {
 		if len(address) > 16 {
 			table = "tcp6"
 		}
-		tables[table] += fmt.Sprintf("   0: %s 00000000:0000 %s 00000000:00000000 00:00000000 00000000     0        0 %s 1 0000000070ec058b 100 0 0 10 0\n", address, state, inode)
+		tables[table] += fmt.Sprintf("   0: %s 00000000:0000 %s 00000000:00000000 00:00000000 00000000     0        0 %s 1 "+
+			"0000000070ec058b 100 0 0 10 0\n", address, state, inode)
 	}
 	for _, s := range sockets {
 		address, inode, _ := strings.Cut(s, " ")
@@ -154,7 +155,8 @@ func TestOddEntriesAreSkipped(t *testing.T) {
 	if p, ok := readProcess(m.root, 5); !ok || p != (process{pid: 5, parent: 1, group: 5, started: 7, name: "a) S 9 (b"}) {
 		t.Errorf("got %+v, %v", p, ok)
 	}
-	for name, text := range map[string]string{"empty": "", "cut": "5 (a) S 1 5", "no name": "5 a S 1", "a zombie": "5 (a) Z 1 5 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 7 1 7", "no number": "5 (a) S x 5 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 7 1 7"} {
+	for name, text := range map[string]string{"empty": "", "cut": "5 (a) S 1 5", "no name": "5 a S 1",
+		"a zombie": "5 (a) Z 1 5 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 7 1 7", "no number": "5 (a) S x 5 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 7 1 7"} {
 		write(t, filepath.Join(m.root, "5", "stat"), text)
 		if p, ok := readProcess(m.root, 5); ok {
 			t.Errorf("%s: got %+v", name, p)

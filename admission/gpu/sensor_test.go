@@ -93,7 +93,8 @@ func (s setup) run() {
 	sensor.Watch(ctx, func(r admission.Reading) {
 		mu.Lock()
 		defer mu.Unlock()
-		s := seen{GPU: r.GPU, Device: r.Device, Source: r.Source, Total: r.Total, Used: r.Used, Processes: r.Processes, Lost: r.Lost, Listed: r.Processes != nil}
+		s := seen{GPU: r.GPU, Device: r.Device, Source: r.Source, Total: r.Total, Used: r.Used, Processes: r.Processes, Lost: r.Lost,
+			Listed: r.Processes != nil}
 		if s.Utilization = -1; r.Utilization != nil {
 			s.Utilization = *r.Utilization
 		}
@@ -176,7 +177,8 @@ func startAll(t testing.TB, directory string, do setup, state ...string) *sensor
 	text, err := json.Marshal(do)
 	must(t, err)
 	c := exec.Command(os.Args[0])
-	c.Env = append(os.Environ(), "GPU_TEST_PROCESS=sensor "+string(text), "FAKE_CARDS="+s.state, "LD_LIBRARY_PATH="+directory, "GORACE=atexit_sleep_ms=0")
+	c.Env = append(os.Environ(), "GPU_TEST_PROCESS=sensor "+string(text), "FAKE_CARDS="+s.state, "LD_LIBRARY_PATH="+directory,
+		"GORACE=atexit_sleep_ms=0")
 	in, err := c.StdinPipe()
 	must(t, err)
 	out, err := c.StdoutPipe()
@@ -283,5 +285,6 @@ var gpu0 = map[string]Config{"gpu0": auto}
 
 // card0 is a card of 48 GiB, of which the driver keeps one.
 func card0(more ...string) []string {
-	return append(slices.Clone(more), "cards 1", "0.uuid GPU-aaaa", "0.name Test 48", "0.total 51539607552", "0.reserved 1073741824", "0.used 4294967296")
+	return append(slices.Clone(more), "cards 1", "0.uuid GPU-aaaa", "0.name Test 48", "0.total 51539607552", "0.reserved 1073741824",
+		"0.used 4294967296")
 }

@@ -18,14 +18,19 @@ const lookWithin = 3 * time.Second
 func Look(c Config) (admission.Reading, error) {
 	done := make(chan admission.Reading, 1)
 	go func() {
-		r := admission.Reading{Err: fmt.Errorf("gpu: source %q is never read", c.Source)}
+		var absent []error
 		for _, s := range c.sources() {
-			r = admission.Reading{At: time.Now()}
+			r := admission.Reading{At: time.Now()}
 			if r.Err = s.read(&r, true); !errors.Is(r.Err, errAbsent) {
-				break
+				done <- r
+				return
 			}
+			absent = append(absent, r.Err)
 		}
-		done <- r
+		if len(absent) == 0 {
+			absent = append(absent, fmt.Errorf("gpu: source %q is never read", c.Source))
+		}
+		done <- admission.Reading{At: time.Now(), Err: noCard(absent)}
 	}()
 	select {
 	case r := <-done:

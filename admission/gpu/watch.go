@@ -3,7 +3,9 @@ package gpu
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,7 +81,8 @@ func (s Sensor) Watch(ctx context.Context, observe func(admission.Reading), read
 		if len(sources) == 0 {
 			continue
 		}
-		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, busy: s.Busy, measuring: s.Measuring, now: make(chan struct{}, 1), log: s.Log, observe: observe}
+		w := &watcher{pace: usual, gpu: name, sources: sources, owners: s.Owners, busy: s.Busy, measuring: s.Measuring,
+			now: make(chan struct{}, 1), log: s.Log, observe: observe}
 		asked[name] = w.now
 		first.Add(1)
 		w.first = sync.OnceFunc(first.Done)
@@ -206,7 +209,7 @@ func (w *watcher) read(processes bool) (admission.Reading, source) {
 	if w.source != nil {
 		candidates = []source{w.source}
 	}
-	var absent error
+	var absent []error
 	for _, s := range candidates {
 		r := admission.Reading{GPU: w.gpu, At: time.Now()} // when it is begun
 		r.Err = s.read(&r, processes)
@@ -217,11 +220,21 @@ func (w *watcher) read(processes bool) (admission.Reading, source) {
 		if !errors.Is(r.Err, errAbsent) || w.source != nil {
 			return r, s
 		}
-		if absent == nil {
-			absent = r.Err
-		}
+		absent = append(absent, r.Err)
 	}
-	return admission.Reading{GPU: w.gpu, At: time.Now(), Err: absent}, nil
+	return admission.Reading{GPU: w.gpu, At: time.Now(), Err: noCard(absent)}, nil
+}
+
+// noCard is one error of those of the sources that were asked for a card.
+func noCard(absent []error) error {
+	if len(absent) == 0 {
+		return nil
+	}
+	all := absent[0]
+	for _, err := range absent[1:] {
+		all = fmt.Errorf("%w; %s", all, strings.TrimPrefix(err.Error(), errAbsent.Error()+": "))
+	}
+	return all
 }
 
 // tell passes a reading on, and says in the log what has changed for good.

@@ -66,7 +66,8 @@ func TestProcessesAreReadMoreRarelyThanMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := new(counting)
 		ctx, cancel := context.WithCancel(t.Context())
-		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), sources: []source{c}, observe: func(admission.Reading) {}}
+		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), sources: []source{c},
+			observe: func(admission.Reading) {}}
 		go w.run(ctx)
 		time.Sleep(time.Minute - time.Millisecond)
 		cancel()
@@ -81,8 +82,9 @@ func TestProcessesAreReadWithEveryReadingWhileWorkIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, began := new(counting), time.Now()
 		ctx, cancel := context.WithCancel(t.Context())
-		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), sources: []source{c}, observe: func(admission.Reading) {},
-			busy: func(gpu string) bool { return gpu == "gpu0" && time.Since(began) < 30*time.Second }}
+		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), sources: []source{c},
+			observe: func(admission.Reading) {},
+			busy:    func(gpu string) bool { return gpu == "gpu0" && time.Since(began) < 30*time.Second }}
 		go w.run(ctx)
 		time.Sleep(32*time.Second - time.Millisecond)
 		if synctest.Wait(); c.readings.Load() != 64 || c.lists.Load() != 64 {
@@ -100,8 +102,9 @@ func TestACardIsReadWhenThatIsAskedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := new(counting)
 		ctx, cancel := context.WithCancel(t.Context())
-		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), sources: []source{c}, observe: func(admission.Reading) {},
-			now: make(chan struct{}, 1)}
+		w := &watcher{pace: usual, gpu: "gpu0", first: func() {}, log: slog.New(slog.DiscardHandler), sources: []source{c},
+			observe: func(admission.Reading) {},
+			now:     make(chan struct{}, 1)}
 		now := make(chan string, 16)
 		go w.run(ctx)
 		go Sensor{Now: now}.passOn(ctx, map[string]chan struct{}{"gpu0": w.now})
@@ -203,7 +206,8 @@ func TestTheFirstSourceThatIsThereIsKept(t *testing.T) {
 
 func TestCardsThatAreDeclaredAreNotAsked(t *testing.T) {
 	ready := false
-	Sensor{Cards: map[string]Config{"gpu0": {Source: "declared"}}}.Watch(t.Context(), func(admission.Reading) { t.Error("a reading") }, func() { ready = true })
+	Sensor{Cards: map[string]Config{"gpu0": {Source: "declared"}}}.Watch(t.Context(), func(admission.Reading) { t.Error("a reading") },
+		func() { ready = true })
 	if !ready {
 		t.Error("it is not ready")
 	}

@@ -22,7 +22,8 @@ func TestTimesAreKeptByCompany(t *testing.T) {
 	check := func(h *History) {
 		t.Helper()
 		b := h.Beside(vram)
-		if b == nil || len(*b) != 2 || (*b)[Alone].P50 != 5100*time.Millisecond || (*b)["light"].P50 != 9300*time.Millisecond || (*b)["light"].P95 != 9500*time.Millisecond {
+		if b == nil || len(*b) != 2 || (*b)[Alone].P50 != 5100*time.Millisecond || (*b)["light"].P50 != 9300*time.Millisecond ||
+			(*b)["light"].P95 != 9500*time.Millisecond {
 			t.Errorf("it knows %v, want 5.1 s alone, 9.3 s beside light, and nothing yet beside what was there three times", b)
 		}
 		if l := h.Learned(); len(l) != 1 || len(l[0].Beside) != 2 {

@@ -158,14 +158,17 @@ func (h *History) Measured(vram memory.Bytes) bool {
 }
 
 // LearnRoom takes the memory that a run which ended well could have had, weights
-// included. onTrial says that nobody knew whether it would be enough.
-func (h *History) LearnRoom(at time.Time, vram, room, weights memory.Bytes, onTrial bool) {
+// included. onTrial says that nobody knew whether it would be enough. A run that began
+// before the last raise tells nothing of it.
+func (h *History) LearnRoom(at, began time.Time, vram, room, weights memory.Bytes, onTrial bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.kindOf(vram)
 	defer k.note(h, at)
 	k.rooms, k.odd = remember(k.rooms, room, maxPeaks), 0
-	k.since++
+	if k.floor == 0 || k.last.Evidence != ByExhausted || began.After(k.last.Since) {
+		k.since++
+	}
 	for i := range k.seen {
 		k.seen[i].age++
 	}
@@ -345,13 +348,17 @@ func (f Failure) needs(seen memory.Bytes) memory.Bytes {
 // Exhausted takes a run that ended for want of memory, and gives the figure for
 // another try. A request that ran out of memory where others of its kind did well
 // is odd, and raises nothing but its own figure: more of the last eight runs which
-// ended well had no more room, to a tenth, than have failed since.
+// ended well had no more room, to a tenth, than have failed since. One that says that
+// it needed no more than is booked raises nothing.
 func (h *History) Exhausted(at time.Time, vram memory.Bytes, f Failure) (again memory.Bytes, isOdd bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	k := h.kindOf(vram)
 	defer k.note(h, at)
 	k.failures++
+	if f.Said > 0 && f.Said <= f.Weights+f.Booked {
+		return f.Booked, false // others held what it needed, and it needed no more
+	}
 	well := 0
 	for _, n := range k.rooms {
 		if nearly(n, f.Room) {

@@ -35,7 +35,7 @@ func (h *History) full(vram, booked, room, weights, said memory.Bytes) (again me
 // good are n runs that ended well in so much room.
 func (h *History) good(n int, vram, room memory.Bytes) {
 	for range n {
-		h.LearnRoom(then, vram, room, 0, false)
+		h.LearnRoom(then, then.Add(1), vram, room, 0, false)
 	}
 }
 
@@ -66,14 +66,14 @@ func TestADemandIsLearned(t *testing.T) {
 	})
 	t.Run("a good trial in less room than declared", func(t *testing.T) {
 		h := new(History)
-		h.LearnRoom(then, 34*gib, 26*gib, 0, true)
+		h.LearnRoom(then, then.Add(1), 34*gib, 26*gib, 0, true)
 		wantDemand(t, h, 34*gib, false, 26*gib, false)
 		h.peak(34*gib, 28*gib, 0, false)
 		wantDemand(t, h, 34*gib, false, 28*gib*103/100, false)
 	})
 	t.Run("the room of a trial holds the weights too", func(t *testing.T) {
 		h := new(History)
-		h.LearnRoom(then, 34*gib, 26*gib, 10*gib, true)
+		h.LearnRoom(then, then.Add(1), 34*gib, 26*gib, 10*gib, true)
 		wantDemand(t, h, 34*gib, false, 16*gib, false)
 	})
 	t.Run("nothing declared: unknown, then the largest seen and 25 %", func(t *testing.T) {
@@ -161,10 +161,20 @@ func TestARunThatEndsForWantOfMemory(t *testing.T) {
 			wantDemand(t, h, 10*gib, false, 10*gib, false)
 		}
 	})
+	t.Run("and not after runs that had begun before it was raised", func(t *testing.T) {
+		var h History
+		h.full(10*gib, 10*gib, 12*gib, 0, 20*gib)
+		for range goodRuns {
+			h.LearnRoom(then.Add(time.Minute), then.Add(-time.Second), 10*gib, 40*gib, 0, false)
+		}
+		wantDemand(t, &h, 10*gib, false, 20*gib+20*gib/50, false)
+		h.good(goodRuns, 10*gib, 40*gib)
+		wantDemand(t, &h, 10*gib, false, 10*gib, false)
+	})
 	t.Run("falls again after a good trial", func(t *testing.T) {
 		h := new(History)
 		h.full(10*gib, 10*gib, 8*gib, 0, 0)
-		h.LearnRoom(then, 10*gib, 11*gib, 0, true)
+		h.LearnRoom(then, then.Add(1), 10*gib, 11*gib, 0, true)
 		wantDemand(t, h, 10*gib, false, 10*gib, false)
 	})
 	t.Run("an odd request raises nothing", func(t *testing.T) {

@@ -17,7 +17,7 @@ func TestAHistoryIsSavedAndGoesOn(t *testing.T) {
 	}
 	h.Learn(4*memory.GiB, time.Minute)
 	h.full(4*memory.GiB, 5*memory.GiB, 4*memory.GiB, 0, 0)
-	h.LearnRoom(then, 16*memory.GiB, 12*memory.GiB, 2*memory.GiB, true)
+	h.LearnRoom(then, then.Add(1), 16*memory.GiB, 12*memory.GiB, 2*memory.GiB, true)
 	h.LearnPeak(then, 8*memory.GiB, memory.Measurement{Seen: 7 * memory.GiB, Weights: 2 * memory.GiB, Exact: true, Grew: true})
 	text, err := json.Marshal(h)
 	if err != nil {
@@ -85,7 +85,7 @@ func FuzzASavedHistory(f *testing.F) {
 			}
 			h.Learn(l.VRAM, time.Second)
 			h.peak(l.VRAM, memory.GiB, 0, true)
-			h.LearnRoom(then, l.VRAM, memory.GiB, 0, true)
+			h.LearnRoom(then, then.Add(1), l.VRAM, memory.GiB, 0, true)
 			h.full(l.VRAM, booked, booked, 0, 0)
 		}
 		if _, err := json.Marshal(h); err != nil {
@@ -125,7 +125,7 @@ func TestTheEvidenceOfAFigureIsSaved(t *testing.T) {
 			h.LearnPeak(then, vram, memory.Measurement{Seen: 20 * memory.GiB, Exact: true, Grew: true})
 		}, ByProcess},
 		"totals":  {func(h *History) { h.peak(vram, 20*memory.GiB, 0, false) }, ByTotal},
-		"a trial": {func(h *History) { h.LearnRoom(then, vram, 5*memory.GiB, 0, true) }, ByTrial},
+		"a trial": {func(h *History) { h.LearnRoom(then, then.Add(1), vram, 5*memory.GiB, 0, true) }, ByTrial},
 		"out of memory": {func(h *History) {
 			h.full(vram, vram, 20*memory.GiB, 0, 0)
 			h.good(1, vram, 30*memory.GiB)

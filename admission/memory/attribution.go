@@ -177,76 +177,93 @@ func (p *pass) inferred(do func(acc *account, h *Account)) {
 	}
 }
 
-// widen takes the change of the total.
+// widen takes the change of the total:
 //
-//	rise  what nothing of ours explains of a rise
-//	fall  what no active account explains of a fall
+//  1. What nothing of ours explains of a rise, and no active account of a fall, is
+//     worked out.
+//  2. Each account takes what it may have had of the change.
+//  3. The rest of a rise may be unmanaged memory, and is, where no account is active.
+//  4. What was to come back and is still in use may be unmanaged memory too.
 func (p *pass) widen(figures []Bytes) {
 	if p.first {
 		p.open(figures)
 		return
 	}
-	change, moved := p.change, false
-	rise, fall := change, -change
-	each := func(do func(acc *account, h *Account, active bool)) {
-		for i, a := range p.d.accounts {
-			acc, h := p.l.accounts[a], &p.l.Accounts[a]
-			if acc.figure < 0 || figures[i] < 0 {
-				do(acc, h, p.active(acc, h))
-			}
+	rise, fall, moved := p.unexplained(figures) // 1
+	ended := Bytes(0)
+	for i := range p.d.accounts {
+		if acc, h, ok := p.widened(figures, i); ok {
+			ended += p.take(acc, h, rise, fall) // 2
 		}
 	}
-	each(func(acc *account, h *Account, active bool) {
+	if p.change > 0 { // 3
+		p.t.XHigh += rise
+		if !moved {
+			p.t.XLow += rise
+		}
+	} else {
+		p.t.XLow = max(0, p.t.XLow+p.change)
+	}
+	p.t.XHigh += max(0, ended-max(0, -p.change)) // 4
+}
+
+// widened gives the i-th account of the GPU; false: it had a figure before and has one now.
+func (p *pass) widened(figures []Bytes, i int) (*account, *Account, bool) {
+	a := p.d.accounts[i]
+	acc := p.l.accounts[a]
+	return acc, &p.l.Accounts[a], acc.figure < 0 || figures[i] < 0
+}
+
+// unexplained is what nothing of ours explains of a rise, and what no active account
+// explains of a fall. moved says that an account is active.
+func (p *pass) unexplained(figures []Bytes) (rise, fall Bytes, moved bool) {
+	rise, fall = p.change, -p.change
+	for i := range p.d.accounts {
+		acc, h, ok := p.widened(figures, i)
 		switch {
+		case !ok:
 		case acc.gone:
 			rise -= acc.weights // it may load while it starts again
-		case active:
+		case p.active(acc, h):
 			moved = true
 			if rise -= h.Growth(); p.begun <= acc.startedBy {
 				rise -= max(0, acc.weights-h.Low)
 			}
 			fall -= h.High - acc.floor(h)
 		}
-	})
-	rise, fall = max(0, rise), max(0, fall)
-	ended := Bytes(0)
-	each(func(acc *account, h *Account, active bool) {
-		switch {
-		case change > 0 && active:
-			high := h.High
-			if h.High = max(high, h.Peak); p.begun <= acc.startedBy {
-				h.High = max(h.High, acc.weights)
-			}
-			if rise > 0 && h.Runs > 0 {
-				h.High = max(h.High, high+change)
-			}
-		case change < 0 && active:
-			h.Low = min(h.Low, max(acc.floor(h), h.Low+change))
-		case change < 0:
-			h.Low = max(0, h.Low-fall)
-			if fall > acc.weights/2 {
-				acc.loaded = unknown
-			}
-		}
-		if acc.ended > 0 {
-			h.Low = min(h.Low, acc.floor(h))
-			if acc.seenReturns > 0 {
-				// What has started since may have taken the place of what has ended.
-				ended += max(0, acc.ended-acc.started)
-			}
-		}
-		h.High = max(h.High, h.Low)
-	})
-	if change > 0 {
-		p.t.XHigh += rise
-		if !moved {
-			p.t.XLow += rise
-		}
-	} else {
-		p.t.XLow = max(0, p.t.XLow+change)
 	}
-	// What was to come back and is still in use may be a neighbour's.
-	p.t.XHigh += max(0, ended-max(0, -change))
+	return max(0, rise), max(0, fall), moved
+}
+
+// take widens an account by what it may have had of a change. It gives what has ended
+// there and was to come back.
+func (p *pass) take(acc *account, h *Account, rise, fall Bytes) (ended Bytes) {
+	switch active := p.active(acc, h); {
+	case p.change > 0 && active:
+		high := h.High
+		if h.High = max(high, h.Peak); p.begun <= acc.startedBy {
+			h.High = max(h.High, acc.weights)
+		}
+		if rise > 0 && h.Runs > 0 {
+			h.High = max(h.High, high+p.change)
+		}
+	case p.change < 0 && active:
+		h.Low = min(h.Low, max(acc.floor(h), h.Low+p.change))
+	case p.change < 0:
+		h.Low = max(0, h.Low-fall)
+		if fall > acc.weights/2 {
+			acc.loaded = unknown
+		}
+	}
+	if acc.ended > 0 {
+		h.Low = min(h.Low, acc.floor(h))
+		if acc.seenReturns > 0 {
+			// What has started since may have taken the place of what has ended.
+			ended = max(0, acc.ended-acc.started)
+		}
+	}
+	h.High = max(h.High, h.Low)
+	return ended
 }
 
 // open begins the intervals at the first reading of a GPU: of what is in use,

@@ -91,7 +91,8 @@ func (l *Ledger) DescribeAccount(a int) AccountState {
 	acc, h := l.accounts[a], &l.Accounts[a]
 	s := AccountState{Replica: acc.replica, GPU: l.devices[acc.gpu].Name, Resident: acc.weights, Declared: acc.declared, Learns: acc.learn,
 		Low: h.Low, High: h.High, Exact: acc.figure >= 0, Running: h.Running, Booked: l.booked(a, l.devices[acc.gpu].goodAt != never),
-		Keeps: acc.keeps(), Seen: acc.seenKeeps+acc.seenReturns > 0, Loaded: [...]string{unknown: "unknown", loaded: "loaded", absent: "unloaded"}[acc.loaded]}
+		Keeps: acc.keeps(), Seen: acc.seenKeeps+acc.seenReturns > 0,
+		Loaded: [...]string{unknown: "unknown", loaded: "loaded", absent: "unloaded"}[acc.loaded]}
 	s.Retained = max(0, s.Booked-l.need(&l.State, a))
 	return s
 }

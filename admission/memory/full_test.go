@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -76,16 +77,83 @@ func TestAFullCardThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// With nothing beside it one run may always start.
-func TestAFullCardIsNoStandstill(t *testing.T) {
-	u := newUnreadable(t)
-	for range 4 {
-		u.ends(u.starts(), Result{Outcome: OutOfMemory})
-	}
-	a := u.starts()
+// fails starts one that has to fit, and lets it run out of memory.
+func (u *unreadable) fails(res Result) {
+	u.t.Helper()
+	res.Outcome = OutOfMemory
+	u.ends(u.starts(), res)
+}
+
+// waitsFor holds that nothing fits for so long, and is looked at again then.
+func (u *unreadable) waitsFor(d time.Duration) {
+	u.t.Helper()
 	u.waits()
-	u.ends(a, Result{})
+	u.now += d - 1
+	u.waits()
+	if at, ok := u.l.Next(u.now); !ok || at != u.now+1 {
+		u.t.Errorf("the next look is at %v, %v, want one at %v", at, ok, u.now+1)
+	}
+	u.now++
+}
+
+// Nothing of ours fits. The next waits, for longer each time, and when the neighbour has
+// gone all go on with the first that went well.
+func TestACardWithoutRoomForOne(t *testing.T) {
+	said := Result{Tried: GiB, Free: GiB / 4, InUse: GiB}
+	t.Run("as its answers say", func(t *testing.T) {
+		u := newUnreadable(t)
+		u.fails(said)
+		for _, rest := range []time.Duration{10, 20, 40, 80, 100, 100} {
+			u.waitsFor(rest * time.Second)
+			u.fails(said)
+		}
+		u.waitsFor(100 * time.Second)
+		first := u.starts()
+		u.waits() // one at a time
+		u.ends(first, Result{})
+		u.ends(u.starts(), Result{})
+		u.fails(said)
+		u.waitsFor(DefaultTrialAfter)
+	})
+	t.Run("as answers without figures let believe", func(t *testing.T) {
+		u := newUnreadable(t)
+		u.fails(Result{})
+		u.fails(Result{}) // the first may have wanted too much
+		for _, rest := range []time.Duration{1, 2, 4, 8, 16, 32, 64, 100, 100} {
+			u.waitsFor(rest * time.Second)
+			u.fails(Result{})
+		}
+	})
+	t.Run("although what is tried is long", func(t *testing.T) {
+		u := newUnreadable(t)
+		u.fails(said)
+		u.waitsFor(DefaultTrialAfter)
+		u.starts()
+		u.waitsFor(DefaultTrialAfter)
+		u.starts() // the first has lasted
+		u.waits()
+	})
+}
+
+// One that needs more than the one that has failed does not take its place.
+func TestASmallRunIsTriedFirst(t *testing.T) {
+	u := newUnreadable(t)
+	u.fails(Result{Tried: GiB, Free: GiB / 4, InUse: GiB})
+	large := func() bool { _, _, ok := u.l.Fits(&u.l.State, 0, 20*GiB, u.now); return ok }
+	u.now = DefaultTrialAfter
+	if large() || !u.fits() {
+		t.Errorf("as the rest ends 20 GiB are tried: %v; 1 GiB: %v", large(), u.fits())
+	}
+	if u.now += settleTime; !large() {
+		t.Error("where no small one comes a large one is not tried")
+	}
+	r := &Run{Demand: 20 * GiB, Accounts: []int{0}}
+	u.l.Start(u.now, r)
+	u.ends(r, Result{Outcome: OutOfMemory, Tried: 20 * GiB, Free: 12 * GiB, InUse: GiB})
+	u.waitsFor(2 * DefaultTrialAfter) // whether 1 GiB fits is still not known
 	u.ends(u.starts(), Result{})
+	u.starts()
+	u.starts()
 }
 
 // What an answer says was free may be booked, and one that wanted more than its figure
@@ -100,4 +168,19 @@ func TestWhatAFullCardSays(t *testing.T) {
 	if _, _, ok := u.l.Fits(&u.l.State, 0, GiB/2, u.now); !ok {
 		t.Error("what was free is kept from a smaller one")
 	}
+}
+
+// The run beyond what may be booked ends while the card is lost.
+func TestATryThatEndsUnseenIsOver(t *testing.T) {
+	u := newUnreadable(t)
+	u.starts()
+	u.ends(u.starts(), Result{Outcome: OutOfMemory})
+	u.now = DefaultTrialAfter
+	tries := u.starts()
+	u.waits() // one at a time
+	u.l.Observe(u.now, u.now, Reading{GPU: "g0", Err: errors.New("fell off the bus"), Lost: true})
+	u.ends(tries, Result{})
+	u.l.Observe(u.now, u.now, Reading{GPU: "g0", Err: errors.New("no permission")})
+	u.now += settleTime // what has ended unseen is still booked: it is a larger one than has failed
+	u.starts()
 }

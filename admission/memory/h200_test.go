@@ -190,7 +190,8 @@ var recordings = []struct {
 
 func newRecording(t *testing.T, i int, figured bool) *recording {
 	x := recordings[i]
-	r := &recording{t: t, l: new(Ledger), names: x.backends, figures: map[string]Place{}, demands: map[string]Bytes{}, running: map[string][]*Run{}, figured: figured}
+	r := &recording{t: t, l: new(Ledger), names: x.backends, figures: map[string]Place{}, demands: map[string]Bytes{},
+		running: map[string][]*Run{}, figured: figured}
 	g := r.l.AddGPU(0, GPU{Name: "gpu0", Reads: true})
 	for k, name := range x.backends {
 		p := Place{Backend: name, GPU: g, Weights: x.weights[k] * MiB, Returns: x.returns[k]}

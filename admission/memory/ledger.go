@@ -278,8 +278,8 @@ func (l *Ledger) Next(now time.Duration) (time.Duration, bool) {
 		if r := d.lone; r != nil {
 			take(r.Started + d.trialAfter())
 		}
-		if d.full.most > 0 && l.sight(g, now) == blind {
-			take(d.full.until)
+		if at, ok := d.fullNext(now); ok && l.sight(g, now) == blind {
+			take(at)
 		}
 		for _, a := range d.accounts {
 			if at, ok := l.Ended(a); ok {

@@ -190,7 +190,6 @@ func (p *pass) measure() {
 				acc.weights, acc.split = acc.figure, true
 			}
 		}
-		m := &acc.meter
 		for _, r := range acc.runs {
 			r.room = max(r.room, l.room(a)) // what others have left since is its room too
 			if acc.figure >= 0 && len(r.Accounts) == 1 {
@@ -200,34 +199,41 @@ func (p *pass) measure() {
 		if h.Runs > 0 && acc.figure >= 0 && acc.loaded == loaded {
 			acc.sighted(&acc.lighterBusy, h.High) // it holds its weights, and more
 		}
-		if m.run == nil || m.run.Started > p.begun {
-			continue
+		if r := acc.meter.run; r != nil && r.Started <= p.begun {
+			p.meter(a, rest)
 		}
-		m.exact = m.exact && acc.figure >= 0
-		p.chain(acc, h)
-		if running := m.run.state == running; running || acc.keeps() && !m.after {
-			m.peak, m.top = max(m.peak, h.Low), max(m.top, h.High)
-			m.highest = max(m.highest, rest)
-			if running {
-				m.reads++
-				m.least = min(m.least, h.Low)
-				p.bound(a, m)
-				continue
-			}
-			m.after = m.run.ended <= p.begun
-		}
-		p.weigh(a, m)
-		if m.run.ended+settleTime > p.begun {
-			continue
-		}
-		acc.weighed()
-		p.settle(a, m, rest)
-		l.tell(m.run)
-		acc.meter, acc.chains = meter{}, chain{}
 	}
 	if r := d.lone; r != nil && r.state == over && r.ended+settleTime <= p.begun {
 		d.lone = nil
 	}
+}
+
+// meter takes a reading into the meter of an account, and ends the measurement where its
+// run has ended long enough ago. rest is what is in use less the process figures.
+func (p *pass) meter(a int, rest Bytes) {
+	acc, h := p.l.accounts[a], &p.l.Accounts[a]
+	m := &acc.meter
+	m.exact = m.exact && acc.figure >= 0
+	p.chain(acc, h)
+	if running := m.run.state == running; running || acc.keeps() && !m.after {
+		m.peak, m.top = max(m.peak, h.Low), max(m.top, h.High)
+		m.highest = max(m.highest, rest)
+		if running {
+			m.reads++
+			m.least = min(m.least, h.Low)
+			p.bound(a, m)
+			return
+		}
+		m.after = m.run.ended <= p.begun
+	}
+	p.weigh(a, m)
+	if m.run.ended+settleTime > p.begun {
+		return
+	}
+	acc.weighed()
+	p.settle(a, m, rest)
+	p.l.tell(m.run)
+	acc.meter, acc.chains = meter{}, chain{}
 }
 
 // promptly sees that a backend which always works returns what its runs take at

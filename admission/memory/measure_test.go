@@ -361,7 +361,8 @@ func TestAFailureOnTheSameEvidenceIsNotRepeated(t *testing.T) {
 		for range 8 {
 			ended := p.now
 			if !p.l.Barred(c, 0, ended+wait-5*time.Second) || p.l.Barred(c, 0, ended+wait) {
-				t.Fatalf("it is barred at %v: %v, and at %v: %v", wait-5*time.Second, p.l.Barred(c, 0, ended+wait-5*time.Second), wait, p.l.Barred(c, 0, ended+wait))
+				t.Fatalf("it is barred at %v: %v, and at %v: %v", wait-5*time.Second, p.l.Barred(c, 0, ended+wait-5*time.Second), wait,
+					p.l.Barred(c, 0, ended+wait))
 			}
 			p.now += wait
 			p.reads(20 * GiB)

@@ -52,11 +52,11 @@ func (l *Ledger) Gone(now time.Duration, a int) {
 }
 
 // Back says that a backend that was gone is there again. It may load its
-// weights.
-func (l *Ledger) Back(now time.Duration, a int) {
+// weights. It reports whether the backend was gone.
+func (l *Ledger) Back(now time.Duration, a int) bool {
 	acc, h := l.accounts[a], &l.Accounts[a]
 	if !acc.gone {
-		return
+		return false
 	}
 	acc.gone, acc.loaded, acc.startedBy = false, unknown, now+startTime
 	if acc.figure < 0 {
@@ -64,6 +64,7 @@ func (l *Ledger) Back(now time.Duration, a int) {
 		h.High = max(h.High, acc.weights)
 	}
 	l.moved(now, a)
+	return true
 }
 
 // SetLoaded takes a backend's own word, given on its start or ours, on whether

@@ -68,6 +68,18 @@ type Result struct {
 	InUse Bytes // what the backend's process held
 }
 
+// Lacked says that the answer tells, by its figures, that the process could not have
+// had what it needed by ours: others held that, whatever the request wanted.
+func (r Result) Lacked(need Bytes) bool {
+	if r.Outcome != OutOfMemory || r.InUse <= 0 {
+		return false
+	}
+	if r.Free > 0 {
+		return r.InUse+r.Free < need
+	}
+	return r.InUse+r.Tried <= need
+}
+
 // Room is what a run could have of the GPU where that was least, as it started: the
 // capacity less the reserve and what others held, at least and at most. It has to
 // hold the weights of its backend too.
@@ -90,6 +102,9 @@ func (l *Ledger) LoneRun(g int) *Run { return l.devices[g].lone }
 // Start books a run.
 func (l *Ledger) Start(now time.Duration, r *Run) {
 	r.state, r.Started, r.asked = running, now, r.Demand
+	if r.Case != nil && r.Kind != Fitting {
+		l.again(r.Case, now)
+	}
 	for i, a := range r.Accounts {
 		g := l.accounts[a].gpu
 		var room, least, used, taken Bytes
@@ -182,7 +197,7 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 				booked = l.bookedBlind(acc.gpu)
 			}
 			l.endBlind(a, res)
-			l.endFull(now, acc.gpu, r, res, booked)
+			l.endFull(now, a, r, res, booked)
 			if d := l.devices[acc.gpu]; d.lone == r {
 				d.lone = nil // no reading will show what it left
 			}
@@ -194,34 +209,38 @@ func (l *Ledger) End(now time.Duration, r *Run, res Result) {
 				l.lateOf(a, now)
 			}
 		}
-		switch res.Outcome {
-		case Good:
-			if r.asked >= acc.short && r.Started >= acc.shortAt {
-				acc.short = 0
-			}
-			acc.loaded, acc.proven, acc.gone, acc.startedBy = loaded, true, false, 0
-		case Failed:
-			acc.loaded = unknown
-		case OutOfMemory:
-			if acc.loaded, acc.shortAt = unknown, now; acc.short == 0 || r.asked < acc.short {
-				acc.short = max(1, r.asked)
-			}
-			if r.Case != nil {
-				acc.failed = r
-			}
-			if acc.figure < 0 {
-				h.Low = 0
-				if res.InUse > 0 {
-					h.Low, h.High = res.InUse, res.InUse
-				}
-			}
-		}
-		if res.Outcome != Good {
-			acc.proven = false
-		}
+		acc.outcome(now, h, r, res)
 	}
 	l.unfollow(now, r, res)
 	l.judge(now, r, res)
+}
+
+// outcome takes what the end of a run tells of its backend: whether it is loaded, and for
+// how large a request it has been short of memory.
+func (a *account) outcome(now time.Duration, h *Account, r *Run, res Result) {
+	a.proven = res.Outcome == Good
+	switch res.Outcome {
+	case Good:
+		if r.asked >= a.short && r.Started >= a.shortAt {
+			a.short = 0
+		}
+		a.loaded, a.gone, a.startedBy = loaded, false, 0
+	case Failed:
+		a.loaded = unknown
+	case OutOfMemory:
+		if a.loaded, a.shortAt = unknown, now; a.short == 0 || r.asked < a.short {
+			a.short = max(1, r.asked)
+		}
+		if r.Case != nil {
+			a.failed = r
+		}
+		if a.figure < 0 {
+			h.Low = 0
+			if res.InUse > 0 {
+				h.Low, h.High = res.InUse, res.InUse
+			}
+		}
+	}
 }
 
 // late is memory that a run may return later than its end.

@@ -133,7 +133,7 @@ func (l *Ledger) Fits(st *State, a int, demand Bytes, now time.Duration) (need, 
 	if l.unread(a, demand, now) {
 		return n, 0, false
 	}
-	budget := l.fullBudget(g, now+st.Ahead)
+	budget := l.fullBudget(st, g, now)
 	taken := l.Taken(st, g, a, n, now)
 	if taken <= budget {
 		return 0, 0, true
@@ -248,16 +248,6 @@ func (l *Ledger) left(st *State, a int) Bytes {
 		return h.Low
 	}
 	return max(h.Loading, acc.weights) + h.Running
-}
-
-// Retained is the most that account a may still hold once its work has ended and
-// its GPU was read.
-func (l *Ledger) Retained(a int) Bytes {
-	acc, h := l.accounts[a], &l.Accounts[a]
-	if h.Runs > 0 && !acc.keeps() {
-		return acc.weights
-	}
-	return max(h.High, h.Peak)
 }
 
 // Predict moves readings that are overdue into the future: what they would show is

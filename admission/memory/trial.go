@@ -1,6 +1,9 @@
 package memory
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Where the figures say that a request does not fit, and they may be wrong, it
 // is put to a trial: alone, at rest, once for each state of the card.
@@ -15,15 +18,22 @@ type Case struct {
 	// one of it last ran out of memory: that of its process has them in it.
 	Beside Bytes
 
-	barred    bool          // the last one failed
-	failures  int           // since TooSmall was last zero
-	last      *Run          // the last one; nil: one has ended since
-	before    Bytes         // TooSmall, without it
-	sure      bool          // its own words, or the driver, have told what room it had
-	on        int           // the account where it had the least room, with what follows
-	used      Bytes         // in use, after it
-	taken     Bytes         // the same without what it surely held
-	notBefore time.Duration // the next is tried, on the same evidence
+	barred   bool          // the last one failed
+	failures int           // since TooSmall was last zero
+	last     *Run          // the last one; nil: one has ended since
+	before   Bytes         // TooSmall, without it
+	sure     bool          // its own words, or the driver, have told what room it had
+	seen     []evidence    // of it, on each account that it ran on
+	at       time.Duration // when it ended
+	penalty  time.Duration // for how long it counts on the same evidence
+	most     Bytes         // in use within a second after it
+	passing  bool          // some of what was in use then is gone, and nobody knows whose that was
+}
+
+// evidence is what was in use on an account's GPU at a failure, and after it.
+type evidence struct {
+	on          int
+	used, taken Bytes // in all; without what the account surely held
 }
 
 const (
@@ -33,6 +43,8 @@ const (
 	// roomier is by how much, as a share, a room must be larger than one that was
 	// too small.
 	roomier = 50
+	// measuredMargin is what is added to a measured demand, as a share of the sum.
+	measuredMargin = 34
 	// longestPenalty bounds for how long a failure counts.
 	longestPenalty = time.Hour
 )
@@ -60,27 +72,72 @@ func (l *Ledger) roomBlind(a int) Bytes {
 // Barred says that a failure of a run of this route and size on account a still
 // counts: nothing that told of it has changed.
 func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
-	if c == nil || !c.barred || now >= c.notBefore || c.on != a {
+	if c == nil || !c.barred || !slices.ContainsFunc(c.seen, func(e evidence) bool { return e.on == a }) || l.over(c, now) {
 		return false
 	}
-	used := l.GPUs[l.accounts[a].gpu].Used
-	return used > c.used-evidenceMoved && used-l.Accounts[a].Low > c.taken-evidenceMoved
+	// Of several GPUs nobody knows on which it failed.
+	return !slices.ContainsFunc(c.seen, func(e evidence) bool {
+		if e.on >= len(l.accounts) {
+			return true // a reload has taken it away
+		}
+		used := l.GPUs[l.accounts[e.on].gpu].Used
+		return used <= e.used-evidenceMoved || used-l.Accounts[e.on].Low <= e.taken-evidenceMoved
+	})
 }
 
 // Roomier says that account a could have more room than any that was too small for
 // this route and size, or that no failure of it still counts.
 func (l *Ledger) Roomier(c *Case, a int, now time.Duration) bool {
-	return c == nil || !c.barred || c.roomier(l.room(a), now)
+	return c == nil || !c.barred || l.roomier(c, l.room(a), now)
+}
+
+// again takes the start of a run, alone, although one has failed: that counts no more.
+// Where not time has lifted it, what told of it has changed.
+func (l *Ledger) again(c *Case, now time.Duration) {
+	if c.barred && !l.over(c, now) {
+		c.failures = 0
+	}
+	c.barred = false
 }
 
 // roomier says that a room is larger than any that was too small, or that this has
 // counted for long enough, where nobody knows for sure how much of it others had.
-func (c *Case) roomier(room Bytes, now time.Duration) bool {
-	return room > c.TooSmall+c.TooSmall/roomier || !c.sure && now >= c.notBefore
+func (l *Ledger) roomier(c *Case, room Bytes, now time.Duration) bool {
+	return room > c.TooSmall+c.TooSmall/roomier || !c.sure && l.over(c, now)
 }
 
-// Until is when the last failure ceases to count, whatever the card shows.
-func (c *Case) Until() time.Duration { return c.notBefore }
+// shorterMoved and shorterPassing divide the time for which a failure counts where nobody can tell what room it
+// had, and its evidence is not what it was.
+const (
+	shorterMoved   = 2 // work of ours has moved memory there since
+	shorterPassing = 4 // some of what was in use right after it is gone: a neighbour's, it may be
+)
+
+// Until is when the last failure may cease to count, whatever the card shows; it is no
+// later than now where it has.
+func (c *Case) Until(now time.Duration) time.Duration {
+	for _, part := range [...]time.Duration{shorterPassing, shorterMoved} {
+		if at := c.at + c.penalty/part; now < at && !c.sure {
+			return at
+		}
+	}
+	return c.at + c.penalty
+}
+
+// over says that the last failure has ceased to count: enough time has passed.
+func (l *Ledger) over(c *Case, now time.Duration) bool {
+	part := time.Duration(1)
+	switch {
+	case c.sure:
+	case c.passing:
+		part = shorterPassing
+	case slices.ContainsFunc(c.seen, func(e evidence) bool {
+		return e.on >= len(l.accounts) || l.devices[l.accounts[e.on].gpu].movedAt > c.at+settleTime
+	}):
+		part = shorterMoved
+	}
+	return now >= c.at+c.penalty/part
+}
 
 // failed takes a reading after a run that ran out of memory: the room that it had,
 // and a second later what is in use.
@@ -90,12 +147,17 @@ func (p *pass) failed(a int) {
 	if r == nil || r.ended > p.begun {
 		return
 	}
-	if acc.figure >= 0 && p.since < r.ended {
+	if acc.figure >= 0 {
 		r.Case.failedIn(r, p.l.Budget(p.g)-p.d.read+acc.figure)
 	}
+	c := r.Case
+	if c.at == r.ended && len(r.Accounts) == 1 {
+		c.most = max(c.most, p.d.read)
+	}
 	if r.ended+settleTime <= p.begun {
-		if acc.failed = nil; int(r.tightest) == a {
-			r.Case.evidence(p.d.read, p.d.read-h.Low, acc.figure >= 0)
+		if acc.failed = nil; c.at == r.ended {
+			c.passing = c.most > p.d.read+evidenceMoved
+			c.evidence(a, p.d.read, p.d.read-h.Low, acc.figure >= 0)
 		}
 	}
 }
@@ -103,11 +165,13 @@ func (p *pass) failed(a int) {
 // evidence takes what is in use after a run, in all and beside what its backend
 // surely holds. exact says that the driver told what that is: then what others
 // held while it ran counts too.
-func (c *Case) evidence(used, taken Bytes, exact bool) {
-	if exact {
-		c.taken = max(c.taken, taken)
-	} else {
-		c.used, c.taken = max(c.used, used), max(c.taken, taken)
+func (c *Case) evidence(a int, used, taken Bytes, exact bool) {
+	for i := range c.seen {
+		if e := &c.seen[i]; e.on == a {
+			if e.taken = max(e.taken, taken); !exact {
+				e.used = max(e.used, used)
+			}
+		}
 	}
 }
 
@@ -141,7 +205,12 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried-c.Beside > r.least):
 		// Of one that fitted its own words count, until the penalty ends: the card may
 		// have been fuller than was known.
-		c.on, c.taken, c.used = int(r.tightest), r.taken, r.used
+		c.seen = make([]evidence, len(r.Accounts))
+		for i, a := range r.Accounts {
+			if c.seen[i].on = a; a == int(r.tightest) {
+				c.seen[i] = evidence{a, r.used, r.taken}
+			}
+		}
 		if r.Kind != Fitting {
 			c.last, c.before, c.sure = r, c.TooSmall, false
 			c.TooSmall = max(c.TooSmall, r.least)
@@ -153,7 +222,10 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 			}
 		}
 		d := l.devices[l.accounts[r.Accounts[0]].gpu]
-		c.notBefore = now + min(10*d.trialAfter()<<min(c.failures, 10), longestPenalty)
+		if res.InUse > 0 && res.Free > 0 && len(r.Accounts) == 1 {
+			c.evidence(r.Accounts[0], 0, d.total-res.Free-res.InUse, true) // by others
+		}
+		c.at, c.most, c.passing, c.penalty = now, 0, false, min(10*d.trialAfter()<<min(c.failures, 10), longestPenalty)
 		c.failures, c.barred = c.failures+1, true
 	}
 }
@@ -167,9 +239,12 @@ func (l *Ledger) AtRest(g int, now time.Duration) bool {
 }
 
 // Quiet says that nothing of ours runs, loads or unloads on a GPU.
-func (l *Ledger) Quiet(g int) bool {
+func (l *Ledger) Quiet(g int) bool { return l.quiet(&l.State, g) }
+
+// quiet is Quiet in the state st.
+func (l *Ledger) quiet(st *State, g int) bool {
 	for _, a := range l.devices[g].accounts {
-		if l.Accounts[a].Runs > 0 || l.accounts[a].moving {
+		if st.Accounts[a].Runs > 0 || l.accounts[a].moving {
 			return false
 		}
 	}
@@ -211,13 +286,21 @@ const (
 //  2. What it needs: the room is no less than one in which it went well; or it is
 //     larger than any that was too small, and nobody measured what it needs. Where
 //     the driver names processes that are not ours, and without them the declared
-//     demand would fit, the wait is theirs.
-func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown bool, c *Case, now time.Duration) Doubt {
+//     demand would fit, the wait is theirs. Of a measured demand only what was added
+//     to what was seen is in doubt.
+//
+// long says that its head has waited for twice TrialAfter. Then only what the driver
+// names counts as held by others, and a room that was too small only where the driver or
+// the answer told how large it was: all else is believed, and may be wrong.
+func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown, long bool, c *Case, now time.Duration) Doubt {
 	g := l.accounts[a].gpu
 	if l.sight(g, now) != seen || l.Barred(c, a, now) {
 		return NoDoubt
 	}
 	own := l.own(st, a, false)
+	if long {
+		own = l.notOthers(st, a)
+	}
 	if l.fitsWith(st, a, demand, own, now) {
 		return DoubtHeld
 	}
@@ -231,19 +314,43 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown bool,
 		return DoubtDemand
 	}
 	if isKnown && l.Measures(a) {
+		// All that is in doubt is what was added to what was seen.
+		if (c == nil || l.roomier(c, room, now)) && l.fitsWith(st, a, demand-demand/measuredMargin, own, now) {
+			return DoubtDemand
+		}
 		return NoDoubt
 	}
-	least := min(demand, declared)
-	if w := l.accounts[a].weights; own > 0 && own < w {
+	least, acc := min(demand, declared), l.accounts[a]
+	switch w := acc.weights; {
+	case own > 0 && own < w:
 		least -= w - own // what it holds may be all of its weights
+	case own == 0 && acc.declared < w: // nothing, where they were to be learned
+		least -= w - acc.declared
 	}
 	if l.unmanaged(st, a, l.needByFigures(st, a, least, now), now) > 0 {
 		return NoDoubt
 	}
-	if c == nil || c.roomier(room, now) {
+	if c == nil || l.roomier(c, room, now) || long && !c.sure {
 		return DoubtDemand
 	}
 	return NoDoubt
+}
+
+// notOthers is the most that account a may hold of what is in use, whatever is
+// believed: what the driver does not say that others hold.
+func (l *Ledger) notOthers(st *State, a int) Bytes {
+	d := l.devices[l.accounts[a].gpu]
+	if l.accounts[a].figure >= 0 {
+		return st.Accounts[a].Low
+	}
+	if l.accounts[a].loaded == absent {
+		return st.Accounts[a].High // it was seen to free what it held
+	}
+	own := st.GPUs[l.accounts[a].gpu].Used - d.unmanaged
+	for _, i := range d.accounts {
+		own -= max(0, l.accounts[i].figure)
+	}
+	return max(0, own)
 }
 
 // Measures says that the figures of account a rest on its processes, and that

@@ -105,7 +105,7 @@ func TestAFailureIsNotHeldAgainstARoomForEver(t *testing.T) {
 		for range 4 {
 			read()
 		}
-		doubt := func() Doubt { return p.l.InDoubt(&p.l.State, 0, 46*GiB, 46*GiB, false, r.Case, p.now) }
+		doubt := func() Doubt { return p.l.InDoubt(&p.l.State, 0, 46*GiB, 46*GiB, false, false, r.Case, p.now) }
 		if got := doubt(); got != NoDoubt {
 			t.Errorf("sure %v: in doubt (%v) after it, want the room to be too small", sure, got)
 		}

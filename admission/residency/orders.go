@@ -70,7 +70,8 @@ func (m *Manager) Orders() []Order {
 
 func (m *Manager) newOrder(now time.Duration, kind Kind, r *Replica, head Head) *order {
 	m.last++
-	o := &order{Order: Order{ID: m.last, Kind: kind, Backend: r.Backend, Replica: r.Replica, Name: r.Name}, replica: r, head: head, was: r.State, began: now}
+	o := &order{Order: Order{ID: m.last, Kind: kind, Backend: r.Backend, Replica: r.Replica, Name: r.Name}, replica: r, head: head,
+		was: r.State, began: now}
 	if head != nil {
 		o.For = head.ID()
 	}
@@ -315,6 +316,9 @@ func (m *Manager) Loaded(now time.Duration, id uint64, e Ended) bool {
 	default:
 		r.State = Failed
 		r.wakes++
+		if r.wakeIn = 0; o.Trial {
+			r.wakeIn = m.inUse(r)
+		}
 		r.wakeAfter = now + min(5*time.Second<<min(r.wakes-1, 10), longestPenalty)
 	}
 	return true
@@ -351,11 +355,23 @@ func (m *Manager) Wake(now time.Duration, r *Replica, head Head, known *memory.C
 	if !r.State.Sleeps() || r.order != nil {
 		return
 	}
-	if now < r.wakeAfter {
+	if now < r.wakeAfter && (r.wakeIn == 0 || m.inUse(r) > r.wakeIn-least) {
 		m.Recheck = min(m.Recheck, r.wakeAfter)
 		return
 	}
 	m.load(now, Wake, r, head, known)
+}
+
+// Retry lets a replica be woken at once, although it could not be: its process is
+// another.
+func (r *Replica) Retry() { r.wakes, r.wakeAfter = 0, 0 }
+
+// inUse is the memory in use on all GPUs of a replica.
+func (m *Manager) inUse(r *Replica) (sum memory.Bytes) {
+	for _, a := range r.Accounts {
+		sum += m.ledger.GPUs[m.ledger.GPUOf(a)].Used
+	}
+	return sum
 }
 
 // Restore wakes a sleeping replica while nothing waits, the one that was asked

@@ -110,7 +110,8 @@ type Replica struct {
 	reload    time.Duration // as last seen; 0: never
 	wakes     int           // that failed, in a row
 	wakeAfter time.Duration
-	gone      bool // taken out of the configuration
+	wakeIn    memory.Bytes // in use on its GPUs when it was last tried whether there is room to wake it; 0: there is
+	gone      bool         // taken out of the configuration
 }
 
 // Manager is the residency of all replicas. Its zero value knows none.

@@ -28,7 +28,7 @@ type Want struct {
 }
 
 // Victims are the replicas whose unload lets a request fit on target, the
-// cheapest first, none of them for nothing. Nil: there are none.
+// cheapest first: the request would not fit without each of them. Nil: there are none.
 func (m *Manager) Victims(now time.Duration, target *Replica, w Want) []*Replica {
 	if !slices.ContainsFunc(target.Accounts, func(a int) bool { return m.ledger.Adds(&m.ledger.State, a, w.Demand, now) > 0 }) {
 		return nil
@@ -38,7 +38,39 @@ func (m *Manager) Victims(now time.Duration, target *Replica, w Want) []*Replica
 			return nil
 		}
 	}
-	var may []*Replica
+	may := m.candidates(now, target, w)
+	slices.SortStableFunc(may, func(a, b *Replica) int {
+		// Those that run nothing first: no request waits for their unload.
+		if x, y := m.Runs(a), m.Runs(b); x != y {
+			if y {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(m.price(now, a), m.price(now, b))
+	})
+	n := 0
+	for n < len(may) && !m.fitsWithout(now, target, w, may[:n]) {
+		n++
+	}
+	chosen := may[:n]
+	if !m.fitsWithout(now, target, w, chosen) {
+		return nil
+	}
+	// A cheap one may have become unnecessary through a large one after it.
+	for i := 0; i < len(chosen); {
+		if rest := slices.Delete(slices.Clone(chosen), i, i+1); m.fitsWithout(now, target, w, rest) {
+			chosen = rest
+		} else {
+			i++
+		}
+	}
+	return chosen
+}
+
+// candidates are the replicas that may be unloaded for a request on target now, in the
+// order of the file.
+func (m *Manager) candidates(now time.Duration, target *Replica, w Want) (may []*Replica) {
 	for _, v := range m.Replicas {
 		if v == target || !m.MayUnload(v) || !m.helps(v, target, w.Most) || w.Until == nil && w.Spared != nil && w.Spared(v) {
 			continue
@@ -65,33 +97,7 @@ func (m *Manager) Victims(now time.Duration, target *Replica, w Want) []*Replica
 		}
 		may = append(may, v)
 	}
-	slices.SortStableFunc(may, func(a, b *Replica) int {
-		// Those that run nothing first: their unload costs nobody a wait.
-		if x, y := m.Runs(a), m.Runs(b); x != y {
-			if y {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(m.price(now, a), m.price(now, b))
-	})
-	n := 0
-	for n < len(may) && !m.fitsWithout(now, target, w, may[:n]) {
-		n++
-	}
-	chosen := may[:n]
-	if !m.fitsWithout(now, target, w, chosen) {
-		return nil
-	}
-	// A cheap one may have become unnecessary through a large one after it.
-	for i := 0; i < len(chosen); {
-		if rest := slices.Delete(slices.Clone(chosen), i, i+1); m.fitsWithout(now, target, w, rest) {
-			chosen = rest
-		} else {
-			i++
-		}
-	}
-	return chosen
+	return may
 }
 
 // fitsWithout says whether a request would fit on target once these replicas and

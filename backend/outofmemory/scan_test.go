@@ -46,7 +46,8 @@ func TestWhereAnErrorStands(t *testing.T) {
 		{"JSON that calls itself text", "text/plain; charset=utf-8", 500, `{"error":` + says + `}`, true},
 		{"a string", "application/json", 500, says, true},
 		{"a traceback", "text/plain", 500,
-			"Traceback (most recent call last):\n  File \"/app/serve.py\", line 12, in generate\n    return pipe(**kw)\ntorch.OutOfMemoryError: " + torchSays + "\n", true},
+			"Traceback (most recent call last):\n  File \"/app/serve.py\", line 12, in generate\n    return pipe(**kw)\ntorch.OutOfMemoryError: " +
+				torchSays + "\n", true},
 		{"a log line", "text/plain", 500, "[2025-11-01 10:00:00] [ERROR] " + torchSays, true},
 		{"Python's repr", "text/plain", 500, `{'error': '` + torchSays + `'}`, true},
 		{"HTML", "text/html; charset=utf-8", 500,

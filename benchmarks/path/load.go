@@ -49,7 +49,8 @@ func newWorld(l load) (*world, error) {
 	default:
 		return nil, fmt.Errorf("-rules %q is not known: want path, host or body", l.rules)
 	}
-	w.request = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: path\r\nAccept: */*\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+	w.request = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: path\r\nAccept: */*\r\n"+
+		"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
 		path, host, len(body), body)
 	return w, nil
 }

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -45,7 +46,7 @@ func main() {
 	flag.IntVar(&l.connections, "connections", 64, "connections of clients")
 	flag.IntVar(&l.question, "question", 1000, "bytes of a request's body")
 	flag.IntVar(&l.reply, "reply", 1000, "bytes of an answer's body")
-	flag.IntVar(&l.routes, "routes", 1, "routes, of which the last one matches")
+	routes := flag.String("routes", "1", "routes, of which the last one matches; several numbers with commas between them are compared")
 	flag.StringVar(&l.rules, "rules", "path", "what routes match by: path, host or body")
 	queue := flag.Int("waiting", 0, "measure the memory of so many requests that wait instead, of the first binary")
 	lights := flag.Int("beside", 0, "measure light requests beside so many that wait instead, and beside none")
@@ -65,16 +66,25 @@ func main() {
 		}
 		return
 	}
-	if err := run(strings.Split(*binaries, ","), strings.Split(*which, ","), *rounds, l); err != nil {
+	if err := run(strings.Split(*binaries, ","), strings.Split(*which, ","), strings.Split(*routes, ","), *rounds, l); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func run(binaries, names []string, rounds int, l load) error {
-	world, err := newWorld(l)
-	if err != nil {
-		return err
+func run(binaries, names, routes []string, rounds int, l load) error {
+	var worlds []*world
+	for _, text := range routes {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return fmt.Errorf("-routes %q: want numbers from 1 on", text)
+		}
+		l.routes = n
+		w, err := newWorld(l)
+		if err != nil {
+			return err
+		}
+		worlds = append(worlds, w)
 	}
 	var all []*proxy
 	defer func() {
@@ -87,17 +97,23 @@ func run(binaries, names []string, rounds int, l load) error {
 		if !ok {
 			return fmt.Errorf("the variant %q is not known: want some of all, no-spans, no-log, neither", name)
 		}
-		for i, binary := range binaries {
-			p, err := start(binary, world.configuration(more))
-			if err != nil {
-				return err
+		for _, w := range worlds {
+			variant := name
+			if len(worlds) > 1 {
+				variant = fmt.Sprintf("%s, %d routes", name, w.routes)
 			}
-			p.variant, p.index = name, i
-			all = append(all, p)
+			for i, binary := range binaries {
+				p, err := start(binary, w.configuration(more))
+				if err != nil {
+					return err
+				}
+				p.world, p.variant, p.index = w, variant, i
+				all = append(all, p)
+			}
 		}
 	}
 	for _, p := range all { // to warm them up
-		if _, err := world.burst(p); err != nil {
+		if _, err := p.world.burst(p); err != nil {
 			return err
 		}
 	}
@@ -107,7 +123,7 @@ func run(binaries, names []string, rounds int, l load) error {
 			slices.Reverse(order)
 		}
 		for _, p := range order {
-			used, err := world.burst(p)
+			used, err := p.world.burst(p)
 			if err != nil {
 				return err
 			}
@@ -123,7 +139,8 @@ func run(binaries, names []string, rounds int, l load) error {
 func report(all []*proxy, binaries []string, l load) {
 	fmt.Printf("%d connections, %d bytes to and %d bytes from the backend, %d bursts of %d requests each\n\n",
 		l.connections, l.question, l.reply, len(all[0].rounds), l.requests)
-	fmt.Println("| variant | binary | CPU, µs | ÷ first binary | ÷ first variant | allocations | bytes | reads | writes | new connections | spans lost |")
+	fmt.Println("| variant | binary | CPU, µs | ÷ first binary | ÷ first variant | allocations | bytes | reads | writes | " +
+		"new connections | spans lost |")
 	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 	for i, p := range all {
 		first, full := all[i-p.index], all[p.index]

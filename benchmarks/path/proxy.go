@@ -18,6 +18,7 @@ import (
 
 // proxy is one running `anteroom serve`.
 type proxy struct {
+	world   *world
 	variant string
 	index   int // of its binary
 	rounds  []used
@@ -135,7 +136,8 @@ func (p *proxy) calls() (reads, writes float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	_, err = fmt.Sscanf(strings.Join(strings.Fields(string(text)), " "), "rchar: %f wchar: %f syscr: %f syscw: %f", new(float64), new(float64), &reads, &writes)
+	_, err = fmt.Sscanf(strings.Join(strings.Fields(string(text)), " "), "rchar: %f wchar: %f syscr: %f syscw: %f", new(float64),
+		new(float64), &reads, &writes)
 	return reads, writes, err
 }
 

@@ -68,7 +68,8 @@ func (w *world) wait(p *proxy, requests int) error {
 		return err
 	}
 	each := func(name string) float64 { return (after[name] - before[name]) / 1024 / float64(requests) }
-	fmt.Printf("| %d | %.1f | %.1f | %.1f |\n", w.question, each("resident"), each("go_memstats_heap_inuse_bytes"), each("go_memstats_stack_inuse_bytes"))
+	fmt.Printf("| %d | %.1f | %.1f | %.1f |\n", w.question, each("resident"), each("go_memstats_heap_inuse_bytes"),
+		each("go_memstats_stack_inuse_bytes"))
 	return nil
 }
 

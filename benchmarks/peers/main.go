@@ -137,15 +137,17 @@ func (b *bench) running(p peer) (*process, string, error) {
 	return process, address, err
 }
 
+// row is a proxy in the table of one measure.
+type row struct {
+	peer
+	process *process // nil: a new one is started for each round
+	address string
+	seen    [][]float64 // by figure
+}
+
 // measure prints the table of one measure: a row for each proxy, each figure the
 // median of the rounds, with half the distance between the lowest and the highest.
 func (b *bench) measure(m measure, list []peer) error {
-	type row struct {
-		peer
-		process *process
-		address string
-		seen    [][]float64 // by figure
-	}
 	var rows []*row
 	for _, p := range list {
 		if m.queued && !p.queues || m.leaves != nil && m.leaves(p) {
@@ -158,34 +160,47 @@ func (b *bench) measure(m measure, list []peer) error {
 				return err
 			}
 			defer r.process.stop()
+			if m.warm != "" {
+				if _, _, err := b.wrk(r.address, m.warm, 64, time.Second); err != nil {
+					return err
+				}
+			}
 		}
 		rows = append(rows, r)
 	}
-	for round := range b.rounds {
+	for range b.rounds {
 		for _, r := range rows {
-			process, address := r.process, r.address
-			if m.fresh {
-				var err error
-				if process, address, err = b.running(r.peer); err != nil {
-					return err
-				}
-			} else if round == 0 && m.warm != "" {
-				if _, _, err := b.wrk(address, m.warm, 64, time.Second); err != nil {
-					return err
-				}
-			}
-			figures, err := m.run(b, process, address)
-			if m.fresh {
-				process.stop()
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", r.name, err)
-			}
-			for i, f := range figures {
-				r.seen[i] = append(r.seen[i], f)
+			if err := b.round(m, r); err != nil {
+				return err
 			}
 		}
 	}
+	b.print(m, rows)
+	return nil
+}
+
+// round measures a proxy once more.
+func (b *bench) round(m measure, r *row) error {
+	process, address := r.process, r.address
+	if process == nil {
+		var err error
+		if process, address, err = b.running(r.peer); err != nil {
+			return err
+		}
+		defer process.stop()
+	}
+	figures, err := m.run(b, process, address)
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.name, err)
+	}
+	for i, f := range figures {
+		r.seen[i] = append(r.seen[i], f)
+	}
+	return nil
+}
+
+// print prints the table. The first row is what the others are compared with.
+func (b *bench) print(m measure, rows []*row) {
 	fmt.Printf("**%s**\n\n| proxy |", m.name)
 	for _, f := range m.figures {
 		fmt.Printf(" %s | ÷ HAProxy's |", f)
@@ -203,7 +218,6 @@ func (b *bench) measure(m measure, list []peer) error {
 		fmt.Println()
 	}
 	fmt.Println()
-	return nil
 }
 
 func median(of []float64) float64 { return quantile(slices.Sorted(slices.Values(of)), 0.5) }

@@ -93,7 +93,10 @@ func (c *client) doWith(ctx context.Context, method, path string, header http.He
 	defer res.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	var problem struct{ Detail string }
-	if json.Unmarshal(text, &problem) != nil {
+	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
+		problem.Detail = fmt.Sprintf("%s answers %s, and not as Anteroom does: want --admin with the address of a running proxy's admin listener",
+			c.base, res.Status)
+	} else if json.Unmarshal(text, &problem) != nil {
 		problem.Detail = strings.TrimSpace(string(text))
 	}
 	return nil, &errAnswer{res.StatusCode, problem.Detail}

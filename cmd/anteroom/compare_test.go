@@ -24,12 +24,15 @@ func TestTheHistoryIsComparedWithOneQueue(t *testing.T) {
 	h := timeline.History{Since: began, Until: at(20)}
 	for i := range 5 {
 		asked := float64(i + 1)
-		h.Requests = append(h.Requests, timeline.Request{Asked: at(asked), Ended: at(asked + 1.5), Class: "light", Route: "questions", Result: "ok", Wait: 0.5, Execute: 1, Priority: 3})
+		h.Requests = append(h.Requests, timeline.Request{Asked: at(asked), Ended: at(asked + 1.5), Class: "light", Route: "questions",
+			Result: "ok", Wait: 0.5, Execute: 1, Priority: 3})
 	}
 	h.Requests = append(h.Requests,
 		timeline.Request{Asked: at(0), Ended: at(10), Class: "heavy", Route: "images", Result: "ok", Execute: 10, Priority: 3},
-		timeline.Request{Asked: at(2), Ended: at(3), Class: "light", Route: "questions", Result: "cancelled", Wait: 1, Execute: -1, Priority: 3}, // its client left the queue
-		timeline.Request{Ended: at(4), Result: "refused", Wait: -1, Execute: -1})                                                                 // it asked for nothing
+		timeline.Request{Asked: at(2), Ended: at(3), Class: "light", Route: "questions", Result: "cancelled", Wait: 1, Execute: -1,
+			Priority: 3}, // its client left the queue
+		timeline.Request{Ended: at(4), Result: "refused", Wait: -1,
+			Execute: -1}) // it asked for nothing
 
 	value, err := comparing(t).compare(h)
 	must(t, err)
@@ -39,7 +42,8 @@ func TestTheHistoryIsComparedWithOneQueue(t *testing.T) {
 		t.Errorf("recorded: %+v", got)
 	}
 	// They start at 10, 11, 12, 13 and 14, and asked at 1, 2, 3, 4 and 5.
-	if queued.Started != 5 || queued.Mean != 9 || queued.Waits[0] != 9 || queued.Waits[quantileSteps] != 9 || got.FIFO["heavy"].Mean != 0 || got.FIFOLasts != 5 {
+	if queued.Started != 5 || queued.Mean != 9 || queued.Waits[0] != 9 || queued.Waits[quantileSteps] != 9 || got.FIFO["heavy"].Mean != 0 ||
+		got.FIFOLasts != 5 {
 		t.Errorf("in one queue: %+v", got)
 	}
 
@@ -61,7 +65,8 @@ func TestADistributionIsToldInSteps(t *testing.T) {
 		waits = append(waits, time.Duration(100-i)*time.Second)
 	}
 	got := distribution(waits)
-	if got.Started != 101 || got.Mean < 49.99 || got.Mean > 50.01 || len(got.Waits) != quantileSteps+1 || got.Waits[0] != 0 || got.Waits[25] != 50 || got.Waits[45] != 90 || got.Waits[50] != 100 {
+	if got.Started != 101 || got.Mean < 49.99 || got.Mean > 50.01 || len(got.Waits) != quantileSteps+1 || got.Waits[0] != 0 ||
+		got.Waits[25] != 50 || got.Waits[45] != 90 || got.Waits[50] != 100 {
 		t.Errorf("got %+v", got)
 	}
 }

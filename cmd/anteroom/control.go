@@ -24,8 +24,10 @@ var actions = []action{
 	{"pause", "CLASS", "stop a class's grants: its queue stays, and what runs goes on", []string{"/api/classes/%s/pause"}, "%s is paused"},
 	{"resume", "CLASS|BACKEND", "undo pause or drain", []string{"/api/classes/%s/resume", "/api/backends/%s/resume"}, "%s takes work again"},
 	{"drain", "BACKEND", "give a backend no new work: what waits for it waits on", []string{"/api/backends/%s/drain"}, "%s gets no new work"},
-	{"unload", "BACKEND", "unload a backend when what runs there has ended, pinned or not", []string{"/api/backends/%s/reclaim"}, "%s is being unloaded; `anteroom backends` shows what comes of it"},
-	{"wake", "BACKEND", "load a backend that is asleep, where there is room", []string{"/api/backends/%s/wake"}, "%s is being woken; `anteroom backends` shows what comes of it"},
+	{"unload", "BACKEND", "unload a backend when what runs there has ended, pinned or not", []string{"/api/backends/%s/reclaim"},
+		"%s is being unloaded; `anteroom backends` shows what comes of it"},
+	{"wake", "BACKEND", "load a backend that is asleep, where there is room", []string{"/api/backends/%s/wake"},
+		"%s is being woken; `anteroom backends` shows what comes of it"},
 	{"cancel", "ID", "end a waiting request; `anteroom queue` has its id", []string{"/api/queue/%s/cancel"}, "request %s is cancelled"},
 	{"release", "ID", "give the grant of work back that is known to be over", []string{"/api/grants/%s/release"}, "grant %s is given back"},
 	{"forget", "ROUTE", "forget what was learned of a route", []string{"/api/learned/%s/forget"}, "what was learned of %s is forgotten"},
@@ -122,7 +124,8 @@ func runHealth(args []string, stdout, stderr io.Writer) int {
 
 // runRecord is `anteroom record`.
 func runRecord(args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("record", "", "Write what a running proxy has served in the last minutes as a trace for `anteroom simulate`, or for a trace viewer.", stderr)
+	fs := newFlags("record", "", "Write what a running proxy has served in the last minutes as a trace for `anteroom simulate`, or for "+
+		"a trace viewer.", stderr)
 	reach := clientFlags(fs)
 	last := fs.Duration("for", 10*time.Minute, "the last `TIME`")
 	format := fs.String("format", "csv", "`csv` for simulate, or trace for Perfetto (ui.perfetto.dev)")

@@ -77,42 +77,51 @@ func runDiff(o configs.Options, oldFile, newFile string, asJSON bool, stdout, st
 // either names. Routes with `when` are left out: what they look at is not known here.
 func requestChanges(before, after *configs.Config) []requestChange {
 	changes := []requestChange{}
-	asked := make(map[string]bool)
+	asked := make(map[requestChange]bool) // by name and listener
 	tables := make(map[string][2]*routing.Table)
+	ask := func(p probe, listener string) {
+		change := requestChange{Request: p.name, Listener: listener}
+		if asked[change] {
+			return
+		}
+		asked[change] = true
+		if _, made := tables[listener]; !made {
+			tables[listener] = [2]*routing.Table{tableOf(before, listener), tableOf(after, listener)}
+		}
+		change.Before, change.After = p.answer(before, tables[listener][0]), p.answer(after, tables[listener][1])
+		if change.Before != change.After {
+			changes = append(changes, change)
+		}
+	}
 	for _, config := range []*configs.Config{before, after} {
 		for i := range config.Routing.Routes {
 			r := &config.Routing.Routes[i]
 			if r.Match.When != "" {
 				continue
 			}
-			listeners := []string{r.Listener}
-			if r.Listener == "" {
-				for name, l := range config.Proxy.Listeners {
-					if l.Backend == r.Backend {
-						listeners = append(listeners, name)
-					}
-				}
-				slices.Sort(listeners)
-			}
-			for _, listener := range listeners {
-				if _, made := tables[listener]; !made {
-					tables[listener] = [2]*routing.Table{tableOf(before, listener), tableOf(after, listener)}
-				}
+			for _, listener := range listenersOf(config, r) {
 				for _, p := range probesOf(r) {
-					key := listener + "\x00" + p.name
-					if asked[key] {
-						continue
-					}
-					asked[key] = true
-					was, is := p.answer(before, tables[listener][0]), p.answer(after, tables[listener][1])
-					if was != is {
-						changes = append(changes, requestChange{p.name, listener, was, is})
-					}
+					ask(p, listener)
 				}
 			}
 		}
 	}
 	return changes
+}
+
+// listenersOf are the listeners that a route is for, in order of their names.
+func listenersOf(config *configs.Config, r *routing.RouteConfig) []string {
+	if r.Listener != "" {
+		return []string{r.Listener}
+	}
+	listeners := []string{""} // the main one
+	for name, l := range config.Proxy.Listeners {
+		if l.Backend == r.Backend {
+			listeners = append(listeners, name)
+		}
+	}
+	slices.Sort(listeners)
+	return listeners
 }
 
 // tableOf is the table of a listener; nil: there is no such listener.

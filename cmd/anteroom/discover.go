@@ -28,7 +28,7 @@ type targets []found
 func (t *targets) String() string { return "" }
 
 func (t *targets) Set(text string) error {
-	f := found{url: text}
+	f := found{url: text, told: true}
 	if engine, address, ok := strings.Cut(text, "="); ok && !strings.Contains(engine, "/") {
 		if !slices.Contains(backend.Engines(), engine) {
 			return fmt.Errorf("%q is no engine: want one of %s", engine, strings.Join(backend.Engines(), ", "))
@@ -46,7 +46,8 @@ func (t *targets) Set(text string) error {
 type found struct {
 	backend.Identity
 	url  string
-	name string // in backends
+	told bool   // --to names it
+	name string // in backends; empty: it is none
 	pid  int    // of its process; 0: not known
 	card int    // that its process is on, among those found; -1: not known
 	held admission.Bytes
@@ -140,7 +141,8 @@ func candidates(cards []card) []found {
 	return all
 }
 
-// identify asks each server which engine it is, and gives names to those that are known.
+// identify asks each server which engine it is, and gives names to those that are known,
+// and to those that are not and are model servers all the same.
 func identify(ctx context.Context, all []found, cards []card) []found {
 	var asking sync.WaitGroup
 	for i := range all {
@@ -169,12 +171,18 @@ func identify(ctx context.Context, all []found, cards []card) []found {
 				}
 			}
 		}
-		if f.Engine == "" {
-			continue
+		kind := f.Engine
+		if kind == "" {
+			// What is on a well-known port may be anything; what is on the card, or
+			// named, is a model server.
+			if f.err != nil || !f.told && f.held == 0 {
+				continue
+			}
+			kind = "server"
 		}
-		f.name = f.Engine
+		f.name = kind
 		for n := 2; used[f.name]; n++ {
-			f.name = fmt.Sprintf("%s-%d", f.Engine, n)
+			f.name = fmt.Sprintf("%s-%d", kind, n)
 		}
 		used[f.name] = true
 	}

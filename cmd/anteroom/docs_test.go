@@ -18,8 +18,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
-// TestWhatTheDocsSayWorks goes through each page of docs, from top to bottom, in a
-// folder of its own:
+// TestWhatTheDocsSayWorks goes through the README and each page of docs, from top to
+// bottom, in a folder of its own:
 //
 //	yaml     is a configuration: it loads without a warning, and is in force for what
 //	         follows; what stands above the first goes by one backend, engine
@@ -28,11 +28,12 @@ import (
 //	text     is a picture, or what a command prints, and no command
 //
 // A block of any other kind fails. In what is run, 127.0.0.1:8080 and :9090 lead to
-// the running Anteroom, and backends to a server that answers everything.
+// the running Anteroom, and backends to a server that answers everything; init finds that
+// one, and a card of 24 GiB, and serve is ended when it listens.
 func TestWhatTheDocsSayWorks(t *testing.T) {
 	ran := 0
-	for _, page := range pages(t, "../../docs") {
-		t.Run(strings.TrimPrefix(filepath.ToSlash(page), "../../docs/"), func(t *testing.T) {
+	for _, page := range append(pages(t, "../../docs"), "../../README.md") {
+		t.Run(strings.TrimPrefix(filepath.ToSlash(page), "../../"), func(t *testing.T) {
 			p := openPage(t)
 			for _, b := range blocks(t, page) {
 				switch b.kind {
@@ -123,7 +124,11 @@ func openPage(t *testing.T) *page {
 	// Where a page names no admin listener, its commands ask the one that runs.
 	script := "#!/bin/sh\nexport RUN_THE_COMMAND=1\ncase $1 in\n" +
 		"backends|cancel|drain|forget|health|learned|pause|queue|release|reload|resume|unload|wake)\n" +
-		"\tc=$1; shift; set -- \"$c\" --admin \"http://$ADMIN\" \"$@\" ;;\nesac\nexec '" + os.Args[0] + "' \"$@\"\n"
+		"\tc=$1; shift; set -- \"$c\" --admin \"http://$ADMIN\" \"$@\" ;;\n" +
+		"init)\n\tshift; set -- init --source declared --memory 24GiB --only --to '" + p.engine + "' --force \"$@\" ;;\n" +
+		"serve)\n\tmkfifo log; ANTEROOM_ADMIN__LISTEN=127.0.0.1:0 '" + os.Args[0] + "' \"$@\" --listen 127.0.0.1:0 2>log & \n" +
+		"\t{ grep -m 1 '\"msg\":\"listening\"'; kill $!; cat >/dev/null; } <log; wait $!; exit ;;\n" +
+		"esac\nexec '" + os.Args[0] + "' \"$@\"\n"
 	if err := os.WriteFile(filepath.Join(p.folder, "anteroom"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -220,7 +225,7 @@ func (p *page) stop() {
 // files that these have made.
 func othersOnly(t *testing.T, b block) {
 	t.Helper()
-	others := []string{"apt", "cp", "docker", "go", "install", "journalctl", "kubectl", "nvidia-cuda-mps-control", "sudoedit", "systemctl"}
+	others := []string{"apt", "cp", "docker", "export", "go", "install", "journalctl", "kubectl", "nvidia-cuda-mps-control", "sudoedit", "systemctl"}
 	system := regexp.MustCompile(`/etc/|/var/|backup|2>>`) // of this machine, or without an end
 	for line := range strings.Lines(b.text) {
 		words := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "sudo "))
@@ -235,9 +240,10 @@ func othersOnly(t *testing.T, b block) {
 	}
 }
 
-// TestLinksLeadSomewhere follows the links of each page that stay in the project.
+// TestLinksLeadSomewhere follows the links of each page that stay in the project, to a
+// heading where they name one.
 func TestLinksLeadSomewhere(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
 	files := append(pages(t, "../../docs"), pages(t, "../../examples")...)
 	for _, file := range append(files, "../../README.md", "../../CHANGELOG.md", "../../CONTRIBUTING.md") {
 		text, err := os.ReadFile(file)
@@ -245,11 +251,33 @@ func TestLinksLeadSomewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, found := range link.FindAllStringSubmatch(string(text), -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(file), found[1])); err != nil {
+			to := file
+			if found[1] != "" {
+				to = filepath.Join(filepath.Dir(file), found[1])
+			}
+			if _, err := os.Stat(to); err != nil {
 				t.Errorf("%s: %v", file, err)
+			} else if found[2] != "" && !slices.Contains(anchors(t, to), found[2]) {
+				t.Errorf("%s: %s has no heading %q", file, to, found[2])
 			}
 		}
 	}
+}
+
+// anchors are the names that GitHub gives to the headings of a page.
+func anchors(t *testing.T, file string) (all []string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if heading := regexp.MustCompile(`^#+ (.*)`).FindStringSubmatch(line); heading != nil {
+			plain := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+			all = append(all, strings.ReplaceAll(plain, " ", "-"))
+		}
+	}
+	return all
 }
 
 func TestLoadsThePackagedConfigurations(t *testing.T) {
@@ -290,6 +318,20 @@ func TestWhatIsPackagedAsksForCommandsThatExist(t *testing.T) {
 			if !slices.ContainsFunc(commands, func(c command) bool { return c.name == found[1] }) {
 				t.Errorf("%s: there is no command %q", file, found[1])
 			}
+		}
+	}
+}
+
+// TestThePageOfCommandsHasEachCommand holds docs/commands.md against what there is.
+func TestThePageOfCommandsHasEachCommand(t *testing.T) {
+	text, err := os.ReadFile("../../docs/commands.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, _, _ := strings.Cut(string(text), "\n## ")
+	for _, c := range commands {
+		if !regexp.MustCompile("(?m)^\\| .*`(anteroom )?" + c.name + "[` ].* \\|").MatchString(table) {
+			t.Errorf("%s is not in it", c.name)
 		}
 	}
 }

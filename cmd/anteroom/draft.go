@@ -87,32 +87,73 @@ func (d *drafting) cards(cards []card) {
 	}
 }
 
-// classes writes what a request takes, where nothing can be learned of it.
+// classes writes what a request takes, where no preset says it or nothing can be
+// learned of it.
 func (d *drafting) classes(cards []card, servers []found) {
-	if !cards[0].given {
+	given := cards[0].given
+	unknown := slices.DeleteFunc(slices.Clone(servers), func(f found) bool { return f.name == "" || f.Engine != "" })
+	if !given && len(unknown) == 0 {
 		return
 	}
-	d.line("\n# What a request takes: guesses, because nothing is measured where the card is not read.")
-	d.line("classes:")
-	for _, c := range []struct {
-		name, keys string
-		share      admission.Bytes
-	}{{backend.Heavy, "slots: 1, estimate: 18s", 2}, {backend.Light, "slots: 8, estimate: 2s", 16}} {
-		if slices.ContainsFunc(servers, func(f found) bool {
-			return slices.ContainsFunc((backend.Config{Preset: f.Engine}).Routes(), func(r backend.Route) bool { return r.Class == c.name })
-		}) {
-			d.line("  %s: {%s, vram: %s}", c.name, c.keys, cards[0].Memory/c.share)
+	share := cards[0].share(servers)
+	vram := func(slots admission.Bytes) string {
+		if !given {
+			return "learn"
 		}
+		return (share / slots).String()
+	}
+	if given {
+		d.line("\n# What requests take: guesses, an equal share of the card for what each server may run at once, because")
+		d.line("# nothing is measured where the card is not read.")
+	} else {
+		d.line("\n# What a request takes is read off the card.")
+	}
+	d.line("classes:")
+	for _, f := range unknown {
+		d.line("  # slots: how many requests %s works on at once.", f.name)
+		d.line("  %s: {slots: 1, vram: %s}", f.name, vram(1))
+	}
+	if given && slices.ContainsFunc(servers, func(f found) bool { return f.asksFor(backend.Heavy) }) {
+		d.line("  %s: {slots: 1, estimate: 18s, vram: %s}", backend.Heavy, vram(1))
+	}
+	if given && slices.ContainsFunc(servers, func(f found) bool { return f.asksFor(backend.Light) }) {
+		d.line("  %s: {slots: 8, estimate: 2s, vram: %s}", backend.Light, vram(8))
 	}
 }
 
+// share is a guess of what a class holds at once on one server, such that all that the
+// servers may hold fits on the card.
+func (c card) share(servers []found) admission.Bytes {
+	var parts admission.Bytes
+	for _, f := range servers {
+		for _, holds := range []bool{f.name != "" && f.Engine == "", f.asksFor(backend.Heavy), f.asksFor(backend.Light)} {
+			if holds {
+				parts++
+			}
+		}
+	}
+	const step = 256 * admission.MiB
+	free := c.Memory - min(admission.GiB, c.Memory/16) // gpus.X.reserve
+	return max(free/max(parts, 1)/step*step, step)
+}
+
+// asksFor says that a route of the server's preset has a class.
+func (f found) asksFor(class string) bool {
+	return slices.ContainsFunc((backend.Config{Preset: f.Engine}).Routes(), func(r backend.Route) bool { return r.Class == class })
+}
+
 func (d *drafting) backends(cards []card, servers []found) {
-	known := slices.DeleteFunc(slices.Clone(servers), func(f found) bool { return f.Engine == "" })
+	known := slices.DeleteFunc(slices.Clone(servers), func(f found) bool { return f.name == "" })
 	own := separate(known)
 	d.line("\nbackends:")
 	for _, f := range known {
-		d.line("  # %s, by %s.%s", f.Engine, f.Because, f.seen(cards))
-		keys := []string{"url: " + strconv.Quote(f.url), "preset: " + f.Engine}
+		keys := []string{"url: " + strconv.Quote(f.url)}
+		if f.Engine == "" {
+			d.line("  # It answers, and is none of the engines that are known.%s", f.seen(cards))
+		} else {
+			d.line("  # %s, by %s.%s", f.Engine, f.Because, f.seen(cards))
+			keys = append(keys, "preset: "+f.Engine)
+		}
 		if len(cards) > 1 {
 			on := max(0, f.card)
 			keys = append(keys, fmt.Sprintf("gpu: gpu%d", on))
@@ -120,7 +161,7 @@ func (d *drafting) backends(cards []card, servers []found) {
 				d.line("  # Which card it is on is a guess.")
 			}
 		}
-		if len(cards) == 1 && cards[0].given {
+		if len(cards) == 1 && (cards[0].given || f.Engine == "") {
 			keys = append(keys, "gpu: gpu0")
 		}
 		if shares(f, known, own) {
@@ -130,16 +171,40 @@ func (d *drafting) backends(cards []card, servers []found) {
 	}
 	for _, f := range servers {
 		switch {
-		case f.Engine == "" && f.err == nil:
-			d.line("  # %s answers, and is none of the engines that are known: write a backend and routes for it.", f.url)
-		case f.Engine == "":
+		case f.name == "" && f.err == nil:
+			d.line("  # %s answers, and is none of the engines that are known: --to %s takes it in.", f.url, f.url)
+		case f.err != nil:
 			d.line("  # %s does not answer: %v", f.url, f.err)
 		}
 	}
+	d.routes(known, own)
+	d.listeners(known, own)
+}
+
+// routes writes one rule for each server that brings none: all that it is asked for.
+func (d *drafting) routes(known []found, own map[string]bool) {
+	begun := false
+	for _, f := range known {
+		if f.Engine != "" {
+			continue
+		}
+		if !begun {
+			d.line("\n# GET, HEAD, OPTIONS and DELETE go past admission. The first rule that matches counts: calls")
+			d.line("# that need no card have a rule before it, as {match: {path: /status}, pass: true, backend: %s}.", f.name)
+			d.line("routes:")
+			begun = true
+		}
+		listener := when(own[f.name], "listener: "+f.name+", ")
+		d.line("  - {match: {path: /**}, %sclass: %s, backend: %s}", listener, f.name, f.name)
+	}
+}
+
+// listeners writes a port for each server whose paths others have, too.
+func (d *drafting) listeners(known []found, own map[string]bool) {
 	if len(own) == 0 {
 		return
 	}
-	d.line("\n# Engines whose paths are those of others have ports of their own.")
+	d.line("\n# Servers whose paths are those of others have ports of their own: clients go there.")
 	d.line("listeners:")
 	for _, f := range known {
 		if !own[f.name] {
@@ -169,6 +234,9 @@ func (f found) seen(cards []card) string {
 
 // work are the paths at which an engine's work is asked for.
 func work(engine string) (paths []string, everything bool) {
+	if engine == "" {
+		return nil, true
+	}
 	for _, r := range (backend.Config{Preset: engine}).Routes() {
 		if r.Class != "" {
 			paths = append(paths, r.Paths...)
@@ -190,7 +258,8 @@ func separate(all []found) map[string]bool {
 		}
 	}
 	for _, f := range all {
-		if len(f.Models) == 0 && shares(f, all, own) {
+		// A rule for everything would come before those that presets bring.
+		if len(f.Models) == 0 && shares(f, all, own) || f.Engine == "" && len(all) > 1 {
 			own[f.name] = true
 		}
 	}

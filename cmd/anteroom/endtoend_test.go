@@ -83,7 +83,8 @@ func newTracing(t *testing.T) *tracing {
 	t.Cleanup(into.Close)
 	otlp, query, at := unused(t), unused(t), unused(t)
 	e.jaeger = "http://" + query
-	background(t, []string{"SPAN_STORAGE_TYPE=memory"}, jaeger, "--collector.otlp.enabled=true", "--collector.otlp.http.host-port="+otlp, "--collector.otlp.grpc.host-port="+unused(t),
+	background(t, []string{"SPAN_STORAGE_TYPE=memory"}, jaeger, "--collector.otlp.enabled=true", "--collector.otlp.http.host-port="+otlp,
+		"--collector.otlp.grpc.host-port="+unused(t),
 		"--query.http-server.host-port="+query, "--query.grpc-server.host-port="+unused(t), "--admin.http.host-port="+unused(t),
 		"--collector.http-server.host-port="+unused(t), "--collector.grpc-server.host-port="+unused(t))
 	background(t, nil, collector, "--config", writeFile(t, "collector.yaml", fmt.Sprintf(`
@@ -301,10 +302,12 @@ func (e *tracing) tree(n int, server string) (root, wait, client seenSpan) {
 		return root.SpanID != "" && wait.SpanID != "" && client.SpanID != ""
 	})
 	if root.parent() != "00000000000000ff" || wait.parent() != root.SpanID || client.parent() != root.SpanID {
-		e.t.Errorf("%s: the spans are under %s, %s and %s, want the caller's 00000000000000ff and %s twice", server, root.parent(), wait.parent(), client.parent(), root.SpanID)
+		e.t.Errorf("%s: the spans are under %s, %s and %s, want the caller's 00000000000000ff and %s twice", server, root.parent(),
+			wait.parent(), client.parent(), root.SpanID)
 	}
 	if wait.end() > client.StartTime || client.end() > max(root.end(), client.end()) || wait.StartTime < root.StartTime {
-		e.t.Errorf("%s: the request begins at %d, waits from %d to %d and runs from %d, want them in this order", server, root.StartTime, wait.StartTime, wait.end(), client.StartTime)
+		e.t.Errorf("%s: the request begins at %d, waits from %d to %d and runs from %d, want them in this order", server, root.StartTime,
+			wait.StartTime, wait.end(), client.StartTime)
 	}
 	return root, wait, client
 }
@@ -341,7 +344,8 @@ func TestThroughACollectorToJaeger(t *testing.T) {
 	e.ask(4, "/v1/chat/completions", chat)
 
 	root, _, client := e.tree(1, "POST /v1/chat/completions")
-	if root.tag("anteroom.result") != "ok" || root.tag("http.response.status_code") != "200" || root.tag("gen_ai.operation.name") != "chat" || root.tag("gen_ai.usage.output_tokens") == "" {
+	if root.tag("anteroom.result") != "ok" || root.tag("http.response.status_code") != "200" ||
+		root.tag("gen_ai.operation.name") != "chat" || root.tag("gen_ai.usage.output_tokens") == "" {
 		t.Errorf("the chat's span has %v", root.Tags)
 	}
 	e.mu.Lock()
@@ -374,7 +378,8 @@ func TestThroughACollectorToJaeger(t *testing.T) {
 		t.Errorf("the second image's wait has the events %v, want queued, blocked and granted", got)
 	}
 	if unload := e.order("admission.unload vllm", wait); unload.end() > client.StartTime || unload.tag("anteroom.freed") == "0" {
-		t.Errorf("the unload ends at %d with %s bytes freed, want before the image runs at %d, and some", unload.end(), unload.tag("anteroom.freed"), client.StartTime)
+		t.Errorf("the unload ends at %d with %s bytes freed, want before the image runs at %d, and some", unload.end(),
+			unload.tag("anteroom.freed"), client.StartTime)
 	}
 	_, wait, client = e.tree(4, "POST /v1/chat/completions")
 	e.order("admission.unload comfyui", wait)
@@ -382,7 +387,8 @@ func TestThroughACollectorToJaeger(t *testing.T) {
 		t.Errorf("the wake ends at %d, want before the chat runs at %d", wake.end(), client.StartTime)
 	}
 
-	for _, name := range []string{"http.server.request.duration", "anteroom.request.wait", "anteroom.vram.booked", "anteroom.gpu.swaps", "gen_ai.server.request.duration"} {
+	for _, name := range []string{"http.server.request.duration", "anteroom.request.wait", "anteroom.vram.booked", "anteroom.gpu.swaps",
+		"gen_ai.server.request.duration"} {
 		within(t, time.Minute, "the Collector has passed on "+name, func() bool {
 			e.mu.Lock()
 			defer e.mu.Unlock()

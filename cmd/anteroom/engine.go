@@ -30,7 +30,8 @@ func runEngine(args []string, stdout, stderr io.Writer) int {
 	memory := fs.String("memory", "48GiB", "`SIZE` of the card in DIR where it is new")
 	speed := fs.Float64("speed", 1, "run `N` times faster than such a server would")
 	seed := fs.Uint64("seed", 1, "`N` that the run times are drawn from")
-	contention := fs.Bool("contention", false, "share the card's processor by time slices with the other engines that have this flag, as real cards do; run times are those that a run has alone")
+	contention := fs.Bool("contention", false, "share the card's processor by time slices with the other engines that have this flag, "+
+		"as real cards do; run times are those that a run has alone")
 	if code, done := parse(fs, args, 0); done {
 		return code
 	}

@@ -71,19 +71,20 @@ func TestAnEngineIsToldWhatIsWrong(t *testing.T) {
 		code int
 		word string
 	}{
-		"no kind":             {[]string{"engine"}, 2, "want one of flux, vqa, ollama"},
-		"an unknown kind":     {[]string{"engine", "--kind", "sdxl"}, 2, "want one of flux, vqa, ollama"},
-		"another kind's trap": {[]string{"engine", "--kind", "triton", "--trap", "residue,hangs-asleep"}, 2, `"hangs-asleep": triton has keeps-memory, residue`},
-		"no trap":             {[]string{"engine", "--kind", "gradio", "--trap", ""}, 2, `trap ""`},
-		"no weights":          {[]string{"engine", "--kind", "vqa", "--weights", "much"}, 2, "34GiB"},
-		"times upside down":   {[]string{"engine", "--kind", "vqa", "--run", "20s-17s"}, 2, "17s-20s"},
-		"a time before now":   {[]string{"engine", "--kind", "vqa", "--load", "-1s"}, 2, "8s"},
-		"models of no name":   {[]string{"engine", "--kind", "ollama", "--models", "=4GiB"}, 2, "llama3.2=4GiB"},
-		"no speed":            {[]string{"engine", "--kind", "vqa", "--speed", "0"}, 2, "want more than 0"},
-		"no size":             {[]string{"engine", "--kind", "vqa", "--memory", "much"}, 2, "48GiB"},
-		"a card that is not":  {[]string{"engine", "--kind", "vqa", "--card", "/dev/null/card"}, 1, "/dev/null/card"},
-		"no such address":     {[]string{"engine", "--kind", "vqa", "--listen", "nowhere"}, 1, "nowhere"},
-		"a demo too slow":     {[]string{"demo", "--speed", "-1"}, 2, "want more than 0"},
+		"no kind":         {[]string{"engine"}, 2, "want one of flux, vqa, ollama"},
+		"an unknown kind": {[]string{"engine", "--kind", "sdxl"}, 2, "want one of flux, vqa, ollama"},
+		"another kind's trap": {[]string{"engine", "--kind", "triton", "--trap", "residue,hangs-asleep"}, 2,
+			`"hangs-asleep": triton has keeps-memory, residue`},
+		"no trap":            {[]string{"engine", "--kind", "gradio", "--trap", ""}, 2, `trap ""`},
+		"no weights":         {[]string{"engine", "--kind", "vqa", "--weights", "much"}, 2, "34GiB"},
+		"times upside down":  {[]string{"engine", "--kind", "vqa", "--run", "20s-17s"}, 2, "17s-20s"},
+		"a time before now":  {[]string{"engine", "--kind", "vqa", "--load", "-1s"}, 2, "8s"},
+		"models of no name":  {[]string{"engine", "--kind", "ollama", "--models", "=4GiB"}, 2, "llama3.2=4GiB"},
+		"no speed":           {[]string{"engine", "--kind", "vqa", "--speed", "0"}, 2, "want more than 0"},
+		"no size":            {[]string{"engine", "--kind", "vqa", "--memory", "much"}, 2, "48GiB"},
+		"a card that is not": {[]string{"engine", "--kind", "vqa", "--card", "/dev/null/card"}, 1, "/dev/null/card"},
+		"no such address":    {[]string{"engine", "--kind", "vqa", "--listen", "nowhere"}, 1, "nowhere"},
+		"a demo too slow":    {[]string{"demo", "--speed", "-1"}, 2, "want more than 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stdout, stderr := anteroom(c.args...)

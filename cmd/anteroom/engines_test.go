@@ -76,7 +76,8 @@ type three struct {
 }
 
 func newThree(t *testing.T, speed float64, engine, trap string) *three {
-	b := &three{t: t, speed: speed, trapped: trap != "", card: simulation.NewCard(48 * admission.GiB), engines: map[string]*supervised{}, answered: map[string]int{}}
+	b := &three{t: t, speed: speed, trapped: trap != "", card: simulation.NewCard(48 * admission.GiB), engines: map[string]*supervised{},
+		answered: map[string]int{}}
 	comfyui, vllm, ollama := simulation.ComfyUI(), simulation.VLLM(), simulation.Ollama()
 	comfyui.Weights, comfyui.PerRun = 24*admission.GiB, 10*admission.GiB
 	vllm.Weights, vllm.PerRun = 22*admission.GiB, 0
@@ -140,7 +141,8 @@ func (b *three) real(d time.Duration) time.Duration {
 // that a slow machine must not reach: how long to wait, and how long memory may take
 // to come back from an engine without a trap.
 func (b *three) faster() []string {
-	env := []string{"ANTEROOM_LISTEN=127.0.0.1:0", "ANTEROOM_ADMIN__LISTEN=127.0.0.1:0", "ANTEROOM_STATE__FILE=" + b.state, "ANTEROOM_TELEMETRY__TRACES__EXPORTER=none"}
+	env := []string{"ANTEROOM_LISTEN=127.0.0.1:0", "ANTEROOM_ADMIN__LISTEN=127.0.0.1:0", "ANTEROOM_STATE__FILE=" + b.state,
+		"ANTEROOM_TELEMETRY__TRACES__EXPORTER=none"}
 	set := func(path string, d time.Duration) {
 		env = append(env, "ANTEROOM_"+strings.ReplaceAll(strings.ToUpper(path), ".", "__")+"="+b.real(d).String())
 	}

@@ -186,7 +186,8 @@ var fieldCases = map[string]func(t *testing.T){
 			}
 		}})
 		for range 4 {
-			s.raw("POST /prompt HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\nContent-Length: 2\r\n\r\n{}")
+			s.raw("POST /prompt HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: " +
+				"AAMAAABkAAQCAAAAAAIAAAAA\r\nContent-Length: 2\r\n\r\n{}")
 		}
 		s.soon("all four are drawn", func() bool { return next.Load() == 4 && drawing.Load() == 0 })
 		if most.Load() != 1 {
@@ -210,8 +211,10 @@ var fieldCases = map[string]func(t *testing.T){
 			"curl -d":               {`{"model":"reader","q":"R&D; you"}`, []string{"Content-Type", "application/x-www-form-urlencoded"}, "reader"},
 			"a page without a type": {`{"model":"reader"}`, []string{"Content-Type", "text/plain;charset=UTF-8"}, "reader"},
 			"NaN":                   {`{"model":"reader","p":NaN}`, nil, "reader"},
-			"a form": {"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a; b.mp3\"\r\n\r\n" + picture + "\r\n--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nreader\r\n" +
-				"--b\r\nContent-Disposition: form-data; name=\"g[]\"\r\n\r\na\r\n--b\r\nContent-Disposition: form-data; name=\"g[]\"\r\n\r\nb\r\n--b--\r\n", []string{"Content-Type", "multipart/form-data; boundary=b"}, "reader"},
+			"a form": {"--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a; b.mp3\"\r\n\r\n" + picture +
+				"\r\n--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nreader\r\n" +
+				"--b\r\nContent-Disposition: form-data; name=\"g[]\"\r\n\r\na\r\n--b\r\nContent-Disposition: form-data; " +
+				"name=\"g[]\"\r\n\r\nb\r\n--b--\r\n", []string{"Content-Type", "multipart/form-data; boundary=b"}, "reader"},
 			"two models": {`{"model":"reader","model":"painter"}`, nil, "ambiguous_body"},
 			"cut":        {`{"model":"reader"`, nil, "ambiguous_body"},
 			"packed":     {"\x1f\x8b", []string{"Content-Encoding", "gzip"}, "ambiguous_body"},

@@ -22,7 +22,8 @@ backends: {app: {preset: gradio, url: "%s", completion: {every: 10ms, timeout: 1
 `, engine)))
 	post := func(session string) string {
 		t.Helper()
-		res, err := http.Post(s.url+"/gradio_api/queue/join", "application/json", strings.NewReader(`{"data": ["a bird"], "fn_index": 0, "session_hash": "`+session+`"}`))
+		res, err := http.Post(s.url+"/gradio_api/queue/join", "application/json",
+			strings.NewReader(`{"data": ["a bird"], "fn_index": 0, "session_hash": "`+session+`"}`))
 		must(t, err)
 		defer res.Body.Close()
 		text, err := io.ReadAll(res.Body)
@@ -54,7 +55,8 @@ backends: {app: {preset: gradio, url: "%s", completion: {every: 10ms, timeout: 1
 	idle("whose stream was never opened")
 	late := listen("nobody")
 	defer late.Body.Close()
-	if text, err := io.ReadAll(late.Body); err != nil || !strings.Contains(string(text), `"process_completed"`) || !strings.Contains(string(text), `"close_stream"`) {
+	if text, err := io.ReadAll(late.Body); err != nil || !strings.Contains(string(text), `"process_completed"`) ||
+		!strings.Contains(string(text), `"close_stream"`) {
 		t.Errorf("who comes late gets %s, %v", text, err)
 	}
 

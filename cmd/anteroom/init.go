@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/charmbracelet/x/term"
+
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
 	"github.com/anteroom-gpu/anteroom/configs"
 )
@@ -42,7 +44,7 @@ func runInit(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, text)
 		return 0
 	}
-	if !*yes && isTerminal(os.Stdin) {
+	if !*yes && term.IsTerminal(os.Stdin.Fd()) {
 		fmt.Fprintf(stdout, "%s\nWrite this to %s? [Y/n] ", text, *file)
 		answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
 		if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "" && answer != "y" && answer != "yes" {
@@ -74,13 +76,8 @@ func discover(ctx context.Context, also targets, only bool, where cardFlags, use
 		}
 	}
 	servers = identify(ctx, servers, cards)
-	if !slices.ContainsFunc(servers, func(f found) bool { return f.Engine != "" }) {
-		var asked []string
-		for _, f := range servers {
-			asked = append(asked, f.url)
-		}
-		return "", nil, fmt.Errorf("no engine was found (asked: %s): start them first, or name one by --to [ENGINE=]URL",
-			strings.Join(asked, ", "))
+	if !slices.ContainsFunc(servers, func(f found) bool { return f.name != "" }) {
+		return "", nil, errors.New(none(servers))
 	}
 	text = draft(cards, servers, used)
 	cfg, err := configs.Load(configs.Options{File: "what init writes", Text: []byte(text)})
@@ -88,6 +85,23 @@ func discover(ctx context.Context, also targets, only bool, where cardFlags, use
 		return text, mistakes, nil
 	}
 	return text, cfg.Warnings(), nil
+}
+
+// none says why a configuration has no backend.
+func none(servers []found) string {
+	if len(servers) == 0 {
+		return "no engine was found at the usual ports: start it first, or name it by --to URL"
+	}
+	text := "no engine was found"
+	for i, f := range servers {
+		text += when(i == 0, ": ") + when(i > 0, "; ")
+		if f.err != nil {
+			text += fmt.Sprintf("%s does not answer (%v): start it first", f.url, f.err)
+		} else {
+			text += fmt.Sprintf("%s answers, and is none of those that are known: --to %s takes it in, with a rule of its own", f.url, f.url)
+		}
+	}
+	return text
 }
 
 // writeNew writes a file that is not there yet, or with force one that is.
@@ -105,9 +119,4 @@ func writeNew(name, text string, force bool) error {
 	}
 	_, err = f.WriteString(text)
 	return errors.Join(err, f.Close())
-}
-
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0 && info.Name() != "null"
 }

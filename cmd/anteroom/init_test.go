@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -78,12 +79,55 @@ func TestInitSaysWhatItCannotFind(t *testing.T) {
 	}{
 		{[]string{"--only", "--source", "declared", "--to", "http://127.0.0.1:1"}, "want its size by --memory"},
 		{[]string{"--only", "--memory", "48", "--source", "declared"}, "want the card's size, such as 24GiB"},
-		{[]string{"--only", "--memory", "48GiB", "--source", "declared", "--to", "http://127.0.0.1:1"}, "no engine was found (asked: http://127.0.0.1:1)"},
+		{[]string{"--only", "--memory", "48GiB", "--source", "declared", "--to", "http://127.0.0.1:1"}, "http://127.0.0.1:1 does not answer"},
+		{[]string{"--only", "--memory", "48GiB", "--source", "declared"}, "no engine was found at the usual ports: start it first, or name it by --to URL"},
+		{[]string{"--only", "--source", "auto", "--device", "none-of-these", "--to", "http://127.0.0.1:1"}, "want its size by --memory"},
 		{[]string{"--to", "comfy=http://127.0.0.1:1"}, "is no engine: want one of"},
 		{[]string{"--to", "nowhere"}, "want a server's address"},
 	} {
 		if code, _, stderr := anteroom(append([]string{"init", "--dry-run"}, c.flags...)...); code == 0 || !strings.Contains(stderr, c.want) {
 			t.Errorf("%v: %d, %s, want %q", c.flags, code, stderr, c.want)
 		}
+	}
+}
+
+// Servers of one's own have no preset: what is named by --to, or is on the card, gets a
+// class and a rule for all that it is asked for.
+func TestInitTakesInServersThatItDoesNotKnow(t *testing.T) {
+	own := func() string {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNotFound) }))
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	declared := []string{"init", "--dry-run", "--only", "--source", "declared", "--memory", "24GiB"}
+	for name, c := range map[string]struct {
+		flags     []string
+		backends  int
+		listeners int
+	}{
+		"one":                    {[]string{"--to", own()}, 1, 0},
+		"two":                    {[]string{"--to", own(), "--to", own()}, 2, 2},
+		"beside one of a preset": {append(six(t), "--to", own()), 7, 3}, // ComfyUI and TEI have theirs
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := anteroom(append(declared, c.flags...)...)
+			if code != 0 || stderr != "" {
+				t.Fatalf("%d, %s", code, stderr)
+			}
+			cfg, err := configs.Load(configs.Options{File: "written", Text: []byte(stdout)})
+			if err != nil {
+				t.Fatalf("%v\n%s", err, stdout)
+			}
+			if w := cfg.Warnings(); len(w) > 0 {
+				t.Errorf("check warns: %v\n%s", w, stdout)
+			}
+			if len(cfg.Routing.Backends) != c.backends || strings.Count(stdout, "{listen: ") != c.listeners {
+				t.Errorf("want %d backends, %d listeners:\n%s", c.backends, c.listeners, stdout)
+			}
+		})
+	}
+	quiet := none([]found{{url: "http://127.0.0.1:3000"}})
+	if !strings.Contains(quiet, "--to http://127.0.0.1:3000 takes it in") {
+		t.Errorf("of a server on a well-known port that is not known it says: %s", quiet)
 	}
 }

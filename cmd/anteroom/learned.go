@@ -12,7 +12,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
@@ -27,7 +27,7 @@ func runLearned(args []string, stdout, stderr io.Writer) int {
 	if code, done := parse(fs, args, 0); done {
 		return code
 	}
-	var l proxy.Learned
+	var l admin.Learned
 	var err error
 	switch {
 	case *state != "" && *forget != "":
@@ -56,7 +56,7 @@ func runLearned(args []string, stdout, stderr io.Writer) int {
 
 // learnedFromFile reads a state file, in which the estimates and the declared
 // resident memory do not stand.
-func learnedFromFile(name string) (l proxy.Learned, err error) {
+func learnedFromFile(name string) (l admin.Learned, err error) {
 	m, _, err := readState(name)
 	if err != nil {
 		return l, err
@@ -67,11 +67,11 @@ func learnedFromFile(name string) (l proxy.Learned, err error) {
 			return l, err
 		}
 		route := &routing.Route{Name: r.Route, Backend: r.Backend, ClassName: r.Class, Learn: r.Learn}
-		l.Routes = append(l.Routes, proxy.DescribeHistory(route, history)...)
+		l.Routes = append(l.Routes, admin.DescribeHistory(route, history)...)
 	}
 	for _, a := range m.Accounts {
 		if a.Resident > 0 {
-			l.Residents = append(l.Residents, proxy.LearnedResident{Backend: a.Backend, Replica: a.Replica, GPU: a.GPU, Seen: &a.Resident})
+			l.Residents = append(l.Residents, admin.LearnedResident{Backend: a.Backend, Replica: a.Replica, GPU: a.GPU, Seen: &a.Resident})
 		}
 	}
 	return l, nil
@@ -89,7 +89,7 @@ func sizeOrDash(n *int64) string {
 func secondsText(s float64) string { return strconv.FormatFloat(s, 'g', 3, 64) + "s" }
 
 // learnedRow is what was learned of a route, with tabs between the cells.
-func learnedRow(r proxy.LearnedRoute) string {
+func learnedRow(r admin.LearnedRoute) string {
 	declared, booked, estimate, p50, p95 := sizeText(r.Declared), sizeText(r.Booked), "-", "-", "-"
 	since, raised, down := "-", "-", "-"
 	if r.Since != nil {
@@ -114,7 +114,7 @@ func learnedRow(r proxy.LearnedRoute) string {
 		sizeOrDash(r.Most), fmt.Sprint(r.Measured), fmt.Sprint(r.Runs), estimate, p50, p95}, "\t")
 }
 
-func printLearned(w io.Writer, l proxy.Learned) {
+func printLearned(w io.Writer, l admin.Learned) {
 	if len(l.Routes) == 0 {
 		fmt.Fprintln(w, "nothing has been learned yet")
 	}

@@ -110,7 +110,8 @@ func compare(t *testing.T, cfg *configs.Config, record []byte, seen map[string][
 	must(t, err)
 	for _, class := range []string{"heavy", "light"} {
 		want, got := average(seen[class]), result.Classes[class].Wait.Mean
-		t.Logf("%s: %d requests waited for %.3f s on average, and %d for %.3f s in simulate", class, len(seen[class]), want, result.Classes[class].Completed, got)
+		t.Logf("%s: %d requests waited for %.3f s on average, and %d for %.3f s in simulate", class, len(seen[class]), want,
+			result.Classes[class].Completed, got)
 		// What waits for hardly anything has nothing to be compared with.
 		if math.Abs(got-want) > max(want/10, 0.1) || result.Classes[class].Completed != len(seen[class]) {
 			t.Errorf("%s: want the same within a tenth", class)

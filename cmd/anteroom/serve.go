@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/backend"
@@ -55,6 +57,8 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	tuneGC()
+	// A reader of the log that ends is no reason to end: the write fails, and that is all.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	// Signals and changes are taken before anything is read or open, so that
 	// none of them falls between or ends a half start.
 	ends, hangups, changes := signals.Ends(), signals.Hangups(), make(chan struct{}, 1)

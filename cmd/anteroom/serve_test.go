@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -340,7 +341,8 @@ func TestServeSaysWhyItDoesNotStart(t *testing.T) {
 		args []string
 		want string
 	}{
-		"a port in use":      {[]string{"-c", good, "--listen", taken.Addr().String()}, "address already in use"},
+		"a port in use":      {[]string{"-c", good, "--listen", taken.Addr().String()}, "address already in use: want another listen"},
+		"the admin's port":   {[]string{"-c", good, "--listen", "127.0.0.1:0", "--admin", taken.Addr().String()}, "want another admin.listen"},
 		"a file that is not": {[]string{"-c", good + ".none"}, "no such file"},
 		"a directory":        {[]string{"-c", t.TempDir()}, "directory"},
 		"a wrong file":       {[]string{"-c", write(t, "lisen: x\n")}, "lisen: unknown key"},
@@ -353,6 +355,36 @@ func TestServeSaysWhyItDoesNotStart(t *testing.T) {
 				t.Errorf("got %v: %s, want 1 and %q", err, text, c.want)
 			}
 		})
+	}
+}
+
+// A wrong port shows before the first request.
+func TestServeNamesABackendThatDoesNotListen(t *testing.T) {
+	p := process("serve", "-c", write(t, serveFile("http://127.0.0.1:1", "1")), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+	logs, err := p.StderrPipe()
+	must(t, err)
+	must(t, p.Start())
+	defer p.Wait()
+	defer p.Process.Kill()
+	for lines := bufio.NewScanner(logs); lines.Scan(); {
+		if strings.Contains(lines.Text(), "a backend does not listen yet") && strings.Contains(lines.Text(), "http://127.0.0.1:1") {
+			return
+		}
+	}
+	t.Error("the log does not name it")
+}
+
+// Whoever else has the admin port is not shown as if it were the proxy.
+func TestCommandsSayThatAnotherServerAnswers(t *testing.T) {
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, "<html>no such page</html>")
+	}))
+	defer page.Close()
+	if code, _, stderr := anteroom("health", "--admin", page.URL); code != 1 || strings.Contains(stderr, "<html>") ||
+		!strings.Contains(stderr, page.URL+" answers 404 Not Found, and not as Anteroom does: want --admin") {
+		t.Errorf("%d, %s", code, stderr)
 	}
 }
 
@@ -399,5 +431,41 @@ func TestACommandThatServesNothingEndsOfASignal(t *testing.T) {
 	p.Wait()
 	if status, ok := p.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() || status.Signal() != syscall.SIGINT {
 		t.Errorf("it ended with %v, want by SIGINT", p.ProcessState)
+	}
+}
+
+// A reader of the log that ends takes nothing along but the lines.
+func TestServeGoesOnWhenNobodyReadsItsLog(t *testing.T) {
+	model := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }))
+	t.Cleanup(model.Close)
+	s := &served{t: t, process: process("serve", "-c", write(t, serveFile(model.URL, "200"))), ended: make(chan struct{})}
+	close(s.ended)
+	log, err := s.process.StderrPipe()
+	must(t, err)
+	must(t, s.process.Start())
+	t.Cleanup(func() { s.process.Process.Kill(); s.process.Wait() })
+	line := map[string]any{}
+	for text := bufio.NewScanner(log); line["msg"] != "listening" && text.Scan(); {
+		must(t, json.Unmarshal(text.Bytes(), &line))
+	}
+	must(t, log.Close())
+	lost := func() bool {
+		res, err := http.Post(line["url"].(string)+"/x", "text/plain", strings.NewReader("x"))
+		if err != nil || res.StatusCode != http.StatusOK {
+			t.Fatalf("got %v, %v, want an answer", res, err)
+		}
+		res.Body.Close()
+		res, err = http.Get(line["admin"].(string) + "/metrics")
+		must(t, err)
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		must(t, err)
+		return !bytes.Contains(text, []byte("\nanteroom_log_lines_dropped_total 0\n"))
+	}
+	for !lost() { // until the first line has failed to be written
+	}
+	s.signal(syscall.SIGTERM)
+	if code := s.exit(); code != 0 {
+		t.Errorf("it ends with %d, want 0", code)
 	}
 }

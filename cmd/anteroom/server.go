@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"net/url"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,8 +19,10 @@ import (
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/configs"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
@@ -51,7 +55,8 @@ type server struct {
 // startServer opens the listeners that cfg names and serves on them at once. A
 // read that is not nil takes the place of the GPU sensor. Log lines go to
 // logs. The caller ends it by Stop.
-func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read func(ctx context.Context, now <-chan string, observe func(admission.Reading)), speed float64) (*server, error) {
+func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer,
+	read func(ctx context.Context, now <-chan string, observe func(admission.Reading)), speed float64) (*server, error) {
 	t, err := telemetry.Start(ctx, cfg.Telemetry, buildVersion(), logs)
 	if err != nil {
 		return nil, err
@@ -74,7 +79,33 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer, read 
 	for _, warning := range cfg.Warnings() {
 		s.log.Warn("configuration", "warning", warning.String())
 	}
+	go s.tellAbsent(cfg.Routing.Backends)
 	return s, nil
+}
+
+// tellAbsent says at which backends nothing listens. They may start later; where the
+// address is wrong, this is where it shows before the first request.
+func (s *server) tellAbsent(backends map[string]backend.Config) {
+	for _, name := range slices.Sorted(maps.Keys(backends)) {
+		for _, one := range backends[name].Servers() {
+			u, err := url.Parse(one.URL)
+			if err != nil {
+				continue
+			}
+			network, address := "tcp", u.Host
+			if u.Scheme == "unix" {
+				network, address = "unix", u.Path
+			} else if u.Port() == "" {
+				address = net.JoinHostPort(u.Hostname(), u.Scheme)
+			}
+			connection, err := net.DialTimeout(network, address, time.Second)
+			if err != nil {
+				s.log.Info("a backend does not listen yet", "backend", name, "url", one.URL, "error", err.Error())
+				continue
+			}
+			connection.Close()
+		}
+	}
 }
 
 // open locks the cards, makes the controller, tells it what an earlier process
@@ -98,13 +129,14 @@ func (s *server) open(cfg *configs.Config) (err error) {
 	}
 	s.state = newStateFile(cfg.Proxy.State.File, s.log)
 	s.handler.Recall(s.state.read(), time.Now())
-	admin := proxy.Admin(s.handler, cfg.Proxy.Admin, proxy.Operations{Reload: s.Reload, Config: s.public, Version: buildVersion(), Compare: s.compare})
+	operate := admin.New(cfg.Proxy.Admin, admin.Process{Proxy: s.handler, Controller: s.controller, Telemetry: s.telemetry, Reload: s.Reload,
+		Config: s.public, Version: buildVersion(), Compare: s.compare})
 	inherited, err := inheritedSockets()
 	if err != nil {
 		s.handler.Close()
 		return err
 	}
-	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, admin, inherited...); err != nil {
+	if s.proxy, err = proxy.Listen(cfg.Proxy, s.handler, operate, inherited...); err != nil {
 		s.handler.Close()
 		return err
 	}

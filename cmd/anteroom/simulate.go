@@ -49,9 +49,12 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 	var files, beside several
 	fs.Var(&files, "config", "play against the configuration in `FILE`; may be given often")
 	fs.Var(&files, "c", "short for --config `FILE`")
-	from := fs.String("trace", "", "read the trace from `FILE`, or - for standard input: CSV with the columns at, class and execute, and where wanted vram, tenant, priority, deadline, leave and route")
-	fs.Var(&beside, "baseline", "add a `SCHEDULE` to compare with: fifo (one queue, one request at a time), clairvoyant (a list schedule that knows how long everything runs) or one-tenant (the same rules with fairness off); may be given often")
-	learned := fs.String("learned", "", "let work slow down other work on its GPU as a proxy has learned, by its state `FILE`: the trace's times are then those that a request has alone")
+	from := fs.String("trace", "", "read the trace from `FILE`, or - for standard input: CSV with the columns at, class and execute, "+
+		"and where wanted vram, tenant, priority, deadline, leave and route")
+	fs.Var(&beside, "baseline", "add a `SCHEDULE` to compare with: fifo (one queue, one request at a time), clairvoyant (a list "+
+		"schedule that knows how long everything runs) or one-tenant (the same rules with fairness off); may be given often")
+	learned := fs.String("learned", "", "let work slow down other work on its GPU as a proxy has learned, by its state `FILE`: the "+
+		"trace's times are then those that a request has alone")
 	asJSON := fs.Bool("json", false, "print JSON")
 	pictures := fs.String("svg", "", "write pictures of each run into `DIR`")
 	if code, done := parse(fs, args, 0); done {
@@ -204,7 +207,8 @@ func readSlower(file string) (replay.Slower, error) {
 		}
 	}
 	if len(slower) == 0 {
-		return nil, fmt.Errorf("%s: no route has run often enough both alone and beside others (4 times): want the state of a proxy that has served for longer", file)
+		return nil, fmt.Errorf("%s: no route has run often enough both alone and beside others (4 times): want the state of a proxy that "+
+			"has served for longer", file)
 	}
 	return slower, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/admission/memory"
 	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 )
 
 // aState is a state file's text.
@@ -163,7 +164,7 @@ func TestWhatIsLearnedOutlivesTheProcess(t *testing.T) {
 		res, err := http.Get(s.admin + "/api/learned")
 		must(t, err)
 		defer res.Body.Close()
-		var l proxy.Learned
+		var l admin.Learned
 		must(t, json.NewDecoder(res.Body).Decode(&l))
 		if len(l.Routes) == 0 {
 			return 0
@@ -213,7 +214,7 @@ func TestLearnedShowsWhatIsOff(t *testing.T) {
 		t.Errorf("got %d, %s%s", code, stdout, stderr)
 	}
 	code, stdout, _ = anteroom("learned", "--state", file, "--json")
-	var l proxy.Learned
+	var l admin.Learned
 	if err := json.Unmarshal([]byte(stdout), &l); code != 0 || err != nil || len(l.Routes) != 1 || *l.Routes[0].Most != 20<<30 ||
 		*l.Residents[0].Seen != 20<<30 {
 		t.Errorf("got %d, %v, %s", code, err, stdout)

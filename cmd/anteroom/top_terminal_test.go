@@ -66,7 +66,8 @@ func (x *terminal) until(pattern string) string {
 // untilDead waits for the program's end.
 func (x *terminal) untilDead() {
 	x.t.Helper()
-	for last := time.Now().Add(time.Minute); strings.TrimSpace(x.tmux("display-message", "-p", "#{pane_dead}")) != "1"; <-time.After(20 * time.Millisecond) {
+	for last := time.Now().Add(time.Minute); strings.TrimSpace(x.tmux("display-message", "-p",
+		"#{pane_dead}")) != "1"; <-time.After(20 * time.Millisecond) {
 		if time.Now().After(last) {
 			x.t.Fatalf("after a minute it has not ended: pane %s", x.tmux("display-message", "-p", "#{pane_dead} #{pane_pid} #{pane_current_command}"))
 		}
@@ -176,19 +177,22 @@ func TestTopInATerminal(t *testing.T) {
 	now := state()
 	screen := x.until(fmt.Sprintf(`running %d  waiting %d `, now.Classes[0].Running+now.Classes[1].Running, now.Classes[0].Queued+now.Classes[1].Queued))
 	for _, c := range now.Classes {
-		if row := regexp.MustCompile(fmt.Sprintf(`(?m)^  %s +%d +%d +%d +%d +\S+ +%d +%d +%s`, c.Name, c.Running, c.Slots, c.Queued, c.QueueLimit, c.Granted, c.Refused,
+		if row := regexp.MustCompile(fmt.Sprintf(`(?m)^  %s +%d +%d +%d +%d +\S+ +%d +%d +%s`, c.Name, c.Running, c.Slots, c.Queued,
+			c.QueueLimit, c.Granted, c.Refused,
 			words(when(c.Paused, "paused")))); !row.MatchString(screen) {
 			t.Errorf("no %s on\n%s", row, screen)
 		}
 	}
 	for _, g := range now.GPUs {
-		if row := regexp.MustCompile(fmt.Sprintf(`(?m)^  %s .* %s +%s +%s `, g.Name, bytesOf(g.Booked+g.Unmanaged+g.Unattributed), bytesOf(g.Available), bytesOf(g.Capacity))); !row.MatchString(screen) {
+		if row := regexp.MustCompile(fmt.Sprintf(`(?m)^  %s .* %s +%s +%s `, g.Name, bytesOf(g.Booked+g.Unmanaged+g.Unattributed),
+			bytesOf(g.Available), bytesOf(g.Capacity))); !row.MatchString(screen) {
 			t.Errorf("no %s on\n%s", row, screen)
 		}
 	}
 	for _, b := range now.Backends {
 		booked, retained := b.holds(0)
-		if row := regexp.MustCompile(fmt.Sprintf(`(?m)^  %s +%s +%d +%s +%s +%s +%d`, b.Name, b.Replicas[0].Residency, b.Running, b.Replicas[0].Breaker, bytesOf(booked),
+		if row := regexp.MustCompile(fmt.Sprintf(`(?m)^  %s +%s +%d +%s +%s +%s +%d`, b.Name, b.Replicas[0].Residency, b.Running,
+			b.Replicas[0].Breaker, bytesOf(booked),
 			bytesOf(retained), b.Replicas[0].Swaps)); !row.MatchString(screen) {
 			t.Errorf("no %s on\n%s", row, screen)
 		}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/configs"
-	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/routing"
 	"github.com/anteroom-gpu/anteroom/simulation/replay"
 	"github.com/anteroom-gpu/anteroom/simulation/replay/configured"
@@ -74,7 +74,7 @@ func newProspect(p replay.Prospect) *prospect {
 		out.Verdict, out.Says = "refused", strings.Join(nonEmpty(fmt.Sprintf("is refused (%s)", p.Code), p.Detail), ": ")
 	case p.Code != "":
 		out.Verdict = "refused"
-		out.Says = fmt.Sprintf("waits for %v and is refused then (%s): %s", p.Wait.Round(100*time.Millisecond), p.Code, proxy.Says(p.Waiter))
+		out.Says = fmt.Sprintf("waits for %v and is refused then (%s): %s", p.Wait.Round(100*time.Millisecond), p.Code, admin.Says(p.Waiter))
 		for _, k := range p.Waiter.Keepers {
 			if !k.Reclaims {
 				out.Says += fmt.Sprintf("; %s retains %v and is not unloaded", k.Backend, k.High)

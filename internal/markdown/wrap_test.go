@@ -13,7 +13,8 @@ func TestWrapsAtTheWidth(t *testing.T) {
 		t.Errorf("the words are not those of the text:\n%s", got)
 	}
 	for i, line := range strings.Split(strings.TrimSuffix(got, "\n"), "\n") {
-		if utf8.RuneCountInString(line) > Width || i > 0 && !strings.HasPrefix(line, "  w") && !strings.HasPrefix(line, "  o") && !strings.HasPrefix(line, "  s") && !strings.HasPrefix(line, "  l") {
+		if utf8.RuneCountInString(line) > Width || i > 0 && !strings.HasPrefix(line, "  w") && !strings.HasPrefix(line, "  o") &&
+			!strings.HasPrefix(line, "  s") && !strings.HasPrefix(line, "  l") {
 			t.Errorf("line %d: %q", i, line)
 		}
 	}

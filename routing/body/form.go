@@ -503,7 +503,8 @@ func (f *form) partOf(header string) (p formPart, err error) {
 	}
 	if found := disposition.FindStringSubmatch(dispositions[0]); found != nil {
 		p.name, p.filename, p.file = found[1]+found[2], strings.Trim(found[3], `"`), found[3] != ""
-	} else if found := named.FindStringSubmatch(dispositions[0]); found != nil && len(anyName.FindAllString(found[2], -1)) == len(fileName.FindAllString(found[2], -1)) {
+	} else if found := named.FindStringSubmatch(dispositions[0]); found != nil &&
+		len(anyName.FindAllString(found[2], -1)) == len(fileName.FindAllString(found[2], -1)) {
 		p.name, p.filename, p.file, p.doubt = found[1], "…", true, errForm
 	} else {
 		return p, errForm

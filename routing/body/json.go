@@ -129,33 +129,44 @@ func (p *jsonReader) root() (any, error) {
 		if text, ok := value.(string); ok && p.names != nil && key == p.names.locate {
 			p.Reading.value = Value{from, p.position(), text, quoted}
 		}
-		_, twice := object[key]
-		switch {
-		case doubt != nil:
+		if doubt != nil {
 			p.doubt(key, doubt)
-		case twice:
-			p.doubt(key, errDuplicate)
-		case len(known) > 0 && !slices.Contains(known, key):
-			for _, name := range known {
-				p.doubt(name, errCase)
-			}
-			p.doubt(key, errCase)
-		case len(known) > 1:
-			// One server may take both for the same.
-			for _, name := range known {
-				if _, also := object[name]; also {
-					p.doubt(name, errDuplicate)
-					p.doubt(key, errDuplicate)
-				}
-			}
+		} else {
+			p.doubtTwins(object, key, known)
 		}
 		p.doubt(key, p.found)
-		if !twice {
+		if _, twice := object[key]; !twice {
 			object[key] = value
 		}
 		return nil
 	})
 	return object, err
+}
+
+// doubtTwins doubts a key that servers may take for another one: it stands there twice,
+// or is written otherwise than the names that are known for it.
+func (p *jsonReader) doubtTwins(object map[string]any, key string, known []string) {
+	if _, twice := object[key]; twice {
+		p.doubt(key, errDuplicate)
+		return
+	}
+	if len(known) > 0 && !slices.Contains(known, key) {
+		for _, name := range known {
+			p.doubt(name, errCase)
+		}
+		p.doubt(key, errCase)
+		return
+	}
+	if len(known) < 2 {
+		return
+	}
+	// One server may take both for the same.
+	for _, name := range known {
+		if _, also := object[name]; also {
+			p.doubt(name, errDuplicate)
+			p.doubt(key, errDuplicate)
+		}
+	}
 }
 
 // plainKey is what servers make of a key that leave bytes out that are not

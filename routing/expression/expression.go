@@ -71,10 +71,10 @@ type Mentioned struct {
 func (m *Mentioned) Any() bool { return m.All || len(m.Keys) > 0 }
 
 // When compiles an expression that is true or false.
-func When(text string) (*Expression, error) { return compile(text, expr.AsBool()) }
+func When(text string) (*Expression, error) { return request{text: text}.compile() }
 
 // Amount compiles an expression that is a number of bytes.
-func Amount(text string) (*Expression, error) { return compile(text, expr.AsFloat64()) }
+func Amount(text string) (*Expression, error) { return request{text: text, amount: true}.compile() }
 
 func compile(text string, result expr.Option) (*Expression, error) {
 	program, err := compileProgram(text, Environment{}, result)
@@ -88,7 +88,10 @@ func compile(text string, result expr.Option) (*Expression, error) {
 	e := &Expression{program: program}
 	s := survey{Expression: e, parents: make(map[ast.Node]ast.Node)}
 	s.visit(program.Node(), 0)
-	return e, s.err
+	if s.err != nil {
+		return nil, s.err
+	}
+	return e, nil
 }
 
 // compileProgram compiles an expression over the fields of env.

@@ -48,7 +48,8 @@ func dashboard() ([]byte, error) {
 	id, y := 0, 0
 	for _, g := range groups {
 		id++
-		panels = append(panels, object{"id": id, "type": "row", "title": g.title, "collapsed": false, "panels": []any{}, "gridPos": object{"x": 0, "y": y, "w": 24, "h": 1}})
+		panels = append(panels, object{"id": id, "type": "row", "title": g.title, "collapsed": false, "panels": []any{},
+			"gridPos": object{"x": 0, "y": y, "w": 24, "h": 1}})
 		y++
 		x := 0
 		for _, p := range g.panels {
@@ -72,9 +73,10 @@ func dashboard() ([]byte, error) {
 	err := e.Encode(object{
 		"__inputs": []object{{"name": "DS_PROMETHEUS", "label": "Prometheus", "type": "datasource", "pluginId": "prometheus", "pluginName": "Prometheus"}},
 		"title":    "Anteroom", "uid": "anteroom", "schemaVersion": 39, "tags": []string{"gpu", "anteroom"}, "editable": true, "refresh": "10s",
-		"time":       object{"from": "now-1h", "to": "now"},
-		"templating": object{"list": []object{variable("class", "anteroom_slots", "anteroom_class"), variable("gpu", "anteroom_vram_capacity_bytes", "anteroom_gpu")}},
-		"panels":     panels,
+		"time": object{"from": "now-1h", "to": "now"},
+		"templating": object{"list": []object{variable("class", "anteroom_slots", "anteroom_class"),
+			variable("gpu", "anteroom_vram_capacity_bytes", "anteroom_gpu")}},
+		"panels": panels,
 	})
 	return out.Bytes(), err
 }
@@ -89,7 +91,8 @@ func variable(name, metric, label string) object {
 func (p panel) json(id int, at object) object {
 	var targets []object
 	for i, q := range p.queries {
-		targets = append(targets, object{"refId": string(rune('A' + i)), "datasource": source, "expr": q.expr, "legendFormat": q.legend, "exemplar": strings.Contains(q.expr, "_bucket")})
+		targets = append(targets, object{"refId": string(rune('A' + i)), "datasource": source, "expr": q.expr, "legendFormat": q.legend,
+			"exemplar": strings.Contains(q.expr, "_bucket")})
 	}
 	custom := object{"drawStyle": "line", "fillOpacity": 0, "showPoints": "never"}
 	if p.stacked {

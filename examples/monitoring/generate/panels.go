@@ -36,7 +36,8 @@ var groups = []group{
 			{`sum by (http_response_status_code) (rate(anteroom_malformed_total` + rate + `))`, "not HTTP: {{http_response_status_code}}"}}},
 		{"Failed", "Which backends fail, and how?", "reqps", false, true, []query{
 			{`sum by (anteroom_backend, anteroom_code) (rate(anteroom_failures_total{` + class + `}` + rate + `))`, "{{anteroom_backend}}: {{anteroom_code}}"},
-			{`sum by (anteroom_backend, anteroom_result) (rate(anteroom_oom_total` + rate + `))`, "{{anteroom_backend}}: out of memory, {{anteroom_result}}"}}},
+			{`sum by (anteroom_backend, anteroom_result) (rate(anteroom_oom_total` + rate + `))`,
+				"{{anteroom_backend}}: out of memory, {{anteroom_result}}"}}},
 		{"Clients that left", "How far had requests come whose clients left?", "reqps", false, true, []query{
 			{`sum by (anteroom_phase) (rate(anteroom_cancellations_total{` + class + `}` + rate + `))`, "{{anteroom_phase}}"}}},
 	}},
@@ -56,10 +57,13 @@ var groups = []group{
 	}},
 	{"Running", []panel{
 		{"Execution", "How long does the work take?", "s", false, false, []query{
-			{quantile("0.5", "anteroom_request_execution_seconds", "anteroom_class, anteroom_backend", class+`,anteroom_result="ok"`), "{{anteroom_class}} on {{anteroom_backend}} p50"},
-			{quantile("0.95", "anteroom_request_execution_seconds", "anteroom_class, anteroom_backend", class+`,anteroom_result="ok"`), "{{anteroom_class}} on {{anteroom_backend}} p95"}}},
+			{quantile("0.5", "anteroom_request_execution_seconds", "anteroom_class, anteroom_backend", class+`,anteroom_result="ok"`),
+				"{{anteroom_class}} on {{anteroom_backend}} p50"},
+			{quantile("0.95", "anteroom_request_execution_seconds", "anteroom_class, anteroom_backend", class+`,anteroom_result="ok"`),
+				"{{anteroom_class}} on {{anteroom_backend}} p95"}}},
 		{"First byte", "When does the answer begin?", "s", false, false, []query{
-			{quantile("0.95", "anteroom_request_first_byte_seconds", "anteroom_class, anteroom_backend", class), "{{anteroom_class}} on {{anteroom_backend}} p95"}}},
+			{quantile("0.95", "anteroom_request_first_byte_seconds", "anteroom_class, anteroom_backend", class),
+				"{{anteroom_class}} on {{anteroom_backend}} p95"}}},
 		{"Estimates", "Are the estimates right? (1: what was seen is what was estimated)", "short", false, false, []query{
 			{quantile("0.5", "anteroom_estimate_ratio", "anteroom_class, anteroom_of", class), "{{anteroom_class}} {{anteroom_of}} p50"}}},
 		{"Tokens", "How many tokens do models read and write?", "short", false, true, []query{
@@ -72,9 +76,11 @@ var groups = []group{
 			{`hw_gpu_utilization_ratio`, "{{hw_name}}"}}},
 		{"Contention", "How much slower is a class beside another one than alone?", "short", false, false, []query{
 			{`(sum by (anteroom_class, anteroom_beside) (rate(anteroom_execution_beside_seconds_total{` + class + `,anteroom_beside!=""}` + rate + `)) / ` +
-				`sum by (anteroom_class, anteroom_beside) (rate(anteroom_execution_runs_total{` + class + `,anteroom_beside!=""}` + rate + `))) / on (anteroom_class) group_left () ` +
+				`sum by (anteroom_class, anteroom_beside) (rate(anteroom_execution_runs_total{` + class + `,anteroom_beside!=""}` + rate +
+				`))) / on (anteroom_class) group_left () ` +
 				`(sum by (anteroom_class) (rate(anteroom_execution_beside_seconds_total{` + class + `,anteroom_beside=""}[$__range])) / ` +
-				`sum by (anteroom_class) (rate(anteroom_execution_runs_total{` + class + `,anteroom_beside=""}[$__range])))`, "{{anteroom_class}} beside {{anteroom_beside}}"}}},
+				`sum by (anteroom_class) (rate(anteroom_execution_runs_total{` + class + `,anteroom_beside=""}[$__range])))`,
+				"{{anteroom_class}} beside {{anteroom_beside}}"}}},
 	}},
 	{"Memory", []panel{
 		{"Memory by owner", "Who holds the card?", "bytes", true, true, []query{
@@ -84,14 +90,17 @@ var groups = []group{
 			{`anteroom_vram_available_bytes{` + gpu + `}`, "{{anteroom_gpu}} available"}}},
 		{"Booked and seen", "Does the ledger agree with the driver?", "bytes", false, false, []query{
 			{`anteroom_vram_booked_bytes{` + gpu + `} + anteroom_vram_unmanaged_bytes{` + gpu + `}`, "{{anteroom_gpu}} booked and unmanaged"},
-			{`anteroom_vram_observed_bytes{` + gpu + `}`, "{{anteroom_gpu}} in use"}, {`anteroom_vram_capacity_bytes{` + gpu + `}`, "{{anteroom_gpu}} capacity"}}},
+			{`anteroom_vram_observed_bytes{` + gpu + `}`, "{{anteroom_gpu}} in use"},
+			{`anteroom_vram_capacity_bytes{` + gpu + `}`, "{{anteroom_gpu}} capacity"}}},
 		{"Readings", "Is the card read?", "s", false, false, []query{{`anteroom_gpu_reading_age_seconds{` + gpu + `}`, "{{anteroom_gpu}} age"}}},
 		{"Unloads", "Is memory swapped, and does it come free?", "short", false, false, []query{
 			{`rate(anteroom_gpu_swaps_total{` + gpu + `}` + rate + `) * 60`, "{{anteroom_gpu}} unloads a minute"},
-			{`sum by (anteroom_backend) (increase(anteroom_unload_freed_bytes_total[$__range])) / sum by (anteroom_backend) (increase(anteroom_unload_asked_bytes_total[$__range]))`,
+			{`sum by (anteroom_backend) (increase(anteroom_unload_freed_bytes_total[$__range])) / ` +
+				`sum by (anteroom_backend) (increase(anteroom_unload_asked_bytes_total[$__range]))`,
 				"{{anteroom_backend}} freed of asked"}}},
 		{"Declared and seen", "What do requests take, and what was declared?", "bytes", false, false, []query{
-			{`anteroom_route_vram_declared_bytes`, "{{anteroom_route}} declared"}, {`anteroom_route_vram_seen_bytes`, "{{anteroom_route}} seen, {{anteroom_quantile}}"}}},
+			{`anteroom_route_vram_declared_bytes`, "{{anteroom_route}} declared"},
+			{`anteroom_route_vram_seen_bytes`, "{{anteroom_route}} seen, {{anteroom_quantile}}"}}},
 	}},
 	{"Backends", []panel{
 		{"Backends", "Which backends work, and how much waits for them?", "short", false, false, []query{
@@ -100,16 +109,19 @@ var groups = []group{
 			{`anteroom_backend_available`, "{{anteroom_backend}} available"}, {`anteroom_backend_asleep`, "{{anteroom_backend}} asleep"},
 			{`anteroom_breaker_state{anteroom_state="open"}`, "{{anteroom_backend}}/{{anteroom_replica}} breaker open"}}},
 		{"Loads", "How long do unloads and wakes take?", "s", false, false, []query{
-			{`sum by (anteroom_order, anteroom_backend) (rate(anteroom_orders_seconds_sum` + rate + `)) / sum by (anteroom_order, anteroom_backend) (rate(anteroom_orders_seconds_count` + rate + `))`,
+			{`sum by (anteroom_order, anteroom_backend) (rate(anteroom_orders_seconds_sum` + rate + `)) / ` +
+				`sum by (anteroom_order, anteroom_backend) (rate(anteroom_orders_seconds_count` + rate + `))`,
 				"{{anteroom_backend}} {{anteroom_order}}"}}},
 	}},
 	{"The bill", []panel{
 		{"GPU time by tenant", "Who uses the GPUs?", "s", false, false, []query{
 			{`sum by (anteroom_tenant) (increase(anteroom_gpu_time_seconds_total{` + class + `}[$__range]))`, "{{anteroom_tenant}}"}}},
 		{"GPU time by route", "For what are the GPUs used?", "s", false, false, []query{
-			{`sum by (anteroom_class, anteroom_route) (increase(anteroom_gpu_time_seconds_total{` + class + `}[$__range]))`, "{{anteroom_class}} {{anteroom_route}}"}}},
+			{`sum by (anteroom_class, anteroom_route) (increase(anteroom_gpu_time_seconds_total{` + class + `}[$__range]))`,
+				"{{anteroom_class}} {{anteroom_route}}"}}},
 		{"GiB-seconds by route", "For what is the memory used?", "short", false, false, []query{
-			{`sum by (anteroom_class, anteroom_route) (increase(anteroom_gpu_byte_seconds_total{` + class + `}[$__range])) / 2^30`, "{{anteroom_class}} {{anteroom_route}}"}}},
+			{`sum by (anteroom_class, anteroom_route) (increase(anteroom_gpu_byte_seconds_total{` + class + `}[$__range])) / 2^30`,
+				"{{anteroom_class}} {{anteroom_route}}"}}},
 	}},
 	{"The proxy", []panel{
 		{"What clients see", "How long does a request take for its client?", "s", false, false, []query{

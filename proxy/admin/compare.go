@@ -1,4 +1,4 @@
-package proxy
+package admin
 
 import (
 	"net/http"
@@ -21,20 +21,20 @@ type comparison struct {
 }
 
 // compare tells how long the recorded requests would have waited elsewhere.
-func (a *admin) compare(c echo.Context) error {
+func (a *api) compare(c echo.Context) error {
 	now := time.Now()
 	from, err := since(c, now)
 	if err != nil {
 		return err
 	}
-	if a.operations.Compare == nil {
+	if a.Compare == nil {
 		return echo.NewHTTPError(http.StatusNotFound, "there is nothing to compare with here")
 	}
 	x := &a.compared
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if asked := c.QueryParam("for"); asked != x.asked || !now.Before(x.until) {
-		value, err := a.operations.Compare(a.telemetry.History.Since(from, now))
+		value, err := a.Compare(a.Telemetry.History.Since(from, now))
 		if err != nil {
 			return echo.NewHTTPError(http.StatusUnprocessableEntity, err.Error())
 		}

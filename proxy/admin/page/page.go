@@ -34,38 +34,26 @@ const Policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 
 // file is one file of the page.
 type file struct {
-	kind, tag string
-	raw       []byte
-	small     func() []byte // gzip, packed when it is first asked for: most commands show no page
+	name  string
+	once  sync.Once // reads the rest, when it is first asked for: most commands show no page
+	kind  string
+	tag   string
+	raw   []byte
+	small []byte // gzip
 }
 
 // files are all of them, by their path below the root of the listener.
-var files = load()
-
-func load() map[string]*file {
+func files() map[string]*file {
 	all := make(map[string]*file)
 	err := fs.WalkDir(static, "static", func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || strings.HasSuffix(name, ".LICENSE") {
 			return err
 		}
-		raw, err := static.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		sum := sha256.Sum256(raw)
-		f := &file{kind: mime.TypeByExtension(path.Ext(name)), raw: raw, tag: `"` + hex.EncodeToString(sum[:12]) + `"`}
-		f.small = sync.OnceValue(func() []byte {
-			var small bytes.Buffer
-			w, _ := gzip.NewWriterLevel(&small, gzip.BestCompression) // the level is one
-			w.Write(raw)                                              // a Buffer takes all
-			w.Close()
-			return small.Bytes()
-		})
 		at := "/page/" + strings.TrimPrefix(name, "static/")
 		if name == "static/index.html" {
 			at = "/"
 		}
-		all[at] = f
+		all[at] = &file{name: name}
 		return nil
 	})
 	if err != nil {
@@ -76,13 +64,28 @@ func load() map[string]*file {
 
 // Register adds the page's routes.
 func Register(g *echo.Group) {
-	for at, f := range files {
+	for at, f := range files() {
 		g.GET(at, f.serve)
 		g.HEAD(at, f.serve)
 	}
 }
 
+// read makes the file ready to be served, if it is not.
+func (f *file) read() { f.once.Do(f.readOnce) }
+
+func (f *file) readOnce() {
+	f.raw, _ = static.ReadFile(f.name) // what is built in can be read
+	sum := sha256.Sum256(f.raw)
+	f.kind, f.tag = mime.TypeByExtension(path.Ext(f.name)), `"`+hex.EncodeToString(sum[:12])+`"`
+	var small bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&small, gzip.BestCompression) // the level is one
+	w.Write(f.raw)                                            // a Buffer takes all
+	w.Close()
+	f.small = small.Bytes()
+}
+
 func (f *file) serve(c echo.Context) error {
+	f.read()
 	h := c.Response().Header()
 	h.Set("Content-Security-Policy", Policy)
 	h.Set("Referrer-Policy", "no-referrer")
@@ -93,7 +96,7 @@ func (f *file) serve(c echo.Context) error {
 	body, tag := f.raw, f.tag
 	if acceptsGzip(c.Request()) {
 		h.Set("Content-Encoding", "gzip")
-		body, tag = f.small(), strings.TrimSuffix(f.tag, `"`)+`-gzip"`
+		body, tag = f.small, strings.TrimSuffix(f.tag, `"`)+`-gzip"`
 	}
 	h.Set("ETag", tag)
 	for _, known := range strings.Split(c.Request().Header.Get("If-None-Match"), ",") {

@@ -1,4 +1,4 @@
-package proxy
+package admin
 
 import (
 	"crypto/hmac"
@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/anteroom-gpu/anteroom/proxy"
 )
 
 // Who may do what on the admin listener. Callers show the token of the configuration,
@@ -32,14 +34,9 @@ const (
 
 func (r role) String() string { return [...]string{"", "read", "control"}[r] }
 
-const (
-	// cookieName is the beginning of the cookie's name; the listener's port follows,
-	// because cookies do not tell ports apart.
-	cookieName = "anteroom_admin"
-	// cookieLife is how long a cookie lasts; one that is used after half of it is
-	// replaced.
-	cookieLife = 7 * 24 * time.Hour
-)
+// cookieLife is how long a cookie lasts; one that is used after half of it is
+// replaced.
+const cookieLife = 7 * 24 * time.Hour
 
 // keeper knows the tokens.
 type keeper struct {
@@ -51,7 +48,7 @@ type keeper struct {
 
 type sum = [sha256.Size]byte
 
-func newKeeper(c AdminConfig) *keeper {
+func newKeeper(c proxy.AdminConfig) *keeper {
 	k := &keeper{open: c.Token == "", now: time.Now}
 	for of, token := range map[role]string{controls: c.Token, reads: c.ReadToken} {
 		if token != "" {
@@ -112,11 +109,13 @@ func (k *keeper) byCookie(value string) (role, time.Time) {
 	return of, until
 }
 
+// cookieOf is the name of a listener's cookie. It ends in the port, because cookies do
+// not tell ports apart.
 func cookieOf(r *http.Request) string {
 	if _, port, err := net.SplitHostPort(r.Host); err == nil {
-		return cookieName + "_" + port
+		return proxy.AdminCookie + "_" + port
 	}
-	return cookieName
+	return proxy.AdminCookie
 }
 
 // give sets the cookie of a role; nobody takes it away.
@@ -152,26 +151,6 @@ func (k *keeper) demand(least role) echo.MiddlewareFunc {
 	}
 }
 
-// withoutCookie takes the admin listener's cookies out of a header: browsers send them
-// to every port of the host, and no model server is to have them.
-func withoutCookie(header http.Header) {
-	for i, line := range header["Cookie"] {
-		if !strings.Contains(line, cookieName) {
-			continue
-		}
-		var kept []string
-		for _, pair := range strings.Split(line, ";") {
-			if !strings.HasPrefix(strings.TrimSpace(pair), cookieName) {
-				kept = append(kept, pair)
-			}
-		}
-		header["Cookie"][i] = strings.TrimSpace(strings.Join(kept, ";"))
-	}
-	if c := header["Cookie"]; len(c) == 1 && c[0] == "" {
-		delete(header, "Cookie")
-	}
-}
-
 // sessionJSON is what a page needs to know before it asks for anything else.
 type sessionJSON struct {
 	At       time.Time `json:"at"`
@@ -183,14 +162,14 @@ type sessionJSON struct {
 }
 
 // sessions registers the exchange of a token for a cookie.
-func (a *admin) sessions(g *echo.Group, c AdminConfig, k *keeper) {
+func (a *api) sessions(g *echo.Group, c proxy.AdminConfig, k *keeper) {
 	g.GET("/api/session", func(e echo.Context) error {
 		of, until := k.roleOf(e.Request())
 		if !until.IsZero() && until.Sub(k.now()) < cookieLife/2 {
 			k.give(e, of)
 		}
-		return e.JSON(http.StatusOK, sessionJSON{At: time.Now(), Role: of.String(), Token: !k.open, Sampled: a.telemetry.History != nil,
-			TraceURL: c.TraceURL, Version: a.operations.Version})
+		return e.JSON(http.StatusOK, sessionJSON{At: time.Now(), Role: of.String(), Token: !k.open, Sampled: a.Telemetry.History != nil,
+			TraceURL: c.TraceURL, Version: a.Version})
 	}, k.demand(reads))
 	g.POST("/api/session", func(e echo.Context) error {
 		var asked struct{ Token string }

@@ -1,4 +1,4 @@
-package proxy
+package admin
 
 import (
 	"crypto/rand"
@@ -9,19 +9,23 @@ import (
 	"net/netip"
 	"net/url"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/anteroom-gpu/anteroom/admission"
-	"github.com/anteroom-gpu/anteroom/proxy/page"
+	"github.com/anteroom-gpu/anteroom/proxy"
+	"github.com/anteroom-gpu/anteroom/proxy/admin/page"
+	"github.com/anteroom-gpu/anteroom/telemetry"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
-// Operations are what the admin listener needs of the process around it.
-type Operations struct {
+// Process is what the admin listener needs of the process around it.
+type Process struct {
+	Proxy      *proxy.Handler
+	Controller *admission.Controller // that of the handler
+	Telemetry  *telemetry.Telemetry
 	// Reload reads the configuration again and puts it in place.
 	Reload func() error
 	// Config is the configuration in force, without secrets, ready for JSON.
@@ -32,13 +36,13 @@ type Operations struct {
 	Compare func(timeline.History) (any, error)
 }
 
-// Admin is the handler of the admin listener: health, metrics, and the controller's
+// New makes the handler of the admin listener: health, metrics, and the controller's
 // state and controls.
-func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
-	a := &admin{Handler: h, operations: o, started: time.Now()}
+func New(c proxy.AdminConfig, p Process) http.Handler {
+	a := &api{Process: p, started: time.Now()}
 	rand.Read(a.salt[:])
-	e := newEcho()
-	e.HTTPErrorHandler = adminError
+	e := echo.New()
+	e.HTTPErrorHandler = asProblem
 	e.Use(a.survive)
 	e.GET("/livez", func(c echo.Context) error { return c.String(http.StatusOK, "ok\n") })
 	e.GET("/readyz", a.ready)
@@ -47,7 +51,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	page.Register(own)
 	a.sessions(own, c, keeper)
 	guarded := own.Group("", keeper.demand(reads))
-	if metrics := h.telemetry.MetricsHandler(); metrics != nil {
+	if metrics := p.Telemetry.MetricsHandler(); metrics != nil {
 		guarded.GET("/metrics", echo.WrapHandler(metrics))
 	}
 	guarded.GET("/api/state", a.state)
@@ -55,7 +59,7 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	guarded.GET("/api/queue/:id", a.waiter)
 	guarded.GET("/api/backends", a.backends)
 	guarded.GET("/api/learned", a.learned)
-	guarded.GET("/api/config", func(c echo.Context) error { return c.JSON(http.StatusOK, o.Config()) })
+	guarded.GET("/api/config", func(c echo.Context) error { return c.JSON(http.StatusOK, p.Config()) })
 
 	kept := guarded.Group("", a.kept)
 	kept.GET("/api/history", a.history)
@@ -67,19 +71,18 @@ func Admin(h *Handler, c AdminConfig, o Operations) http.Handler {
 	return e
 }
 
-type admin struct {
-	*Handler
-	operations Operations
-	started    time.Time
-	salt       [16]byte // of the words for tenants
-	sent       recent
-	shown      board
-	compared   comparison
+type api struct {
+	Process
+	started  time.Time
+	salt     [16]byte // of the words for tenants
+	sent     recent
+	shown    board
+	compared comparison
 }
 
 // survive answers a handler's panic with a 500. What means to abort goes
 // through.
-func (a *admin) survive(next echo.HandlerFunc) echo.HandlerFunc {
+func (a *api) survive(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) (err error) {
 		defer func() {
 			switch p := recover(); p {
@@ -87,7 +90,7 @@ func (a *admin) survive(next echo.HandlerFunc) echo.HandlerFunc {
 			case http.ErrAbortHandler:
 				panic(p)
 			default:
-				a.log.Error("an admin handler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				a.Telemetry.Log().Error("an admin handler panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 				err = echo.NewHTTPError(http.StatusInternalServerError, "the proxy failed")
 			}
 		}()
@@ -98,7 +101,7 @@ func (a *admin) survive(next echo.HandlerFunc) echo.HandlerFunc {
 // ownHost keeps a page out whose name was made to lead to this machine: where no
 // token is asked for, the Host must be an address, localhost, or what the listener
 // is called in the configuration. A page's own name is none of these.
-func ownHost(c AdminConfig) echo.MiddlewareFunc {
+func ownHost(c proxy.AdminConfig) echo.MiddlewareFunc {
 	own, _, _ := net.SplitHostPort(c.Listen)
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(e echo.Context) error {
@@ -144,8 +147,8 @@ func sameOrigin(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// adminError answers every error as a problem.
-func adminError(err error, c echo.Context) {
+// asProblem answers every error as a problem.
+func asProblem(err error, c echo.Context) {
 	status, detail := http.StatusInternalServerError, err.Error()
 	if e, ok := errors.AsType[*echo.HTTPError](err); ok {
 		status = e.Code
@@ -153,60 +156,4 @@ func adminError(err error, c echo.Context) {
 	}
 	c.Response().Header().Set(echo.HeaderContentType, "application/problem+json")
 	c.JSON(status, map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail})
-}
-
-// ready says whether traffic should come here; ?verbose says which part is not
-// ready.
-func (a *admin) ready(c echo.Context) error {
-	type check struct {
-		Name  string `json:"name"`
-		Ready bool   `json:"ready"`
-		Note  string `json:"note,omitempty"`
-	}
-	spool := check{Name: "spool", Ready: true}
-	if err := a.rules.Load().limits.CheckSpool(); err != nil {
-		spool.Ready, spool.Note = false, err.Error()
-	}
-	checks := []check{{Name: "listening", Ready: true}, {Name: "config", Ready: true}, {Name: "draining", Ready: !a.Draining()}, spool}
-	if _, verbose := c.QueryParams()["verbose"]; verbose {
-		// Told, not judged: work that needs neither is served all the same.
-		for _, g := range a.controller.Snapshot().GPUs {
-			checks = append(checks, check{Name: "gpu " + g.Name, Ready: !g.Lost, Note: gpuNote(g)})
-		}
-		for name, states := range a.Breakers() {
-			for i, state := range states {
-				what := "backend " + name
-				if len(states) > 1 {
-					what += " replica " + strconv.Itoa(i)
-				}
-				checks = append(checks, check{Name: what, Ready: state != "open", Note: "breaker " + state})
-			}
-		}
-	}
-	status := http.StatusOK
-	if a.Draining() || !spool.Ready {
-		status = http.StatusServiceUnavailable
-	}
-	if _, verbose := c.QueryParams()["verbose"]; verbose {
-		return c.JSON(status, map[string]any{"ready": status == http.StatusOK, "checks": checks})
-	}
-	if a.Draining() {
-		return c.String(status, "draining\n")
-	}
-	if !spool.Ready {
-		return c.String(status, "spool: "+spool.Note+"\n")
-	}
-	return c.String(status, "ok\n")
-}
-
-func gpuNote(g admission.GPUState) string {
-	switch {
-	case g.Lost:
-		return "lost"
-	case g.Err != "":
-		return "the ledger alone: " + g.Err
-	case g.Source == "":
-		return "the ledger alone"
-	}
-	return "read by " + g.Source
 }

@@ -1,18 +1,17 @@
-package proxy
+package admin
 
 import (
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
-	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
 // Learned is what `GET /api/learned` answers: what was declared, and what was
@@ -79,21 +78,17 @@ type LearnedResident struct {
 	Hint     string `json:"hint,omitempty"`
 }
 
-// Learned describes all that has been learned.
-func (h *Handler) Learned() Learned {
-	current := h.rules.Load()
+func (a *api) learned(c echo.Context) error {
 	out := Learned{Routes: []LearnedRoute{}, Residents: []LearnedResident{}}
-	for _, route := range current.routes {
-		if history := current.histories[route]; history != nil {
-			out.Routes = append(out.Routes, DescribeHistory(route, history)...)
+	for route, history := range a.Proxy.Histories() {
+		out.Routes = append(out.Routes, DescribeHistory(route, history)...)
+	}
+	for _, b := range a.Controller.Snapshot().Backends {
+		for _, account := range b.Accounts {
+			out.Residents = append(out.Residents, describeResident(b.Name, account))
 		}
 	}
-	for _, b := range h.controller.Snapshot().Backends {
-		for _, a := range b.Accounts {
-			out.Residents = append(out.Residents, describeResident(b.Name, a))
-		}
-	}
-	return out
+	return c.JSON(http.StatusOK, out)
 }
 
 // DescribeHistory describes what is known of a route, by demand. Of the route
@@ -103,7 +98,7 @@ func DescribeHistory(route *routing.Route, history *admission.History) []Learned
 	out := []LearnedRoute{}
 	for _, l := range history.Learned() {
 		ask := admission.Request{VRAM: l.VRAM, History: history}
-		book(&ask, route.Learn)
+		proxy.Book(&ask, route.Learn)
 		l.Figure = history.Figure(l.VRAM, route.Learn)
 		r := LearnedRoute{Route: route.Name, Backend: route.Backend, Class: route.ClassName,
 			Declared: int64(l.VRAM), Learn: route.Learn, Booked: int64(ask.VRAM), Unknown: ask.Unknown,
@@ -170,38 +165,4 @@ func describeResident(backend string, a admission.AccountState) LearnedResident 
 		r.Hint = fmt.Sprintf("resident: declared %v, holds %v at rest: want about %v", a.Declared, a.Resident, routing.RoundUp(a.Resident))
 	}
 	return r
-}
-
-// Forget forgets what was learned of the routes of a name. It reports whether
-// there is one.
-func (h *Handler) Forget(name string) bool {
-	found := false
-	for route, history := range h.rules.Load().histories {
-		if route.Name == name && history != nil {
-			h.controller.Forget(history)
-			found = true
-		}
-	}
-	return found
-}
-
-func (a *admin) learned(c echo.Context) error { return c.JSON(http.StatusOK, a.Learned()) }
-
-// RouteMemory is what was declared and seen of each route's memory: of its
-// demand that was measured most often.
-func (h *Handler) RouteMemory() []telemetry.RouteMemory {
-	current := h.rules.Load()
-	var all []telemetry.RouteMemory
-	for route, history := range current.histories {
-		known := history.Learned()
-		if len(known) == 0 {
-			continue
-		}
-		l := slices.MaxFunc(known, func(a, b admission.Learned) int { return int(min(a.Peak.Runs, 1<<30)) - int(min(b.Peak.Runs, 1<<30)) })
-		if l.Peak.Runs > 0 {
-			all = append(all, telemetry.RouteMemory{Route: route.Name, Declared: l.VRAM, P95: l.Peak.Most, Most: l.Peak.Most})
-		}
-	}
-	slices.SortFunc(all, func(a, b telemetry.RouteMemory) int { return strings.Compare(a.Route, b.Route) })
-	return all
 }

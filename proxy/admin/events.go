@@ -1,4 +1,4 @@
-package proxy
+package admin
 
 import (
 	"bufio"
@@ -33,13 +33,13 @@ const (
 // minutes follow the first snapshot, with ?state=1s the state comes again each second,
 // as `state` without an id.
 type eventStream struct {
-	*admin
+	*api
 	out     *bufio.Writer
 	control *http.ResponseController
 	last    uint64 // the number of the last event that was sent
 }
 
-func (a *admin) events(c echo.Context) error {
+func (a *api) events(c echo.Context) error {
 	now := time.Now()
 	every, err := stateEvery(c.QueryParam("state"))
 	if err != nil {
@@ -49,11 +49,11 @@ func (a *admin) events(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	w, store := c.Response(), a.telemetry.History
+	w, store := c.Response(), a.Telemetry.History
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
-	s := &eventStream{admin: a, out: bufio.NewWriterSize(w, 32<<10), control: http.NewResponseController(w)}
+	s := &eventStream{api: a, out: bufio.NewWriterSize(w, 32<<10), control: http.NewResponseController(w)}
 	last, fresh := strconv.ParseUint(c.Request().Header.Get("Last-Event-ID"), 10, 64)
 	s.last = last
 	events, complete := store.After(s.last, eventBatch)
@@ -96,7 +96,7 @@ func (s *eventStream) wait(ctx context.Context, tick <-chan time.Time) error {
 	beat := time.NewTimer(eventBeat)
 	defer beat.Stop()
 	select {
-	case <-s.telemetry.History.Changed(s.last):
+	case <-s.Telemetry.History.Changed(s.last):
 		pause := time.NewTimer(eventPause)
 		defer pause.Stop()
 		select {
@@ -126,7 +126,7 @@ func (s *eventStream) send(events []timeline.Event) error {
 		}
 		s.out.Write(text) // a bufio.Writer keeps its first error
 	}
-	s.control.SetWriteDeadline(time.Now().Add(s.rules.Load().limits.WriteStall))
+	s.control.SetWriteDeadline(time.Now().Add(s.Proxy.Config().Limits.WriteStall))
 	if err := s.out.Flush(); err != nil {
 		return err
 	}
@@ -213,7 +213,7 @@ type boardJSON struct {
 
 // board gives the present state with the heads of the queues. It is made once for all
 // that ask at the same time.
-func (a *admin) board() []byte {
+func (a *api) board() []byte {
 	b := &a.shown
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -222,7 +222,7 @@ func (a *admin) board() []byte {
 		return b.text
 	}
 	now := boardJSON{stateJSON: a.describe(), Waiting: []waiterJSON{}}
-	for _, w := range a.controller.Heads(boardHeads) {
+	for _, w := range a.Controller.Heads(boardHeads) {
 		now.Waiting = append(now.Waiting, describeWaiter(w))
 	}
 	text, err := json.Marshal(now)

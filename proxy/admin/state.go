@@ -1,13 +1,16 @@
-package proxy
+package admin
 
 import (
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/telemetry"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
@@ -219,12 +222,12 @@ type observedJSON struct {
 // maxListed is how many waiting requests a list shows at most.
 const maxListed = 1000
 
-func (a *admin) state(c echo.Context) error { return c.JSON(http.StatusOK, a.describe()) }
+func (a *api) state(c echo.Context) error { return c.JSON(http.StatusOK, a.describe()) }
 
 // describe is the state at this moment.
-func (a *admin) describe() stateJSON {
-	s := a.controller.Snapshot()
-	out := stateJSON{At: s.At, Started: a.started, Mode: a.rules.Load().config.Mode, Draining: s.Draining || a.Draining(),
+func (a *api) describe() stateJSON {
+	s, config := a.Controller.Snapshot(), a.Proxy.Config()
+	out := stateJSON{At: s.At, Started: a.started, Mode: config.Mode, Draining: s.Draining || a.Proxy.Draining(),
 		GPUs: []gpuJSON{}, Classes: []classJSON{}, Backends: a.describeBackends(s), Running: []runningJSON{}}
 	for _, g := range s.GPUs {
 		out.GPUs = append(out.GPUs, describeGPU(g, s.Backends))
@@ -234,13 +237,13 @@ func (a *admin) describe() stateJSON {
 			QueueLimit: k.QueueLimit, QueuedBytes: int64(k.QueuedBytes), OldestWait: k.OldestWait.Seconds(),
 			Paused: k.Paused, Granted: k.Granted, Refused: k.Refused})
 	}
-	for _, r := range a.controller.Running() {
+	for _, r := range a.Controller.Running() {
 		out.Running = append(out.Running, runningJSON{ID: r.ID, Class: r.Class, Backend: r.Backend, Tenant: r.Tenant,
 			Replica: r.Replica, VRAM: int64(r.VRAM), Waited: r.Waited.Seconds(), Started: r.Started, Elapsed: r.Elapsed.Seconds(),
 			EstimatedEnd: known(r.EstimatedEnd)})
 	}
-	if a.rules.Load().observe {
-		held, refused := a.observed.read()
+	if config.Mode == "observe" {
+		held, refused := a.Proxy.Observed()
 		out.Observed = &observedJSON{Held: held, Refused: refused}
 	}
 	return out
@@ -267,21 +270,21 @@ func describeGPU(g admission.GPUState, backends []admission.BackendState) gpuJSO
 	return out
 }
 
-func (a *admin) backends(c echo.Context) error {
-	return c.JSON(http.StatusOK, map[string]any{"backends": a.describeBackends(a.controller.Snapshot())})
+func (a *api) backends(c echo.Context) error {
+	return c.JSON(http.StatusOK, map[string]any{"backends": a.describeBackends(a.Controller.Snapshot())})
 }
 
 // describeBackends puts the controller's view and the breaker's side by side.
-func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
-	rules := a.rules.Load()
+func (a *api) describeBackends(s admission.Snapshot) []backendJSON {
+	servers := a.Proxy.Servers()
 	controller := make(map[string]admission.BackendState, len(s.Backends))
 	for _, b := range s.Backends {
 		controller[b.Name] = b
 	}
 	out := []backendJSON{}
-	for _, name := range rules.backendNames() {
+	for _, name := range slices.Sorted(maps.Keys(servers)) {
 		d := controller[name]
-		replicas := describeReplicas(rules.backends[name], d.Replicas)
+		replicas := describeReplicas(servers[name], d.Replicas)
 		best := replicas[0]
 		for _, r := range replicas {
 			if r.worksBetter(best) {
@@ -296,14 +299,14 @@ func (a *admin) describeBackends(s admission.Snapshot) []backendJSON {
 				Running: int64(account.Running), Booked: int64(account.Booked), Retained: int64(account.Retained),
 				Keeps: account.Keeps, Seen: account.Seen, Loaded: account.Loaded})
 		}
-		out = append(out, backendJSON{Name: name, Pinned: d.Pinned, Reclaims: rules.backends[name][0].Config.Reclaim.Enabled(),
+		out = append(out, backendJSON{Name: name, Pinned: d.Pinned, Reclaims: servers[name][0].Config.Reclaim.Enabled(),
 			URL: best.URL, Slots: d.Slots, Running: d.Running, Available: d.Available, Draining: d.Draining,
 			Breaker: best.Breaker, OpenFor: best.OpenFor, Healthy: best.Healthy, Replicas: replicas, Accounts: accounts})
 	}
 	return out
 }
 
-func describeReplicas(servers replicas, controller []admission.ReplicaState) []replicaJSON {
+func describeReplicas(servers []*backend.Server, controller []admission.ReplicaState) []replicaJSON {
 	out := make([]replicaJSON, len(servers))
 	for i, b := range servers {
 		remaining, _ := b.Open()
@@ -317,7 +320,7 @@ func describeReplicas(servers replicas, controller []admission.ReplicaState) []r
 	return out
 }
 
-func (a *admin) queue(c echo.Context) error {
+func (a *api) queue(c echo.Context) error {
 	limit := maxListed
 	if text := c.QueryParam("limit"); text != "" {
 		n, err := strconv.Atoi(text)
@@ -327,7 +330,7 @@ func (a *admin) queue(c echo.Context) error {
 		limit = min(n, maxListed)
 	}
 	waiting := []waiterJSON{}
-	for _, w := range a.controller.Queue(limit) {
+	for _, w := range a.Controller.Queue(limit) {
 		waiting = append(waiting, describeWaiter(w))
 	}
 	return c.JSON(http.StatusOK, map[string]any{"waiting": waiting})
@@ -337,10 +340,10 @@ func describeProcess(p admission.Process) processJSON {
 	return processJSON{PID: p.PID, Name: p.Name, Used: int64(p.Used), Backend: p.Backend, Replica: p.Replica}
 }
 
-func (a *admin) waiter(c echo.Context) error {
+func (a *api) waiter(c echo.Context) error {
 	id, err := strconv.ParseUint(c.Param("id"), 10, 64)
 	if err == nil {
-		if w, ok := a.controller.Explain(id); ok {
+		if w, ok := a.Controller.Explain(id); ok {
 			return c.JSON(http.StatusOK, describeWaiter(w))
 		}
 	}

@@ -1,4 +1,4 @@
-package proxy
+package admin
 
 import (
 	"errors"
@@ -20,21 +20,21 @@ import (
 // header X-Anteroom-By the operator's name. Both are told as they were given.
 
 // controls registers the actions.
-func (a *admin) controls(g *echo.Group) {
-	h := a.Handler
+func (a *api) controls(g *echo.Group) {
+	h, controller := a.Proxy, a.Controller
 	add := func(action, path string, do echo.HandlerFunc) { g.POST(path, a.noted(action, do)) }
-	add("pause", "/api/classes/:name/pause", named("class", h.controller.Pause))
-	add("resume", "/api/classes/:name/resume", named("class", h.controller.Resume))
-	add("drain", "/api/backends/:name/drain", named("backend", func(name string) bool { return h.controller.SetBackendDraining(name, true) }))
-	add("resume", "/api/backends/:name/resume", named("backend", func(name string) bool { return h.controller.SetBackendDraining(name, false) }))
-	add("unload", "/api/backends/:name/reclaim", asked(h.controller.UnloadByHand))
-	add("wake", "/api/backends/:name/wake", asked(h.controller.WakeByHand))
+	add("pause", "/api/classes/:name/pause", named("class", controller.Pause))
+	add("resume", "/api/classes/:name/resume", named("class", controller.Resume))
+	add("drain", "/api/backends/:name/drain", named("backend", func(name string) bool { return controller.SetBackendDraining(name, true) }))
+	add("resume", "/api/backends/:name/resume", named("backend", func(name string) bool { return controller.SetBackendDraining(name, false) }))
+	add("unload", "/api/backends/:name/reclaim", asked(controller.UnloadByHand))
+	add("wake", "/api/backends/:name/wake", asked(controller.WakeByHand))
 	for _, word := range [...]string{"close", "reset"} {
 		add("close breaker", "/api/backends/:name/breaker/"+word, named("backend", h.CloseBreaker))
 	}
 	add("forget", "/api/learned/:name/forget", named("route", h.Forget))
-	add("cancel", "/api/queue/:id/cancel", numbered("waiting request", h.controller.Cancel))
-	add("release", "/api/grants/:id/release", numbered("grant", h.releaseGrant))
+	add("cancel", "/api/queue/:id/cancel", numbered("waiting request", controller.Cancel))
+	add("release", "/api/grants/:id/release", numbered("grant", h.ReleaseGrant))
 	add("reload", "/api/reload", a.reload)
 }
 
@@ -46,7 +46,7 @@ func word(s string) string {
 }
 
 // noted does an action and leaves its line.
-func (a *admin) noted(action string, do echo.HandlerFunc) echo.HandlerFunc {
+func (a *api) noted(action string, do echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		err := do(c)
 		d := timeline.Decision{At: time.Now(), Kind: timeline.Control, Action: action, Position: -1,
@@ -73,11 +73,11 @@ func (a *admin) noted(action string, do echo.HandlerFunc) echo.HandlerFunc {
 			if said, ok := errors.AsType[*echo.HTTPError](err); ok {
 				problem = fmt.Sprint(said.Message)
 			}
-			a.log.Warn("an operator's action was refused", append(line, "error", problem)...)
+			a.Telemetry.Log().Warn("an operator's action was refused", append(line, "error", problem)...)
 		} else {
-			a.log.Info("an operator acted", line...)
+			a.Telemetry.Log().Info("an operator acted", line...)
 		}
-		a.telemetry.History.AddDecision(d)
+		a.Telemetry.History.AddDecision(d)
 		return err
 	}
 }
@@ -123,8 +123,8 @@ func asked(do func(backend string) error) echo.HandlerFunc {
 	}
 }
 
-func (a *admin) reload(c echo.Context) error {
-	if err := a.operations.Reload(); err != nil {
+func (a *api) reload(c echo.Context) error {
+	if err := a.Reload(); err != nil {
 		return echo.NewHTTPError(http.StatusUnprocessableEntity, err.Error())
 	}
 	return c.NoContent(http.StatusNoContent)

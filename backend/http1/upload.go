@@ -1,0 +1,137 @@
+package http1
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// upload is a request whose body goes out beside the reading of its answer, by a goroutine
+// of its own, because the server may answer before it has read the body. It ends with the
+// body, and with the connection when it writes to that.
+type upload struct {
+	proceed chan bool             // whether the body is sent that the server is asked for; has room for one
+	done    chan struct{}         // is closed when nothing more is written
+	failed  error                 // when done
+	broken  atomic.Pointer[error] // why the body could not be read; nil: it could
+	sent    atomic.Int64          // bytes
+}
+
+// blocks are buffers for bodies.
+var blocks = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+// send writes the request and closes its body.
+func (u *upload) send(x *exchange, c *conn, head *[]byte, more time.Duration) {
+	defer close(u.done)
+	_, err := u.Write(c, *head)
+	if cap(*head) <= mostAtOnce {
+		heads.Put(head)
+	}
+	if err == nil && x.expects && !u.isAwaited(more) {
+		closeBody(x.req)
+		return
+	}
+	if err == nil && x.req.Body != nil {
+		err = u.sendBody(x, c)
+	}
+	closeBody(x.req)
+	if u.failed = err; u.broken.Load() != nil {
+		c.net.Close() // the answer is to a request that has no end
+	}
+}
+
+func (u *upload) Write(c *conn, p []byte) (int, error) {
+	n, err := c.net.Write(p)
+	u.sent.Add(int64(n))
+	return n, err
+}
+
+// isAwaited waits until the server asks for the body, as long as it does not answer and
+// for a time at the most.
+func (u *upload) isAwaited(most time.Duration) bool {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case ok := <-u.proceed:
+		return ok
+	case <-timer.C:
+		return true
+	}
+}
+
+// settle says whether a body is sent that waits to be asked for.
+func (u *upload) settle(send bool) {
+	if u == nil {
+		return
+	}
+	select {
+	case u.proceed <- send:
+	default:
+	}
+}
+
+// cannotRead keeps why the body could not be read.
+func (u *upload) cannotRead(err error) error {
+	u.broken.Store(&err)
+	return err
+}
+
+func (u *upload) sendBody(x *exchange, c *conn) error {
+	if file, ok := x.req.Body.(*os.File); ok && !x.chunked && x.length > 0 {
+		if to, ok := c.net.(io.ReaderFrom); ok { // the kernel copies
+			n, err := to.ReadFrom(&io.LimitedReader{R: file, N: x.length})
+			u.sent.Add(n)
+			if err == nil && n < x.length {
+				err = u.cannotRead(fmt.Errorf("http1: the body ended after %d bytes of %d: %w", n, x.length, io.ErrUnexpectedEOF))
+			}
+			return err
+		}
+	}
+	pooled := blocks.Get().(*[]byte)
+	defer blocks.Put(pooled)
+	block := *pooled
+	const before, behind = 10, 2 // the size of a chunk and the ends of its lines
+	sum := int64(0)
+	for {
+		n, err := x.req.Body.Read(block[before : len(block)-behind])
+		sum += int64(n)
+		if x.length >= 0 && sum > x.length {
+			return u.cannotRead(fmt.Errorf("http1: the body is longer than the request's ContentLength of %d", x.length))
+		}
+		if n > 0 {
+			part := block[before : before+n]
+			if x.chunked {
+				part = framed(block, before, n)
+			}
+			if _, err := u.Write(c, part); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == io.EOF && x.length > sum:
+			return u.cannotRead(fmt.Errorf("http1: the body ended after %d bytes of %d: %w", sum, x.length, io.ErrUnexpectedEOF))
+		case err == io.EOF && x.chunked:
+			end := append(appendHeaders(append(block[:0], "0\r\n"...), x.req.Trailer), "\r\n"...)
+			_, err = u.Write(c, end)
+			return err
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return u.cannotRead(err)
+		}
+	}
+}
+
+// framed makes a chunk of the n bytes behind the first ones of a block.
+func framed(block []byte, before, n int) []byte {
+	var size [16]byte
+	line := append(strconv.AppendInt(size[:0], int64(n), 16), "\r\n"...)
+	from := before - len(line)
+	copy(block[from:], line)
+	copy(block[before+n:], "\r\n")
+	return block[from : before+n+2]
+}

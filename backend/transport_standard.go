@@ -1,0 +1,5 @@
+//go:build standardtransport
+
+package backend
+
+const alwaysStandard = true
