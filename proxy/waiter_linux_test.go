@@ -77,9 +77,9 @@ func TestAWaitingRequestIsSmall(t *testing.T) {
 	if n := runtime.NumGoroutine() - goroutines; n > waiting+waiting/10 {
 		t.Errorf("%d waiting requests have %d goroutines, want one each", waiting, n)
 	}
-	// 4 MiB of bodies is 10 KiB of each of these; the rest is net/http's buffers.
-	if each := (heap() - before) / waiting; each > 40<<10 {
-		t.Errorf("a waiting request takes %d bytes of the heap, want at most 40 KiB of one with a body of 64 KiB", each)
+	// 1 MiB of bodies is 3 KiB of each of these, and 10 KiB are net/http's buffers.
+	if each := (heap() - before) / waiting; each > 26<<10 {
+		t.Errorf("a waiting request takes %d bytes of the heap, want at most 26 KiB of one with a body of 64 KiB", each)
 	}
 	close(let)
 	for _, c := range all {

@@ -98,8 +98,8 @@ func (w *world) enqueue(p *proxy, n int) (all []net.Conn, err error) {
 	if n == 0 {
 		return nil, nil
 	}
-	for range n + 1 {
-		c, err := net.Dial("tcp", p.url)
+	for i := range n + 1 {
+		c, err := dial(p.url, i)
 		if err != nil {
 			return all, err
 		}

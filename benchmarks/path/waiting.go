@@ -49,8 +49,8 @@ func (w *world) wait(p *proxy, requests int) error {
 	if err != nil {
 		return err
 	}
-	for range requests + 1 { // one runs
-		c, err := net.Dial("tcp", p.url)
+	for i := range requests + 1 { // one runs
+		c, err := dial(p.url, i)
 		if err != nil {
 			return err
 		}
@@ -71,6 +71,13 @@ func (w *world) wait(p *proxy, requests int) error {
 	fmt.Printf("| %d | %.1f | %.1f | %.1f |\n", w.question, each("resident"), each("go_memstats_heap_inuse_bytes"),
 		each("go_memstats_stack_inuse_bytes"))
 	return nil
+}
+
+// dial opens the connection of a number. An address has 28,000 ports for one server, so
+// that some of them share one.
+func dial(address string, number int) (net.Conn, error) {
+	from := &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(1+number/20000))}
+	return (&net.Dialer{LocalAddr: from}).Dial("tcp", address)
 }
 
 // untilWaiting waits for so many requests to wait.
