@@ -10,14 +10,16 @@ package configs
 import (
 	"cmp"
 	_ "embed"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/url"
 	"slices"
 
-	koanfmaps "github.com/knadh/koanf/maps"
+	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/v2"
 
 	"github.com/anteroom-gpu/anteroom/admission"
 	"github.com/anteroom-gpu/anteroom/admission/gpu"
@@ -124,20 +126,24 @@ func merge(o Options, file *document, given *overrides) (values map[string]any, 
 			values[key] = []any{}
 		}
 	}
-	// What is laid over is a copy: the file is asked again for what stands in it.
-	koanfmaps.Merge(clone(file.values), values)
-	set, err := env.Provider(separator, env.Opt{Prefix: prefix, TransformFunc: given.environment, EnvironFunc: func() []string { return o.Env }}).Read()
-	if err != nil {
-		panic("configs: " + err.Error()) // it reads from memory
+	k := koanf.New(separator)
+	load := func(p koanf.Provider) {
+		if err := k.Load(p, nil); err != nil {
+			panic("configs: " + err.Error()) // the providers read from memory
+		}
 	}
-	koanfmaps.Merge(set, values)
+	load(inMemory(values))
+	// What is laid over is a copy: the file is asked again for what stands in it.
+	load(inMemory(clone(file.values)))
+	load(env.Provider(separator, env.Opt{Prefix: prefix, TransformFunc: given.environment, EnvironFunc: func() []string { return o.Env }}))
 	flags := make(map[string]any)
 	for _, path := range slices.Sorted(maps.Keys(o.Flags)) {
 		if key, value := given.flag(path, o.Flags[path]); key != "" {
 			flags[key] = value
 		}
 	}
-	koanfmaps.Merge(koanfmaps.Unflatten(flags, separator), values)
+	load(confmap.Provider(flags, separator))
+	values = k.Raw()
 
 	filled = fill(values)
 	made = &layers{of: make(map[uintptr]layer)}
@@ -155,6 +161,13 @@ func merge(o Options, file *document, given *overrides) (values map[string]any, 
 	}
 	return values, made, filled
 }
+
+// inMemory is a provider of values that are the taker's own: confmap's copies what it
+// is given, which for a thousand routes costs as much as to read them.
+type inMemory map[string]any
+
+func (m inMemory) Read() (map[string]any, error) { return m, nil }
+func (m inMemory) ReadBytes() ([]byte, error)    { return nil, errors.ErrUnsupported }
 
 // clone is a copy with which nothing is shared that can be changed: mappings and lists.
 func clone(from map[string]any) map[string]any {
