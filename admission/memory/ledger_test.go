@@ -540,6 +540,23 @@ func TestACardWithoutASensorIsLeftToTheLedger(t *testing.T) {
 	}
 }
 
+// A process that is gone holds nothing, and no reading will ever show it. It may go while
+// a run of its own is under way.
+func TestWhatIsGoneIsFreeOnACardWithoutASensor(t *testing.T) {
+	l := new(Ledger)
+	l.AddAccount(Place{Backend: "a", GPU: l.AddGPU(0, GPU{Name: "g0", Memory: 48 * GiB})})
+	for at := time.Second; at < 10*time.Second; at += 3 * time.Second {
+		if _, _, ok := l.Fits(&l.State, 0, 40*GiB, at); !ok {
+			t.Fatalf("at %v 40 GiB do not fit: %+v, %+v", at, l.GPUs[0], l.Accounts[0])
+		}
+		r := &Run{Accounts: []int{0}, Demand: 40 * GiB}
+		l.Start(at, r)
+		l.Gone(at+time.Second, 0)
+		l.End(at+time.Second, r, Result{Outcome: Unserved})
+		l.Back(at+2*time.Second, 0)
+	}
+}
+
 func TestWhatNeverCameToItsServerTookNothing(t *testing.T) {
 	p := newPlain(t, holder{"a", 30 * GiB, true})
 	p.reads(0)

@@ -30,7 +30,7 @@ func (l *Ledger) Loaded(now time.Duration, a int, ok bool) {
 }
 
 // Gone says that the process of a backend is not there: its port refuses. Its
-// memory is free when the driver shows it.
+// memory is free when the driver shows it, and at once on a card that cannot be read.
 func (l *Ledger) Gone(now time.Duration, a int) {
 	acc, h := l.accounts[a], &l.Accounts[a]
 	if acc.gone && h.High == 0 && h.Peak == 0 {
@@ -39,14 +39,13 @@ func (l *Ledger) Gone(now time.Duration, a int) {
 	acc.grown, acc.bare, acc.chains = false, false, chain{}
 	acc.gone, acc.loaded, acc.proven = true, absent, false
 	if acc.figure < 0 {
-		l.GPUs[acc.gpu].XHigh += h.High // until a reading shows that it fell
+		if l.sight(acc.gpu, now) != blind {
+			l.GPUs[acc.gpu].XHigh += h.High // until a reading shows that it fell
+		}
 		h.Low, h.High = 0, 0
 	}
 	if h.Runs == 0 && !acc.moving {
 		h.Peak = 0 // it takes no more
-	}
-	if l.sight(acc.gpu, now) == blind {
-		l.GPUs[acc.gpu].XHigh -= min(l.GPUs[acc.gpu].XHigh, h.High)
 	}
 	l.moved(now, a)
 }

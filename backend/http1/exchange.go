@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,25 +51,11 @@ func (x *exchange) run() (res *http.Response, again bool, err error) {
 			x.finish(false)
 		}
 	}()
-	var n int
-	for isClosed := true; isClosed; {
-		if x.conn, err = x.transport.connection(ctx); err != nil {
-			x.drop()
-			closeBody(x.req)
-			return nil, false, err
-		}
-		if ctx.Done() != nil {
-			x.stop = context.AfterFunc(ctx, x.conn.cut)
-		}
-		if x.whole {
-			n, isClosed, err = x.conn.write(*x.head)
-		} else {
-			isClosed = x.conn.used && !x.conn.isQuiet()
-		}
-		if isClosed {
-			x.finish(false)
-			x.conn, x.stop = nil, nil
-		}
+	n, err := x.connect(ctx)
+	if x.conn == nil {
+		x.drop()
+		closeBody(x.req)
+		return nil, false, err
 	}
 	c := x.conn
 	reused := c.used
@@ -99,18 +86,7 @@ func (x *exchange) run() (res *http.Response, again bool, err error) {
 		err = first
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, false, context.Cause(ctx)
-		}
-		if unsent != nil {
-			err = unsent
-		}
-		again = first != nil && reused && !errors.Is(first, errLongHead) && x.isRepeated()
-		if x.upload != nil {
-			if reason := x.upload.broken.Load(); reason != nil {
-				return nil, false, *reason
-			}
-		}
+		again, err = x.unanswered(first != nil && reused && !errors.Is(first, errLongHead), cmp.Or(unsent, err))
 		return nil, again, err
 	}
 	isHandedOn = true
@@ -121,6 +97,45 @@ func (x *exchange) run() (res *http.Response, again bool, err error) {
 		x.source, res.Body = res.Body, x
 	}
 	return res, false, nil
+}
+
+// connect takes a connection that its server has not closed. A request that is whole is
+// written then: n bytes of it, and err is why not all of them. No connection: err is why.
+func (x *exchange) connect(ctx context.Context) (n int, err error) {
+	for isClosed := true; isClosed; {
+		if x.conn, err = x.transport.connection(ctx); err != nil {
+			x.conn = nil
+			return 0, err
+		}
+		if ctx.Done() != nil {
+			x.stop = context.AfterFunc(ctx, x.conn.cut)
+		}
+		if x.whole {
+			n, isClosed, err = x.conn.write(*x.head)
+		} else {
+			isClosed = x.conn.used && !x.conn.isQuiet()
+		}
+		if isClosed {
+			x.finish(false)
+			x.conn, x.stop = nil, nil
+		}
+	}
+	return n, err
+}
+
+// unanswered says why there is no answer, and whether the request may be sent again,
+// where the connection may have been closed before the server had it.
+func (x *exchange) unanswered(mayBeClosed bool, err error) (again bool, reason error) {
+	if ctx := x.req.Context(); ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	again = mayBeClosed && x.isRepeated()
+	if x.upload != nil {
+		if reason := x.upload.broken.Load(); reason != nil {
+			return false, *reason
+		}
+	}
+	return again, err
 }
 
 // isRepeated says that a request may be sent again that a server has had and not answered,

@@ -56,19 +56,11 @@ func beside(binaries []string, waiting, rounds, requests int) error {
 	cpu := make([][]float64, len(all))
 	for range rounds {
 		for i, p := range all {
-			before, err := p.cpu()
+			times, used, err := timed(p, light, w.connections, requests)
 			if err != nil {
 				return err
 			}
-			times, err := paced(p.url, light, w.connections, requests)
-			if err != nil {
-				return err
-			}
-			after, err := p.cpu()
-			if err != nil {
-				return err
-			}
-			cpu[i] = append(cpu[i], (after-before)/float64(requests))
+			cpu[i] = append(cpu[i], used)
 			for q, share := range []float64{0.5, 0.99} {
 				took[i][q] = append(took[i][q], times[int(share*float64(len(times)-1))])
 			}
@@ -147,4 +139,18 @@ func paced(address string, request []byte, connections, requests int) ([]float64
 	all.Wait()
 	slices.Sort(took)
 	return took, failed
+}
+
+// timed sends a burst: how long each request took, sorted, in ms, and the processor time
+// of one in µs.
+func timed(p *proxy, request []byte, connections, requests int) (times []float64, cpu float64, err error) {
+	before, err := p.cpu()
+	if err != nil {
+		return nil, 0, err
+	}
+	if times, err = paced(p.url, request, connections, requests); err != nil {
+		return nil, 0, err
+	}
+	after, err := p.cpu()
+	return times, (after - before) / float64(requests), err
 }

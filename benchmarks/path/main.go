@@ -86,31 +86,14 @@ func run(binaries, names, routes []string, rounds int, l load) error {
 		}
 		worlds = append(worlds, w)
 	}
-	var all []*proxy
+	all, err := startAll(binaries, names, worlds)
 	defer func() {
 		for _, p := range all {
 			p.stop()
 		}
 	}()
-	for _, name := range names {
-		more, ok := variants[name]
-		if !ok {
-			return fmt.Errorf("the variant %q is not known: want some of all, no-spans, no-log, neither", name)
-		}
-		for _, w := range worlds {
-			variant := name
-			if len(worlds) > 1 {
-				variant = fmt.Sprintf("%s, %d routes", name, w.routes)
-			}
-			for i, binary := range binaries {
-				p, err := start(binary, w.configuration(more))
-				if err != nil {
-					return err
-				}
-				p.world, p.variant, p.index = w, variant, i
-				all = append(all, p)
-			}
-		}
+	if err != nil {
+		return err
 	}
 	for _, p := range all { // to warm them up
 		if _, err := p.world.burst(p); err != nil {
@@ -132,6 +115,32 @@ func run(binaries, names, routes []string, rounds int, l load) error {
 	}
 	report(all, binaries, l)
 	return nil
+}
+
+// startAll starts each binary in each variant before each world. What it has started is
+// the caller's to stop, with an error too.
+func startAll(binaries, names []string, worlds []*world) (all []*proxy, err error) {
+	for _, name := range names {
+		more, ok := variants[name]
+		if !ok {
+			return all, fmt.Errorf("the variant %q is not known: want some of all, no-spans, no-log, neither", name)
+		}
+		for _, w := range worlds {
+			variant := name
+			if len(worlds) > 1 {
+				variant = fmt.Sprintf("%s, %d routes", name, w.routes)
+			}
+			for i, binary := range binaries {
+				p, err := start(binary, w.configuration(more))
+				if err != nil {
+					return all, err
+				}
+				p.world, p.variant, p.index = w, variant, i
+				all = append(all, p)
+			}
+		}
+	}
+	return all, nil
 }
 
 // report prints a row for each binary and variant. Ratios are to the first binary in

@@ -15,13 +15,6 @@ const (
 	mostComplexity = 30
 )
 
-// over are functions above a bound, with what they have.
-var over = map[string]string{
-	"backend/http1/exchange.go: run":    "81 lines, complexity 36: the life of an exchange, with each way in which it ends",
-	"benchmarks/path/beside.go: beside": "complexity 34: a table, round by round and binary by binary",
-	"benchmarks/path/main.go: run":      "complexity 34: a table, round by round and binary by binary",
-}
-
 func TestFunctionsAreShortAndPlain(t *testing.T) {
 	files := token.NewFileSet()
 	read := 0
@@ -39,9 +32,6 @@ func TestFunctionsAreShortAndPlain(t *testing.T) {
 				continue
 			}
 			read++
-			if over[file+": "+f.Name.Name] != "" {
-				continue
-			}
 			if lines := files.Position(f.End()).Line - files.Position(f.Pos()).Line + 1; lines > mostLines {
 				t.Errorf("%s: %s has %d lines, want %d at the most", files.Position(f.Pos()), f.Name.Name, lines, mostLines)
 			}
