@@ -554,14 +554,17 @@ func TestABodyThatCannotBeReadIsTheError(t *testing.T) {
 		length int64
 		want   error
 	}{
-		"after some":         {io.MultiReader(streamed("half"), failing{broken}), -1, broken},
-		"after some of many": {io.MultiReader(streamed("half"), failing{broken}), 100, broken},
-		"at once":            {failing{broken}, 100, broken},
-		"too short":          {streamed("half"), 100, io.ErrUnexpectedEOF},
-		"too short, chunked": {io.MultiReader(streamed("half"), failing{io.ErrUnexpectedEOF}), -1, io.ErrUnexpectedEOF},
-		"in memory":          {body("half"), 100, io.ErrUnexpectedEOF},
-		"too long":           {streamed("much more"), 4, nil},
-		"too long in memory": {body("much more"), 4, nil},
+		"after some":          {io.MultiReader(streamed("half"), failing{broken}), -1, broken},
+		"after some of many":  {io.MultiReader(streamed("half"), failing{broken}), 100, broken},
+		"at once":             {failing{broken}, 100, broken},
+		"too short":           {streamed("half"), 100, io.ErrUnexpectedEOF},
+		"too short, chunked":  {io.MultiReader(streamed("half"), failing{io.ErrUnexpectedEOF}), -1, io.ErrUnexpectedEOF},
+		"in memory":           {body("half"), 100, io.ErrUnexpectedEOF},
+		"too long":            {streamed("much more"), 4, nil},
+		"too long in memory":  {body("much more"), 4, nil},
+		"too long, by reads":  {struct{ io.Reader }{streamed("much more")}, 4, nil}, // not by WriteTo
+		"too short, by reads": {struct{ io.Reader }{streamed("half")}, 100, io.ErrUnexpectedEOF},
+		"at once, by reads":   {struct{ io.Reader }{failing{broken}}, 100, broken},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := make(chan bool, 1)

@@ -91,6 +91,9 @@ func (u *upload) sendBody(x *exchange, c *conn) error {
 			return err
 		}
 	}
+	if body, ok := x.req.Body.(io.WriterTo); ok && !x.chunked && x.length > 0 {
+		return u.sendWhole(body, x, c)
+	}
 	pooled := blocks.Get().(*[]byte)
 	defer blocks.Put(pooled)
 	block := *pooled
@@ -124,6 +127,42 @@ func (u *upload) sendBody(x *exchange, c *conn) error {
 			return u.cannotRead(err)
 		}
 	}
+}
+
+// sendWhole sends a body that writes itself, from where it is.
+func (u *upload) sendWhole(body io.WriterTo, x *exchange, c *conn) error {
+	w := &counted{upload: u, conn: c, left: x.length}
+	n, err := body.WriteTo(w)
+	switch {
+	case w.failed != nil:
+		return w.failed
+	case w.tooLong:
+		return u.cannotRead(fmt.Errorf("http1: the body is longer than the request's ContentLength of %d", x.length))
+	case err != nil:
+		return u.cannotRead(err)
+	case n < x.length:
+		return u.cannotRead(fmt.Errorf("http1: the body ended after %d bytes of %d: %w", n, x.length, io.ErrUnexpectedEOF))
+	}
+	return nil
+}
+
+// counted is a connection that takes a body of so many bytes.
+type counted struct {
+	upload  *upload
+	conn    *conn
+	left    int64
+	tooLong bool
+	failed  error // by the connection
+}
+
+func (w *counted) Write(p []byte) (n int, err error) {
+	if w.tooLong = w.tooLong || int64(len(p)) > w.left; w.tooLong {
+		return 0, io.ErrShortWrite
+	}
+	n, err = w.upload.Write(w.conn, p)
+	w.left -= int64(n)
+	w.failed = err
+	return n, err
 }
 
 // framed makes a chunk of the n bytes behind the first ones of a block.
