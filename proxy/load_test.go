@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/backend"
 	"github.com/anteroom-gpu/anteroom/proxy"
 	"github.com/anteroom-gpu/anteroom/routing"
 )
@@ -230,7 +231,11 @@ func TestABackendThatIsKilled(t *testing.T) {
 			t.Errorf("got %d for a request in flight, want 502", got)
 		}
 	}
-	eventually(t, "the breaker is open", func() bool { return b.handler.Breakers()["quick"][0] == "open" })
+	// A server that is slow to end may have taken the probe's connection.
+	eventually(t, "the breaker is open", func() bool {
+		b.do("PUT", "/light/x", "")
+		return b.handler.Breakers()["quick"][0] == "open"
+	})
 	for range 10 {
 		if res, body := b.do("PUT", "/light/x", ""); res.StatusCode != 503 || !strings.Contains(body, "backend_unavailable") {
 			t.Errorf("while the breaker is open: got %d %s, want 503", res.StatusCode, body)
@@ -243,11 +248,14 @@ func TestABackendThatIsKilled(t *testing.T) {
 	})
 }
 
-// TestWhatWaitsIsNotSentToAServerThatHasJustEnded: it waits for the server's return.
+// TestWhatWaitsIsNotSentToAServerThatHasJustEnded: it waits for the server's return. A
+// health path makes that certain however slowly the server ends: a connection alone
+// would have to be watched for as long as that takes.
 func TestWhatWaitsIsNotSentToAServerThatHasJustEnded(t *testing.T) {
 	kill, at, held := startModel(t, "127.0.0.1:0")
 	b := openAt(t, "http://"+at, func(s *proxy.Setup) {
 		class(s, "light", func(c *routing.ClassConfig) { c.Slots = 1 })
+		setBackend(s, "quick", func(c *backend.Config) { c.Health = backend.HealthConfig{Path: "/", Every: time.Hour} })
 	})
 	send := func(method string) <-chan int {
 		status := make(chan int, 1)
