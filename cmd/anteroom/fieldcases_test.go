@@ -304,8 +304,8 @@ var fieldCases = map[string]func(t *testing.T){
 			status, _, body := s.post("/v1/x", "{}")
 			return status == 503 && strings.Contains(body, "backend_unavailable")
 		})
-		l, err = net.Listen("tcp", address)
-		must(t, err)
+		// A connection to elsewhere may have been given the port meanwhile.
+		s.soon("the port is free", func() bool { l, err = net.Listen("tcp", address); return err == nil })
 		server := &http.Server{Handler: http.HandlerFunc(answers)}
 		go server.Serve(l)
 		defer server.Close()
