@@ -15,8 +15,9 @@ var rewritePage = flag.Bool("rewrite", false, "write docs/engines.md anew")
 // docs/engines.md is what the presets say.
 func TestEnginesPageIsCurrent(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("# Engines\n\n`preset: NAME` on a backend brings what is known of its engine. A backend with a preset and a card " +
-		"in `gpus` are a complete configuration:\n\n" +
+	b.WriteString("# Engines\n\n" +
+		markdown.Wrap("", "", "`preset: NAME` on a backend brings what is known of its engine. A backend with a preset and a card "+
+			"in `gpus` are a complete configuration:") + "\n" +
 		"```yaml\ngpus: {gpu0: {memory: 48GiB}}\nbackends: {comfy: {url: \"http://127.0.0.1:8188\", preset: comfyui}}\n```\n\n" +
 		markdown.Wrap("", "", "The preset adds routes behind those of the file, so the file's own routes match first. Work has the class "+
 			"`heavy` or `light`, which is created if the file has no class of that name; `class` of the backend names another one. "+
