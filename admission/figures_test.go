@@ -382,6 +382,27 @@ func TestARequestThatCanNeverFitIsAnswered(t *testing.T) {
 	}
 }
 
+// TestWhatOthersTookSinceItsStartIsNotOdd: of runs that start together and are booked with
+// half of what they need the first had the most room as it started, and the others have
+// taken that. What its answer says of its process and the card tells so.
+func TestWhatOthersTookSinceItsStartIsNotOdd(t *testing.T) {
+	b := learning(t, server("flux", 0, true))
+	p := &pupil{rig: b, class: "work", backend: "flux", declared: 10 * GiB}
+	b.readsFor(3, 0)
+	for range 3 {
+		x := p.asks()
+		b.readsFor(2, 20*GiB)
+		p.ends(x, Result{})
+		b.readsFor(2, 0)
+	}
+	first, _, _ := p.asks(), p.asks(), p.asks()
+	again := p.ends(first, Result{Outcome: OutOfMemory, Tried: 20 * GiB, Free: 8 * GiB, InUse: 40 * GiB})
+	if again.isOdd {
+		t.Errorf("it is odd: its second try is to ask for %v", again.figure)
+	}
+	p.books(20*GiB, 3)
+}
+
 // TestASecondTryWaitsForWhatIsCertain: for the end of what runs, and not where
 // nothing of ours makes room. An odd one waits for neither.
 func TestASecondTryWaitsForWhatIsCertain(t *testing.T) {

@@ -33,7 +33,7 @@ func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again *seco
 			break
 		}
 		again = &secondTry{lacked: res.ledger().Lacked(weights + t.run.Asked() + t.beside())}
-		again.figure, again.isOdd = h.Exhausted(at, t.own(), history.Failure{Booked: t.run.Asked(), Room: least, Weights: weights, Said: t.needed(res)})
+		again.figure, again.isOdd = h.Exhausted(at, t.own(), history.Failure{Booked: t.run.Asked(), Room: res.room(least, t.beside()), Weights: weights, Said: t.needed(res)})
 	}
 	return again
 }
@@ -79,6 +79,16 @@ func (r Result) needed(room, weights, asked, beside Bytes) Bytes {
 		return room - r.Free + r.Tried
 	}
 	return 0
+}
+
+// room is the memory that a run could have at the least, weights included, of which no more
+// than that was expected: by its answer no more than its process had, and what was free, less
+// the demand of the runs beside it. Others may have taken more since it started.
+func (r Result) room(least, beside Bytes) Bytes {
+	if r.InUse > 0 && r.Free > 0 {
+		return max(0, min(least, r.InUse+r.Free-beside))
+	}
+	return least
 }
 
 // learnPeak tells a ticket's History what its run took.
