@@ -8,15 +8,13 @@ import (
 	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 )
 
-// ErrMemory is work that ended because the card was full. The backend is as well
-// as before.
+// ErrMemory is work that ended because the card was full. It is no failure of the backend.
 var ErrMemory = errors.New("backend: the backend ran out of GPU memory")
 
 // Client knows what the client of a request sent.
 type Client interface {
-	// Sent says that the words are in the request. It is called at most a few
-	// times, at the end of an error that has the words, by the reader of the
-	// answer.
+	// Sent says that the words are in the request. The reader of the answer calls it a few
+	// times at most, at the end of an error that has the words.
 	Sent(words string) bool
 }
 
@@ -66,8 +64,8 @@ func Scans(body io.Reader) bool {
 	return ok && c.scan != nil
 }
 
-// ResultOutOfMemory reads the result of a job that came to nothing, or an error of
-// its own: what its fields say of an out-of-memory error; nil: it is none.
+// ResultOutOfMemory reads the result of a failed job, or its error. It returns what the
+// fields say of an out-of-memory error; nil: it is none.
 func (b *Server) ResultOutOfMemory(result []byte) *outofmemory.Report {
 	s := outofmemory.Scan(http.StatusInternalServerError, nil, b.Config.OOMPatterns)
 	s.Write(result)

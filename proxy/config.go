@@ -210,7 +210,7 @@ func onlyLocal(address string) bool {
 	if host == "" {
 		return false // every address
 	}
-	// A name is what the resolver makes of it: localhost need not be loopback.
+	// A name has the address that the resolver gives it: localhost need not be loopback.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)

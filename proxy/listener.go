@@ -14,14 +14,15 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
-// A stream of Gradio's events is read for two: its client, and the jobs whose ends it
-// tells. So it is read on when its client has left while such a job runs, and where no
-// client comes for it, it is opened for the job; a client that comes later is given what
-// was read. It is never opened twice at once: each message is sent to one reader alone.
+// A stream of Gradio's events has two readers: its client, and the jobs whose end it
+// reports. If its client leaves while such a job runs, the proxy reads on. If no client
+// opens the stream, the proxy opens it for the job, and a client that comes later gets what
+// was read. A stream is never opened twice at once, because Gradio sends each message to
+// one reader only.
 
 const (
-	// unheardAfter is how many looks at a job go by until its stream is opened for it,
-	// where its client has not done so.
+	// unheardAfter is how many polls of a job pass until its stream is opened for it, if
+	// its client has not opened it.
 	unheardAfter = 20
 	// mostHeard is what is kept of a stream for a client that has not come yet, and
 	// mostListeners how many such streams are kept.
@@ -89,9 +90,9 @@ type passage struct {
 	stop func() bool
 }
 
-// reserve gives the stream of a source, or makes one that is the caller's to open. Nil:
-// the proxy ends. One that is about to go is of no use to anyone, and what is kept of one
-// that is over is for a client, and of no use to a job.
+// reserve gives the stream of a source, or makes one that is the caller's to open. Nil: the
+// proxy ends. A stream that is about to end is not given. A stream that has ended is given
+// to clients only, because it has no news for a job.
 func (s *jobs) reserve(from source, body *eventWatch, forJob bool) (l *listener, isNew bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,8 +110,8 @@ func (s *jobs) reserve(from source, body *eventWatch, forJob bool) (l *listener,
 	return l, true
 }
 
-// open asks for the stream; client is how long there is one that wants it. An answer
-// that is no stream of events is given as it is, and the listener forgotten.
+// open asks for the stream; client ends when no client wants it any more. An answer that is
+// no stream of events is returned as it is, and the listener is forgotten.
 func (l *listener) open(client context.Context, out *http.Request, words backend.Client) (*http.Response, error) {
 	ctx, cut := context.WithCancel(context.WithoutCancel(out.Context()))
 	stop := context.AfterFunc(client, cut) // until it is known what the answer is
@@ -166,7 +167,7 @@ func (x *exchange) sendOrListen(e *attempt, out *http.Request) (*http.Response, 
 				Header: l.header.Clone(), Body: body, ContentLength: -1, Request: out}, nil
 		}
 	}
-	// Another client has it, or it is no use to this one.
+	// Another client reads it, or a part of it is lost.
 	res, err := e.to.Send(out, x)
 	if err == nil && tellsEvents(res) {
 		res.Body = watch(res.Body)

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// A client that opens HTTP/2 streams and resets them at once would start work
-// for each that is dispatched before its reset is read. So a peer that has reset
-// some a moment ago waits a little with each further request: its reset comes in
-// the same packet. One that goes on loses its connection.
+// A client that opens HTTP/2 streams and resets them at once would start work for each
+// stream that is dispatched before its reset is read. So each further request of a peer
+// that has just reset streams waits a little, and its reset is read meanwhile, because it
+// comes in the same packet. A peer that goes on loses its connection.
 const (
 	// resetsForgotten is the time in which a peer's resets fade.
 	resetsForgotten = 10 * time.Second
@@ -68,8 +68,8 @@ func (r *resets) count(peer string, now time.Time) float64 {
 	return r.peers[peer].now(now)
 }
 
-// awaitReset gives the reset of a stream time to come, where its peer is one that
-// resets streams.
+// awaitReset waits a little for the reset of a stream, if its peer has reset streams
+// before.
 func (x *exchange) awaitReset() error {
 	if x.in.ProtoMajor < 2 {
 		return nil
@@ -87,7 +87,7 @@ func (x *exchange) awaitReset() error {
 	}
 }
 
-// noteReset counts a stream that was reset before anything of its answer was sent.
+// noteReset counts a stream that was reset before any part of its answer was sent.
 func (x *exchange) noteReset() {
 	if x.in.ProtoMajor < 2 || x.out.bytes > 0 || x.in.Context().Err() == nil {
 		return
