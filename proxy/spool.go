@@ -258,7 +258,16 @@ func (r *blockReader) Close() error {
 
 // spoolFile is a new file that lives for as long as it is open.
 func spoolFile() (*os.File, error) {
-	file, err := os.CreateTemp("", "anteroom-body-*")
+	if file, err := unnamedFile(os.TempDir()); err == nil {
+		return file, nil
+	}
+	return removedFile(os.TempDir())
+}
+
+// removedFile is spoolFile where unnamedFile is not to be had: a process that is killed
+// in here leaves an empty file.
+func removedFile(dir string) (*os.File, error) {
+	file, err := os.CreateTemp(dir, "anteroom-body-*")
 	if err != nil {
 		return nil, err
 	}
