@@ -35,7 +35,8 @@ func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again *seco
 			break
 		}
 		again = &secondTry{lacked: res.ledger().Lacked(weights + t.run.Asked() + t.beside())}
-		again.figure, again.isOdd = h.Exhausted(at, t.own(), history.Failure{Booked: t.run.Asked(), Room: res.room(least, t.beside()), Weights: weights, Said: t.needed(res)})
+		again.figure, again.isOdd = h.Exhausted(at, t.own(),
+			history.Failure{Booked: t.run.Asked(), Room: res.room(least, t.beside()), Weights: weights, Said: t.needed(res)})
 	}
 	return again
 }
