@@ -28,7 +28,7 @@ type Call struct {
 }
 
 const (
-	// maxCallAnswer bounds what a call may be answered.
+	// maxCallAnswer bounds the length of the answer to a call.
 	maxCallAnswer = 16 << 20
 	// mostAnswer is how many bytes are read of the answer to an order or a probe.
 	mostAnswer = 1 << 20
@@ -92,7 +92,7 @@ func (b *Server) send(ctx context.Context, c Call, host string, header http.Head
 	return res, answer, err
 }
 
-// contentType is JSON for what is, else that of a form.
+// contentType is that of JSON if the body is JSON, else that of a form.
 func contentType(body string) string {
 	if json.Valid([]byte(body)) {
 		return "application/json"

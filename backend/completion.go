@@ -149,7 +149,7 @@ func (j *Job) Unknown(status int, answer []byte) bool {
 	return j.how.lost.Holds(j.environment(status, answer))
 }
 
-// jobEnvironment is what the expressions of a completion see.
+// jobEnvironment has the values that the expressions of a completion can use.
 type jobEnvironment struct {
 	Body   any `expr:"body"`   // what the poll was answered; nil where that is not JSON
 	JSON   any `expr:"json"`   // what the request was answered
@@ -183,7 +183,7 @@ func (c CompletionConfig) Over(backend CompletionConfig) CompletionConfig {
 	return c
 }
 
-// Check reports mistakes of what a route has of its own beside its backend's.
+// Check reports mistakes in a route's own completion.
 func (c CompletionConfig) Check(report func(path, problem string)) {
 	check.OneOf(report, "preset", c.Preset, append([]string{"none"}, earlyEngines()...)...)
 }
@@ -251,7 +251,7 @@ func (c CompletionConfig) Compile(report func(path, problem string)) *Completion
 	return out
 }
 
-// checkOn reports what is no request that can be told by its method and path.
+// checkOn reports entries of `on` that are no method and path.
 func (c CompletionConfig) checkOn(report func(path, problem string)) {
 	for i, line := range c.On {
 		if _, target, body, ok := splitCall(line); !ok || body != "" || strings.ContainsAny(target, "?{*") {

@@ -35,7 +35,7 @@ type scan struct {
 	client Client         // nil: it is not known what it sent
 }
 
-// end gives what was found once the answer's end has been read; nil: nothing.
+// end returns the error that was found, once the answer's end has been read; nil: none.
 func (s *scan) end() *outofmemory.Report {
 	s.Trailer(s.answer.Trailer)
 	var sent func(string) bool
@@ -48,8 +48,8 @@ func (s *scan) end() *outofmemory.Report {
 	return nil
 }
 
-// OutOfMemory gives what the answer with that body, which Send gave, says of an
-// out-of-memory error; nil: it is none, or its end has not been read.
+// OutOfMemory returns the out-of-memory error of the answer with that body, which Send
+// returned; nil: the answer has none, or its end has not been read.
 func OutOfMemory(body io.Reader) *outofmemory.Report {
 	if c, ok := body.(*counted); ok {
 		return c.memory.Load()

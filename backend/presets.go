@@ -64,8 +64,8 @@ var presets = map[string]preset{
 		call: "POST /api/generate", body: `{"model":"{{model}}","keep_alive":0}`, serves: true,
 		probe: "GET /api/version", inspect: "GET /api/ps", read: readOllama,
 	},
-	// The default mode aborts what is in flight; a request that comes while it
-	// sleeps may crash it.
+	// The default mode of sleep aborts requests in flight. A request that comes while vLLM
+	// is asleep may crash it.
 	"vllm": {
 		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/v1/audio/transcriptions", "/v1/audio/translations",
 			"/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/invocations", "/inference/v1/generate"},
@@ -212,8 +212,8 @@ var presets = map[string]preset{
 		// Loading a model ends the requests that run.
 		controls: []string{"/load", "/api/ps/{model}", "/api/ps/{owner}/{model}"},
 	},
-	// Kokoro-FastAPI. It stops to speak when its caller leaves; its model comes back with
-	// the next request.
+	// Kokoro-FastAPI. Its work stops when its caller leaves. The next request loads its
+	// model again.
 	"kokoro": {
 		cancel: "aborts", health: "/health",
 		light: []string{"/v1/audio/speech", "/dev/captioned_speech", "/dev/generate_from_phonemes", "/dev/dialogue", "/dev/ssml"},

@@ -107,7 +107,7 @@ func (k Keys) Place(server Config, gpu string) (place, resident string) {
 	return k.GPU, k.Resident
 }
 
-// checkServers reports what is wrong with where the backend's servers are.
+// checkServers reports mistakes in the addresses of the backend's servers.
 func (b Config) checkServers(report func(path, problem string)) {
 	var given []string
 	for _, key := range []struct {

@@ -9,7 +9,7 @@ import (
 	bodies "github.com/anteroom-gpu/anteroom/routing/body"
 )
 
-// edit is what stands in place of a part of a file that is forwarded.
+// edit is a text that replaces a part of a body when it is forwarded.
 type edit struct {
 	from, to int64
 	text     []byte

@@ -15,7 +15,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// answerBody is what stands between a backend's answer and the client.
+// answerBody is the body of a backend's answer as the client reads it.
 type answerBody = io.ReadCloser
 
 // attempt is one try of a request at a backend. It may outlive its exchange: with `cancel:
@@ -31,14 +31,14 @@ type attempt struct {
 	sent     bool // a transport has the request, and its body
 	status   int
 	ended    atomic.Bool
-	// completion is how to follow the work beyond the answer, job what is being
-	// followed. Nil: the answer is the end, or there is none yet.
+	// completion says how to follow the work after the answer. job is the work that is
+	// being followed. Nil: the answer is the end, or there is no answer yet.
 	completion *backend.Completion
 	job        atomic.Pointer[job]
 	// reply is the answer's body as the backend gave it; nil: there is none yet.
 	reply io.Reader
-	// tail is the end of a model's answer, for what it says of tokens; nil: it says
-	// nothing that is known.
+	// tail is the end of a model's answer, which has the numbers of tokens; nil: the answer
+	// has none in a known form.
 	tail *tail
 	// full is what an out-of-memory answer says, nil while it is none.
 	full *outofmemory.Report
@@ -135,8 +135,8 @@ func (e *attempt) abandonLater(x *exchange) {
 	})
 }
 
-// send sends the request with a reading of its body, nil where there is none
-// or it is streamed, and gives the answer, or what ended the wait for it.
+// send sends the request with a reader of its body, nil if there is none or it is streamed.
+// It returns the answer, or the error that ended the wait for it.
 func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, error) {
 	e := x.try
 	if body != nil {

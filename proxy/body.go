@@ -113,9 +113,9 @@ func (b *body) free() error {
 }
 
 const (
-	// restingMemory is what the bodies of waiting requests may take of the memory together.
-	// A queue of thousands must not use up the machine's memory, and a short queue should
-	// write no files.
+	// restingMemory is how much memory the bodies of all waiting requests may take
+	// together. A queue of thousands must not use up the machine's memory, and a short
+	// queue should write no files.
 	restingMemory = 1 << 20
 	// restingBody is the longest body that may stay in memory while its request waits.
 	// Several of that length fit into restingMemory.
@@ -455,7 +455,7 @@ func (in *intake) grow(size int) {
 	in.memory = grown
 }
 
-// open moves what is in memory to where it is spooled.
+// open makes the spooled body, and moves the bytes that are in memory into it.
 func (in *intake) open() error {
 	if !in.spool.take(in.size) {
 		return spoolFull(in.limits)

@@ -143,7 +143,7 @@ func readTimeout(text string) (time.Duration, bool) {
 	return seconds(text, time.Second)
 }
 
-// maxTimeout is beyond what a deadline could matter for.
+// maxTimeout is so long that a later deadline makes no difference.
 const maxTimeout = 1000 * time.Hour
 
 func seconds(text string, unit time.Duration) (time.Duration, bool) {

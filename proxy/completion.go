@@ -30,7 +30,7 @@ type job struct {
 	work    *attempt
 	backend *replica
 	log     *slog.Logger
-	// host and header are what the job's own caller would ask with.
+	// host and header are those of the request of the job's caller.
 	host   string
 	header http.Header
 	// overdue is when it has run for longer than its class may; zero: never.
@@ -197,8 +197,8 @@ const (
 	slowest = 10 * time.Second
 	// enough is how many polls in a row must fail before a backend counts as gone.
 	enough = 3
-	// goneEvery is how many polls come to one question whether the engine still knows the
-	// job. The answer to that question may be long.
+	// goneEvery is after how many polls the engine is asked whether it still knows the job.
+	// The answer to that question may be long.
 	goneEvery = 8
 )
 

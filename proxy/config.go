@@ -49,8 +49,9 @@ type ListenerConfig struct {
 type AdminConfig struct {
 	Listen    string `koanf:"listen"` // empty: there is none
 	Token     string `koanf:"token"`
-	ReadToken string `koanf:"read_token"` // for users who may only look; empty: there is none
-	// TraceURL is where a trace is shown, with {trace_id} in its place; empty: nowhere.
+	ReadToken string `koanf:"read_token"` // for callers that may only read; empty: there is none
+	// TraceURL is the address of a trace, with {trace_id} in place of its id; empty: there
+	// is none.
 	TraceURL string `koanf:"trace_url"`
 }
 

@@ -168,7 +168,7 @@ func reasonOf(err, wrapped error) string {
 	return strings.TrimPrefix(err.Error(), wrapped.Error()+": ")
 }
 
-// write sends the refusal in the dialect that the route speaks.
+// write sends the refusal in the dialect of the route.
 func (f *refusal) write(w http.ResponseWriter, dialect string) {
 	a := answers[f.code]
 	if f.late && f.code == admission.CodeDeadlineUnmeetable {
@@ -271,8 +271,8 @@ func setRetryAfter(header http.Header, d time.Duration) {
 	header.Set("Retry-After-Ms", strconv.FormatInt(d.Milliseconds(), 10))
 }
 
-// isGRPC says that the request speaks gRPC, whatever its route says. There is no gRPC over
-// HTTP/1.1: a request over HTTP/1.1 that claims to be gRPC is an ordinary request.
+// isGRPC says that the request is a gRPC call, whatever its route says. There is no gRPC
+// over HTTP/1.1: a request over HTTP/1.1 that claims to be gRPC is an ordinary request.
 func isGRPC(r *http.Request) bool {
 	if r.ProtoMajor < 2 {
 		return false

@@ -50,7 +50,8 @@ type exchange struct {
 	in       *http.Request
 	out      output
 	body     *body // nil: none, or streamed
-	// upload is the body where it passes through in full duplex; nil: it does not.
+	// upload is the body of a full-duplex request, which is forwarded while it arrives;
+	// nil: the body is read first.
 	upload *upload
 	route  *routing.Route
 	free   bool // it goes past admission

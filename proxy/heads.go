@@ -194,9 +194,9 @@ func (h *heads) isInBody() bool {
 	return h.state >= inBody && h.state < lookAway
 }
 
-// begin is called once for each request, when its handler begins. It says what is odd
-// about its head; empty: nothing. lost says that what comes behind the request cannot
-// be followed. A nil *heads finds nothing.
+// begin is called once for each request, when its handler begins. It says what is odd about
+// its head; empty: nothing. lost says that the bytes after the request cannot be followed.
+// A nil *heads finds nothing.
 func (h *heads) begin(r *http.Request) (odd string, lost bool) {
 	if h == nil || r.ProtoMajor != 1 {
 		return "", false

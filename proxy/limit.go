@@ -63,7 +63,7 @@ func (l *limited) Accept() (net.Conn, error) {
 	return &limitedConn{c, leave, looked}, nil
 }
 
-// read reads from a connection and looks at what was read.
+// read reads from a connection and gives the bytes to looked.
 func read(c io.Reader, looked *heads, p []byte) (int, error) {
 	n, err := c.Read(p)
 	if looked != nil && n > 0 {

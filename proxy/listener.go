@@ -24,8 +24,8 @@ const (
 	// unheardAfter is how many polls of a job pass until its stream is opened for it, if
 	// its client has not opened it.
 	unheardAfter = 20
-	// mostHeard is what is kept of a stream for a client that has not come yet, and
-	// mostListeners how many such streams are kept.
+	// mostHeard is how many bytes of a stream are kept for a client that has not come yet,
+	// and mostListeners how many such streams are kept.
 	mostHeard, mostListeners = 256 << 10, 256
 	// keptFor is how long that is kept after the stream's end.
 	keptFor = 5 * time.Minute
@@ -77,7 +77,7 @@ type listener struct {
 	mu     sync.Mutex
 	moved  sync.Cond // on mu: something came, was taken, or a client came or left
 	heard  []byte    // guarded by mu; and not passed on
-	client *passage  // guarded by mu; who takes it; nil: no client does
+	client *passage  // guarded by mu; the client that reads; nil: none does
 	came   bool      // guarded by mu; a client did, once
 	lost   bool      // guarded by mu; something was dropped that no client has had
 	ends   bool      // guarded by mu; it was cut
@@ -221,8 +221,8 @@ func (s *jobs) isAwaited(l *listener) bool {
 	return false
 }
 
-// give lets a client take what is heard, until it leaves. Nil: another client does or
-// did, or a part is lost, or the stream was not opened or is about to go.
+// give lets a client read the stream, until it leaves. Nil: another client reads or has
+// read it, a part is lost, or the stream was not opened or is about to end.
 func (l *listener) give(client context.Context) io.ReadCloser {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -283,8 +283,8 @@ func (l *listener) unlist() {
 	}
 }
 
-// isOver says that nothing more will be heard, that no client takes what was, and that
-// no other may.
+// isOver says that the stream has ended, that no client reads the rest, and that no other
+// client may.
 func (l *listener) isOver(forJob bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -303,7 +303,7 @@ func (l *listener) leave() {
 	}
 }
 
-// Read takes what is heard, and waits for it.
+// Read returns bytes of the stream, and waits for them.
 func (p *passage) Read(to []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

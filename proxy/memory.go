@@ -16,7 +16,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// StateConfig says where what has been learned is kept.
+// StateConfig names the file for what has been learned.
 type StateConfig struct {
 	File string `koanf:"file"` // empty: nowhere
 }
@@ -110,13 +110,13 @@ type recalled struct {
 	accounts map[accountKey]AccountMemory // guarded by mu
 }
 
-// history is a new one for a route, with what is remembered of it.
+// history makes the history of a route, with what is remembered of the route.
 func (c *recalled) history(key routeKey) *admission.History {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := new(admission.History)
 	if m, ok := c.routes[key]; ok {
-		json.Unmarshal(m.Learned, h) // where it fails, it knows nothing
+		json.Unmarshal(m.Learned, h) // after an error the history is empty
 	}
 	return h
 }
@@ -241,8 +241,8 @@ func (h *Handler) Forget(name string) bool {
 	return found
 }
 
-// RouteMemory is what was declared and seen of each route's memory: of its
-// demand that was measured most often.
+// RouteMemory gives the declared and the measured memory of each route, for the demand that
+// was measured most often.
 func (h *Handler) RouteMemory() []telemetry.RouteMemory {
 	current := h.rules.Load()
 	var all []telemetry.RouteMemory

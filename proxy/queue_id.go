@@ -18,7 +18,7 @@ import (
 const (
 	// queueIDHeader has the id, in hexadecimal digits.
 	queueIDHeader = "X-Anteroom-Queue-Id"
-	// queuePath is where the place of an id is asked for, on every public listener.
+	// queuePath is the path of queries for the place of an id, on every public listener.
 	queuePath = "/.well-known/anteroom/queue/"
 	// shortestID and longestID bound an id, in bytes: 128 random bits cannot be guessed.
 	shortestID, longestID = 16, 64
@@ -124,8 +124,8 @@ func (h *Handler) waiting(origin *admission.Origin) (admission.Waiter, bool) {
 	return w, ok
 }
 
-// placeJSON is what a client is told of its own request: nothing of other tenants,
-// processes or servers.
+// placeJSON is the answer to a client about its own request. It has nothing of other
+// tenants, processes or servers.
 type placeJSON struct {
 	State          string           `json:"state"` // receiving, waiting or running
 	Class          string           `json:"class"`

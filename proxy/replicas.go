@@ -167,9 +167,9 @@ func (r replicas) down(controller *admission.Controller) (remaining time.Duratio
 	return remaining, true
 }
 
-// server picks where the request goes: to the replica that it was granted, or
-// without a grant to the first that works. Nil: the one that it was granted has
-// been taken out of the configuration since.
+// server chooses the server of the request: the replica that was granted, or without a
+// grant the first that works. Nil: the granted replica has been removed from the
+// configuration since.
 func (x *exchange) server(grant *admission.Grant) *replica {
 	servers := x.rules.backends[x.route.Backend]
 	if grant == nil {

@@ -98,14 +98,14 @@ func (x *exchange) noteReset() {
 	}
 }
 
-// connection is one that requests come by.
+// connection is a connection of a client, over which requests come.
 type connection struct {
 	net.Conn
 	resets atomic.Int64 // of HTTP/2 streams
 	heads  *heads       // of HTTP/1 requests; nil: they are not looked at
 }
 
-// connectionKey is where a request's context has the connection that it came by.
+// connectionKey is the key in a request's context for the connection of the request.
 type connectionKey struct{}
 
 func withConnection(ctx context.Context, c net.Conn) context.Context {

@@ -28,9 +28,8 @@ func (x *exchange) retries() bool {
 	return x.try.grant != nil && x.try.to.Config.RetryOOM && !x.isStream()
 }
 
-// RoundTrip is the transport of the exchange's ReverseProxy. It sends the
-// request once, or once more where it ran out of memory, and ties the grant to
-// the end of the answer.
+// RoundTrip is the transport of the exchange's ReverseProxy. It sends the request once, or
+// once more if it ran out of memory, and the grant ends with the answer.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	if err := x.ctx.Err(); err != nil {
 		return nil, context.Cause(x.ctx) // the last check before a backend begins to work

@@ -102,9 +102,9 @@ func (s *Server) open(c Config, from *sockets, address string, h http.Handler) e
 	return nil
 }
 
-// newServer bounds what a client can make a listener hold. There is no timeout
-// for a whole request or answer: a model may take minutes. Bodies and writes
-// have deadlines that move with their progress.
+// newServer bounds the memory that a client can make a listener hold. There is no timeout
+// for a whole request or answer: a model may take minutes. Bodies and writes have deadlines
+// that move with their progress.
 func newServer(l LimitsConfig, handler http.Handler, log *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -139,7 +139,7 @@ func edge(h http.Handler) *echo.Echo {
 func newEcho() *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
-	e.IPExtractor = echo.ExtractIPDirect() // no client's X-Forwarded-For is believed
+	e.IPExtractor = echo.ExtractIPDirect() // X-Forwarded-For of clients is ignored
 	return e
 }
 

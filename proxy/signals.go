@@ -48,7 +48,7 @@ func failure(err error) string {
 	return string(explain(err).code)
 }
 
-// execution is what is told of an attempt that has ended.
+// execution has the facts of an attempt that has ended, for telemetry.
 func (e *attempt) execution(err error) telemetry.Execution {
 	t := telemetry.Execution{Status: e.status, RPC: -1, Code: failure(err)}
 	if err != nil {
@@ -88,8 +88,8 @@ func rpcStatus(res *http.Response) int {
 	return status
 }
 
-// ending is what is told of a request that is over for its client. cut says that its
-// answer was broken off.
+// ending has the facts of a request that is over for its client, for telemetry. cut says
+// that its answer was broken off.
 func (x *exchange) ending(left, cut bool) telemetry.Ending {
 	status, code := x.out.status, x.code
 	if status == 0 && x.switched {

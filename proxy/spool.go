@@ -53,7 +53,7 @@ func (s *spooled) make() (err error) {
 	return err
 }
 
-// space is where the next bytes are to be read.
+// space is the buffer into which the next bytes are read.
 func (s *spooled) space() ([]byte, error) {
 	if s.isHere {
 		n := len(s.blocks)

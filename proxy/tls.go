@@ -62,8 +62,8 @@ func (s *secured) accept() {
 	}
 }
 
-// tell reports whether what was accepted was taken: it is not taken once the listener
-// is closed.
+// tell reports whether the accepted connection was taken. Once the listener is closed, it
+// is not taken.
 func (s *secured) tell(a accepted) bool {
 	select {
 	case s.ready <- a:

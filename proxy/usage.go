@@ -52,7 +52,8 @@ func (t *tail) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// use is what the answer says, once it has been read; nil: it was not looked at.
+// use is what the answer says about tokens, once it has been read; nil: the answer was not
+// looked at.
 func (t *tail) use() *telemetry.ModelUse {
 	if t == nil {
 		return nil

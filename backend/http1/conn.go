@@ -122,7 +122,7 @@ func (c *conn) Read(p []byte) (int, error) {
 
 var errLongHead = errors.New("http1: the head of the answer is too long")
 
-// readers are buffers for what is read.
+// readers is a pool of read buffers.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10) }}
 
 // open gives the connection a buffer, and release takes it back.

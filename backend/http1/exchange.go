@@ -160,7 +160,7 @@ func (x *exchange) isRepeated() bool {
 	return req.Header["Idempotency-Key"] != nil || req.Header["X-Idempotency-Key"] != nil
 }
 
-// rewind makes the body ready for being sent again, where it is not in head.
+// rewind prepares the body for being sent again, if it is not in head.
 func (x *exchange) rewind() error {
 	x.stop, x.upload = nil, nil
 	if x.head != nil || x.req.Body == nil || x.req.Body == http.NoBody {
@@ -176,7 +176,7 @@ func (x *exchange) rewind() error {
 	return nil
 }
 
-// answer reads the head of the answer, and what comes before it.
+// answer reads the head of the answer, and the 1xx answers before it.
 func (x *exchange) answer(ctx context.Context) (*http.Response, error) {
 	c, trace := x.conn, httptrace.ContextClientTrace(ctx)
 	for {

@@ -30,7 +30,7 @@ const (
 	mostAtOnce = 32 << 10
 )
 
-// heads are buffers for what is sent at once.
+// heads is a pool of buffers for heads.
 var heads = sync.Pool{New: func() any { b := make([]byte, 0, 2<<10); return &b }}
 
 // prepare writes the head of the request into memory, with its body if that is small.
@@ -90,7 +90,7 @@ func outgoing(req *http.Request) int64 {
 	return -1
 }
 
-// appendHead writes what stands before the body as http.Request.Write does.
+// appendHead writes the request line and the headers as http.Request.Write does.
 func (x *exchange) appendHead(b []byte) ([]byte, error) {
 	req := x.req
 	method := cmp.Or(req.Method, http.MethodGet)

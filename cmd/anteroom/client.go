@@ -133,7 +133,7 @@ func isNotFound(err error) bool {
 	return ok && answer.status == http.StatusNotFound
 }
 
-// operator is who runs the command: user@host.
+// operator is the user who runs the command: user@host.
 func operator() string {
 	name, host := "unknown", "unknown"
 	if u, err := user.Current(); err == nil {

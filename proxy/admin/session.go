@@ -23,7 +23,7 @@ import (
 // other site's page can have it sent (SameSite=Strict), and it is in no URL. The cookie is
 // sealed with the token itself, so it outlives a restart and ends with its token.
 
-// role is what a caller may do.
+// role says what a caller may do.
 type role int
 
 const (
@@ -72,8 +72,8 @@ func (k *keeper) byToken(token string) role {
 	return noRole
 }
 
-// roleOf is what a caller may do. until is when its cookie ends; zero: it showed none
-// that counts, or needs none.
+// roleOf is the role of a caller. until is the end of its cookie; zero: it sent no valid
+// cookie, or needs none.
 func (k *keeper) roleOf(r *http.Request) (of role, until time.Time) {
 	if k.open {
 		return controls, time.Time{}
@@ -152,7 +152,7 @@ func (k *keeper) demand(least role) echo.MiddlewareFunc {
 	}
 }
 
-// sessionJSON is what a page needs to know before it asks for anything else.
+// sessionJSON has the facts that the page needs before its first other call.
 type sessionJSON struct {
 	At       time.Time `json:"at"`
 	Role     string    `json:"role"`   // read or control
