@@ -11,7 +11,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/admission"
 )
 
-// What the tables show of the admin API's answers; --json prints these as they came.
+// The parts of the admin API's answers that the tables show. --json prints the answers as
+// they came.
 
 type stateView struct {
 	At       time.Time
@@ -84,7 +85,7 @@ func (b backendView) holds(replica int) (booked, retained int64) {
 	return booked, retained
 }
 
-// stateOf says what is out of the ordinary with the i-th replica.
+// stateOf describes what is unusual about the i-th replica.
 func (b backendView) stateOf(i int) string {
 	r := b.Replicas[i]
 	return words(when(b.Draining, "draining"), when(!b.Available, "unavailable"), when(!r.Healthy, "unhealthy"), when(b.Pinned, "pinned"), r.Note)
@@ -184,7 +185,7 @@ func words(all ...string) string {
 	return strings.Join(said, ", ")
 }
 
-// when gives a word where something is so.
+// when returns the word if the condition is true, else an empty text.
 func when(is bool, word string) string {
 	if is {
 		return word

@@ -47,9 +47,8 @@ type LearnedRoute struct {
 	Most        *int64 `json:"measured_bytes"`
 	Measured    uint64 `json:"measured_runs"`
 	OutOfMemory uint64 `json:"out_of_memory"`
-	// Evidence is what Booked rests on: declared, process, total, trial or
-	// out_of_memory. Since is when it became what it is; null: it was never anything
-	// else.
+	// Evidence is what Booked is based on: declared, process, total, trial or
+	// out_of_memory. Since is the time of its last change; null: it has never changed.
 	Evidence admission.Evidence `json:"evidence"`
 	Since    *time.Time         `json:"since"`
 	// RaisedBy is by how much out-of-memory answers have raised Booked. It comes
