@@ -199,6 +199,20 @@ func (sh *shape) setDemand(b *box, vram Bytes, unknown bool) {
 	sh.vram, sh.unknown = vram, unknown
 }
 
+// relearned is setDemand where that has changed. It reports whether requests wait that have
+// another demand by that.
+func (sh *shape) relearned(b *box, vram Bytes, unknown, measured bool) bool {
+	if sh.key.odd > 0 {
+		return false // its figure is its own
+	}
+	sh.measured = measured
+	if sh.vram == vram && sh.unknown == unknown {
+		return false
+	}
+	sh.setDemand(b, vram, unknown)
+	return sh.Len() > 0
+}
+
 // wanted says that a request which may run waits for a replica and ranks before
 // the head of sh: what the replica holds is about to be used.
 func (s *shapes) wanted(v *residency.Replica, sh *shape) bool {

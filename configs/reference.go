@@ -45,12 +45,13 @@ func defaultsRoot() *yaml.Node {
 // Reference is every key with its default and its meaning, as Markdown.
 func Reference() string {
 	var b strings.Builder
-	b.WriteString("# Configuration\n\nEvery key with its default, from [default.yaml](../configs/default.yaml). " +
-		"Made by `go test ./configs -run ReferencePage -rewrite`.\n\n" +
-		"Amounts of memory are written `34GiB`, `512MiB` or `34GB`, durations `90s`, `1m30s` or `500ms`. An unknown key is an error.\n" +
-		"The environment overrides the file (`ANTEROOM_CLASSES__LIGHT__SLOTS=16`), and flags override both.\n" +
-		"`${NAME}` in a value stands for a variable of the environment, `${file:PATH}` for the content of a file, and `$${` for `${` itself.\n" +
-		"Keys at the top that begin with `x-` are your own, for YAML's anchors.\n")
+	b.WriteString("# Configuration\n\n" +
+		markdown.Wrap("", "", "Every key with its default, from [default.yaml](../configs/default.yaml). [Concepts](concepts.md) explains "+
+			"the words. `go test ./configs -run ReferencePage -rewrite` writes this page.") + "\n" +
+		markdown.Wrap("", "", "Amounts of memory are written `34GiB`, `512MiB` or `34GB`, durations `90s`, `1m30s` or `500ms`. An unknown key "+
+			"is an error. The environment overrides the file (`ANTEROOM_CLASSES__LIGHT__SLOTS=16`), and flags override both. `${NAME}` in "+
+			"a value stands for a variable of the environment, `${file:PATH}` for the content of a file, and `$${` for `${` itself. Keys "+
+			"at the top that begin with `x-` are your own, for YAML's anchors."))
 	for _, k := range keysOf(defaultsRoot()) {
 		fmt.Fprintf(&b, "\n## %s\n\n", k.name)
 		if k.comment != "" {

@@ -191,8 +191,12 @@ func TestTrailersAndInformationalAnswersPass(t *testing.T) {
 // raw speaks HTTP/1.1 by hand.
 func (b *box) raw(text string) (net.Conn, *bufio.Reader) {
 	b.t.Helper()
-	scheme, address, _ := strings.Cut(b.url, "://")
-	c, err := net.Dial("tcp", address)
+	scheme, address, isTCP := strings.Cut(b.url, "://")
+	network := "tcp"
+	if !isTCP {
+		network, address, _ = strings.Cut(b.url, ":")
+	}
+	c, err := net.Dial(network, address)
 	if err != nil {
 		b.t.Fatal(err)
 	}

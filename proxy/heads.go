@@ -184,6 +184,16 @@ func (h *heads) isBetween() bool {
 	return h.state == inHead && h.lines == 0 && h.length == 0 || h.state == atBody && h.bodiless
 }
 
+// isInBody says that not all of a request's body was read. A nil *heads does not know.
+func (h *heads) isInBody() bool {
+	if h == nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state >= inBody && h.state < lookAway
+}
+
 // begin is called once for each request, when its handler begins. It says what is odd
 // about its head; empty: nothing. lost says that what comes behind the request cannot
 // be followed. A nil *heads finds nothing.

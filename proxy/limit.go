@@ -23,7 +23,8 @@ type limited struct {
 	// malformed is told of each request that net/http has answered before it became
 	// one.
 	malformed func(status int, client string)
-	watcher   *watcher // nil: net/http watches
+	watcher   *watcher       // nil: net/http watches
+	lingering sync.WaitGroup // of connections that are closed but for what their clients still send
 }
 
 func limit(l net.Listener, connections int, plain bool, malformed func(status int, client string)) *limited {
@@ -136,6 +137,7 @@ func (c *limitedTCP) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (c *limitedTCP) heads() *heads { return c.client.looked }
+func (c *limitedTCP) sends()        { c.client.sends = true }
 
 func (c *limitedTCP) watch(left func()) {
 	c.client.left = left
@@ -148,9 +150,8 @@ func (c *limitedTCP) Write(p []byte) (int, error) {
 }
 
 func (c *limitedTCP) Close() error {
-	defer c.leave()
 	c.from.watcher.forget(&c.client)
-	return c.TCPConn.Close()
+	return end(c.TCPConn, c.client.isSending(), &c.from.lingering, c.leave)
 }
 
 type limitedUnix struct {
@@ -174,6 +175,7 @@ func (c *limitedUnix) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (c *limitedUnix) heads() *heads { return c.client.looked }
+func (c *limitedUnix) sends()        { c.client.sends = true }
 
 func (c *limitedUnix) watch(left func()) {
 	c.client.left = left
@@ -186,9 +188,8 @@ func (c *limitedUnix) Write(p []byte) (int, error) {
 }
 
 func (c *limitedUnix) Close() error {
-	defer c.leave()
 	c.from.watcher.forget(&c.client)
-	return c.UnixConn.Close()
+	return end(c.UnixConn, c.client.isSending(), &c.from.lingering, c.leave)
 }
 
 type limitedConn struct {

@@ -28,7 +28,8 @@ type Server struct {
 type door struct {
 	*http.Server
 	net.Listener
-	leave func() // gives a socket up that outlives this process; nil: it does not
+	limited *limited
+	leave   func() // gives a socket up that outlives this process; nil: it does not
 }
 
 // Listen opens the listeners of a configuration that Check accepts, the admin
@@ -90,7 +91,7 @@ func (s *Server) open(c Config, from *sockets, address string, h http.Handler) e
 	server.Protocols.SetHTTP2(!plain)
 	// One connection more than the limit waits in the kernel: Accept sleeps.
 	limited := limit(listener, c.Limits.Connections, plain, malformed)
-	d := door{Server: server, Listener: limited}
+	d := door{Server: server, Listener: limited, limited: limited}
 	if !plain {
 		d.Listener = secure(limited, *s.certificate, c.Limits.ReadHeader, malformed)
 	}
@@ -169,7 +170,7 @@ func (s *Server) Leave() {
 }
 
 // Shutdown takes no new connections and waits for what is being answered until
-// ctx ends; what is left then is cut. Streams and WebSockets that hold no grant
+// ctx ends, and for refused clients that still send; what is left then is cut. Streams and WebSockets that hold no grant
 // are not waited for: they are cut when nothing else is left. The admin listener
 // stays open until the end, so that the end can be watched.
 func (s *Server) Shutdown(ctx context.Context) error {
@@ -180,7 +181,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}()
 	ends := make(chan error, len(s.public))
 	for _, d := range s.public {
-		go func() { ends <- d.Shutdown(ctx) }()
+		go func() {
+			err := d.Shutdown(ctx)
+			d.limited.linger(ctx)
+			ends <- err
+		}()
 	}
 	var err error
 	for range s.public {

@@ -48,8 +48,8 @@ func TestTheFileOfABodyNeverHasAName(t *testing.T) {
 	if _, err := spoolFile(); err == nil || !strings.Contains(err.Error(), dir+"/none/anteroom-body-") {
 		t.Errorf("without a directory: got %v", err)
 	}
-	want := "no file can be made in " + dir + "/none for bodies above limits.body_memory (1MiB): no such file or directory: want a directory " +
-		"that can be written, named by TMPDIR"
+	want := "no file can be made in " + dir + "/none for bodies above limits.body_memory (1MiB): no such file or directory: " +
+		"want a directory that can be written, named by TMPDIR"
 	if err := (LimitsConfig{Spool: 1, BodyMemory: 1 << 20}).CheckSpool(); err == nil || err.Error() != want {
 		t.Errorf("CheckSpool: got %v, want %s", err, want)
 	}

@@ -102,6 +102,13 @@ type securedConn struct {
 func (c *securedConn) Read(p []byte) (int, error) { return read(c.Conn, c.looked, p) }
 func (c *securedConn) heads() *heads              { return c.looked }
 
+func (c *securedConn) Close() error {
+	if below, ok := c.NetConn().(interface{ sends() }); ok && c.looked.isInBody() {
+		below.sends()
+	}
+	return c.Conn.Close()
+}
+
 func (c *securedConn) Write(p []byte) (int, error) {
 	lookAtAnswer(p, c, c.malformed)
 	return c.Conn.Write(p)

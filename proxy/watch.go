@@ -18,11 +18,15 @@ type client struct {
 	number  uint64             // the watcher's
 	left    context.CancelFunc // ends the contexts of the connection's requests; set before it is read
 	watched atomic.Bool
+	sends   bool // the rest of a body, by the word of TLS; set before the connection is closed
 	// unread says that nothing reads the connection, because it was taken to be
 	// watched; over that its client has hung up, in its direction at least. Each side
 	// sets its own before it looks at the other, so that one of them sees both.
 	unread, over atomic.Bool
 }
+
+// isSending says that a request's body was not read to its end.
+func (c *client) isSending() bool { return c.sends || c.looked.isInBody() }
 
 // skips says that a read need not be done: it is net/http's for the client's leaving,
 // and the watcher will tell of that. It never says so twice without a read in between.
