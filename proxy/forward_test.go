@@ -212,13 +212,8 @@ func (b *box) raw(text string) (net.Conn, *bufio.Reader) {
 
 func TestAnUpgradedConnectionIsTheirs(t *testing.T) {
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, brw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
+		c, brw := upgraded(t, w)
 		defer c.Close()
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		io.Copy(c, brw)
 		io.WriteString(c, "bye")
 	})

@@ -12,6 +12,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/term"
 
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
@@ -35,7 +36,7 @@ func runTop(args []string, stdout, stderr io.Writer) int {
 	c.http.Timeout = askTime
 	first := newTop(c)
 	// An error at the start is printed on the command line.
-	if err := c.get("/api/state", new(stateView)); err != nil {
+	if err := c.get("/api/state", new(admin.State)); err != nil {
 		return fail(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -70,8 +71,8 @@ type top struct {
 	plain         bool // no colours
 
 	now      time.Time
-	state    stateView
-	queue    queueView
+	state    admin.State
+	queue    admin.Queue
 	requests []timeline.Request // that have ended, the last one first
 	answered time.Time          // when the state came; zero: never yet
 	failed   error              // of the last time that it was asked for; nil: it came
@@ -114,8 +115,8 @@ type panelState struct {
 type (
 	tickMsg  time.Time
 	stateMsg struct {
-		state stateView
-		queue queueView
+		state admin.State
+		queue admin.Queue
 		at    time.Time
 		err   error
 	}

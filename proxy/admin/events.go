@@ -207,8 +207,8 @@ const (
 )
 
 type boardJSON struct {
-	stateJSON
-	Waiting []waiterJSON `json:"waiting"` // the first of each class
+	State
+	Waiting []Waiter `json:"waiting"` // the first of each class
 }
 
 // board gives the present state with the first requests of the queues. It is made once for
@@ -221,7 +221,7 @@ func (a *api) board() []byte {
 	if began.Before(b.until) {
 		return b.text
 	}
-	now := boardJSON{stateJSON: a.describe(), Waiting: []waiterJSON{}}
+	now := boardJSON{State: a.describe(), Waiting: []Waiter{}}
 	for _, w := range a.Controller.Heads(boardHeads) {
 		now.Waiting = append(now.Waiting, describeWaiter(w))
 	}
