@@ -22,6 +22,9 @@ type ran struct {
 	// time, as bits. alone: hardly anything did. 0: neither can be said.
 	beside uint64
 	with   int32 // its place in begun, counted from 1
+	// again is for a second try, once the run has ended for want of memory; nil: nothing
+	// is learned, or it was one.
+	again *secondTry
 }
 
 // alone is the bit of beside for a run beside which hardly anything ran.

@@ -70,7 +70,6 @@ func (c *Controller) since(t time.Time) time.Duration {
 type Grant struct {
 	ticket     Ticket
 	controller *Controller
-	again      *secondTry // set by Release; nil: it is none
 }
 
 // Admit asks for the right to run and blocks until it is given or refused, or
@@ -400,12 +399,13 @@ func (g *Grant) Booked() Bytes { return g.ticket.run.Asked() }
 // raised, of its route or, where the request is odd, of itself alone.
 func (g *Grant) Retry(r Request) Request {
 	own := r.VRAM - r.Raised
-	if r.Retry, r.Lacked, r.Odd = true, false, false; g.again == nil {
+	again := g.ticket.ran.again
+	if r.Retry, r.Lacked, r.Odd = true, false, false; again == nil {
 		return r
 	}
-	r.Lacked, r.Odd = g.again.lacked, g.again.isOdd
-	r.VRAM = max(r.VRAM, g.again.figure)
-	r.Raised, r.Unknown = r.VRAM-own, r.Unknown && g.again.figure == 0
+	r.Lacked, r.Odd = again.lacked, again.isOdd
+	r.VRAM = max(r.VRAM, again.figure)
+	r.Raised, r.Unknown = r.VRAM-own, r.Unknown && again.figure == 0
 	return r
 }
 
@@ -432,8 +432,8 @@ func (g *Grant) Release(res Result) {
 		c.settle()
 	}
 	c.mu.Unlock()
-	if ended && t.history != nil {
-		g.again = t.learn(time.Now(), now, res)
+	if ended && t.history != nil && res.Outcome != OutOfMemory {
+		t.learn(time.Now(), now, res)
 		c.change(func(now time.Duration) bool { t.relearned(now, c.rules); return true })
 	}
 }

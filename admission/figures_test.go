@@ -38,9 +38,11 @@ func (p *pupil) ends(t *Ticket, res Result) *secondTry {
 	p.t.Helper()
 	p.rig.ends(t, res)
 	p.learned()
-	again := t.learn(p.wall(), p.now, res)
-	t.relearned(p.now, p.s)
-	return again
+	if res.Outcome != OutOfMemory {
+		t.learn(p.wall(), p.now, res)
+		t.relearned(p.now, p.s)
+	}
+	return t.ran.again
 }
 
 // learned tells the Histories what was measured.
@@ -382,6 +384,67 @@ func TestARequestThatCanNeverFitIsAnswered(t *testing.T) {
 	}
 }
 
+// TestWhatOthersTookSinceItsStartIsNotOdd: of runs that start together and are booked with
+// half of what they need the first had the most room as it started, and the others have
+// taken that. What its answer says of its process and the card tells so.
+func TestWhatOthersTookSinceItsStartIsNotOdd(t *testing.T) {
+	b := learning(t, server("flux", 0, true))
+	p := &pupil{rig: b, class: "work", backend: "flux", declared: 10 * GiB}
+	b.readsFor(3, 0)
+	for range 3 {
+		x := p.asks()
+		b.readsFor(2, 20*GiB)
+		p.ends(x, Result{})
+		b.readsFor(2, 0)
+	}
+	first, _, _ := p.asks(), p.asks(), p.asks()
+	again := p.ends(first, Result{Outcome: OutOfMemory, Tried: 20 * GiB, Free: 8 * GiB, InUse: 40 * GiB})
+	if again.isOdd {
+		t.Errorf("it is odd: its second try is to ask for %v", again.figure)
+	}
+	p.books(20*GiB, 3)
+}
+
+// TestWhatAnAnswerSaysCountsBeforeAnotherStarts: the figure has come down while a second
+// try runs, and that ends for want of memory too. Its answer raises the figure again before
+// what waits may start.
+func TestWhatAnAnswerSaysCountsBeforeAnotherStarts(t *testing.T) {
+	b := learning(t, server("flux", 0, true), server("other", 0, true))
+	p := &pupil{rig: b, class: "work", backend: "flux", declared: 10 * GiB}
+	full := Result{Outcome: OutOfMemory, Tried: 19 * GiB, Free: 10 * GiB, InUse: GiB}
+	b.readsFor(3, 0)
+	again := p.ends(p.asks(), full)
+	if again.isOdd {
+		t.Fatalf("it is odd: %+v", again)
+	}
+	p.books(20*GiB, 3)
+	b.readsFor(1, 0)
+	second := p.asks(func(r *Request) { r.Retry = true })
+	b.runs(second, true)
+	for range 3 {
+		x := p.asks()
+		b.readsFor(1, 40*GiB)
+		p.ends(x, Result{})
+		b.readsFor(1, 20*GiB)
+	}
+	p.books(10*GiB, 0)
+	other := b.submit("work", "other", 20*GiB)
+	b.readsFor(1, 40*GiB)
+	next, another := p.asks(), p.asks(func(r *Request) { r.Retry = true })
+	b.runs(next, false)
+	p.ends(second, full)
+	p.books(20*GiB, 3)
+	b.runs(next, false)
+	b.runs(another, false)
+	b.end(other)
+	b.readsFor(2, 0)
+	b.runs(another, true)
+	b.runs(next, true)
+	if n := min(next.run.Asked(), another.run.Asked()); n < 20*GiB {
+		t.Errorf("one of them starts with %v, want 20GiB or more", n)
+	}
+}
+
 // TestASecondTryWaitsForWhatIsCertain: for the end of what runs, and not where
 // nothing of ours makes room. An odd one waits for neither.
 func TestASecondTryWaitsForWhatIsCertain(t *testing.T) {
@@ -477,6 +540,42 @@ func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
 	b.readsFor(40, GiB)
 	if !by(fastest + 1).Waiting() {
 		t.Error("what may be met when the overdue run ends does not wait")
+	}
+}
+
+// TestADeadlineIsGivenUpWhenAnotherStartsBeforeIt: what waits is told at once that it is too
+// late, and not when it would have to start. What has time enough, or no deadline, waits on.
+func TestADeadlineIsGivenUpWhenAnotherStartsBeforeIt(t *testing.T) {
+	one := server("vqa", 0, true)
+	one.Slots = 1
+	b := learning(t, one)
+	p := &pupil{rig: b, class: "work", backend: "vqa", declared: GiB}
+	b.readsFor(3, 0)
+	x := p.asks()
+	b.readsFor(20, GiB)
+	p.ends(x, Result{})
+	fastest := p.h.Fastest(GiB).Seconds()
+	by := func(seconds float64) *Ticket {
+		return p.asks(func(r *Request) {
+			r.Deadline, r.Fastest = b.wall().Add(time.Duration(seconds*float64(time.Second))), p.h.Fastest(GiB)
+		})
+	}
+	x = p.asks()
+	b.runs(x, true)
+	b.readsFor(5, GiB)
+	// The first and the last have to start in fastest − 2 s, before a run that starts then ends.
+	ahead, first, later, free := p.asks(), by(2*fastest-2), by(4*fastest), p.asks()
+	last := by(2*fastest - 2)
+	b.readsFor(fastest-5, GiB)
+	p.ends(x, Result{})
+	b.runs(ahead, true)
+	for i, z := range []*Ticket{first, last} {
+		if r := z.Rejection(); r == nil || r.Code != CodeDeadlineUnmeetable || r.RetryAfter <= 0 || r.Waited <= 0 {
+			t.Errorf("%d of two that are too late by then gets %+v, want deadline_unmeetable and when to come back", i, r)
+		}
+	}
+	if !later.Waiting() || !free.Waiting() {
+		t.Error("what is not too late does not wait on")
 	}
 }
 

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission/memory"
@@ -98,6 +99,11 @@ func (b *box) give(u *usage, sh *shape, r *replica, run *memory.Run) {
 		}
 		b.ledger.Give(u.memory, a, demand)
 	}
+}
+
+// holdsMore says that a replica holds more at a moment than now.
+func (b *box) holdsMore(u *usage, r *replica) bool {
+	return slices.ContainsFunc(r.accounts, func(a int) bool { return u.memory.Accounts[a].Low > b.live.memory.Accounts[a].Low })
 }
 
 // demand is what a start of shape sh adds to the weights on the i-th GPU of a

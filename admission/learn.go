@@ -13,8 +13,10 @@ import (
 //  1. A good run tells how long it took, beside what, and in how much room it did.
 //  2. A run that was measured tells how much it took.
 //  3. An out-of-memory answer raises the figure, or, where the request is odd,
-//     that of its own second try. A second try that fails tells nothing more.
-//  4. Whatever was learned counts at once for what waits.
+//     that of its own second try. A second try that fails tells no more, unless its
+//     answer says that it needs more than its route is booked with by now.
+//  4. Whatever was learned counts at once for what waits, and what an out-of-memory
+//     answer has told before another request starts.
 
 // learn tells a ticket's History how its run ended. Where it has run out of memory
 // it says what a second try is to ask for; nil: nothing of its own.
@@ -29,11 +31,12 @@ func (t *Ticket) learn(at time.Time, now time.Duration, res Result) (again *seco
 		}
 		h.LearnRoom(at, t.own(), most, weights, t.run.Kind == memory.Trial)
 	case OutOfMemory: // 3
-		if t.shape.key.retry {
+		if t.shape.key.retry && (t.shape.key.odd > 0 || t.needed(res) <= weights+h.Figure(t.own(), t.learns).Booked) {
 			break
 		}
 		again = &secondTry{lacked: res.ledger().Lacked(weights + t.run.Asked() + t.beside())}
-		again.figure, again.isOdd = h.Exhausted(at, t.own(), history.Failure{Booked: t.run.Asked(), Room: least, Weights: weights, Said: t.needed(res)})
+		again.figure, again.isOdd = h.Exhausted(at, t.own(),
+			history.Failure{Booked: t.run.Asked(), Room: res.room(least, t.beside()), Weights: weights, Said: t.needed(res)})
 	}
 	return again
 }
@@ -81,6 +84,16 @@ func (r Result) needed(room, weights, asked, beside Bytes) Bytes {
 	return 0
 }
 
+// room is the memory that a run could have at the least, weights included, of which no more
+// than that was expected: by its answer no more than its process had, and what was free, less
+// the demand of the runs beside it. Others may have taken more since it started.
+func (r Result) room(least, beside Bytes) Bytes {
+	if r.InUse > 0 && r.Free > 0 {
+		return max(0, min(least, r.InUse+r.Free-beside))
+	}
+	return least
+}
+
 // learnPeak tells a ticket's History what its run took.
 func (t *Ticket) learnPeak(at time.Time, m memory.Measurement) { // 2
 	if t.history != nil {
@@ -88,7 +101,8 @@ func (t *Ticket) learnPeak(at time.Time, m memory.Measurement) { // 2
 	}
 }
 
-// relearned gives what waits beside a ticket the figure that is known now.
+// relearned gives what waits beside a ticket the figure that is known now. A second try
+// keeps one that is larger.
 func (t *Ticket) relearned(now time.Duration, s *Scheduler) { // 4
 	vram, unknown := t.history.Demand(t.own(), t.learns)
 	s.SetDemand(now, t, vram, unknown, t.history.Measured(t.own()))

@@ -116,16 +116,21 @@ func (p *profile) reservesOn(b *box, r *replica, before time.Duration) bool {
 
 // keeps says that every reservation stays where it is if a ticket that fits on a
 // replica starts there now; else inTheWay says whose would move. The start is
-// booked first, and then those are asked for which the reservations are.
+// booked first, and then those are asked for which the reservations are: those within
+// its run, and those behind it where its backend holds more once it has run.
 func (p *profile) keeps(s *Scheduler, t *Ticket, r *replica, now time.Duration) bool {
 	p.lay(s, now)
 	u := &p.scratch
 	s.box.copyLive(u, now)
 	s.box.take(u, t.shape, r, now)
+	ended := false
 	for i := range p.marks {
 		m := &p.marks[i]
-		if m.at >= now+t.p95 {
-			break
+		if !ended && m.at >= now+t.p95 {
+			ended = true
+			if s.box.give(u, t.shape, r, nil); !s.box.holdsMore(u, r) {
+				break
+			}
 		}
 		u.memory.Ahead = m.at - now
 		if m.what == reserved && s.box.fits(u, m.t.shape, m.to, now) != noBar {

@@ -183,6 +183,9 @@ func (t *Ticket) refuse(r *Rejection) {
 // enqueue puts a ticket into its shape's queue.
 func (s *Scheduler) enqueue(t *Ticket) {
 	t.state = stateWaiting
+	if t.deadline {
+		t.shape.class.dated++
+	}
 	s.queue.Push(&t.Entry, &t.wait.Place, &t.shape.Shape)
 	s.shapes.joined(t.shape)
 }
@@ -192,6 +195,9 @@ func (s *Scheduler) enqueue(t *Ticket) {
 func (s *Scheduler) leave(t *Ticket) (matters bool) {
 	sh := t.shape
 	matters = sh.head == t || sh.Eldest() == t
+	if t.deadline {
+		sh.class.dated--
+	}
 	s.queue.Remove(&t.wait.Place)
 	s.shapes.left(sh, t)
 	s.strict.left(t)
@@ -226,19 +232,19 @@ func (s *Scheduler) start(now time.Duration, t *Ticket, r *replica) {
 // size: the tickets that wait for it have it from now on. measured says that it
 // rests on process figures of a backend that is seen to keep its memory.
 func (s *Scheduler) SetDemand(now time.Duration, t *Ticket, vram Bytes, unknown, measured bool) {
-	sh := t.shape
-	if sh.key.odd > 0 {
-		return // its figure is its own
-	}
-	sh.measured = measured
-	if sh.vram != vram || sh.unknown != unknown {
-		if sh.setDemand(s.box, vram, unknown); sh.Len() > 0 {
-			s.pass(now)
+	changed := t.shape.relearned(s.box, vram, unknown, measured)
+	for _, sh := range s.shapes.active {
+		if sh != t.shape && sh.known == t.shape.known && sh.key.own == t.shape.key.own && (!sh.key.retry || vram > sh.vram) {
+			changed = sh.relearned(s.box, vram, unknown, measured) || changed
 		}
+	}
+	if changed {
+		s.pass(now)
 	}
 }
 
-// End gives a grant back. It reports whether the ticket held one.
+// End gives a grant back. It reports whether the ticket held one. What an out-of-memory
+// answer says counts before another request starts.
 func (s *Scheduler) End(now time.Duration, t *Ticket, res Result) bool {
 	if t.state != stateRunning {
 		return false
@@ -253,6 +259,10 @@ func (s *Scheduler) End(now time.Duration, t *Ticket, res Result) bool {
 	s.box.residency.Ended(now, t.replica.home)
 	s.box.ledger.End(now, &t.run, res.ledger())
 	s.queue.Correct(&t.Entry, now-t.run.Started)
+	if res.Outcome == OutOfMemory && t.history != nil {
+		t.ran.again = t.learn(s.epoch.Add(now), now, res)
+		t.relearned(now, s)
+	}
 	s.pass(now)
 	return true
 }
@@ -294,13 +304,18 @@ func (s *Scheduler) Tick(now time.Duration) { s.pass(now) }
 
 func (s *Scheduler) expire(now time.Duration) {
 	for t := s.queue.Expired(now); t != nil; t = s.queue.Expired(now) {
-		r := &Rejection{Code: CodeQueueTimeout, Detail: s.blockOf(t).String(), RetryAfter: s.estimateWait(now, t.shape, t.p50)}
-		if t.deadline {
-			r.Code = CodeDeadlineUnmeetable
-		}
-		s.evict(now, t, r, t.positionInClass())
-		s.news.decide(t)
+		expired(s, now, t)
 	}
+}
+
+// expired takes out a ticket that has waited for too long.
+func expired(s *Scheduler, now time.Duration, t *Ticket) {
+	r := &Rejection{Code: CodeQueueTimeout, Detail: s.blockOf(t).String(), RetryAfter: s.estimateWait(now, t.shape, t.p50)}
+	if t.deadline {
+		r.Code = CodeDeadlineUnmeetable
+	}
+	s.evict(now, t, r, t.positionInClass())
+	s.news.decide(t)
 }
 
 // Next is when Tick must be called if nothing else happens before; false:

@@ -56,6 +56,7 @@ type shape struct {
 	asked        uint64        // the pass that looked for what could be unloaded for it, before its turn
 	claims       bool          // memory was freed for its head
 	turn         waitsTurn     // of another backend, that its head waits for
+	busy         time.Duration // until then no slot for it is free, surely; set by late
 }
 
 // shapes are the distinct demands: those with waiting tickets, by rank, and
@@ -197,6 +198,20 @@ func (sh *shape) setDemand(b *box, vram Bytes, unknown bool) {
 		vram = max(sh.key.own, min(vram, b.largest(sh.backend)))
 	}
 	sh.vram, sh.unknown = vram, unknown
+}
+
+// relearned is setDemand where that has changed. It reports whether requests wait that have
+// another demand by that.
+func (sh *shape) relearned(b *box, vram Bytes, unknown, measured bool) bool {
+	if sh.key.odd > 0 {
+		return false // its figure is its own
+	}
+	sh.measured = measured
+	if sh.vram == vram && sh.unknown == unknown {
+		return false
+	}
+	sh.setDemand(b, vram, unknown)
+	return sh.Len() > 0
 }
 
 // wanted says that a request which may run waits for a replica and ranks before

@@ -91,3 +91,12 @@ func TestSoakedRunsThatBrokeAPromise(t *testing.T) {
 		}
 	}
 }
+
+// A backend keeps what its run takes. A later head had the room for which it was
+// reserved until the run started in front of it, and has it at no time afterwards. The
+// run is the one that found this.
+func TestAStartThatLeavesMemoryBehindMovesNoReservation(t *testing.T) {
+	if _, _, err := soaked(308, 4500, true); err != nil {
+		t.Fatal(err)
+	}
+}

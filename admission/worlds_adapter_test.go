@@ -137,10 +137,12 @@ func (d *schedulerAdapter) leave(now time.Duration, r *hiddenRun) {
 func (d *schedulerAdapter) end(now time.Duration, r *hiddenRun, o Outcome, text outOfMemoryText) {
 	t := r.ticket.(*Ticket)
 	res := Result{o, text.tried, text.free, text.inUse}
-	d.s.End(now, t, res)
 	delete(d.runs, t)
-	t.learn(time.Unix(0, int64(now)), now, res)
-	t.relearned(now, d.s)
+	d.s.End(now, t, res)
+	if o != OutOfMemory {
+		t.learn(time.Unix(0, int64(now)), now, res)
+		t.relearned(now, d.s)
+	}
 }
 
 func (d *schedulerAdapter) observe(now time.Duration, r Reading) { d.s.Observe(now, r) }

@@ -28,7 +28,7 @@ func keysOf(n *yaml.Node) (keys []key) {
 	return keys
 }
 
-// said is a comment as text. The last paragraph is the key's own.
+// said is a comment as plain text. Only the last paragraph belongs to the key.
 func said(comment string) string {
 	paragraphs := strings.Split(comment, "\n\n")
 	lines := strings.Split(paragraphs[len(paragraphs)-1], "\n")
@@ -45,12 +45,13 @@ func defaultsRoot() *yaml.Node {
 // Reference is every key with its default and its meaning, as Markdown.
 func Reference() string {
 	var b strings.Builder
-	b.WriteString("# Configuration\n\nEvery key with its default, from [default.yaml](../configs/default.yaml). " +
-		"Made by `go test ./configs -run ReferencePage -rewrite`.\n\n" +
-		"Amounts of memory are written `34GiB`, `512MiB` or `34GB`, durations `90s`, `1m30s` or `500ms`. An unknown key is an error.\n" +
-		"The environment overrides the file (`ANTEROOM_CLASSES__LIGHT__SLOTS=16`), and flags override both.\n" +
-		"`${NAME}` in a value stands for a variable of the environment, `${file:PATH}` for the content of a file, and `$${` for `${` itself.\n" +
-		"Keys at the top that begin with `x-` are your own, for YAML's anchors.\n")
+	b.WriteString("# Configuration\n\n" +
+		markdown.Wrap("", "", "Every key with its default, from [default.yaml](../configs/default.yaml). [Concepts](concepts.md) explains "+
+			"the words. `go test ./configs -run ReferencePage -rewrite` writes this page.") + "\n" +
+		markdown.Wrap("", "", "Amounts of memory are written `34GiB`, `512MiB` or `34GB`, durations `90s`, `1m30s` or `500ms`. An unknown key "+
+			"is an error. The environment overrides the file (`ANTEROOM_CLASSES__LIGHT__SLOTS=16`), and flags override both. `${NAME}` in "+
+			"a value stands for a variable of the environment, `${file:PATH}` for the content of a file, and `$${` for `${` itself. Keys "+
+			"at the top that begin with `x-` are your own, for YAML's anchors."))
 	for _, k := range keysOf(defaultsRoot()) {
 		fmt.Fprintf(&b, "\n## %s\n\n", k.name)
 		if k.comment != "" {
@@ -90,7 +91,7 @@ func describeKeys(b *strings.Builder, indent, path string, n *yaml.Node) {
 	}
 }
 
-// written is a default as a file would have it.
+// written is a default as it is written in a file.
 func written(n *yaml.Node) string {
 	text, err := yaml.Marshal(&yaml.Node{Kind: n.Kind, Tag: n.Tag, Value: n.Value, Style: n.Style | yaml.FlowStyle})
 	if err != nil {
@@ -99,8 +100,8 @@ func written(n *yaml.Node) string {
 	return strings.TrimSpace(string(text))
 }
 
-// JSONSchema describes the file to editors, in the draft of 2020-12. It is what Load
-// goes by, less what only the whole of a file can tell.
+// JSONSchema describes the file to editors, in the draft of 2020-12. It has the rules of
+// Load, except those that concern several keys.
 func JSONSchema() []byte {
 	root := schemaRoot.json(defaultsRoot())
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -108,7 +109,7 @@ func JSONSchema() []byte {
 	root["patternProperties"] = map[string]any{"^x-": true}
 	text, err := json.MarshalIndent(root, "", "  ")
 	if err != nil {
-		panic("configs: " + err.Error()) // our own maps
+		panic("configs: " + err.Error()) // cannot happen: these are maps of this package
 	}
 	return append(text, '\n')
 }

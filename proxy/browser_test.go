@@ -98,13 +98,9 @@ func TestAContentTypeIsNeverMadeUp(t *testing.T) {
 func TestATunnelWhoseBackendHasSaidAllGoesOnTheOtherWay(t *testing.T) {
 	got := make(chan string, 1)
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, brw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
+		c, brw := upgraded(t, w)
 		defer c.Close()
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nbye")
+		io.WriteString(c, "bye")
 		c.(interface{ CloseWrite() error }).CloseWrite()
 		all, _ := io.ReadAll(brw)
 		got <- string(all)

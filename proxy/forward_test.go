@@ -191,8 +191,12 @@ func TestTrailersAndInformationalAnswersPass(t *testing.T) {
 // raw speaks HTTP/1.1 by hand.
 func (b *box) raw(text string) (net.Conn, *bufio.Reader) {
 	b.t.Helper()
-	scheme, address, _ := strings.Cut(b.url, "://")
-	c, err := net.Dial("tcp", address)
+	scheme, address, isTCP := strings.Cut(b.url, "://")
+	network := "tcp"
+	if !isTCP {
+		network, address, _ = strings.Cut(b.url, ":")
+	}
+	c, err := net.Dial(network, address)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -208,13 +212,8 @@ func (b *box) raw(text string) (net.Conn, *bufio.Reader) {
 
 func TestAnUpgradedConnectionIsTheirs(t *testing.T) {
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, brw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
+		c, brw := upgraded(t, w)
 		defer c.Close()
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		io.Copy(c, brw)
 		io.WriteString(c, "bye")
 	})

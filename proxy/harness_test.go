@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"maps"
@@ -253,6 +254,17 @@ func (m *model) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	m.now.Add(-1)
 	io.WriteString(w, "done")
+}
+
+// upgraded takes a connection over for a WebSocket, as the client has asked.
+func upgraded(t testing.TB, w http.ResponseWriter) (net.Conn, *bufio.ReadWriter) {
+	c, brw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Error(err)
+		panic(http.ErrAbortHandler)
+	}
+	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	return c, brw
 }
 
 // reached says that a request has arrived which nothing has taken from arrived.

@@ -9,21 +9,21 @@ import (
 	"sync/atomic"
 )
 
-// limited is a listener with so many connections open at the most: one more waits
-// in the kernel. Its connections are those of the network, with all that they can
-// do: netutil's hide CloseWrite, and a tunnel that one side has closed half would
-// be torn down.
+// limited is a listener with a bounded number of open connections: further ones wait in the
+// kernel. Its connections have all methods of network connections. Those of
+// netutil.LimitListener hide CloseWrite, so a tunnel that one side has half closed would be
+// closed as a whole.
 type limited struct {
 	net.Listener
-	plain  bool // its connections are without TLS, so that what goes over them can be looked at
+	plain  bool // its connections are without TLS, so their bytes can be looked at
 	places chan struct{}
 	closed chan struct{}
 	once   sync.Once
 	left   atomic.Bool // see leave
-	// malformed is told of each request that net/http has answered before it became
-	// one.
+	// malformed is called for each malformed request, which net/http has answered itself.
 	malformed func(status int, client string)
-	watcher   *watcher // nil: net/http watches
+	watcher   *watcher       // nil: net/http watches
+	lingering sync.WaitGroup // of connections that are closed but for what their clients still send
 }
 
 func limit(l net.Listener, connections int, plain bool, malformed func(status int, client string)) *limited {
@@ -63,7 +63,7 @@ func (l *limited) Accept() (net.Conn, error) {
 	return &limitedConn{c, leave, looked}, nil
 }
 
-// read reads from a connection and looks at what was read.
+// read reads from a connection and gives the bytes to looked.
 func read(c io.Reader, looked *heads, p []byte) (int, error) {
 	n, err := c.Read(p)
 	if looked != nil && n > 0 {
@@ -72,8 +72,8 @@ func read(c io.Reader, looked *heads, p []byte) (int, error) {
 	return n, err
 }
 
-// leave gives the socket up: no connection is taken from it any more. Accept returns
-// only when the listener is closed, so that its server is not at its end.
+// leave closes the socket: no more connections are accepted. Accept returns only when the
+// listener is closed, so that its http.Server goes on.
 func (l *limited) leave() {
 	l.left.Store(true)
 	l.Listener.Close()
@@ -108,7 +108,7 @@ func lookAtAnswer(p []byte, c net.Conn, malformed func(status int, client string
 	}
 }
 
-// look does so where what is written is plain.
+// look does the same for connections without TLS.
 func (l *limited) look(p []byte, c net.Conn) {
 	if l.plain {
 		lookAtAnswer(p, c, l.malformed)
@@ -136,6 +136,7 @@ func (c *limitedTCP) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (c *limitedTCP) heads() *heads { return c.client.looked }
+func (c *limitedTCP) sends()        { c.client.sends = true }
 
 func (c *limitedTCP) watch(left func()) {
 	c.client.left = left
@@ -148,9 +149,8 @@ func (c *limitedTCP) Write(p []byte) (int, error) {
 }
 
 func (c *limitedTCP) Close() error {
-	defer c.leave()
 	c.from.watcher.forget(&c.client)
-	return c.TCPConn.Close()
+	return end(c.TCPConn, c.client.isSending(), &c.from.lingering, c.leave)
 }
 
 type limitedUnix struct {
@@ -174,6 +174,7 @@ func (c *limitedUnix) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (c *limitedUnix) heads() *heads { return c.client.looked }
+func (c *limitedUnix) sends()        { c.client.sends = true }
 
 func (c *limitedUnix) watch(left func()) {
 	c.client.left = left
@@ -186,9 +187,8 @@ func (c *limitedUnix) Write(p []byte) (int, error) {
 }
 
 func (c *limitedUnix) Close() error {
-	defer c.leave()
 	c.from.watcher.forget(&c.client)
-	return c.UnixConn.Close()
+	return end(c.UnixConn, c.client.isSending(), &c.from.lingering, c.leave)
 }
 
 type limitedConn struct {

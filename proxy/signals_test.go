@@ -121,13 +121,8 @@ func answering(t *testing.T) http.Handler {
 				flush()
 			}
 		case "ws":
-			c, brw, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				t.Error(err)
-				return
-			}
+			c, brw := upgraded(t, w)
 			defer c.Close()
-			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 			hello := make([]byte, 5)
 			io.ReadFull(brw, hello)
 			io.WriteString(c, "hello to you")

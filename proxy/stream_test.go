@@ -100,12 +100,7 @@ func TestAShutdownDoesNotWaitForPagesThatAreOpen(t *testing.T) {
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Header.Get("Upgrade") != "":
-			c, brw, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			c, brw := upgraded(t, w)
 			io.Copy(io.Discard, brw)
 			c.Close()
 			gone <- r.URL.Path
@@ -157,12 +152,7 @@ func TestAShutdownDoesNotWaitForPagesThatAreOpen(t *testing.T) {
 // TestTheEndOfAWebSocketIsNoLeaving whichever side closes it.
 func TestTheEndOfAWebSocketIsNoLeaving(t *testing.T) {
 	b := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, brw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		c, brw := upgraded(t, w)
 		io.Copy(io.Discard, brw)
 		c.Close()
 	}))

@@ -18,13 +18,8 @@ func TestWithinTLS(t *testing.T) {
 			io.WriteString(w, r.Header.Get("X-Forwarded-Proto"))
 			return
 		}
-		c, brw, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
+		c, brw := upgraded(t, w)
 		defer c.Close()
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		io.Copy(c, brw)
 		io.WriteString(c, "bye")
 	}), secureSetup(t))

@@ -70,16 +70,16 @@ func (c *nvidiaCard) nameAll(list []admission.Process) {
 		if ours {
 			running, alive = readProcess(proc, p.PID)
 		}
-		if last, ok := c.names[p.PID]; ok && alive && last.started == running.started {
+		if last, ok := c.names[p.PID]; ok && alive && last.started == running.Starttime {
 			p.Name = last.name
 		} else {
 			p.Name = c.driver.nameOf(p.PID)
 			if p.Name == "" {
-				p.Name = running.name
+				p.Name = running.Comm
 			}
 		}
 		if alive && p.Name != "" {
-			names[p.PID] = program{running.started, p.Name}
+			names[p.PID] = program{running.Starttime, p.Name}
 		}
 	}
 	c.names = names

@@ -148,7 +148,7 @@ func (o *Owners) idle(gpu string, list []admission.Process) (idle []admission.Pr
 			continue
 		}
 		if !slices.ContainsFunc(list, func(p admission.Process) bool { return p.Backend == "" && o.mayServe(p, root) }) {
-			idle = append(idle, admission.Process{PID: pid, Name: root.name, Backend: h.Backend, Replica: h.Replica})
+			idle = append(idle, admission.Process{PID: pid, Name: root.Comm, Backend: h.Backend, Replica: h.Replica})
 		}
 	}
 	return idle
@@ -161,7 +161,7 @@ func (o *Owners) idle(gpu string, list []admission.Process) (idle []admission.Pr
 // MPS holds memory for all.
 func (o *Owners) mayServe(p admission.Process, listener *process) bool {
 	self := o.process(p.PID)
-	return p.Used != 0 && (self == nil || self.started >= listener.started || slices.Contains(o.ancestors(listener), self) ||
+	return p.Used != 0 && (self == nil || self.Starttime >= listener.Starttime || slices.Contains(o.ancestors(listener), self) ||
 		strings.Contains(p.Name, "nvidia-cuda-mps"))
 }
 
@@ -175,9 +175,9 @@ func (o *Owners) look(now time.Time) (problem string) {
 		h := &o.hints[i]
 		if p := o.process(h.PID); p != nil {
 			if _, seen := o.pids[h.PID]; !seen {
-				o.pids[h.PID] = p.started
+				o.pids[h.PID] = p.Starttime
 			}
-			if o.pids[h.PID] == p.started { // else another process has its PID now
+			if o.pids[h.PID] == p.Starttime { // else another process has its PID now
 				o.roots[h.PID] = append(o.roots[h.PID], h)
 			}
 		}
@@ -185,12 +185,12 @@ func (o *Owners) look(now time.Time) (problem string) {
 		for inode, at := range o.sockets[i] {
 			seen := false
 			for _, p := range o.holders[inode].processes {
-				if now := o.process(p.pid); now == nil || now.started != p.started {
+				if now := o.process(p.PID); now == nil || now.Starttime != p.Starttime {
 					continue
 				}
 				seen = true
 				if !opensForOthers(p) {
-					o.roots[p.pid] = append(o.roots[p.pid], h)
+					o.roots[p.PID] = append(o.roots[p.PID], h)
 					o.mark(p, i)
 				}
 			}
@@ -245,7 +245,7 @@ func (o *Owners) findSockets(now time.Time) {
 // alive says whether one of them still runs.
 func (o *Owners) alive(processes []process) bool {
 	for _, p := range processes {
-		if now := o.process(p.pid); now != nil && now.started == p.started {
+		if now := o.process(p.PID); now != nil && now.Starttime == p.Starttime {
 			return true
 		}
 	}
@@ -254,18 +254,18 @@ func (o *Owners) alive(processes []process) bool {
 
 // opensForOthers says that a process opens sockets for those it starts, which
 // then belong to all of them.
-func opensForOthers(p process) bool { return p.pid == 1 || p.name == "systemd" }
+func opensForOthers(p process) bool { return p.PID == 1 || p.Comm == "systemd" }
 
 // mark notes the ancestors of p, the listener of a hint, that are of its process group.
 func (o *Owners) mark(p process, hint int) {
 	for _, a := range o.ancestors(&p)[1:] {
-		if a.group != p.group {
+		if a.PGRP != p.PGRP {
 			return
 		}
-		if o.above[a.pid] == nil {
-			o.above[a.pid] = make(map[int]bool)
+		if o.above[a.PID] == nil {
+			o.above[a.PID] = make(map[int]bool)
 		}
-		o.above[a.pid][hint] = true
+		o.above[a.PID][hint] = true
 	}
 }
 
@@ -289,8 +289,8 @@ func (o *Owners) process(pid int) *process {
 func (o *Owners) ancestors(p *process) []*process {
 	all := []*process{p}
 	for len(all) < maxAncestors {
-		above := o.process(p.parent)
-		if above == nil || above.pid == 1 || above.started > p.started {
+		above := o.process(p.PPID)
+		if above == nil || above.PID == 1 || above.Starttime > p.Starttime {
 			break
 		}
 		all = append(all, above)
@@ -308,7 +308,7 @@ func (o *Owners) ownerOf(p admission.Process) *hint {
 	ancestors := o.ancestors(self)
 	// 1. Known by its PID or its address.
 	for _, a := range ancestors {
-		if found := o.roots[a.pid]; found != nil {
+		if found := o.roots[a.PID]; found != nil {
 			return only(found)
 		}
 	}

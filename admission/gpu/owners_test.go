@@ -38,7 +38,8 @@ func (m machine) runs(pid, parent, group, started int, name string, inodes ...in
 	m.t.Helper()
 	directory := strconv.Itoa(pid)
 	write(m.t, filepath.Join(m.root, directory, "stat"),
-		fmt.Sprintf("%d (%s) S %d %d %d 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 %d 1024 7\n", pid, name, parent, group, group, started))
+		fmt.Sprintf("%d (%s) S %d %d %d 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 %d 1024 7%s\n", pid, name, parent, group, group, started,
+			strings.Repeat(" 0", 28)))
 	for i, inode := range inodes {
 		m.link(fmt.Sprintf("socket:[%d]", inode), directory, "fd", strconv.Itoa(3+i))
 	}
@@ -152,11 +153,12 @@ func TestOddEntriesAreSkipped(t *testing.T) {
 	}
 	m := newMachine(t)
 	m.runs(5, 1, 5, 7, "a) S 9 (b")
-	if p, ok := readProcess(m.root, 5); !ok || p != (process{pid: 5, parent: 1, group: 5, started: 7, name: "a) S 9 (b"}) {
+	if p, ok := readProcess(m.root, 5); !ok || p.PID != 5 || p.PPID != 1 || p.PGRP != 5 || p.Starttime != 7 || p.Comm != "a) S 9 (b" {
 		t.Errorf("got %+v, %v", p, ok)
 	}
 	for name, text := range map[string]string{"empty": "", "cut": "5 (a) S 1 5", "no name": "5 a S 1",
-		"a zombie": "5 (a) Z 1 5 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 7 1 7", "no number": "5 (a) S x 5 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 7 1 7"} {
+		"a zombie":  "5 (a) Z 1 5 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 7 1 7" + strings.Repeat(" 0", 28),
+		"no number": "5 (a) S x 5 5 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 7 1 7" + strings.Repeat(" 0", 28)} {
 		write(t, filepath.Join(m.root, "5", "stat"), text)
 		if p, ok := readProcess(m.root, 5); ok {
 			t.Errorf("%s: got %+v", name, p)

@@ -60,7 +60,7 @@ func Listeners() []Listening {
 	for _, l := range all {
 		one := Listening{At: l.at}
 		if p := of[l.inode]; len(p) > 0 {
-			one.PID, one.Name = p[0].pid, p[0].name
+			one.PID, one.Name = p[0].PID, p[0].Comm
 		}
 		found = append(found, one)
 	}

@@ -76,7 +76,7 @@ func (b *bench) wrk(address, path string, connections int, d time.Duration) (req
 		return 0, 0, fmt.Errorf("wrk: %w\n%s", err, said)
 	}
 	if bad := wrkSays.bad.FindSubmatch(said); bad != nil {
-		b.note("%s answered wrongly: %s", address, bad[0])
+		b.note("%s", bad[0])
 	}
 	number := func(re *regexp.Regexp) float64 {
 		if m := re.FindSubmatch(said); m != nil {

@@ -36,6 +36,7 @@ type bench struct {
 	seconds               time.Duration
 	only                  string
 	notes                 []string
+	asked                 string // the proxy and the measure that notes are of
 }
 
 func main() {
@@ -118,7 +119,7 @@ func run() error {
 }
 
 func (b *bench) note(format string, args ...any) {
-	if n := fmt.Sprintf(format, args...); !slices.Contains(b.notes, n) {
+	if n := b.asked + ": " + fmt.Sprintf(format, args...); !slices.Contains(b.notes, n) {
 		b.notes = append(b.notes, n)
 	}
 }
@@ -189,6 +190,7 @@ func (b *bench) round(m measure, r *row) error {
 		}
 		defer process.stop()
 	}
+	b.asked = r.name + ", " + m.name
 	figures, err := m.run(b, process, address)
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.name, err)

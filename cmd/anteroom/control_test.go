@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 )
 
 // TestAProxyIsSeenAndSteeredFromTheCommandLine runs each command against a process.
@@ -40,7 +42,7 @@ func TestAProxyIsSeenAndSteeredFromTheCommandLine(t *testing.T) {
 		t.Errorf("the log has %v", line)
 	}
 	more := posts(t, s.url, 1)
-	queue := func() (q queueView) {
+	queue := func() (q admin.Queue) {
 		must(t, json.Unmarshal([]byte(ask(0, "queue", "--json")), &q))
 		return q
 	}
@@ -72,7 +74,7 @@ func TestAProxyIsSeenAndSteeredFromTheCommandLine(t *testing.T) {
 	has(ask(0, "reload", "--reason", "new figures"), "reloaded")
 	has(ask(0, "health"), "ok")
 	has(ask(0, "health", "--json"), `"ready":true`)
-	var state stateView
+	var state admin.State
 	must(t, json.Unmarshal([]byte(ask(0, "status", "--json")), &state))
 	has(ask(0, "release", fmt.Sprint(state.Running[0].ID)), "is given back")
 	open()

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/anteroom-gpu/anteroom/internal/wait"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 )
 
 // TestAGradioJobWithoutAListener gives its slot back when it ends, at a simulated
@@ -42,7 +43,7 @@ backends: {app: {preset: gradio, url: "%s", completion: {every: 10ms, timeout: 1
 	idle := func(what string) {
 		t.Helper()
 		wait.Until(t, what+": nothing runs", func() bool {
-			var state stateView
+			var state admin.State
 			must(t, newClient(s.admin, "").get("/api/state", &state))
 			return len(state.Running) == 0
 		})

@@ -14,6 +14,8 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 )
 
 // api is docs/openapi.yaml beside a server, with the operations that were tried.
@@ -175,12 +177,12 @@ func TestAnswersAreAsTheOpenAPIFileHasThem(t *testing.T) {
 	t.Setenv("ANTEROOM_ADMIN__TOKEN", "secret")
 	s := serveProcess(t, model)
 	a := openAPI(t)
-	admin := newClient(s.admin, "secret")
+	operator := newClient(s.admin, "secret")
 	const id = "00112233445566778899aabbccddeeff"
 	posts(t, s.url, 2)
 	<-arrived
 	<-arrived
-	must(t, admin.post("/api/classes/work/pause", "for a test"))
+	must(t, operator.post("/api/classes/work/pause", "for a test"))
 	go func() {
 		r, _ := http.NewRequest("POST", s.url+"/waits", strings.NewReader("x"))
 		r.Header.Set("X-Anteroom-Queue-Id", id)
@@ -189,13 +191,13 @@ func TestAnswersAreAsTheOpenAPIFileHasThem(t *testing.T) {
 		}
 	}()
 	posts(t, s.url, 1)
-	var queue queueView
+	var queue admin.Queue
 	for len(queue.Waiting) < 2 {
-		must(t, admin.get("/api/queue", &queue))
+		must(t, operator.get("/api/queue", &queue))
 	}
 	waiting := fmt.Sprint(queue.Waiting[0].ID)
-	var state stateView
-	must(t, admin.get("/api/state", &state))
+	var state admin.State
+	must(t, operator.get("/api/state", &state))
 	running := fmt.Sprint(state.Running[0].ID)
 
 	for _, c := range []struct {
@@ -232,7 +234,7 @@ func TestAnswersAreAsTheOpenAPIFileHasThem(t *testing.T) {
 			open()
 			for ended := ""; !strings.Contains(ended, `"result":"ok"`); {
 				var text json.RawMessage
-				must(t, admin.get("/api/history", &text))
+				must(t, operator.get("/api/history", &text))
 				ended = string(text)
 			}
 		}

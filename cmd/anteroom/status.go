@@ -9,73 +9,11 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 )
 
-// What the tables show of the admin API's answers; --json prints these as they came.
-
-type stateView struct {
-	At       time.Time
-	Mode     string
-	Draining bool
-	GPUs     []struct {
-		Name, Source, Error string
-		Capacity            int64 `json:"capacity_bytes"`
-		Reserve             int64 `json:"reserve_bytes"`
-		Booked              int64 `json:"booked_bytes"`
-		Retained            int64 `json:"retained_bytes"`
-		Unmanaged           int64 `json:"unmanaged_bytes"`
-		Unattributed        int64 `json:"unattributed_bytes"`
-		Available           int64 `json:"available_bytes"`
-		Stale, Lost         bool
-		Processes           []processView
-	}
-	Classes []struct {
-		Name                   string
-		Slots, Running, Queued int
-		QueueLimit             int     `json:"queue_limit"`
-		Oldest                 float64 `json:"oldest_wait_s"`
-		Paused                 bool
-		Granted, Refused       uint64
-	}
-	Backends []backendView
-	Running  []struct {
-		ID             uint64
-		Class, Backend string
-		Tenant         string
-		VRAM           int64      `json:"vram_bytes"`
-		Elapsed        float64    `json:"elapsed_s"`
-		EstimatedEnd   *time.Time `json:"estimated_end"`
-	}
-}
-
-type processView struct {
-	PID     int
-	Name    string
-	Used    int64 `json:"used_bytes"`
-	Backend string
-}
-
-type backendView struct {
-	Name                string
-	Slots, Running      int
-	Available, Draining bool
-	Pinned              bool
-	Replicas            []struct {
-		Replica                       int
-		URL, Breaker, Residency, Note string
-		Healthy                       bool
-		Swaps                         uint64
-	}
-	Accounts []struct {
-		Replica  int
-		GPU      string
-		Booked   int64 `json:"booked_bytes"`
-		Retained int64 `json:"retained_bytes"`
-	}
-}
-
-// holds is what a replica holds on all its cards.
-func (b backendView) holds(replica int) (booked, retained int64) {
+// holds is what a replica of b holds on all its cards.
+func holds(b admin.Backend, replica int) (booked, retained int64) {
 	for _, a := range b.Accounts {
 		if a.Replica == replica {
 			booked, retained = booked+a.Booked, retained+a.Retained
@@ -84,36 +22,15 @@ func (b backendView) holds(replica int) (booked, retained int64) {
 	return booked, retained
 }
 
-// stateOf says what is out of the ordinary with the i-th replica.
-func (b backendView) stateOf(i int) string {
+// stateOf describes what is unusual about the i-th replica of b.
+func stateOf(b admin.Backend, i int) string {
 	r := b.Replicas[i]
 	return words(when(b.Draining, "draining"), when(!b.Available, "unavailable"), when(!r.Healthy, "unhealthy"), when(b.Pinned, "pinned"), r.Note)
 }
 
-type queueView struct{ Waiting []waiterView }
-
-type waiterView struct {
-	ID                     uint64
-	Class, Backend, Tenant string
-	VRAM                   int64   `json:"vram_bytes"`
-	Waited                 float64 `json:"waited_s"`
-	Position               int
-	Reason, Resource, Says string
-	BlockedBy              struct {
-		Running []uint64
-		Idle    []struct {
-			Backend string
-			High    int64 `json:"high_bytes"`
-		}
-		Processes []processView
-	} `json:"blocked_by"`
-	EstimatedStart *time.Time `json:"estimated_start"`
-	Strict         bool
-}
-
 // waitsFor is what a request waits for, in a few words.
-func (w waiterView) waitsFor() string {
-	why := w.Reason
+func waitsFor(w admin.Waiter) string {
+	why := string(w.Reason)
 	if w.Resource != "" {
 		why += " (" + w.Resource + ")"
 	}
@@ -184,7 +101,7 @@ func words(all ...string) string {
 	return strings.Join(said, ", ")
 }
 
-// when gives a word where something is so.
+// when returns the word if the condition is true, else an empty text.
 func when(is bool, word string) string {
 	if is {
 		return word
@@ -193,7 +110,7 @@ func when(is bool, word string) string {
 }
 
 func printStatus(w io.Writer, answer []byte) error {
-	var s stateView
+	var s admin.State
 	if err := json.Unmarshal(answer, &s); err != nil {
 		return err
 	}
@@ -208,7 +125,7 @@ func printStatus(w io.Writer, answer []byte) error {
 	rows = [][]string{{"\nCLASS", "RUNNING", "SLOTS", "QUEUED", "LIMIT", "OLDEST", "GRANTED", "REFUSED", "STATE"}}
 	for _, c := range s.Classes {
 		rows = append(rows, []string{c.Name, fmt.Sprint(c.Running), fmt.Sprint(c.Slots), fmt.Sprint(c.Queued), fmt.Sprint(c.QueueLimit),
-			secondsOf(c.Oldest),
+			secondsOf(c.OldestWait),
 			fmt.Sprint(c.Granted), fmt.Sprint(c.Refused), words(when(c.Paused, "paused"))})
 	}
 	table(w, rows)
@@ -226,7 +143,7 @@ func printStatus(w io.Writer, answer []byte) error {
 }
 
 func printBackends(w io.Writer, answer []byte) error {
-	var b struct{ Backends []backendView }
+	var b admin.Backends
 	if err := json.Unmarshal(answer, &b); err != nil {
 		return err
 	}
@@ -234,24 +151,24 @@ func printBackends(w io.Writer, answer []byte) error {
 	return nil
 }
 
-func tableOfBackends(w io.Writer, backends []backendView) {
+func tableOfBackends(w io.Writer, backends []admin.Backend) {
 	rows := [][]string{{"BACKEND", "URL", "RESIDENCY", "RUNNING", "BREAKER", "BOOKED", "RETAINED", "UNLOADS", "STATE"}}
 	for _, b := range backends {
 		for i, r := range b.Replicas {
-			booked, retained := b.holds(r.Replica)
+			booked, retained := holds(b, r.Replica)
 			name, running := b.Name, fmt.Sprint(b.Running) // of all replicas
 			if i > 0 {
 				name, running = fmt.Sprintf("%s/%d", b.Name, r.Replica), ""
 			}
 			rows = append(rows, []string{name, r.URL, words(r.Residency), running, r.Breaker, bytesOf(booked), bytesOf(retained),
-				fmt.Sprint(r.Swaps), b.stateOf(i)})
+				fmt.Sprint(r.Swaps), stateOf(b, i)})
 		}
 	}
 	table(w, rows)
 }
 
 func printQueue(w io.Writer, answer []byte) error {
-	var q queueView
+	var q admin.Queue
 	if err := json.Unmarshal(answer, &q); err != nil {
 		return err
 	}
@@ -267,7 +184,7 @@ func printQueue(w io.Writer, answer []byte) error {
 		}
 		rows = append(rows, []string{fmt.Sprint(x.ID), x.Class, fmt.Sprint(x.Position), x.Backend, words(x.Tenant), bytesOf(x.VRAM),
 			secondsOf(x.Waited), in,
-			x.waitsFor()})
+			waitsFor(x)})
 	}
 	table(w, rows)
 	return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
@@ -63,7 +64,7 @@ type offer struct {
 // done is what is said then.
 func (o offer) done() string { return "done: " + o.does }
 
-// tone is what a colour says.
+// tone is the meaning of a colour.
 type tone int
 
 const (
@@ -125,7 +126,8 @@ func (r line) has(text string) bool {
 		slices.ContainsFunc(r.cells, func(c cell) bool { return strings.Contains(strings.ToLower(c.text), text) })
 }
 
-// clean takes what could steer a terminal out of a text that comes from elsewhere.
+// clean removes control characters from a text that others wrote, because they could
+// control the terminal.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
@@ -198,8 +200,8 @@ func gpuRows(t *top) (rows []line) {
 	return rows
 }
 
-// heldBy says who holds memory of a card, the most first.
-func (t *top) heldBy(gpu string, unattributed, unmanaged int64, processes []processView) []string {
+// heldBy lists which backends and processes hold memory of a card, the largest first.
+func (t *top) heldBy(gpu string, unattributed, unmanaged int64, processes []admin.Holder) []string {
 	type part struct {
 		name string
 		n    int64
@@ -245,14 +247,14 @@ func (t *top) heldBy(gpu string, unattributed, unmanaged int64, processes []proc
 }
 
 // replicaName names a replica where there are more than one.
-func replicaName(b backendView, replica int) string {
+func replicaName(b admin.Backend, replica int) string {
 	if len(b.Replicas) > 1 {
 		return b.Name + "/" + strconv.Itoa(replica)
 	}
 	return b.Name
 }
 
-// classOffers are what can be done with a class.
+// classOffers are the control calls for a class.
 func (t *top) classOffers(name string) []offer {
 	path := "/api/classes/" + url.PathEscape(name)
 	for _, c := range t.state.Classes {
@@ -266,7 +268,7 @@ func (t *top) classOffers(name string) []offer {
 func classRows(t *top) (rows []line) {
 	for _, c := range t.state.Classes {
 		r := line{key: c.Name, offers: t.classOffers(c.Name), cells: []cell{text(c.Name), figure(c.Running), figure(c.Slots), figure(c.Queued),
-			figure(c.QueueLimit), span(c.Oldest),
+			figure(c.QueueLimit), span(c.OldestWait),
 			figure(c.Granted), figure(c.Refused), text(words(when(c.Paused, "paused")))}}
 		if c.Paused {
 			r.tone = warnTone
@@ -295,7 +297,7 @@ func waitingRows(t *top) (rows []line) {
 		id := strconv.FormatUint(w.ID, 10)
 		r := line{key: id, cells: []cell{figure(w.ID), text(w.Class), figure(w.Position), text(w.Backend), text(words(w.Tenant)),
 			amount(w.VRAM), span(w.Waited),
-			t.until(w.EstimatedStart), text(w.waitsFor())}, detail: clean(w.explain())}
+			t.until(w.EstimatedStart), text(waitsFor(w))}, detail: clean(whyWaits(w))}
 		if w.Strict {
 			r.tone = warnTone
 		}
@@ -307,8 +309,8 @@ func waitingRows(t *top) (rows []line) {
 	return rows
 }
 
-// explain is all that is known of why a request waits.
-func (w waiterView) explain() string {
+// whyWaits is all that is known of why a request waits.
+func whyWaits(w admin.Waiter) string {
 	said := fmt.Sprintf("request %d %s", w.ID, w.Says)
 	var by []string
 	for _, id := range w.BlockedBy.Running {
@@ -341,14 +343,14 @@ func backendRows(t *top) (rows []line) {
 			path + "/wake"},
 			offer{"b", "close breaker", "close the breaker of backend " + name, path + "/breaker/close"})
 		for i, x := range b.Replicas {
-			booked, retained := b.holds(x.Replica)
+			booked, retained := holds(b, x.Replica)
 			running := figure(b.Running) // of all replicas
 			if i > 0 {
 				running.text = ""
 			}
 			r := line{key: name + "/" + strconv.Itoa(x.Replica), offers: offers, cells: []cell{text(replicaName(b, x.Replica)),
 				text(words(x.Residency)), running, text(x.Breaker),
-				amount(booked), amount(retained), figure(x.Swaps), text(b.stateOf(i))},
+				amount(booked), amount(retained), figure(x.Swaps), text(stateOf(b, i))},
 				detail: fmt.Sprintf("%s at %s", name, clean(x.URL))}
 			switch {
 			case x.Breaker == "open" || x.Residency == "failed" || !x.Healthy:

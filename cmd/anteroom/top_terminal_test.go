@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/anteroom-gpu/anteroom/internal/wait"
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 )
 
 // Top in a terminal, which is tmux's, before a proxy with two simulated engines:
@@ -106,12 +107,12 @@ func TestTopInATerminal(t *testing.T) {
 	for range 2 {
 		go asks(s.url+"/v1/vqa", `{"prompt": "a cat?"}`, make(chan string, 1))
 	}
-	state := func() (state stateView) {
+	state := func() (state admin.State) {
 		must(t, admin.get("/api/state", &state))
 		return state
 	}
 	wait.Until(t, "three run and three wait", func() bool { return len(state().Running) >= 3 && state().Classes[0].Queued >= 3 })
-	queued := func() (q queueView) {
+	queued := func() (q admin.Queue) {
 		must(t, admin.get("/api/queue", &q))
 		return q
 	}
@@ -180,7 +181,7 @@ func TestTopInATerminal(t *testing.T) {
 		}
 	}
 	for _, b := range now.Backends {
-		booked, retained := b.holds(0)
+		booked, retained := holds(b, 0)
 		if row := regexp.MustCompile(fmt.Sprintf(`(?m)^  %s +%s +%d +%s +%s +%s +%d`, b.Name, b.Replicas[0].Residency, b.Running,
 			b.Replicas[0].Breaker, bytesOf(booked),
 			bytesOf(retained), b.Replicas[0].Swaps)); !row.MatchString(screen) {

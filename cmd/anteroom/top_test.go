@@ -19,6 +19,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
 
+	"github.com/anteroom-gpu/anteroom/proxy/admin"
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
@@ -245,12 +246,12 @@ func TestTheCursorStaysOnItsRow(t *testing.T) {
 		t.Fatalf("at the start %s is selected, want the first", got)
 	}
 	s.press("down", "down")
-	m := stateMsg{state: s.state, queue: queueView{s.queue.Waiting[1:]}, at: noon}
+	m := stateMsg{state: s.state, queue: admin.Queue{Waiting: s.queue.Waiting[1:]}, at: noon}
 	s.send(m)
 	if got := selected(); got != "14" {
 		t.Errorf("after the first has started %s is selected, want 14 still", got)
 	}
-	m.queue.Waiting = []waiterView{m.queue.Waiting[0], m.queue.Waiting[2]}
+	m.queue.Waiting = []admin.Waiter{m.queue.Waiting[0], m.queue.Waiting[2]}
 	s.send(m)
 	if got := selected(); got != "15" {
 		t.Errorf("after 14 has started %s is selected, want the one that took its line", got)
@@ -295,7 +296,7 @@ func TestAControlIsConfirmed(t *testing.T) {
 	none("after esc")
 
 	s.press("c")
-	s.send(stateMsg{state: s.state, queue: queueView{s.queue.Waiting[1:]}, at: noon}) // 12 has started
+	s.send(stateMsg{state: s.state, queue: admin.Queue{Waiting: s.queue.Waiting[1:]}, at: noon}) // 12 has started
 	s.typeText("too long")
 	s.send(s.press("enter")())
 	if got, want := <-calls, "POST /api/queue/12/cancel?reason=too+long Bearer secret"; got != want {

@@ -10,8 +10,8 @@ import (
 // TestTheOpenAPIFileHasEachField of the answers, with its type, and no other.
 func TestTheOpenAPIFileHasEachField(t *testing.T) {
 	openapi.Compare(t, "../../docs/openapi.yaml", map[string]any{
-		"State": stateJSON{}, "Board": boardJSON{}, "GPU": gpuJSON{}, "Process": processJSON{}, "Class": classJSON{}, "Backend": backendJSON{},
-		"Replica": replicaJSON{}, "Account": accountJSON{}, "Running": runningJSON{}, "Observed": observedJSON{}, "Waiting": waiterJSON{},
+		"State": State{}, "Board": boardJSON{}, "GPU": gpuJSON{}, "Process": Holder{}, "Class": classJSON{}, "Backend": Backend{},
+		"Replica": replicaJSON{}, "Account": accountJSON{}, "Running": runningJSON{}, "Observed": observedJSON{}, "Waiting": Waiter{},
 		"BlockedBy": blockedByJSON{}, "Idle": idleJSON{}, "Turn": turnJSON{}, "Learned": Learned{}, "LearnedRoute": LearnedRoute{},
 		"LearnedBeside": LearnedBeside{}, "LearnedResident": LearnedResident{}, "History": timeline.History{}, "Request": timeline.Request{},
 		"Decision": timeline.Decision{}, "Sample": timeline.Sample{}, "ClassSample": timeline.ClassSample{}, "GPUSample": timeline.GPUSample{},

@@ -18,14 +18,15 @@ import (
 // The admin API's JSON. Amounts of memory are numbers of bytes and times are
 // seconds; a name that is here once stays.
 
-type stateJSON struct {
+// State is what /api/state answers.
+type State struct {
 	At       time.Time     `json:"at"`
 	Started  time.Time     `json:"started"` // this process
 	Mode     string        `json:"mode"`
 	Draining bool          `json:"draining"`
 	GPUs     []gpuJSON     `json:"gpus"`
 	Classes  []classJSON   `json:"classes"`
-	Backends []backendJSON `json:"backends"`
+	Backends []Backend     `json:"backends"`
 	Running  []runningJSON `json:"running"`
 	Observed *observedJSON `json:"observed,omitempty"` // in mode observe
 }
@@ -36,23 +37,24 @@ type gpuJSON struct {
 	Reserve  int64  `json:"reserve_bytes"`
 	// available = capacity − reserve − booked − unmanaged − unattributed. Retained
 	// is the part of booked that running work does not need.
-	Booked       int64         `json:"booked_bytes"`
-	Retained     int64         `json:"retained_bytes"`
-	Unmanaged    int64         `json:"unmanaged_bytes"`
-	Unattributed int64         `json:"unattributed_bytes"`
-	Available    int64         `json:"available_bytes"`
-	Observed     *int64        `json:"observed_bytes"` // null: never read
-	ObservedAt   *time.Time    `json:"observed_at"`
-	Source       string        `json:"source"`
-	Stale        bool          `json:"stale"`
-	Lost         bool          `json:"lost"`
-	Error        string        `json:"error,omitempty"`
-	LoneRun      bool          `json:"lone_run"` // nothing that adds memory starts beside it
-	Swaps        int           `json:"swaps_last_minute"`
-	Processes    []processJSON `json:"processes,omitempty"`
+	Booked       int64      `json:"booked_bytes"`
+	Retained     int64      `json:"retained_bytes"`
+	Unmanaged    int64      `json:"unmanaged_bytes"`
+	Unattributed int64      `json:"unattributed_bytes"`
+	Available    int64      `json:"available_bytes"`
+	Observed     *int64     `json:"observed_bytes"` // null: never read
+	ObservedAt   *time.Time `json:"observed_at"`
+	Source       string     `json:"source"`
+	Stale        bool       `json:"stale"`
+	Lost         bool       `json:"lost"`
+	Error        string     `json:"error,omitempty"`
+	LoneRun      bool       `json:"lone_run"` // nothing that adds memory starts beside it
+	Swaps        int        `json:"swaps_last_minute"`
+	Processes    []Holder   `json:"processes,omitempty"`
 }
 
-type processJSON struct {
+// Holder is a process that holds memory of a GPU.
+type Holder struct {
 	PID     int    `json:"pid"`
 	Name    string `json:"name"`
 	Used    int64  `json:"used_bytes"`        // -1: the driver does not say
@@ -73,9 +75,14 @@ type classJSON struct {
 	Refused     uint64  `json:"refused"`
 }
 
-// backendJSON is a backend; url, breaker, open_for_s and healthy are those of the
+// Backends is what /api/backends answers.
+type Backends struct {
+	Backends []Backend `json:"backends"`
+}
+
+// Backend is one of them; url, breaker, open_for_s and healthy are those of the
 // first of its replicas that works best.
-type backendJSON struct {
+type Backend struct {
 	Name      string        `json:"name"`
 	URL       string        `json:"url"`
 	Slots     int           `json:"slots"` // of each replica
@@ -91,7 +98,7 @@ type backendJSON struct {
 	Accounts  []accountJSON `json:"accounts"`
 }
 
-// replicaJSON is one server, and where it is between loaded and unloaded.
+// replicaJSON is one server, with its residency.
 type replicaJSON struct {
 	Replica   int        `json:"replica"`
 	URL       string     `json:"url"`
@@ -160,7 +167,13 @@ type runningJSON struct {
 	EstimatedEnd *time.Time `json:"estimated_end"`
 }
 
-type waiterJSON struct {
+// Queue is what /api/queue answers.
+type Queue struct {
+	Waiting []Waiter `json:"waiting"`
+}
+
+// Waiter is a request that waits.
+type Waiter struct {
 	ID             uint64           `json:"id"`
 	Class          string           `json:"class"`
 	Backend        string           `json:"backend"`
@@ -193,7 +206,7 @@ type blockedByJSON struct {
 	Running []uint64   `json:"running"` // grants
 	Idle    []idleJSON `json:"idle"`    // backends without work
 	// Processes are those of no backend, the largest first.
-	Processes []processJSON `json:"processes,omitempty"`
+	Processes []Holder `json:"processes,omitempty"`
 }
 
 // turnJSON is the turn of another backend that a waiter waits for.
@@ -225,9 +238,9 @@ const maxListed = 1000
 func (a *api) state(c echo.Context) error { return c.JSON(http.StatusOK, a.describe()) }
 
 // describe is the state at this moment.
-func (a *api) describe() stateJSON {
+func (a *api) describe() State {
 	s, config := a.Controller.Snapshot(), a.Proxy.Config()
-	out := stateJSON{At: s.At, Started: a.started, Mode: config.Mode, Draining: s.Draining || a.Proxy.Draining(),
+	out := State{At: s.At, Started: a.started, Mode: config.Mode, Draining: s.Draining || a.Proxy.Draining(),
 		GPUs: []gpuJSON{}, Classes: []classJSON{}, Backends: a.describeBackends(s), Running: []runningJSON{}}
 	for _, g := range s.GPUs {
 		out.GPUs = append(out.GPUs, describeGPU(g, s.Backends))
@@ -271,17 +284,17 @@ func describeGPU(g admission.GPUState, backends []admission.BackendState) gpuJSO
 }
 
 func (a *api) backends(c echo.Context) error {
-	return c.JSON(http.StatusOK, map[string]any{"backends": a.describeBackends(a.Controller.Snapshot())})
+	return c.JSON(http.StatusOK, Backends{a.describeBackends(a.Controller.Snapshot())})
 }
 
 // describeBackends puts the controller's view and the breaker's side by side.
-func (a *api) describeBackends(s admission.Snapshot) []backendJSON {
+func (a *api) describeBackends(s admission.Snapshot) []Backend {
 	servers := a.Proxy.Servers()
 	controller := make(map[string]admission.BackendState, len(s.Backends))
 	for _, b := range s.Backends {
 		controller[b.Name] = b
 	}
-	out := []backendJSON{}
+	out := []Backend{}
 	for _, name := range slices.Sorted(maps.Keys(servers)) {
 		d := controller[name]
 		replicas := describeReplicas(servers[name], d.Replicas)
@@ -299,7 +312,7 @@ func (a *api) describeBackends(s admission.Snapshot) []backendJSON {
 				Running: int64(account.Running), Booked: int64(account.Booked), Retained: int64(account.Retained),
 				Keeps: account.Keeps, Seen: account.Seen, Loaded: account.Loaded})
 		}
-		out = append(out, backendJSON{Name: name, Pinned: d.Pinned, Reclaims: servers[name][0].Config.Reclaim.Enabled(),
+		out = append(out, Backend{Name: name, Pinned: d.Pinned, Reclaims: servers[name][0].Config.Reclaim.Enabled(),
 			URL: best.URL, Slots: d.Slots, Running: d.Running, Available: d.Available, Draining: d.Draining,
 			Breaker: best.Breaker, OpenFor: best.OpenFor, Healthy: best.Healthy, Replicas: replicas, Accounts: accounts})
 	}
@@ -329,15 +342,15 @@ func (a *api) queue(c echo.Context) error {
 		}
 		limit = min(n, maxListed)
 	}
-	waiting := []waiterJSON{}
+	waiting := []Waiter{}
 	for _, w := range a.Controller.Queue(limit) {
 		waiting = append(waiting, describeWaiter(w))
 	}
-	return c.JSON(http.StatusOK, map[string]any{"waiting": waiting})
+	return c.JSON(http.StatusOK, Queue{waiting})
 }
 
-func describeProcess(p admission.Process) processJSON {
-	return processJSON{PID: p.PID, Name: p.Name, Used: int64(p.Used), Backend: p.Backend, Replica: p.Replica}
+func describeProcess(p admission.Process) Holder {
+	return Holder{PID: p.PID, Name: p.Name, Used: int64(p.Used), Backend: p.Backend, Replica: p.Replica}
 }
 
 func (a *api) waiter(c echo.Context) error {
@@ -350,7 +363,7 @@ func (a *api) waiter(c echo.Context) error {
 	return echo.NewHTTPError(http.StatusNotFound, "there is no waiting request "+strconv.Quote(c.Param("id")))
 }
 
-func describeWaiter(w admission.Waiter) waiterJSON {
+func describeWaiter(w admission.Waiter) Waiter {
 	by := blockedByJSON{Running: w.Holders, Idle: []idleJSON{}}
 	if by.Running == nil {
 		by.Running = []uint64{}
@@ -365,7 +378,7 @@ func describeWaiter(w admission.Waiter) waiterJSON {
 	if w.Turn != nil {
 		turn = &turnJSON{w.Turn.Backend, w.Turn.Replica, w.Turn.Ends}
 	}
-	return waiterJSON{Declared: int64(w.Declared), Turn: turn, LoneRun: w.LoneRun, Doubt: w.Doubt, TrialAt: known(w.TrialAt),
+	return Waiter{Declared: int64(w.Declared), Turn: turn, LoneRun: w.LoneRun, Doubt: w.Doubt, TrialAt: known(w.TrialAt),
 		Detail: w.Detail, BlockedBy: by, ID: w.ID, Class: w.Class, Backend: w.Backend, Tenant: w.Tenant, VRAM: int64(w.VRAM), Arrived: w.Arrived,
 		Waited: w.Waited.Seconds(), Position: w.Position, InFlow: w.InFlow, Reason: w.Reason, Resource: w.Resource,
 		Says: Says(w), Trace: traceOf(w.Origin), Need: w.Need, Free: w.Free, ReservedFor: w.ReservedFor,

@@ -21,22 +21,18 @@ func Says(w admission.Waiter) string {
 	switch w.Reason {
 	case admission.ReasonNone:
 		return "is about to start"
-	case admission.ReasonResources:
+	case admission.ReasonResources, admission.ReasonUnmanagedMemory:
 		return amounts + because
 	case admission.ReasonBehind:
 		return "is behind others of its kind"
 	case admission.ReasonReservedForOther:
 		return fmt.Sprintf("its start would delay request %d, which has a reservation", w.ReservedFor)
-	case admission.ReasonClassSlots:
-		return "all slots of " + w.Resource + " are taken"
-	case admission.ReasonBackendSlots:
+	case admission.ReasonClassSlots, admission.ReasonBackendSlots:
 		return "all slots of " + w.Resource + " are taken"
 	case admission.ReasonBackendUnavailable:
 		return "backend " + w.Backend + " does not answer"
 	case admission.ReasonCapacityReduced:
 		return amounts + ": the GPU is smaller than configured, or cannot be read"
-	case admission.ReasonUnmanagedMemory:
-		return amounts + because
 	case admission.ReasonNotByItself:
 		return amounts + ", and nothing that is under way will free more" + because
 	case admission.ReasonLoneRun:

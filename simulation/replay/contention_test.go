@@ -37,14 +37,7 @@ func TestFactorsAreLearnedBack(t *testing.T) {
 		}
 		text += row(at+120*time.Second, "light", 1)
 	}
-	p, err := newPlan(box, read(t, text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := newController(p)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := controllerFor(t, box, read(t, text))
 	if err := d.play(); err != nil {
 		t.Fatal(err)
 	}
@@ -53,11 +46,11 @@ func TestFactorsAreLearnedBack(t *testing.T) {
 		want          float64
 	}{{"heavy", "light", 2}, {"light", "heavy", 3}} {
 		i := 0
-		for p.routes[i].Class != c.class {
+		for d.routes[i].Class != c.class {
 			i++
 		}
-		if got := SlowerThan(p.routes[i].history.Learned())[c.beside]; math.Abs(got-c.want) > 0.1*c.want {
-			t.Errorf("%s is %.2f times slower beside %s, want about %v: %+v", c.class, got, c.beside, c.want, p.routes[i].history.Learned())
+		if got := SlowerThan(d.routes[i].history.Learned())[c.beside]; math.Abs(got-c.want) > 0.1*c.want {
+			t.Errorf("%s is %.2f times slower beside %s, want about %v: %+v", c.class, got, c.beside, c.want, d.routes[i].history.Learned())
 		}
 	}
 	if got := SlowerThan([]admission.Learned{{}}); got != nil {

@@ -17,14 +17,7 @@ import (
 func TestAHeadsEstimatedStartIsTrue(t *testing.T) {
 	for _, name := range []string{"two-gpus", "mixed", "three-classes"}[:race.Some(3)] {
 		box, trace := example(t, name, name)
-		p, err := newPlan(box, trace)
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := newController(p)
-		if err != nil {
-			t.Fatal(err)
-		}
+		d := controllerFor(t, box, trace)
 		said := map[int32]time.Duration{} // by request
 		heads := map[uint64]bool{}
 		d.atRest = func() error {
@@ -64,9 +57,8 @@ func TestAHeadsEstimatedStartIsTrue(t *testing.T) {
 	}
 }
 
-// wrongBy plays a trace and gives by how much each expected start was wrong, of every
-// request at every moment at which it waited; none counts those for which none was said.
-func wrongBy(t *testing.T, box *Box, trace *Trace) (all []time.Duration, none int) {
+// controllerFor is what plays a trace, before it has begun.
+func controllerFor(t *testing.T, box *Box, trace *Trace) *controller {
 	t.Helper()
 	p, err := newPlan(box, trace)
 	if err != nil {
@@ -76,6 +68,14 @@ func wrongBy(t *testing.T, box *Box, trace *Trace) (all []time.Duration, none in
 	if err != nil {
 		t.Fatal(err)
 	}
+	return d
+}
+
+// wrongBy plays a trace and gives by how much each expected start was wrong, of every
+// request at every moment at which it waited; none counts those for which none was said.
+func wrongBy(t *testing.T, box *Box, trace *Trace) (all []time.Duration, none int) {
+	t.Helper()
+	d := controllerFor(t, box, trace)
 	said := map[int32][]time.Duration{} // by request
 	d.atRest = func() error {
 		if len(d.waiting) == 0 {

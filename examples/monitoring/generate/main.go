@@ -1,5 +1,5 @@
-// Command generate writes the Grafana dashboard of examples/monitoring, and the table
-// of docs/observability.md that says which metric answers which question. Both come from
+// Command generate writes the Grafana dashboard of examples/monitoring, and the list
+// in docs/observability.md that says which metric answers which question. Both come from
 // one list of questions.
 //
 //	go run ./examples/monitoring/generate
@@ -13,6 +13,8 @@ import (
 	"os"
 	"regexp"
 	"strings"
+
+	"github.com/anteroom-gpu/anteroom/internal/markdown"
 )
 
 const (
@@ -30,7 +32,7 @@ func main() {
 		docs, err = os.ReadFile(docsFile)
 	}
 	if err == nil {
-		docs, err = withTable(docs)
+		docs, err = withList(docs)
 	}
 	if err == nil {
 		err = os.WriteFile(docsFile, docs, 0o644)
@@ -126,27 +128,27 @@ func (p panel) metrics() (names []string) {
 }
 
 const (
-	tableBegins = "<!-- The table is written by go run ./examples/monitoring/generate. -->\n"
-	tableEnds   = "<!-- The table ends. -->\n"
+	listBegins = "<!-- The list is written by go run ./examples/monitoring/generate. -->\n"
+	listEnds   = "<!-- The list ends. -->\n"
 )
 
-// withTable puts the table of questions in its place.
-func withTable(docs []byte) ([]byte, error) {
-	before, rest, ok := bytes.Cut(docs, []byte(tableBegins))
-	_, after, ends := bytes.Cut(rest, []byte(tableEnds))
+// withList puts the list of questions in its place.
+func withList(docs []byte) ([]byte, error) {
+	before, rest, ok := bytes.Cut(docs, []byte(listBegins))
+	_, after, ends := bytes.Cut(rest, []byte(listEnds))
 	if !ok || !ends {
-		return nil, fmt.Errorf("%s: there is no place for the table: want a line %q and a line %q", docsFile, tableBegins, tableEnds)
+		return nil, fmt.Errorf("%s: there is no place for the list: want a line %q and a line %q", docsFile, listBegins, listEnds)
 	}
 	var out bytes.Buffer
 	out.Write(before)
-	out.WriteString(tableBegins)
-	out.WriteString("\n| question | metrics | panel |\n| --- | --- | --- |\n")
+	out.WriteString(listBegins)
 	for _, g := range groups {
+		fmt.Fprintf(&out, "\n%s:\n\n", g.title)
 		for _, p := range g.panels {
-			fmt.Fprintf(&out, "| %s | `%s` | %s: %s |\n", p.question, strings.Join(p.metrics(), "`, `"), g.title, p.title)
+			out.WriteString(markdown.Wrap("- ", "  ", fmt.Sprintf("%s: %s `%s`", p.title, p.question, strings.Join(p.metrics(), "`, `"))))
 		}
 	}
-	out.WriteString("\n" + tableEnds)
+	out.WriteString("\n" + listEnds)
 	out.Write(after)
 	return out.Bytes(), nil
 }

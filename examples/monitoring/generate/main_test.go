@@ -24,12 +24,12 @@ func TestWhatIsCommittedIsWhatIsGenerated(t *testing.T) {
 		t.Fatal(err)
 	}
 	docs := read(t, docsFile)
-	table, err := withTable(docs)
+	list, err := withList(docs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(text, read(t, dashboardFile)) || !bytes.Equal(table, docs) {
-		t.Error("the dashboard or the table of docs/observability.md is not what is generated: want go run ./examples/monitoring/generate")
+	if !bytes.Equal(text, read(t, dashboardFile)) || !bytes.Equal(list, docs) {
+		t.Error("the dashboard or the list in docs/observability.md is not what is generated: want go run ./examples/monitoring/generate")
 	}
 }
 
