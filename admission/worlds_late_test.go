@@ -39,6 +39,9 @@ var worldsOnceLate = []struct {
 	{920108987, "what has failed, and would fail again, reserves nothing"},
 	{920148790, "a wake that failed for want of memory is tried again once memory is free"},
 	{920108213, "one that failed because the process was gone, once it is back"},
+	{990083981, "a failure counts for less long where somebody else's memory may have gone after it, also if its answer told what room it had"},
+	{780025310, "and where work of ours has moved memory since, and totals alone tell what its backend holds"},
+	{780090625, "what runs return late is not taken for what the run after them takes"},
 }
 
 func TestWorldsThatWereOnceLate(t *testing.T) {

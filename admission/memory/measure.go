@@ -22,6 +22,7 @@ type meter struct {
 	highest Bytes // the most in use while it ran, less the process figures
 	least   Bytes // the least that the account was seen to hold
 	peak    Bytes // the most that it was surely seen to hold
+	own     bool  // of it nothing is what runs before this one returned late
 	top     Bytes // the most that it may have held
 	after   bool  // it was read after its end: a backend that keeps memory shows the peak then
 	good    bool
@@ -151,7 +152,7 @@ func (l *Ledger) tell(r *Run) {
 		}
 		x := Measurement{Corrects: m.told > 0, Run: r, Weights: acc.weights, Exact: m.exact, Keeps: acc.seenKeeps > 0}
 		switch {
-		case m.peak > m.before.High, m.exact && m.peak > acc.weights && !acc.keeps():
+		case m.peak > m.before.High, m.exact && m.own && m.peak > acc.weights && !acc.keeps():
 			if m.reads == 0 && !m.after || !m.exact && (!m.lone || (m.top-m.peak)*narrow > m.peak) {
 				return
 			}
@@ -217,6 +218,7 @@ func (p *pass) meter(a int, rest Bytes) {
 	p.chain(acc, h)
 	if running := m.run.state == running; running || acc.keeps() && !m.after {
 		m.peak, m.top = max(m.peak, h.Low), max(m.top, h.High)
+		m.own = m.own || h.Low >= m.peak && (acc.seenReturns > 1 || p.begun >= acc.endedAt+lateTime)
 		m.highest = max(m.highest, rest)
 		if running {
 			m.reads++

@@ -107,18 +107,19 @@ func (l *Ledger) roomier(c *Case, room Bytes, now time.Duration) bool {
 	return room > c.TooSmall+c.TooSmall/roomier || !c.sure && l.over(c, now)
 }
 
-// shorterMoved and shorterPassing divide the time for which a failure counts where it cannot be told what room it
-// had, and its evidence is not what it was.
+// movedShare and passingShare are the share, in percent, of the time for which a failure counts where its evidence is
+// not what it was, and it cannot be told what others hold now. A head that truly fits by then is late by less than 30 s
+// with the default TrialAfter.
 const (
-	shorterMoved   = 2 // work of ours has moved memory there since
-	shorterPassing = 4 // some of what was in use right after it is gone: a neighbour's, it may be
+	movedShare   = 45 // work of ours has moved memory there since
+	passingShare = 15 // some of what was in use right after it is gone: a neighbour's, it may be
 )
 
 // Until is when the last failure may cease to count, whatever the card shows; it is no
 // later than now where it has.
 func (c *Case) Until(now time.Duration) time.Duration {
-	for _, part := range [...]time.Duration{shorterPassing, shorterMoved} {
-		if at := c.at + c.penalty/part; now < at && !c.sure {
+	for _, share := range [...]time.Duration{passingShare, movedShare} {
+		if at := c.at + c.penalty*share/100; now < at {
 			return at
 		}
 	}
@@ -127,17 +128,22 @@ func (c *Case) Until(now time.Duration) time.Duration {
 
 // over says that the last failure has ceased to count: enough time has passed.
 func (l *Ledger) over(c *Case, now time.Duration) bool {
-	part := time.Duration(1)
+	share := time.Duration(100)
 	switch {
-	case c.sure:
 	case c.passing:
-		part = shorterPassing
+		share = passingShare
 	case slices.ContainsFunc(c.seen, func(e evidence) bool {
-		return e.on >= len(l.accounts) || l.devices[l.accounts[e.on].gpu].movedAt > c.at+settleTime
+		return !l.told(c, e.on) && (e.on >= len(l.accounts) || l.devices[l.accounts[e.on].gpu].movedAt > c.at+settleTime)
 	}):
-		part = shorterMoved
+		share = movedShare
 	}
-	return now >= c.at+c.penalty/part
+	return now >= c.at+c.penalty*share/100
+}
+
+// told says that it is certain what room a failure on account a had, and that the driver
+// tells what the account holds: so its evidence shows how much of the GPU others hold now.
+func (l *Ledger) told(c *Case, a int) bool {
+	return c.sure && a < len(l.accounts) && l.accounts[a].figure >= 0
 }
 
 // failed takes a reading after a run that ran out of memory: the room that it had,
@@ -157,7 +163,7 @@ func (p *pass) failed(a int) {
 	}
 	if r.ended+settleTime <= p.begun {
 		if acc.failed = nil; c.at == r.ended {
-			c.passing = c.most > p.d.read+evidenceMoved
+			c.passing = !p.l.told(c, a) && c.most > p.d.read+evidenceMoved
 			c.evidence(a, p.d.read, p.d.read-h.Low, acc.figure >= 0)
 		}
 	}
