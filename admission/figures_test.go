@@ -478,6 +478,26 @@ func TestASecondTryWaitsForWhatIsCertain(t *testing.T) {
 	}
 }
 
+// TestASecondTryStopsNoOtherRequest: it waits for what runs, however long that is, and
+// small requests start beside that all the time.
+func TestASecondTryStopsNoOtherRequest(t *testing.T) {
+	b := learning(t, server("other", 0, true), server("flux", 0, true))
+	p := &pupil{rig: b, class: "work", backend: "flux", declared: 10 * GiB}
+	b.readsFor(3, 0)
+	b.runs(b.submit("work", "other", 30*GiB), true)
+	b.readsFor(2, 30*GiB)
+	p.ends(p.asks(), Result{Outcome: OutOfMemory})
+	retry := p.asks(func(r *Request) { r.Retry = true })
+	for range 60 {
+		small := b.submit("work", "other", GiB)
+		b.runs(small, true)
+		b.readsFor(1, 31*GiB)
+		b.end(small)
+		b.readsFor(.5, 30*GiB)
+	}
+	b.runs(retry, false)
+}
+
 // TestAnEstimateRefusesNoRequest: not the one of the configuration, and not the one
 // that was learned. Only what even the fastest run could not meet is refused.
 func TestAnEstimateRefusesNoRequest(t *testing.T) {
