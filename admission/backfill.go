@@ -39,7 +39,9 @@ func (s *Scheduler) pass(now time.Duration) {
 	s.running.predict(now) // 2
 	s.box.ledger.Predict(now)
 	for again := true; again; {
-		again = s.heads(now)
+		if again = s.heads(now); again {
+			s.running.late(s, now)
+		}
 	}
 	s.refresh(now) // 5
 	s.recheck = min(s.recheck, m.Recheck)

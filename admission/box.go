@@ -35,6 +35,7 @@ type class struct {
 	gone    bool
 	paused  bool
 	waiting queue.Group[Ticket]
+	dated   int // of those that wait, that have a deadline
 	granted uint64
 	refused uint64
 	counts  Counts

@@ -1,13 +1,16 @@
 package admission
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 )
 
 // A deadline is unmeetable where even the fastest run seen, behind work that is
 // certain, would be too late. Certain is work that runs: a request that waits may leave. It lasts
-// no less than the fastest run of its demand. So no estimate refuses a request.
+// no less than the fastest run of its demand. So no estimate refuses a request. It is told
+// as soon as that is so: as it arrives, or when others have started before it.
 
 // certainWait is for how long a request surely waits as it arrives: while all slots of
 // its class, or of each replica of its backend, are taken, for the first of those runs
@@ -44,6 +47,28 @@ func (x *runs) firstEnd(now time.Duration, among func(*Ticket) bool) (first time
 		}
 	}
 	return first
+}
+
+// late takes out the tickets whose deadlines cannot be met any more, since others have
+// started before them: they would have to start before a slot is free.
+func (x *runs) late(s *Scheduler, now time.Duration) {
+	until := now
+	for _, sh := range s.shapes.active {
+		if sh.busy = 0; sh.class.dated > 0 {
+			sh.busy = now + x.certainWait(now, &s.box.live, sh.class, sh.backend)
+			until = max(until, sh.busy)
+		}
+	}
+	if until == now {
+		return
+	}
+	all := s.queue.ExpireBefore(until, nil)
+	slices.SortFunc(all, func(a, b *Ticket) int { return cmp.Compare(a.ID(), b.ID()) })
+	for _, t := range all {
+		if t.deadline && t.wait.Expires < t.shape.busy {
+			expired(s, now, t)
+		}
+	}
 }
 
 // unmeetable is the refusal at the door of a request that has to start by then, at the

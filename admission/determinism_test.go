@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+
+	"github.com/anteroom-gpu/anteroom/internal/race"
 )
 
 // played is what came of a run of drawn events.
@@ -26,8 +28,7 @@ func played(seed uint64, steps int) (string, error) {
 // 14: the same events give the same grants, on one processor or on many, and
 // whatever the order of maps, which is another at every run.
 func TestTheSameEventsGiveTheSameGrants(t *testing.T) {
-	const seeds = 20
-	var once [seeds]string
+	once := make([]string, race.Some(20))
 	before := runtime.GOMAXPROCS(1)
 	defer runtime.GOMAXPROCS(before)
 	for seed := range once {

@@ -82,6 +82,11 @@ func (s *Scheduler) estimateStart(now time.Duration, sh *shape, n int, p50 time.
 		if len(s.running) > 0 {
 			head = max(head, s.running[0].end)
 		}
+		if sh.block.memory() {
+			if again, _, is := s.box.ledger.Full(sh.block.gpu, now); is {
+				head = max(head, again)
+			}
+		}
 	}
 	return head + time.Duration(n)*p50/time.Duration(s.box.parallel(sh))
 }

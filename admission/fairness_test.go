@@ -6,13 +6,15 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/internal/race"
 )
 
 // 11: two tenants with work waiting all the time differ in service ÷ weight by
 // at most two largest charges. Estimates are arbitrary; what counts is how long
 // the work really took, and the price of one is its share of the resources.
 func TestTenantsThatAlwaysWaitGetTheirShares(t *testing.T) {
-	for seed := range uint64(100) {
+	for seed := range uint64(race.Some(100)) {
 		n := rand.New(rand.NewPCG(seed, 11)).IntN
 		names := []string{"a", "b", "c"}[:2+n(2)]
 		cfg := benchConfig(1, 64)

@@ -543,6 +543,42 @@ func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
 	}
 }
 
+// TestADeadlineIsGivenUpWhenAnotherStartsBeforeIt: what waits is told at once that it is too
+// late, and not when it would have to start. What has time enough, or no deadline, waits on.
+func TestADeadlineIsGivenUpWhenAnotherStartsBeforeIt(t *testing.T) {
+	one := server("vqa", 0, true)
+	one.Slots = 1
+	b := learning(t, one)
+	p := &pupil{rig: b, class: "work", backend: "vqa", declared: GiB}
+	b.readsFor(3, 0)
+	x := p.asks()
+	b.readsFor(20, GiB)
+	p.ends(x, Result{})
+	fastest := p.h.Fastest(GiB).Seconds()
+	by := func(seconds float64) *Ticket {
+		return p.asks(func(r *Request) {
+			r.Deadline, r.Fastest = b.wall().Add(time.Duration(seconds*float64(time.Second))), p.h.Fastest(GiB)
+		})
+	}
+	x = p.asks()
+	b.runs(x, true)
+	b.readsFor(5, GiB)
+	// The first and the last have to start in fastest − 2 s, before a run that starts then ends.
+	ahead, first, later, free := p.asks(), by(2*fastest-2), by(4*fastest), p.asks()
+	last := by(2*fastest - 2)
+	b.readsFor(fastest-5, GiB)
+	p.ends(x, Result{})
+	b.runs(ahead, true)
+	for i, z := range []*Ticket{first, last} {
+		if r := z.Rejection(); r == nil || r.Code != CodeDeadlineUnmeetable || r.RetryAfter <= 0 || r.Waited <= 0 {
+			t.Errorf("%d of two that are too late by then gets %+v, want deadline_unmeetable and when to come back", i, r)
+		}
+	}
+	if !later.Waiting() || !free.Waiting() {
+		t.Error("what is not too late does not wait on")
+	}
+}
+
 // TestNoRequestFollowsAFailureBeforeAReading: it is not known how full the card is.
 // Smaller requests of the same backend go on.
 func TestNoRequestFollowsAFailureBeforeAReading(t *testing.T) {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/internal/race"
 )
 
 // The rules against models that are too simple to be wrong: 17.
@@ -106,7 +108,7 @@ func controller(t *testing.T, kinds []kindOf, jobs []*job) {
 // oracle plays many draws, the same each time; play gives how many waited.
 func oracle(t *testing.T, contended bool, play func(n draw) int) {
 	waited := 0
-	for seed := range uint64(1000) {
+	for seed := range uint64(race.Some(1000)) {
 		waited += play(rand.New(rand.NewPCG(seed, 17)).IntN)
 		if t.Failed() {
 			t.Fatalf("with seed %d", seed)

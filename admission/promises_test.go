@@ -1,11 +1,18 @@
 package admission
 
 import (
+	"flag"
 	"math/rand/v2"
+	"strconv"
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/anteroom-gpu/anteroom/internal/race"
 )
+
+// -rapid.checks plays more or fewer.
+func init() { flag.Set("rapid.checks", strconv.Itoa(race.Some(100))) }
 
 func rapidly(r *rapid.T) draw {
 	return func(n int) int { return rapid.IntRange(0, n-1).Draw(r, "") }
@@ -31,7 +38,7 @@ func TestPromisesHoldAfterEveryEvent(t *testing.T) {
 // rapid draws small numbers by preference, which makes for short failures and
 // calm boxes. These are busy ones, the same each time.
 func TestPromisesHoldOnABusyBox(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(race.Some(40)) {
 		n := rand.New(rand.NewPCG(seed, 0)).IntN
 		w := newWorld(boxOf(n), n)
 		w.late = n(2) == 1

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/anteroom-gpu/anteroom/admission/memory"
+	"github.com/anteroom-gpu/anteroom/internal/race"
 )
 
 // pair is two backends on a card that is read: flux with weights of 4 GiB, and vqa
@@ -291,7 +292,7 @@ func traceOf(seed uint64) []Bytes {
 // that has to fit does, by what the last good reading showed of the neighbours, and
 // when they have gone all that waits runs.
 func TestANeighbourAsOnRecordIsNeverOverlooked(t *testing.T) {
-	for seed := range uint64(4) {
+	for seed := range uint64(race.Some(4)) {
 		cfg := benchConfig(1, 8)
 		cfg.GPUs[0].Name, cfg.GPUs[0].Reads = "g0", true
 		for i := range cfg.Classes {

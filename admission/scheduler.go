@@ -183,6 +183,9 @@ func (t *Ticket) refuse(r *Rejection) {
 // enqueue puts a ticket into its shape's queue.
 func (s *Scheduler) enqueue(t *Ticket) {
 	t.state = stateWaiting
+	if t.deadline {
+		t.shape.class.dated++
+	}
 	s.queue.Push(&t.Entry, &t.wait.Place, &t.shape.Shape)
 	s.shapes.joined(t.shape)
 }
@@ -192,6 +195,9 @@ func (s *Scheduler) enqueue(t *Ticket) {
 func (s *Scheduler) leave(t *Ticket) (matters bool) {
 	sh := t.shape
 	matters = sh.head == t || sh.Eldest() == t
+	if t.deadline {
+		sh.class.dated--
+	}
 	s.queue.Remove(&t.wait.Place)
 	s.shapes.left(sh, t)
 	s.strict.left(t)
@@ -298,13 +304,18 @@ func (s *Scheduler) Tick(now time.Duration) { s.pass(now) }
 
 func (s *Scheduler) expire(now time.Duration) {
 	for t := s.queue.Expired(now); t != nil; t = s.queue.Expired(now) {
-		r := &Rejection{Code: CodeQueueTimeout, Detail: s.blockOf(t).String(), RetryAfter: s.estimateWait(now, t.shape, t.p50)}
-		if t.deadline {
-			r.Code = CodeDeadlineUnmeetable
-		}
-		s.evict(now, t, r, t.positionInClass())
-		s.news.decide(t)
+		expired(s, now, t)
 	}
+}
+
+// expired takes out a ticket that has waited for too long.
+func expired(s *Scheduler, now time.Duration, t *Ticket) {
+	r := &Rejection{Code: CodeQueueTimeout, Detail: s.blockOf(t).String(), RetryAfter: s.estimateWait(now, t.shape, t.p50)}
+	if t.deadline {
+		r.Code = CodeDeadlineUnmeetable
+	}
+	s.evict(now, t, r, t.positionInClass())
+	s.news.decide(t)
 }
 
 // Next is when Tick must be called if nothing else happens before; false:

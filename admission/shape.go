@@ -56,6 +56,7 @@ type shape struct {
 	asked        uint64        // the pass that looked for what could be unloaded for it, before its turn
 	claims       bool          // memory was freed for its head
 	turn         waitsTurn     // of another backend, that its head waits for
+	busy         time.Duration // until then no slot for it is free, surely; set by late
 }
 
 // shapes are the distinct demands: those with waiting tickets, by rank, and

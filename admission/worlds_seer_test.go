@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/internal/race"
 )
 
 // seer is a scheduler that knows the truth, to judge the judge. It starts
@@ -198,7 +200,7 @@ func (d *doubter) lone(card int) bool               { return d.trials[card] != n
 // TestTheJudgeOfWorlds holds the judge against schedulers whose faults are
 // known.
 func TestTheJudgeOfWorlds(t *testing.T) {
-	const n = 500
+	n := race.Some(500)
 	t.Run("finds nothing wrong with one that knows the truth", func(t *testing.T) {
 		all := playWorlds(n, 1, newSeer(trulyFits))
 		t.Logf("\n%v", all)

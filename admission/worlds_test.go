@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/anteroom-gpu/anteroom/internal/race"
 )
 
 // Worlds hold the Scheduler against cards whose truth it does not see:
@@ -151,6 +153,9 @@ func TestWorlds(t *testing.T) {
 		return
 	}
 	n := 2000
+	if race.Enabled {
+		n = 1000 // of fewer the shares say little
+	}
 	if *worlds > 0 {
 		n = *worlds
 	}
@@ -183,7 +188,7 @@ func TestWorlds(t *testing.T) {
 // TestWorldsNeedTrials shows that the worlds tell a Scheduler with rests and
 // trials from one without.
 func TestWorldsNeedTrials(t *testing.T) {
-	const n = 500
+	n := race.Some(500)
 	sum := playWorlds(n, 1, newWithoutTrials)
 	if all := sum.sum(); all.onTime() > 98 {
 		t.Errorf("without rests and trials heads are late in %d of %d worlds, want 2 %% or more\n%v", all.late, n, sum)
@@ -192,7 +197,7 @@ func TestWorldsNeedTrials(t *testing.T) {
 
 // TestWorldsAreDrawnAlike holds that a seed is enough to play a world again.
 func TestWorldsAreDrawnAlike(t *testing.T) {
-	for seed := uint64(1); seed <= 20; seed++ {
+	for seed := uint64(1); seed <= uint64(race.Some(20)); seed++ {
 		if a, b := tellWorld(seed, newAdapter, math.MaxInt), tellWorld(seed, newAdapter, math.MaxInt); a != b {
 			t.Errorf("world %d is not the same when it is played again", seed)
 		}

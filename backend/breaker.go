@@ -18,7 +18,8 @@ import (
 // ago.
 var ErrBreakerOpen = errors.New("backend: the backend's breaker is open")
 
-// errOverload is an answer that says "later": it is no fault of the backend.
+// errOverload is an answer of 429 or 503: the backend is there, but has no capacity now. It
+// does not count as a failure.
 var errOverload = errors.New("backend: the backend is overloaded")
 
 const (
@@ -30,26 +31,26 @@ const (
 	mostMinimum = 4096
 )
 
-// breaker is a backend's circuit breaker, which tells when it changes.
+// breaker is a backend's circuit breaker. It reports changes of its state.
 //
-//   - A connection that is refused says that no server is there, and opens it. Of
-//     others that are not made (too late, no name, no route) `failures` in a row do,
-//     and one does if a probe fails too.
-//   - An error of 5xx and an answer that does not come in time may be one client's
-//     doing. They open it where they are `ratio` of `minimum` or more in a
-//     `window`, come from more than one client, and a probe fails too. A broken
-//     connection counts among them, and has the backend probed at once; until it has
-//     answered, what waits is not sent to it.
-//   - A caller that leaves, an overload, an error for want of memory, and what the
-//     proxy itself lacks say nothing of the backend.
+//   - A refused connection opens it at once, because no server is there. Other failed
+//     connections (timeout, no name, no route) open it after `failures` in a row, and a
+//     single one does if a probe fails too.
+//   - A 5xx and an answer that does not come in time may be caused by one client. They open
+//     it if they are at least `ratio` of `minimum` or more requests in a `window`, concern
+//     more than one client, and a probe fails too. A broken connection counts in the same
+//     way, and the backend is probed at once. Until it has answered, waiting requests are
+//     not sent to it.
+//   - A caller that leaves, an overload, an out-of-memory error, and a lack of the proxy's
+//     own resources count neither as failure nor as success.
 //   - While it is open the backend is probed each second, and the first answer
 //     closes it. After `open` it is half-open: one request at a time is let through,
 //     for a probe may be wrong.
 //
-// The states and the counts are gobreaker's. The probes, who the clients are, the
-// timer that makes an open breaker half-open when it is time, and changes from
-// outside are added here, for gobreaker has none of them. It is called with mu held,
-// and so are the functions that it calls back.
+// The states and the counts are gobreaker's. This type adds what gobreaker does not have:
+// probes, the distinction of clients, the timer that makes an open breaker half-open, and
+// changes from outside. gobreaker is called with mu held, and so are the functions that it
+// calls back.
 type breaker struct {
 	BreakerConfig
 	probe   func(ctx context.Context) error
@@ -109,8 +110,7 @@ func (b *breaker) renew() {
 	b.set(gobreaker.StateClosed)
 }
 
-// newShare is a gobreaker that asks for a probe where it would open: the probe has
-// the last word.
+// newShare is a gobreaker that asks for a probe instead of opening: the probe decides.
 func (b *breaker) newShare() *gobreaker.CircuitBreaker[struct{}] {
 	return gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Interval:     b.Window,
@@ -126,7 +126,7 @@ func (b *breaker) newShare() *gobreaker.CircuitBreaker[struct{}] {
 	})
 }
 
-// update does something with mu held, and tells of it if it changed what may be sent.
+// update calls do with mu held, and reports if do changed how many requests may be sent.
 func (b *breaker) update(do func()) (changed bool) {
 	b.mu.Lock()
 	turn, held := b.turn, b.held
@@ -159,7 +159,7 @@ func (b *breaker) allow(client string, through *gate) (done func(error), err err
 			through.leave()
 			b.update(func() {
 				b.running--
-				// What began before the last change says nothing of what is now.
+				// A request that began before the last change of the state does not count.
 				if turn == b.turn {
 					b.count(client, finish, err)
 				}
@@ -186,10 +186,11 @@ func (b *breaker) count(client string, finish func(error), err error) {
 		}
 		b.failedAt = time.Now()
 	}
-	// gobreaker counts a request in the part of the window in which it began, and
-	// one that lasts for longer nowhere. Here it counts when it ends.
+	// gobreaker counts a request in the part of the window in which it began, and does not
+	// count a request that lasts longer than the window. Here a request counts when it
+	// ends.
 	b.share.Execute(func() (struct{}, error) { return struct{}{}, err })
-	// A connection that broke may be the end of the process.
+	// A broken connection may mean that the process has ended.
 	if errors.Is(err, ErrProtocol) {
 		b.askWhether(true)
 	}
@@ -212,13 +213,13 @@ func (b *breaker) because(err error) {
 	}
 }
 
-// saysNothing says that how a request ended is neither failure nor success.
+// saysNothing says that the end of a request counts neither as failure nor as success.
 func saysNothing(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, errOverload) || errors.Is(err, ErrMemory) || errors.Is(err, ErrUpload) ||
 		errors.Is(err, ErrShort) || ownFault(err)
 }
 
-// ownFault says that the proxy lacks what a connection takes.
+// ownFault says that the proxy lacks the resources for a connection.
 func ownFault(err error) bool {
 	for _, lack := range [...]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, lack) {
@@ -228,8 +229,8 @@ func ownFault(err error) bool {
 	return false
 }
 
-// askWhether opens the breaker if a probe fails. Where the server may be gone, what
-// waits is held back until the probe has said that it is there. The caller holds mu.
+// askWhether opens the breaker if a probe fails. With hold, because the server may be gone,
+// waiting requests are held back until the probe has succeeded. The caller holds mu.
 func (b *breaker) askWhether(hold bool) {
 	b.held = b.held || hold
 	if b.asking {
@@ -313,8 +314,8 @@ func (b *breaker) watch() {
 	}
 }
 
-// trip opens it, and shut closes it, by a surer word than what it counts. They
-// report whether that was a change.
+// trip opens it and shut closes it, whatever it has counted. They report whether that was a
+// change.
 func (b *breaker) trip(why string) bool { return b.force(gobreaker.StateOpen, b.openNow, why) }
 func (b *breaker) shut(why string) bool { return b.force(gobreaker.StateClosed, b.renew, why) }
 
@@ -343,7 +344,7 @@ func (b *breaker) look() (state gobreaker.State, remaining time.Duration) {
 	return b.state, max(0, time.Until(b.until))
 }
 
-// holds says that nothing new is to be sent, whatever the state.
+// holds says that no new request is sent, whatever the state.
 func (b *breaker) holds() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -376,8 +377,7 @@ func (b *breaker) close() {
 	}
 }
 
-// clientOf is who a request comes from, as far as the breaker tells clients
-// apart.
+// clientOf identifies the client of a request for the breaker.
 func clientOf(address string) string {
 	if host, _, err := net.SplitHostPort(address); err == nil {
 		return host

@@ -12,14 +12,14 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing/body"
 )
 
-// Call is a request of the proxy's own to an engine: to free its memory, to wake it,
-// to see how it is, to follow its work or to cancel it.
+// Call is a request of the proxy's own to an engine: to free its memory, to wake it, to ask
+// for its state, to follow its work or to cancel it.
 type Call struct {
 	Method string
 	Target string // path and query
 	Body   string // JSON or a form; empty: none
-	// Without are keys of the answer, within what is right in it, that nothing here
-	// looks at. Their values are left out of it, however large they are.
+	// Without are keys of the answer that are not needed, at any depth below its root.
+	// Their values are left out of the answer, because they may be large.
 	Without []string
 
 	// repeat says that the call changes nothing, so that it may be sent a second
@@ -28,15 +28,15 @@ type Call struct {
 }
 
 const (
-	// maxCallAnswer bounds what a call may be answered.
+	// maxCallAnswer bounds the length of the answer to a call.
 	maxCallAnswer = 16 << 20
-	// mostAnswer is what is read of the answer to an order or a probe.
+	// mostAnswer is how many bytes are read of the answer to an order or a probe.
 	mostAnswer = 1 << 20
 )
 
-// Ask makes a call beside the requests that clients make: it passes the breaker
-// by and is not counted there. host and header may be empty; header is not changed.
-// It fails as RoundTrip does; an answer of any status is no error.
+// Ask makes a call of the proxy's own. The breaker neither stops nor counts it. host and
+// header may be empty; header is not changed. It fails as RoundTrip does; an answer of any
+// status is no error.
 func (b *Server) Ask(ctx context.Context, c Call, host string, header http.Header) (status int, answer []byte, err error) {
 	res, answer, err := b.send(ctx, c, host, header, maxCallAnswer+1)
 	if res != nil {
@@ -86,13 +86,13 @@ func (b *Server) send(ctx context.Context, c Call, host string, header http.Head
 	case err != nil && ctx.Err() != nil:
 		err = context.Cause(ctx)
 	case err != nil:
-		// A process that dies after it has promised.
+		// The process died after it had sent the head of its answer.
 		err = fmt.Errorf("%s, then: %w: %v", res.Status, ErrProtocol, err)
 	}
 	return res, answer, err
 }
 
-// contentType is JSON for what is, else that of a form.
+// contentType is that of JSON if the body is JSON, else that of a form.
 func contentType(body string) string {
 	if json.Valid([]byte(body)) {
 		return "application/json"

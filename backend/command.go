@@ -16,8 +16,8 @@ import (
 // Command is a program and its arguments. No shell reads it.
 type Command []string
 
-// UnmarshalText splits a command line into words as a shell would: at spaces,
-// with quotes and backslashes. What only a shell could carry out is an error.
+// UnmarshalText splits a command line into words as a shell would: at spaces, with quotes
+// and backslashes. Syntax that only a shell could execute is an error.
 func (c *Command) UnmarshalText(text []byte) error {
 	var words []string
 	var word strings.Builder
@@ -77,9 +77,9 @@ func (c Command) check(report func(path, problem string), path string) {
 // and on Unix with it all that it started, unless that has made a process group
 // of its own. The error holds the last of what was written to either output.
 //
-// Something that the command leaves running may go on writing; what it writes
-// is read and forgotten until it ends, so that it neither blocks nor dies of a
-// closed pipe while this process lives.
+// A process that the command leaves running may go on writing. Its output is read and
+// dropped until it ends, so that it neither blocks nor dies of a closed pipe while this
+// process lives.
 func (c Command) run(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, c[0], c[1:]...)
 	killGroup(cmd)
@@ -142,7 +142,7 @@ func (t *tail) bytes() []byte {
 	return append([]byte(nil), t.kept...)
 }
 
-// excerpt is what an error repeats of a text that others wrote: one line.
+// excerpt is the part of an answer or output that an error repeats: one line.
 func excerpt(text []byte) string {
 	line := strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) || r == unicode.ReplacementChar {

@@ -15,14 +15,13 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing/expression"
 )
 
-// CompletionConfig says how to tell that work has ended, for a backend that
-// answers before it is done. Without a preset and a poll there is nothing to
-// tell: the answer is the end.
+// CompletionConfig says how the end of work is found, for a backend that answers before it
+// is done. Without a preset and a poll the answer is the end.
 type CompletionConfig struct {
-	Preset  string        `koanf:"preset"` // comfyui | gradio; on a route also none
-	On      []string      `koanf:"on"`     // METHOD /path of what is answered early; empty: see Applies
+	Preset  string        `koanf:"preset"` // comfyui | gradio | a1111 | none
+	On      []string      `koanf:"on"`     // METHOD /path of the calls that are answered early; empty: see Applies
 	Poll    string        `koanf:"poll"`   // METHOD /path, with values of the answer
-	Until   string        `koanf:"until"`  // an expression over what poll is answered
+	Until   string        `koanf:"until"`  // an expression over the answer to poll
 	Every   time.Duration `koanf:"every"`
 	Timeout time.Duration `koanf:"timeout"`
 	Cancel  string        `koanf:"cancel"` // METHOD /path and a body, with values of the answer
@@ -33,12 +32,12 @@ type early struct {
 	submits func(path string) bool // whether a POST there is answered early
 	poll    string
 	until   string
-	failed  string // after until: whether the work came to nothing
-	// gone and goneWhen tell of work that the engine knows no more: until will
-	// never be true.
+	failed  string // after until: whether the work failed
+	// gone and goneWhen find out that the engine does not know the work any more, so that
+	// until will never be true.
 	gone, goneWhen string
 	without        []string // as in Call, of poll and gone
-	watch          bool     // the end shows in events that pass by
+	watch          bool     // the end shows in a stream of events that a client reads
 }
 
 // isGradioCall says that a path is that of Gradio's plain interface, with at
@@ -48,8 +47,8 @@ func isGradioCall(path string, n int) bool {
 	return ok && behind != "" && !strings.HasSuffix(behind, "/") && strings.Count(behind, "/") >= n-1
 }
 
-// GradioEvents says whether a GET of the path is answered with Gradio's
-// events, and of which work: empty, of all that a session has.
+// GradioEvents says whether a GET of the path is answered with Gradio's events, and names
+// the event; empty: the events of all work of a session.
 func GradioEvents(path string) (event string, ok bool) {
 	if isGradioCall(path, 2) {
 		return path[strings.LastIndexByte(path, '/')+1:], true
@@ -59,8 +58,8 @@ func GradioEvents(path string) (event string, ok bool) {
 
 // Completion is how a route's work is followed to its end. It is immutable.
 type Completion struct {
-	Every   time.Duration // between two looks
-	Timeout time.Duration // from the answer on; then it is looked for no more
+	Every   time.Duration // between two polls
+	Timeout time.Duration // from the answer on; after that the work is followed no more
 	// Watch says that the end shows in Gradio's events alone.
 	Watch bool
 
@@ -86,14 +85,13 @@ func (c *Completion) Applies(r *http.Request) bool {
 	return r.Method == http.MethodPost && c.submits(r.URL.Path)
 }
 
-// Names says that the configuration itself names the request as one that is answered
-// early.
+// Names says that the key `on` of the configuration names the request.
 func (c *Completion) Names(r *http.Request) bool { return c != nil && c.on != nil && c.Applies(r) }
 
-// Job is one work that outlives its answer.
+// Job is work that goes on after its answer.
 type Job struct {
-	// Poll tells how far it is, Gone whether the engine knows it at all, Cancel
-	// ends it. The zero Call: there is none.
+	// Poll asks for its state, Gone asks whether the engine knows it, Cancel ends it. The
+	// zero Call: there is none.
 	Poll, Gone, Cancel Call
 	// Event names it in Gradio's events; empty elsewhere.
 	Event string
@@ -106,7 +104,7 @@ type Job struct {
 // nothing to follow, so that the answer is the end.
 func (c *Completion) Job(path string, answer []byte) (*Job, error) {
 	j := &Job{how: c}
-	var exact any // as it was written: a large number keeps all its digits
+	var exact any // json.Number keeps all digits of a large number
 	decoder := json.NewDecoder(bytes.NewReader(answer))
 	decoder.UseNumber()
 	if json.Unmarshal(answer, &j.json) != nil || decoder.Decode(&exact) != nil {
@@ -117,7 +115,7 @@ func (c *Completion) Job(path string, answer []byte) (*Job, error) {
 		if j.Event, _ = object["event_id"].(string); j.Event == "" {
 			return nil, errors.New("the answer has no event_id")
 		}
-		// Whatever it is answered, it shows that the engine lives.
+		// Any answer shows that the engine is there.
 		root, _, _ := strings.Cut(strings.TrimSuffix(path, "/queue/join"), "/call/")
 		j.Poll = Call{Method: http.MethodGet, Target: root + "/queue/status"}
 	}
@@ -137,23 +135,21 @@ func (c *Completion) Job(path string, answer []byte) (*Job, error) {
 	return j, nil
 }
 
-// Ended says whether the work has ended, by what Poll was answered, and
-// whether it came to nothing.
+// Ended says whether the work has ended, by the answer to Poll, and whether it failed.
 func (j *Job) Ended(status int, answer []byte) (ended, failed bool) {
 	env := j.environment(status, answer)
 	return j.how.until.Holds(env), j.how.failed.Holds(env)
 }
 
-// TellsFailure says that Ended can tell work that came to nothing.
+// TellsFailure says that Ended can recognise failed work.
 func (j *Job) TellsFailure() bool { return j.how.failed != nil }
 
-// Unknown says that the engine knows the work no more, by what Gone was
-// answered.
+// Unknown says that the engine does not know the work any more, by the answer to Gone.
 func (j *Job) Unknown(status int, answer []byte) bool {
 	return j.how.lost.Holds(j.environment(status, answer))
 }
 
-// jobEnvironment is what the expressions of a completion see.
+// jobEnvironment has the values that the expressions of a completion can use.
 type jobEnvironment struct {
 	Body   any `expr:"body"`   // what the poll was answered; nil where that is not JSON
 	JSON   any `expr:"json"`   // what the request was answered
@@ -173,9 +169,8 @@ func (c CompletionConfig) IsZero() bool {
 	return len(c.On) == 0 && c.Preset+c.Poll+c.Until+c.Cancel == "" && c.Every == 0 && c.Timeout == 0
 }
 
-// Over is a route's configuration with what it leaves open taken from its
-// backend's. With a preset or a poll of its own it takes no more than the
-// times.
+// Over is a route's configuration, completed with its backend's. If it has a preset or a
+// poll of its own, only Every and Timeout come from the backend.
 func (c CompletionConfig) Over(backend CompletionConfig) CompletionConfig {
 	c.Every, c.Timeout = cmp.Or(c.Every, backend.Every), cmp.Or(c.Timeout, backend.Timeout)
 	if c.Preset == "" && c.Poll == "" {
@@ -188,7 +183,7 @@ func (c CompletionConfig) Over(backend CompletionConfig) CompletionConfig {
 	return c
 }
 
-// Check reports mistakes of what a route has of its own beside its backend's.
+// Check reports mistakes in a route's own completion.
 func (c CompletionConfig) Check(report func(path, problem string)) {
 	check.OneOf(report, "preset", c.Preset, append([]string{"none"}, earlyEngines()...)...)
 }
@@ -200,7 +195,7 @@ func (c CompletionConfig) Compile(report func(path, problem string)) *Completion
 	if known := presets[c.Preset].early; known != nil {
 		p = *known
 	} else if c.Preset != "" && c.Preset != "none" {
-		return nil // which Check reports
+		return nil // Check reports this
 	}
 	if c.Preset == "none" || c.Preset == "" && c.Poll == "" {
 		if c.Until != "" || c.Cancel != "" || len(c.On) > 0 {
@@ -256,7 +251,7 @@ func (c CompletionConfig) Compile(report func(path, problem string)) *Completion
 	return out
 }
 
-// checkOn reports what is no request that can be told by its method and path.
+// checkOn reports entries of `on` that are no method and path.
 func (c CompletionConfig) checkOn(report func(path, problem string)) {
 	for i, line := range c.On {
 		if _, target, body, ok := splitCall(line); !ok || body != "" || strings.ContainsAny(target, "?{*") {

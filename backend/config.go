@@ -14,11 +14,12 @@ import (
 	"github.com/anteroom-gpu/anteroom/internal/check"
 )
 
-// Config is one entry of `backends`. An empty choice is its first.
+// Config is one entry of `backends`. If a key with fixed values is empty, it has the first
+// value.
 type Config struct {
 	Preset string   `koanf:"preset"` // the engine; see Resolve and Routes
 	Class  string   `koanf:"class"`  // of the preset's work; empty: its own
-	Models []string `koanf:"models"` // that it serves, where its paths are another backend's too
+	Models []string `koanf:"models"` // the models that it serves; needed if another backend has the same paths
 	// Aliases are more names that its clients may call models by, with its own.
 	Aliases       map[string]string `koanf:"aliases"`
 	URL           string            `koanf:"url"`
@@ -38,9 +39,9 @@ type Config struct {
 	Breaker       BreakerConfig     `koanf:"breaker"`
 
 	Reclaim ReclaimConfig `koanf:"reclaim"`
-	// RetryOOM tries once more what ran out of memory; OOMPatterns are
-	// what such errors say. AbandonAfter gives the grant of work back that has
-	// not ended so long after its client has gone; zero: never.
+	// RetryOOM sends a request once more that ran out of memory. OOMPatterns are words of
+	// such errors. AbandonAfter is how long after its client has left work keeps its grant
+	// if it has not ended; zero: until it ends.
 	RetryOOM     bool             `koanf:"retry_oom"`
 	OOMPatterns  []string         `koanf:"oom_patterns"`
 	Completion   CompletionConfig `koanf:"completion"`
@@ -50,8 +51,8 @@ type Config struct {
 	MinResidency time.Duration    `koanf:"min_residency"` // how long it stays once it is loaded
 }
 
-// ProcessConfig says which process of the host a backend is, where the port that
-// it listens on does not tell.
+// ProcessConfig names a backend's process on the host, if it cannot be found by the port
+// that it listens on.
 type ProcessConfig struct {
 	PID  int    `koanf:"pid"`
 	Name string `koanf:"name"` // of its program
@@ -67,7 +68,7 @@ type HealthConfig struct {
 type BreakerConfig struct {
 	Failures int           `koanf:"failures"`  // connections in a row that are not made
 	Ratio    float64       `koanf:"ratio"`     // of requests that fail; 0: 0.5
-	Minimum  int           `koanf:"minimum"`   // requests that a ratio is taken of; 0: 20
+	Minimum  int           `koanf:"minimum"`   // the least number of requests for the ratio; 0: 20
 	Window   time.Duration `koanf:"window"`    // in which they are counted; 0: 30s
 	Open     time.Duration `koanf:"open"`      // how long it stays open at the most
 	WhenOpen string        `koanf:"when_open"` // reject | hold
@@ -127,8 +128,7 @@ func (b Config) Check(report func(path, problem string)) {
 	}
 }
 
-// parseURL reads a backend's address. What it says of a wrong one does not
-// repeat a password.
+// parseURL reads a backend's address. Its errors do not repeat a password.
 func parseURL(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, errors.New(`"": missing: want http://host:port, https://host or unix:/path`)
@@ -144,7 +144,7 @@ func parseURL(text string) (*url.URL, error) {
 		return nil, fmt.Errorf("%q: has no scheme: want http://%s", text, text)
 	}
 	if err != nil {
-		// The parser's own words repeat the address.
+		// The parser's own error repeats the address.
 		return nil, errors.New("the url: cannot be read: want http://host:port, https://host or unix:/path")
 	}
 	if u.User != nil {

@@ -20,7 +20,7 @@ func (b Config) Controls() []Control {
 	var all []Control
 	for _, engine := range slices.Compact(slices.Sorted(slices.Values([]string{b.Preset, b.Reclaim.Preset, b.Completion.Preset}))) {
 		for _, path := range presets[engine].controls {
-			// By any method: some engines take GET for it too.
+			// For every method, because some engines accept GET for it too.
 			all = append(all, Control{Path: path})
 		}
 		for _, path := range presets[engine].posted {
@@ -37,8 +37,8 @@ func (b Config) Controls() []Control {
 	return all
 }
 
-// callPattern is the pattern of a call's path. A segment with a place in it may be
-// any, and so may one that a pattern cannot write.
+// callPattern is the pattern of a call's path. A segment with a placeholder matches any
+// text, and so does a segment that a pattern cannot express.
 func callPattern(target string) string {
 	path, _, _ := strings.Cut(target, "?")
 	pattern := ""

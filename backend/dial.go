@@ -18,8 +18,8 @@ const (
 	// is full drops the first packet, and the kernel sends the third only after three
 	// seconds.
 	tryTime = 1500 * time.Millisecond
-	// tryAgain is the pause before a socket file is tried again whose server has not
-	// come to accepting.
+	// tryAgain is the pause before a socket file is tried again whose server does not
+	// accept yet.
 	tryAgain = 10 * time.Millisecond
 	// mostDials is how many connections are being made at a time: fewer than the
 	// shortest queue that servers commonly listen with (128), so that thousands of
@@ -27,8 +27,8 @@ const (
 	mostDials = 64
 )
 
-// patient tries until a connection is there, something else than time is short, or
-// connectTime has passed. Its errors are those of the last try.
+// patient tries until a connection is made, an error other than a timeout comes, or
+// connectTime has passed. It returns the error of the last try.
 func patient(dial dial) dial {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, connectTime)
@@ -55,14 +55,14 @@ func patient(dial dial) dial {
 	}
 }
 
-// gate lets no more requests be sent than there are connections and mostDials more:
-// http.Transport begins a dial for each request that finds no idle connection, and
-// goes on with it when the request has got another one. The wait at the gate is the
-// proxy's own doing and counts against no backend. A nil gate is always open.
+// gate lets at most as many requests through as there are connections, and mostDials more:
+// http.Transport begins a dial for each request that finds no idle connection, and goes on
+// with the dial when the request has got another connection. The wait at the gate does not
+// count as a failure of the backend. A nil gate is always open.
 type gate struct {
 	mu      sync.Mutex
 	open    int       // connections; guarded by mu
-	made    uint64    // how many came about so far; guarded by mu
+	made    uint64    // how many were made so far; guarded by mu
 	inside  int       // requests that have or want one; guarded by mu
 	waiting list.List // of chan struct{}, each closed when its turn has come; guarded by mu
 }
@@ -86,7 +86,7 @@ func (g *gate) counting(dial dial) dial {
 	}
 }
 
-// Connections that tell of their end keep all else that they can do.
+// Connections that report their end keep all other methods.
 type (
 	countedTCP struct {
 		*net.TCPConn
@@ -106,8 +106,8 @@ func (c *countedTCP) Close() error  { c.gone(); return c.TCPConn.Close() }
 func (c *countedUnix) Close() error { c.gone(); return c.UnixConn.Close() }
 func (c *countedConn) Close() error { c.gone(); return c.Conn.Close() }
 
-// enter waits for a turn, which leave ends. It fails with ctx, and with ErrUnreachable
-// where no connection has come about for connectTime: then the requests before it are
+// enter waits until the request may pass; leave ends that. It fails with ctx, and with
+// ErrUnreachable if no connection was made for connectTime: then the requests before it are
 // about to fail too.
 func (g *gate) enter(ctx context.Context) error {
 	if g == nil {
@@ -141,7 +141,7 @@ func (g *gate) enter(ctx context.Context) error {
 		made = g.made
 		if err != nil {
 			select {
-			case <-turn: // in this very moment
+			case <-turn: // the turn came in the same moment
 				g.mu.Unlock()
 				g.leave()
 			default:
@@ -160,7 +160,7 @@ func (g *gate) leave() {
 	}
 }
 
-// change counts, and lets those in whose turn has come.
+// change changes the counts, and lets waiting requests through.
 func (g *gate) change(open, inside int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// unhealthyAfter is how many checks in a row must fail: one may be lost to a
-// busy moment.
+// unhealthyAfter is how many checks in a row must fail: a single one may fail because the
+// server is busy.
 const unhealthyAfter = 2
 
 // checkHealth asks the backend's health path until ctx ends, first at once. A
@@ -27,9 +27,9 @@ func (b *Server) checkHealth(ctx context.Context) {
 			failed = 0
 			b.setHealthy(true)
 		} else if errors.Is(err, context.DeadlineExceeded) && b.breaker.busy() {
-			// An engine that works in the thread that would answer.
+			// The engine works in the thread that would answer.
 		} else if errors.Is(err, ErrShort) {
-			// It was not asked.
+			// The check was not sent, so it says nothing about the server.
 		} else if failed++; failed >= unhealthyAfter {
 			b.setHealthy(false)
 		}
@@ -55,8 +55,7 @@ func (b *Server) probe(ctx context.Context) error {
 	return nil
 }
 
-// setHealthy opens the breaker with a check that failed and closes it with one
-// that did not.
+// setHealthy opens the breaker after a failed check and closes it after a good one.
 func (b *Server) setHealthy(healthy bool) {
 	if !b.unhealthy.CompareAndSwap(healthy, !healthy) {
 		return
@@ -89,7 +88,7 @@ func (b *Server) alive(ctx context.Context) error {
 		return err
 	}
 	defer c.Close()
-	// A process that ends may take connections for a moment longer, and closes them.
+	// A process that ends may accept connections for a moment longer, and closes them.
 	c.SetReadDeadline(time.Now().Add(aliveFor))
 	var one [1]byte
 	if _, err := c.Read(one[:]); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {

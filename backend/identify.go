@@ -21,10 +21,10 @@ const (
 	mostModels = 50
 )
 
-// Identity is what a server turned out to be.
+// Identity is what is known of a server.
 type Identity struct {
 	Engine  string   // the name of a preset; empty: it is not known
-	Because string   // what told it
+	Because string   // the answer that showed it
 	Models  []string // that it lists; none: it lists none, or does not say
 }
 
@@ -91,9 +91,9 @@ var clues = []clue{
 	{"ollama", "/api/tags", hasKeys("models")},
 }
 
-// Identify asks the server at an address which engine it is and what it serves. It
-// asks by GET alone, which changes nothing, follows no redirect, and takes little more
-// than two seconds. It fails where the address is none, or nothing answers there.
+// Identify asks the server at an address which engine it is and what it serves. It uses
+// only GET, which changes nothing, follows no redirect, and takes little more than two
+// seconds. It fails if the address is not valid or nothing answers there.
 func Identify(ctx context.Context, address string) (Identity, error) {
 	base, err := parseURL(address)
 	if err != nil {
@@ -126,7 +126,7 @@ func Identify(ctx context.Context, address string) (Identity, error) {
 	read := func(path string) (map[string]any, string) {
 		text := answers[slices.Index(paths, path)]
 		var object map[string]any
-		json.Unmarshal([]byte(text), &object) // what is no object has no keys
+		json.Unmarshal([]byte(text), &object) // an answer that is no object has no keys
 		return object, text
 	}
 	id := Identity{Models: listed(read("/v1/models"))}
@@ -156,7 +156,7 @@ func look(ctx context.Context, client *http.Client, url string) (string, error) 
 	if res.StatusCode != http.StatusOK {
 		return "", nil
 	}
-	text, _ := io.ReadAll(io.LimitReader(res.Body, identifyBytes)) // a part may tell it too
+	text, _ := io.ReadAll(io.LimitReader(res.Body, identifyBytes)) // a part may be enough
 	return string(text), nil
 }
 

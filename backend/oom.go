@@ -8,15 +8,13 @@ import (
 	"github.com/anteroom-gpu/anteroom/backend/outofmemory"
 )
 
-// ErrMemory is work that ended because the card was full. The backend is as well
-// as before.
+// ErrMemory is work that ended because the card was full. It is no failure of the backend.
 var ErrMemory = errors.New("backend: the backend ran out of GPU memory")
 
 // Client knows what the client of a request sent.
 type Client interface {
-	// Sent says that the words are in the request. It is called at most a few
-	// times, at the end of an error that has the words, by the reader of the
-	// answer.
+	// Sent says that the words are in the request. The reader of the answer calls it a few
+	// times at most, at the end of an error that has the words.
 	Sent(words string) bool
 }
 
@@ -37,7 +35,7 @@ type scan struct {
 	client Client         // nil: it is not known what it sent
 }
 
-// end gives what was found once the answer's end has been read; nil: nothing.
+// end returns the error that was found, once the answer's end has been read; nil: none.
 func (s *scan) end() *outofmemory.Report {
 	s.Trailer(s.answer.Trailer)
 	var sent func(string) bool
@@ -50,8 +48,8 @@ func (s *scan) end() *outofmemory.Report {
 	return nil
 }
 
-// OutOfMemory gives what the answer with that body, which Send gave, says of an
-// out-of-memory error; nil: it is none, or its end has not been read.
+// OutOfMemory returns the out-of-memory error of the answer with that body, which Send
+// returned; nil: the answer has none, or its end has not been read.
 func OutOfMemory(body io.Reader) *outofmemory.Report {
 	if c, ok := body.(*counted); ok {
 		return c.memory.Load()
@@ -66,8 +64,8 @@ func Scans(body io.Reader) bool {
 	return ok && c.scan != nil
 }
 
-// ResultOutOfMemory reads the result of a job that came to nothing, or an error of
-// its own: what its fields say of an out-of-memory error; nil: it is none.
+// ResultOutOfMemory reads the result of a failed job, or its error. It returns what the
+// fields say of an out-of-memory error; nil: it is none.
 func (b *Server) ResultOutOfMemory(result []byte) *outofmemory.Report {
 	s := outofmemory.Scan(http.StatusInternalServerError, nil, b.Config.OOMPatterns)
 	s.Write(result)

@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// presence is whether a backend's process is there, as far as connections to its
-// port tell: one that is refused says that it is not, one that is accepted that
-// it is. All requests, health checks and calls use the same connections.
+// presence is whether a backend's process is there, as far as connections to its port show:
+// a refused connection shows that it is not, an accepted one that it is. All requests,
+// health checks and calls use the same connections.
 type presence struct {
 	mu    sync.Mutex
 	known bool       // a connection was refused or accepted; guarded by mu
@@ -16,9 +16,9 @@ type presence struct {
 	told  func(bool) // guarded by mu; nil: nothing is to be told
 }
 
-// Presence says what to call when the backend's port refuses a connection, each
-// time, and when it accepts one again after that. It is called at once with what
-// is known already. Calls do not overlap, and must not come back to the Backend.
+// Presence says what to call when the backend's port refuses a connection, each time, and
+// when it accepts one again after that. It is called at once with what is known already.
+// Calls do not overlap, and must not call the Server.
 func (p *presence) Presence(tell func(there bool)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// preset is what is known of an engine: how its memory is freed, what brings it
-// back, how it says what it holds, and how the end of its work is told.
+// preset is what is known of an engine: which calls free its memory and bring it back, how
+// it reports what it holds, and how the end of its work is found.
 type preset struct {
 	call, body     string // as in ReclaimConfig
 	each           string // the call where models are given; empty: call
@@ -21,13 +21,14 @@ type preset struct {
 	inspect, inspectBody string // empty: the engine does not say
 	read                 func(answer []byte) (holdings, error)
 
-	// What the engine does and wants as a backend; empty: as any.
+	// Settings of a backend with this engine; empty: the defaults.
 	cancel       string // when its caller leaves
 	errors       string // the dialect of its clients
 	health       string
 	preserveHost bool
-	early        *early // how the end of its work is told; nil: by its answer
-	// abandon is when work whose caller left is taken to have hung.
+	early        *early // how the end of its work is found; nil: its answer is the end
+	// abandon is how long work may go on after its caller left, before it counts as
+	// hanging.
 	abandon time.Duration
 
 	// preallocates says that it takes all that its requests need when it starts.
@@ -35,7 +36,7 @@ type preset struct {
 
 	needs    string   // what the engine must be started with to take these calls
 	controls []string // patterns of paths that are not for clients
-	posted   []string // the same, but for GET
+	posted   []string // the same, except by GET
 	serves   bool     // the call's own path is one that clients use
 
 	// Patterns of what clients ask for: work by POST, and what needs no card.
@@ -45,7 +46,7 @@ type preset struct {
 	socketClass string
 }
 
-// holdings are what an engine says of itself.
+// holdings are the models that an engine reports.
 type holdings struct {
 	any      bool     // something is loaded
 	loaded   []string // the models that are, where they have names
@@ -63,8 +64,8 @@ var presets = map[string]preset{
 		call: "POST /api/generate", body: `{"model":"{{model}}","keep_alive":0}`, serves: true,
 		probe: "GET /api/version", inspect: "GET /api/ps", read: readOllama,
 	},
-	// The default mode aborts what is in flight; a request that comes while it
-	// sleeps may crash it.
+	// The default mode of sleep aborts requests in flight. A request that comes while vLLM
+	// is asleep may crash it.
 	"vllm": {
 		light: []string{chatPath, completePath, responsesPath, messagesPath, embeddingsPath, "/v1/audio/transcriptions", "/v1/audio/translations",
 			"/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank", "/invocations", "/inference/v1/generate"},
@@ -78,16 +79,16 @@ var presets = map[string]preset{
 		controls: []string{"/sleep", "/wake_up", "/is_sleeping", "/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache",
 			"/collective_rpc", "/pause", "/resume"},
 	},
-	// It only notes the wish, and acts on it after the prompt that runs. Every
-	// path is there twice.
+	// The call only sets a flag, and memory is freed after the running prompt. Every path
+	// exists twice.
 	"comfyui": {
 		heavy: []string{"/prompt", "/api/prompt"}, free: []string{"/**"},
 		// A prompt is answered at once, whatever is being drawn.
 		preserveHost: true, health: "/system_stats", abandon: 5 * time.Minute,
 		call: "POST /free", body: `{"unload_models":true,"free_memory":true}`, probe: "GET /system_stats",
 		controls: []string{"/free", "/api/free"},
-		// In one step it moves work from its own queue to the history, so that what is
-		// in neither was taken out by hand or lost in a restart.
+		// It moves work from its queue to the history in one step. So work that is in
+		// neither was removed by hand or lost in a restart.
 		early: &early{
 			submits:  func(path string) bool { return path == "/prompt" || path == "/api/prompt" },
 			poll:     "GET /history/{{.json.prompt_id}}",
@@ -99,10 +100,10 @@ var presets = map[string]preset{
 		},
 	},
 	"a1111": {
-		// A change of the options can load another checkpoint. Its page asks for all by the
-		// queue of Gradio, an image as well as the end of one, and the path does not tell
-		// which: several may be under way. Gradio 3 opens a WebSocket for each, which it
-		// closes when that is done.
+		// A change of the options can load another checkpoint. Its page makes all calls
+		// through the queue of Gradio, those for an image as well as those that end one,
+		// and the path does not show which: several may be under way. Gradio 3 opens a
+		// WebSocket for each call, and closes it when the call is done.
 		sockets: []string{"/queue/join"}, socketClass: Light,
 		heavy: []string{"/sdapi/v1/txt2img", "/sdapi/v1/img2img", "/sdapi/v1/extra-single-image", "/sdapi/v1/extra-batch-images", "/sdapi/v1/options"},
 		light: []string{"/sdapi/v1/interrogate", "/queue/join", "/gradio_api/queue/join"}, free: []string{"/**"},
@@ -140,7 +141,7 @@ var presets = map[string]preset{
 			"/inference.GRPCInferenceService/RepositoryModelUnload", "/inference.GRPCInferenceService/RepositoryModelLoad"},
 		posted: []string{"/v2/models/{model}/trace/setting", "/v2/models/{model}/versions/{version}/trace/setting", "/v2/trace/setting", "/v2/logging"},
 	},
-	// The router that it is when started without a model.
+	// This is for the router: llama-server started without a model.
 	"llama-server": {
 		light: []string{chatPath, "/chat/completions", completePath, "/completions", "/completion", "/infill", responsesPath, "/responses",
 			messagesPath, embeddingsPath,
@@ -152,9 +153,10 @@ var presets = map[string]preset{
 		needs:    "no model of its own, so that it is a router",
 		controls: []string{"/models/unload", "/models/load"}, posted: []string{"/models", "/slots/{id}", "/props", "/lora-adapters"},
 	},
-	// It tells its progress to the caller's stream alone, and each message once: a second
-	// stream for the session would take messages from the caller. So nothing is asked;
-	// the caller's stream is watched as it passes, and opened where the caller does not.
+	// It reports progress only in the caller's stream, and sends each message once: a
+	// second stream for the session would take messages from the caller. So the proxy does
+	// not poll. It watches the caller's stream while it forwards it, and opens the stream
+	// if the caller does not.
 	"gradio": {
 		heavy: []string{"/queue/join", "/gradio_api/queue/join", "/call/{name}", "/gradio_api/call/{name}", "/call/v2/{name}",
 			"/gradio_api/call/v2/{name}", "/run/{name}", "/gradio_api/run/{name}",
@@ -207,11 +209,11 @@ var presets = map[string]preset{
 		// A model comes back with the next request that names it.
 		call: "DELETE /api/ps/{{model}}", probe: "GET /health", inspect: "GET /api/ps", read: readSpeaches,
 		needs: "Speaches as the server",
-		// A model that is loaded under requests that run ends them.
+		// Loading a model ends the requests that run.
 		controls: []string{"/load", "/api/ps/{model}", "/api/ps/{owner}/{model}"},
 	},
-	// Kokoro-FastAPI. It stops to speak when its caller leaves; its model comes back with
-	// the next request.
+	// Kokoro-FastAPI. Its work stops when its caller leaves. The next request loads its
+	// model again.
 	"kokoro": {
 		cancel: "aborts", health: "/health",
 		light: []string{"/v1/audio/speech", "/dev/captioned_speech", "/dev/generate_from_phonemes", "/dev/dialogue", "/dev/ssml"},
@@ -233,7 +235,7 @@ var presets = map[string]preset{
 	},
 }
 
-// Engines are what a backend may be. Gradio has no call that frees memory.
+// Engines are the names of all presets, sorted.
 func Engines() []string { return slices.Sorted(maps.Keys(presets)) }
 
 // presetNames are the engines that can be told to free their memory.
@@ -246,7 +248,7 @@ func earlyEngines() []string {
 	return slices.DeleteFunc(Engines(), func(name string) bool { return presets[name].early == nil })
 }
 
-// Engine is what the backend is known to be; empty: nothing is known.
+// Engine is the name of the backend's engine; empty: it is not known.
 func (b Config) Engine() string {
 	return cmp.Or(b.Preset, b.Reclaim.Preset, b.Completion.Preset)
 }
@@ -258,9 +260,9 @@ func (b Config) EngineErrors() string { return presets[b.Engine()].errors }
 // starts, so that they add nothing to what it holds.
 func (b Config) Preallocates() bool { return presets[b.Engine()].preallocates }
 
-// Resolve fills in what the backend's engine is known to do, where the file does
-// not say it: `preset` names the engine, and else the presets below do. A preset
-// brings a reclaim only where the engine takes the call however it was started.
+// Resolve fills in the settings of the backend's engine that the file leaves out. `preset`
+// names the engine, else the presets of reclaim and completion do. A preset sets reclaim
+// only if the engine accepts the call however it was started.
 func (b Config) Resolve() Config {
 	p := presets[b.Engine()]
 	b.Cancel = cmp.Or(b.Cancel, p.cancel, "ignored")

@@ -14,16 +14,17 @@ import (
 	"github.com/anteroom-gpu/anteroom/internal/check"
 )
 
-// ReclaimConfig is how a backend's memory is freed, and how it is brought back. The zero value: it cannot be.
+// ReclaimConfig says how a backend is unloaded and woken. With the zero value it cannot be
+// unloaded.
 type ReclaimConfig struct {
-	Preset   string        `koanf:"preset"`    // an engine by name; keys beside it count before what it says
+	Preset   string        `koanf:"preset"`    // an engine by name; the other keys override it
 	Call     string        `koanf:"call"`      // "POST /free"; {{model}} stands for each of the models
 	Body     string        `koanf:"body"`      // of the call; the same
 	Models   []string      `koanf:"models"`    // empty: those that the engine lists as loaded
 	Wake     string        `koanf:"wake"`      // "POST /wake_up"; empty: the next request loads it
 	WakeBody string        `koanf:"wake_body"` // of the wake call
 	Probe    string        `koanf:"probe"`     // "GET /health": asked until it answers 2xx, after waking or starting
-	Stop     Command       `koanf:"stop"`      // the last rung
+	Stop     Command       `koanf:"stop"`      // the last step
 	Start    Command       `koanf:"start"`     // brings back what was stopped
 	Timeout  time.Duration `koanf:"timeout"`   // of one call or command; zero: none
 	Settle   time.Duration `koanf:"settle"`    // how long the card may take to show that memory is free
@@ -34,8 +35,8 @@ func (c ReclaimConfig) Enabled() bool {
 	return c.Call != "" || presets[c.Preset].call != "" || len(c.Stop) > 0
 }
 
-// resolve fills in what the preset knows, and for the probe the health check's
-// path: it is the one that its owner has seen working.
+// resolve fills in the settings of the preset. The default of the probe is the path of the
+// health check, because the operator knows that it works.
 func (c ReclaimConfig) resolve(health string) (ReclaimConfig, preset) {
 	p := presets[c.Preset]
 	if health != "" {
@@ -62,7 +63,7 @@ func (c ReclaimConfig) check(report func(path, problem string), health string) {
 	check.AtLeast(report, "settle", c.Settle, 0)
 	if c.Preset != "" && presets[c.Preset].call == "" {
 		report("preset", fmt.Sprintf("%q: not known: want %s, or call in its place", c.Preset, strings.Join(presetNames(), " or ")))
-		return // what else is missing, it would have brought
+		return // the preset would have set what else is missing
 	}
 	c.checkCalls(report)
 	c.Stop.check(report, "stop")
@@ -161,8 +162,7 @@ func (b *Server) HasHook() bool { return b.hooks.unload != nil }
 // HasStop says that there is a command for Stop.
 func (b *Server) HasStop() bool { return len(b.hooks.Stop) > 0 }
 
-// MustWake says that after Unload the engine needs Wake before it can take a
-// request.
+// MustWake says that after Unload the engine must be woken before it can take a request.
 func (b *Server) MustWake() bool { return b.hooks.wake != nil }
 
 // MustWake says that after its reclaim the engine has to be woken or started
@@ -172,13 +172,12 @@ func (c ReclaimConfig) MustWake() bool {
 	return full.Wake != "" || full.Call == "" && len(full.Stop) > 0
 }
 
-// Unload asks the engine to free its memory, that of each model where it has
-// several. That it agrees does not say that the memory is free. It goes on to
-// the next model when one cannot be unloaded. The error says which call, and
-// what came of it; it wraps ErrRefused where nothing listens.
+// Unload asks the engine to free its memory, for each model if there are several. A success
+// does not mean that the memory is free. If one model cannot be unloaded, it goes on to the
+// next. The error names the call and its result. It wraps ErrRefused if nothing listens.
 //
-// The calls of this file use the backend's connections, and neither count for
-// its breaker nor ask it. None is sent twice.
+// The calls of this file use the backend's connections. The breaker neither stops nor
+// counts them. None is sent twice.
 func (b *Server) Unload(ctx context.Context) error {
 	if !b.HasHook() {
 		return fmt.Errorf("backend: %s: there is no reclaim.call", b.Name)
@@ -205,8 +204,8 @@ func (b *Server) Unload(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
-// held are the models to unload: those that are configured, as far as they
-// are loaded, else all that are.
+// held are the models to unload: those of the configuration that are loaded, or, if it
+// names none, all loaded models.
 func (b *Server) held(ctx context.Context) ([]string, error) {
 	configured := b.hooks.Models
 	if b.hooks.inspection == nil {
@@ -218,7 +217,7 @@ func (b *Server) held(ctx context.Context) ([]string, error) {
 		return h.loaded, nil
 	case err == nil:
 		return slices.DeleteFunc(slices.Clone(configured), func(model string) bool {
-			// Ollama lists what has no tag under this one.
+			// Ollama lists models without a tag with this tag.
 			return !slices.Contains(h.loaded, model) && !slices.Contains(h.loaded, model+":latest")
 		}), nil
 	case len(configured) == 0 || errors.Is(err, ErrUnreachable):
@@ -266,13 +265,12 @@ func within(ctx context.Context, most time.Duration) (context.Context, context.C
 	return context.WithTimeout(ctx, most)
 }
 
-// Wake brings the engine back: by the start command where it was stopped, by
-// the wake call where it needs one. It returns once the probe is answered with
-// 2xx, or when ctx ends. An error that wraps ErrRefused says that nothing
-// listens: the engine is dead.
+// Wake loads the engine again: with the start command if it was stopped, with the wake call
+// if it needs one. It returns when the probe is answered with 2xx, or when ctx ends. An
+// error that wraps ErrRefused says that nothing listens: the engine has ended.
 //
-// An engine that was just started is awake, and some crash when they are woken
-// all the same; only models that are loaded one by one still have to be.
+// An engine that was just started is awake, and some engines crash if they are woken then.
+// Only models that are loaded one by one still have to be loaded.
 func (b *Server) Wake(ctx context.Context, stopped bool) error {
 	if stopped {
 		if len(b.hooks.Start) > 0 {
@@ -302,10 +300,9 @@ func (b *Server) Wake(ctx context.Context, stopped bool) error {
 	return b.untilReady(ctx, func(err error) bool { return !errors.Is(err, ErrRefused) })
 }
 
-// Died says that an engine that was told to free its memory is not asleep but has
-// ended: nothing listens, or it was started anew. That shows where the call was
-// answered with 2xx, or its connection broke, and the engine says that it holds its
-// weights.
+// Died says that an engine that was told to free its memory has ended instead: nothing
+// listens, or it was started anew. It counts as started anew if the call was answered with
+// 2xx, or its connection broke, and the engine reports that it holds its weights.
 func (b *Server) Died(ctx context.Context, call error) bool {
 	if b.Down(ctx) {
 		return true
@@ -314,7 +311,7 @@ func (b *Server) Died(ctx context.Context, call error) bool {
 	return known && loaded && (call == nil || errors.Is(call, ErrProtocol))
 }
 
-// Down says that nothing listens where the probe is asked.
+// Down says that nothing listens at the address of the probe.
 func (b *Server) Down(ctx context.Context) bool {
 	return b.hooks.probe != nil && errors.Is(b.probeOnce(ctx), ErrRefused)
 }
@@ -328,9 +325,9 @@ func (b *Server) AwaitReturn(ctx context.Context, wait func() bool) error {
 	return b.untilReady(ctx, func(error) bool { return wait() })
 }
 
-// missing are the models to bring back: those that are configured, else those
-// that Unload has unloaded, else those that the engine lists as unloaded, for a
-// backend may be older than this process.
+// missing are the models to load again: those of the configuration, else those that Unload
+// has unloaded, else those that the engine lists as unloaded, because an earlier process
+// may have unloaded them.
 func (b *Server) missing(ctx context.Context) []string {
 	if len(b.hooks.Models) > 0 {
 		return b.hooks.Models
@@ -353,8 +350,8 @@ const (
 	mostProbe  = 5 * time.Second
 )
 
-// untilReady asks the probe until it is answered with 2xx, as long as again
-// says so of the error: an engine that was just started does not listen at once.
+// untilReady repeats the probe until it is answered with 2xx. After an error it goes on if
+// again(err) is true: an engine that was just started does not listen at once.
 func (b *Server) untilReady(ctx context.Context, again func(error) bool) error {
 	if b.hooks.probe == nil {
 		return nil
@@ -389,12 +386,11 @@ func (b *Server) probeOnce(ctx context.Context) error {
 	return err
 }
 
-// Tells says that Loaded can be asked.
+// Tells says that the engine can report whether it is loaded.
 func (b *Server) Tells() bool { return b.hooks.inspection != nil }
 
-// Loaded asks the engine whether it holds a model. known is false where it
-// cannot be asked, or does not answer as it should: one that does not listen
-// may be loading.
+// Loaded asks the engine whether it holds a model. known is false if the engine cannot
+// report that or gives no valid answer: an engine that does not listen may be loading.
 func (b *Server) Loaded(ctx context.Context) (loaded, known bool) {
 	if b.hooks.inspection == nil {
 		return false, false
@@ -424,8 +420,7 @@ func (b *Server) inspect(ctx context.Context) (holdings, error) {
 	return h, nil
 }
 
-// order makes one call and gives the answer's body. Anything but 2xx is an
-// error.
+// order makes one call and returns the answer's body. A status other than 2xx is an error.
 func (b *Server) order(ctx context.Context, t *template, model string) ([]byte, error) {
 	failed := func(err error) error { return fmt.Errorf("backend: %s: %s: %w", b.Name, t.line, err) }
 	c, err := t.fill(values{model: model})

@@ -17,8 +17,7 @@ type ReplicaConfig struct {
 	Resident Resident `koanf:"resident"`
 }
 
-// maxReplicas is more than there are on any box, and keeps their numbers within a
-// byte.
+// maxReplicas bounds the number of replicas, so that a number fits into a byte.
 const maxReplicas = 100
 
 // Servers gives each of a backend's servers as a backend with one url, in the
@@ -52,7 +51,7 @@ func (b Config) Servers() []Config {
 	return []Config{one}
 }
 
-// Places are the GPUs that one server takes room on, in order of their names.
+// Places are the GPUs whose memory one server uses, in order of their names.
 func (b Config) Places() []admission.Place {
 	if b.Resident.PerGPU == nil {
 		if b.GPU == "" {
@@ -67,8 +66,8 @@ func (b Config) Places() []admission.Place {
 	return places
 }
 
-// Admission gives the backend's servers as the controller is told about them: by their urls,
-// which stay while places in a list do not.
+// Admission gives the backend's servers as the controller is told about them: by their
+// urls, which stay the same when the list is edited.
 func (b Config) Admission() []admission.Replica {
 	var replicas []admission.Replica
 	for _, s := range b.Servers() {
@@ -77,7 +76,7 @@ func (b Config) Admission() []admission.Replica {
 	return replicas
 }
 
-// Keys are where the file says something of one server, below its backend.
+// Keys are the keys of the file that concern one server, below its backend.
 type Keys struct{ URL, GPU, Resident string }
 
 // KeysOf gives the keys of a backend's i-th server.
@@ -108,7 +107,7 @@ func (k Keys) Place(server Config, gpu string) (place, resident string) {
 	return k.GPU, k.Resident
 }
 
-// checkServers reports what is wrong with where the backend's servers are.
+// checkServers reports mistakes in the addresses of the backend's servers.
 func (b Config) checkServers(report func(path, problem string)) {
 	var given []string
 	for _, key := range []struct {

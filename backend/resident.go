@@ -17,7 +17,7 @@ type Resident struct {
 	Learn  bool
 }
 
-// given says that it says something: 0 is what a replica leaves out.
+// given says that a value is set: for a replica 0 means that it is left out.
 func (r Resident) given() bool { return r.Amount != 0 || r.PerGPU != nil || r.Learn }
 
 // gpus are those that it names, in order.

@@ -29,8 +29,8 @@ const (
 	modelsPath     = "/v1/models"
 )
 
-// Routes are those of the engine in the order in which they are tried; none: it is not
-// known, or has none of its own.
+// Routes are the engine's routes in the order in which they are tried; none: the engine is
+// not known, or has no routes of its own.
 func (b Config) Routes() []Route {
 	p := presets[b.Preset]
 	var all []Route
@@ -49,8 +49,8 @@ func (b Config) Routes() []Route {
 	return all
 }
 
-// ModelLists are the paths at which the engine lists its models, in a form that the
-// lists of several servers can be put together from.
+// ModelLists are the paths at which the engine lists its models, in a form in which the
+// lists of several servers can be merged.
 func (b Config) ModelLists() []string {
 	return slices.DeleteFunc([]string{modelsPath, "/api/tags"}, func(path string) bool {
 		return !slices.Contains(presets[b.Preset].free, path)

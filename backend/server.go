@@ -27,26 +27,25 @@ import (
 )
 
 var (
-	// ErrUnreachable says that no connection to the backend came about, so
-	// that it never saw the request.
+	// ErrUnreachable says that no connection to the backend was made, so the backend never
+	// saw the request.
 	ErrUnreachable = errors.New("backend: the backend does not accept connections")
 	// ErrRefused is an ErrUnreachable where nothing listens at the address: the
 	// process is gone, or not there yet.
 	ErrRefused = fmt.Errorf("%w: nothing listens", ErrUnreachable)
-	// ErrShort is an ErrUnreachable for want of what the proxy itself lacks:
-	// descriptors, ports, memory. It says nothing of the backend.
+	// ErrShort is an ErrUnreachable because the proxy itself lacks descriptors, ports or
+	// memory. It is no failure of the backend.
 	ErrShort = fmt.Errorf("%w: the proxy is short of descriptors, ports or memory", ErrUnreachable)
-	// ErrProtocol says that a connection broke before an answer came, or that
-	// what came was not HTTP. The backend may have seen the request.
+	// ErrProtocol says that a connection broke before an answer came, or that the answer
+	// was not HTTP. The backend may have seen the request.
 	ErrProtocol = errors.New("backend: the backend broke the connection")
 	// ErrUpload says that the request's own body could not be read, which is no
 	// fault of the backend. It wraps the reason.
 	ErrUpload = errors.New("backend: the request's body ended early")
 )
 
-// Server is one model server: its connections, its breaker and its health. What
-// has replicas is several of them under one name. Its methods may be called from
-// many goroutines.
+// Server is one model server: its connections, its breaker and its health. A backend with
+// replicas has several Servers. Its methods may be called from many goroutines.
 type Server struct {
 	Name   string
 	Config Config
@@ -54,7 +53,7 @@ type Server struct {
 	base      *url.URL
 	transport atomic.Pointer[http1.Transport]
 	began     time.Time
-	turnover  atomic.Int64 // how long connections are used for; 0: as long as they last
+	turnover  atomic.Int64 // how long a connection is used; 0: without limit
 	turned    atomic.Int64 // when the present ones came into use, since began
 	breaker   *breaker
 	unhealthy atomic.Bool
@@ -64,17 +63,18 @@ type Server struct {
 	hooks hooks
 	presence
 
-	telling   sync.Mutex // keeps an older word from being the last
+	telling   sync.Mutex // so that reports keep their order
 	available func(slots int)
 }
 
 // New makes a backend of one of the Servers of a configuration that Check
 // accepts. Its health check, where it has one, runs until ctx ends.
 //
-// available is told how many requests may run on the backend whenever that
-// changes: -1 as many as the limits allow, which holds until the first call; 0
-// none, for its breaker is open, its health check fails, or a probe is to say
-// whether it is still there; more, that many, to see whether it works again. Calls do not overlap.
+// available is called with the number of requests that may run on the backend, each time
+// that the number changes. -1: as many as the limits allow, which is so until the first
+// call. 0: none, because its breaker is open, its health check fails, or a probe is under
+// way that finds out whether it is still there. More: that many, to find out whether it
+// works again. Calls do not overlap.
 func New(ctx context.Context, name string, c Config, available func(slots int)) (*Server, error) {
 	base, err := parseURL(c.URL)
 	if err != nil {
@@ -94,7 +94,7 @@ func New(ctx context.Context, name string, c Config, available func(slots int)) 
 	}
 	host := b.base.Host
 	if c.Transport == "standard" || c.Protocol == "h2c" || alwaysStandard {
-		host = "" // all goes by http.Transport
+		host = "" // all requests use http.Transport
 	}
 	b.transport.Store(http1.New(t, host))
 	if err := b.hooks.prepare(c.Reclaim, c.Health.Path); err != nil {
@@ -112,9 +112,9 @@ func newTransport(base *url.URL, c Config) *http.Transport {
 	dialer := &net.Dialer{Timeout: connectTime, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
 		DialContext:         dialer.DialContext,
-		MaxIdleConnsPerHost: math.MaxInt32, // whatever ran at once a moment ago, and that is bounded
-		// Uvicorn and Node close after five seconds without a request. One that
-		// is sent at that moment is lost, for it must not be sent twice.
+		MaxIdleConnsPerHost: math.MaxInt32, // one for each request that ran at the same time, whose number is bounded
+		// Uvicorn and Node close a connection after five seconds without a request. A
+		// request that is sent at that moment is lost, because it must not be sent twice.
 		IdleConnTimeout:        cmp.Or(c.Idle, 4*time.Second),
 		TLSHandshakeTimeout:    10 * time.Second,
 		ExpectContinueTimeout:  time.Second,
@@ -140,14 +140,14 @@ func newTransport(base *url.URL, c Config) *http.Transport {
 	return t
 }
 
-// heed keeps connections for no longer than the backend says that it does: a request
-// that is sent while one is being closed is a 502. All connections of a server are
-// kept alike.
+// heed keeps idle connections for no longer than the backend keeps them: a request that is
+// sent while its connection is being closed is a 502. The time is the same for all
+// connections of a server.
 //
-// Where the backend keeps them for longer than brief, idle ones are closed before it
-// closes them. Where that is brief, a timer of ours and its own would run too close:
-// no connection is used again that is older than half of the time, and closing them
-// is left to the backend.
+// If the backend keeps connections for longer than brief, idle ones are closed before the
+// backend closes them. If it keeps them for less, the two timers would end too close to
+// each other: then a connection that is older than half of that time is not used again, and
+// the backend closes it.
 func (b *Server) heed(answer *http.Response) {
 	if answer.ProtoMajor != 1 {
 		return
@@ -177,7 +177,7 @@ func (b *Server) heed(answer *http.Response) {
 	}
 }
 
-// brief is a time for which hardly a backend keeps connections.
+// brief is a shorter time than most backends keep connections.
 const brief = 2 * time.Second
 
 // connections are those that a request may be sent on.
@@ -196,25 +196,25 @@ func (b *Server) connections() *http1.Transport {
 	return next
 }
 
-// Base is the scheme and host that requests to the backend are written for. It
-// must not be changed.
+// Base is the scheme and host for the URLs of requests to the backend. It must not be
+// changed.
 func (b *Server) Base() *url.URL { return b.base }
 
-// RoundTrip sends the request to the backend, once, and gives its answer. The
-// request's URL must be below Base. The breaker counts it when the answer's
-// body ends: a connection that breaks or an answer of 500 or more is a failure,
-// 429 and 503 and a caller that leaves or does not finish its upload are neither
-// failure nor success. RemoteAddr tells clients apart.
+// RoundTrip sends the request to the backend, once, and gives its answer. The request's URL
+// must be below Base. The breaker counts it when the answer's body ends: a broken
+// connection and an answer of 500 or more are failures. 429, 503, and a caller that leaves
+// or does not finish its upload are neither failure nor success. RemoteAddr distinguishes
+// clients.
 //
 // Errors are ErrBreakerOpen, ErrUnreachable, ErrProtocol, ErrUpload, or of the
 // request's context. It closes the request's body, as a http.RoundTripper does, but not
 // where the breaker is open.
 func (b *Server) RoundTrip(out *http.Request) (*http.Response, error) { return b.Send(out, nil) }
 
-// Send is RoundTrip for a client that can tell what it sent, so that its own words
-// in an error do not count as an out-of-memory error; nil: it cannot be told. Such an
-// error is no failure of the backend. It is known when the answer's end has been
-// read (OutOfMemory).
+// Send is RoundTrip with a Client that knows what was sent, so that the client's own words
+// in an error do not count as an out-of-memory error; nil: it is not known. An
+// out-of-memory error is no failure of the backend. It is known when the answer's end has
+// been read (OutOfMemory).
 func (b *Server) Send(out *http.Request, client Client) (*http.Response, error) {
 	if err := b.gate.enter(out.Context()); err != nil {
 		if out.Body != nil {
@@ -244,10 +244,10 @@ func (b *Server) Send(out *http.Request, client Client) (*http.Response, error) 
 	return answer, nil
 }
 
-// sendOnce takes away what a transport sees as leave to send a request a
-// second time: a missing body, when a connection that was used before dies
-// under an idempotent method or an HTTP/2 server resets the stream, and an
-// idempotency key. It gives the body as it is sent, nil where there is none.
+// sendOnce changes a request so that no transport sends it a second time. A transport does
+// that for a request without a body, if a used connection dies under an idempotent method
+// or an HTTP/2 server resets the stream, and for a request with an idempotency key. It
+// returns the body that is sent, nil if there is none.
 func (b *Server) sendOnce(out *http.Request) *upload {
 	out.GetBody = nil
 	for _, name := range [...]string{"Idempotency-Key", "X-Idempotency-Key"} {
@@ -266,13 +266,13 @@ func (b *Server) sendOnce(out *http.Request) *upload {
 	}
 	switch out.Method {
 	case http.MethodPost, http.MethodPut, http.MethodPatch:
-		// Over HTTP/1 they say that they are empty, which takes a missing body,
-		// and are not repeated.
+		// Over HTTP/1 these requests announce an empty body, which needs a missing body
+		// here, and transports do not repeat them.
 		if b.Config.Protocol != "h2c" {
 			return nil
 		}
 	}
-	// A body that is there, though empty, and is not announced either.
+	// An empty body that is present, and not announced.
 	out.Body, out.ContentLength, out.TransferEncoding = http1.Empty{}, 0, identity
 	return nil
 }
@@ -288,14 +288,14 @@ var inMemory = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
 // upload is a request's body that notes why it could not be read.
 type upload struct {
 	io.ReadCloser
-	closed atomic.Bool // by the transport: what fails afterwards is its doing
+	closed atomic.Bool // by the transport: a failure after that is no failure of the body
 	failed atomic.Pointer[error]
 }
 
 func (u *upload) Read(p []byte) (int, error) {
 	n, err := u.ReadCloser.Read(p)
 	if err != nil && err != io.EOF && !u.closed.Load() {
-		reason := err // err itself would be allocated by every Read
+		reason := err // err itself would escape, and every Read would allocate
 		u.failed.CompareAndSwap(nil, &reason)
 	}
 	return n, err
@@ -306,7 +306,7 @@ func (u *upload) Close() error {
 	return u.ReadCloser.Close()
 }
 
-// blame says whose fault it is that no answer came.
+// blame turns the error of a request without an answer into one of the package's errors.
 func (b *Server) blame(ctx context.Context, sent *upload, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -328,8 +328,8 @@ func (b *Server) blame(ctx context.Context, sent *upload, err error) error {
 	return fmt.Errorf("%w: %s: %v", kind, b.Name, err)
 }
 
-// refused says that nothing listens at a backend's address: its process is gone.
-// Whatever else keeps a connection from being made says nothing of it.
+// refused says that nothing listens at a backend's address: its process is gone. Other
+// errors of making a connection do not show that.
 func refused(err error) bool {
 	dial, ok := errors.AsType[*net.OpError](err)
 	return ok && dial.Op == "dial" && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT))
@@ -348,7 +348,7 @@ func judge(status int) error {
 	return nil
 }
 
-// counted is an answer's body that tells the breaker how it ended.
+// counted is an answer's body that reports its end to the breaker.
 type counted struct {
 	body    io.ReadCloser
 	ctx     context.Context // the request's
@@ -399,7 +399,7 @@ func (c *counted) tell(err error) {
 	}
 }
 
-// Open says whether the breaker is open, and for how long still at the most.
+// Open says whether the breaker is open, and how long it stays open at most.
 func (b *Server) Open() (remaining time.Duration, open bool) {
 	state, remaining := b.breaker.look()
 	return remaining, state == gobreaker.StateOpen
@@ -422,8 +422,8 @@ func (b *Server) Transitions(tell func(from, to, why string)) { b.breaker.moved.
 // in its window.
 func (b *Server) Failures() (failed, total int) { return b.breaker.counts() }
 
-// Healthy says that the last health checks were not failures. A backend
-// without a health check is healthy.
+// Healthy says that the last health checks did not fail. A backend without a health check
+// is healthy.
 func (b *Server) Healthy() bool { return !b.unhealthy.Load() }
 
 // Close ends idle connections and the breaker's timer. What is in flight goes
@@ -433,7 +433,7 @@ func (b *Server) Close() {
 	b.transport.Load().CloseIdleConnections()
 }
 
-// announce says what may be used of the backend.
+// announce reports how many requests may run on the backend.
 func (b *Server) announce() {
 	b.telling.Lock()
 	defer b.telling.Unlock()

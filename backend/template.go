@@ -14,30 +14,30 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// template is a call with places for values. It is immutable.
+// template is a call with placeholders for values. It is immutable.
 type template struct {
 	line         string // method and target, as they are written
 	method       string
 	target, body []piece
 }
 
-// piece is a text, or the place of a value.
+// piece is a text, or the placeholder of a value.
 type piece struct {
 	text  string
 	path  []string // of the value; nil: text
 	query bool     // behind the question mark
 }
 
-// values are what the places of a template stand for.
+// values are the values for the placeholders of a template.
 type values struct {
 	model string // {{model}}
 	json  any    // {{.json.id}}: in the answer that work began with; numbers are json.Numbers
 }
 
-// place is where a value goes: {{model}}, {{.json.id}}, {{ .json.job.id }}.
+// place matches a placeholder: {{model}}, {{.json.id}}, {{ .json.job.id }}.
 var place = regexp.MustCompile(`\{\{\s*(model|\.json(?:\.[A-Za-z0-9_-]+)+)\s*\}\}`)
 
-// The places that a template may have.
+// The placeholders that a template may have.
 const (
 	ofModels  = "model"
 	ofAnswers = ".json"
@@ -59,8 +59,8 @@ func splitCall(text string) (method, target, body string, ok bool) {
 	return method, target, body, ok
 }
 
-// parseCall reads `METHOD /path` and, behind a space, a body of JSON, with places of
-// one kind. such is a call to want.
+// parseCall reads `METHOD /path` and, after a space, a body of JSON, with placeholders of
+// one kind. such is an example for errors.
 func parseCall(text, places, such string) (*template, error) {
 	text = place.ReplaceAllString(text, "{{$1}}") // without the spaces
 	for _, found := range place.FindAllStringSubmatch(text, -1) {

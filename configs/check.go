@@ -23,8 +23,8 @@ type findings struct {
 	warnings Mistakes
 }
 
-// place is a mistake of the key at path: where the key was set, or the nearest
-// thing around it.
+// place is a mistake of the key at path, with the place where the key was set, or of the
+// nearest section around it.
 func (f *findings) place(path, problem string) Mistake {
 	path = f.filled.source(path)
 	m := Mistake{File: f.file.file, Path: path, Problem: f.file.hide(problem)}
@@ -33,7 +33,7 @@ func (f *findings) place(path, problem string) Mistake {
 		return m
 	}
 	node, found := f.file.find(path)
-	// An entry that only the environment made stands nowhere in the file.
+	// An entry that only the environment has set has no place in the file.
 	for around := parent(path); len(around) > len(found); around = parent(around) {
 		for _, set := range slices.Sorted(maps.Keys(f.origin)) {
 			if within(set, around) {
@@ -50,9 +50,10 @@ func (f *findings) place(path, problem string) Mistake {
 
 func parent(path string) string { return path[:max(0, strings.LastIndexAny(path, ".["))] }
 
-// check asks every section, then looks at what no section can see alone.
+// check asks every section, and then checks what needs several sections.
 func (c *Config) check(f *findings) {
-	// A section cannot judge what was left out because it could not be read.
+	// Values that could not be read are missing, so the checks of the sections would report
+	// them wrongly.
 	unread := slices.Clone(f.mistakes)
 	section := func(prefix string) func(path, problem string) {
 		return func(path, problem string) {
@@ -83,7 +84,7 @@ func (c *Config) check(f *findings) {
 		f.mistakes = append(f.mistakes, f.place(m.Path, m.Problem))
 	}
 
-	// Where a section has spoken already, one word is enough.
+	// If a section has reported a mistake already, a second report is not needed.
 	across := func(path, problem string) {
 		if !f.mistakes.covers(path) {
 			f.mistakes = append(f.mistakes, f.place(path, problem))
@@ -113,7 +114,7 @@ func (c *Config) room() map[string]admission.Bytes {
 	return room
 }
 
-// checkCards looks at the GPUs beside each other, and at who is on them.
+// checkCards compares the GPUs with each other, and checks which backends are on them.
 func (c *Config) checkCards(report func(path, problem string)) {
 	owner := make(map[string]string)
 	names := slices.Sorted(maps.Keys(c.GPUs))
@@ -145,8 +146,8 @@ func (c *Config) checkCards(report func(path, problem string)) {
 	}
 }
 
-// checkAddresses finds servers that are the proxy itself: a request would wait for its
-// own end.
+// checkAddresses finds backends whose address is the proxy's own: a request to one would
+// wait for itself.
 func (c *Config) checkAddresses(report func(path, problem string)) {
 	own := map[string]string{"listen": c.Proxy.Listen, "admin.listen": c.Proxy.Admin.Listen}
 	for name, l := range c.Proxy.Listeners {
@@ -197,8 +198,8 @@ func sameAddress(server, listen string) bool {
 	return u.Hostname() == host || local(u.Hostname()) && local(host)
 }
 
-// eachPlace gives every place of a backend's servers, with the keys that put it
-// there and that say what it holds.
+// eachPlace yields every GPU of each of a backend's servers, with the key that names the
+// GPU and the key that says what the server holds there.
 func (c *Config) eachPlace(backend string, do func(path, resident string, p admission.Place)) {
 	b := c.Routing.Backends[backend]
 	for i, server := range b.Servers() {
@@ -209,7 +210,7 @@ func (c *Config) eachPlace(backend string, do func(path, resident string, p admi
 	}
 }
 
-// checkReserved finds slots that are reserved and not there.
+// checkReserved finds more reserved slots than a backend has.
 func (c *Config) checkReserved(report func(path, problem string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		b, sum := c.Routing.Backends[name], 0
@@ -227,7 +228,7 @@ func (c *Config) checkReserved(report func(path, problem string)) {
 	}
 }
 
-// checkLearn finds figures that are to be learned where nothing is read.
+// checkLearn finds figures to be learned on cards that are never read.
 func (c *Config) checkLearn(report func(path, problem string)) {
 	blind := func(backend string) string {
 		for _, server := range c.Routing.Backends[backend].Servers() {
@@ -260,9 +261,8 @@ func (c *Config) checkLearn(report func(path, problem string)) {
 	}
 }
 
-// demand is what a rule asks for as far as that is known before any request:
-// its own amount, else its class's, which also stands in for an expression
-// that fails.
+// demand is the demand of a rule, as far as it is known before any request: the rule's own
+// amount, else its class's, which is also used if an expression fails.
 func (c *Config) demand(r routing.RouteConfig) admission.Bytes {
 	if r.Pass {
 		return 0
@@ -273,8 +273,8 @@ func (c *Config) demand(r routing.RouteConfig) admission.Bytes {
 	return c.Routing.Classes[r.Class].VRAM.Amount
 }
 
-// checkFit finds backends that cannot be loaded at all. What requests need
-// beside them, routing knows.
+// checkFit finds backends that cannot be loaded at all. Package routing checks the demand
+// of requests.
 func (c *Config) checkFit(report func(path, problem string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		c.eachPlace(name, func(_, path string, p admission.Place) {
@@ -285,7 +285,7 @@ func (c *Config) checkFit(report func(path, problem string)) {
 	}
 }
 
-// warn finds what serve accepts and an operator should know.
+// warn finds problems that serve accepts and that an operator should know.
 func (c *Config) warn(f *findings) {
 	warn := func(path, problem string) { f.warnings = append(f.warnings, f.place(path, problem)) }
 	classes, backends, gpus := map[string]bool{}, map[string]bool{}, map[string]bool{}

@@ -1,7 +1,7 @@
 // Package configs loads the configuration: the embedded defaults, the file,
 // the environment and flags, strictly, with every mistake reported at once.
 //
-//   - Every default stands in default.yaml and nowhere else.
+//   - Every default is in default.yaml and nowhere else.
 //   - A key exists when a section's struct has a field for it.
 //   - A configuration that Load returns has no mistake that can be seen
 //     without starting.
@@ -35,8 +35,8 @@ type Config struct {
 	GPUs      map[string]gpu.Config `koanf:"gpus"`
 	Telemetry telemetry.Config      `koanf:"telemetry"`
 
-	// Include names more files, relative to the one that names them. Their keys are
-	// taken as if they stood in it, their routes after its own.
+	// Include names more files, relative to the one that names them. Their keys count as if
+	// they stood in it, and their routes come after its own.
 	Include []string `koanf:"include"`
 
 	warnings Mistakes
@@ -87,10 +87,10 @@ func Load(o Options) (*Config, error) {
 	return c, nil
 }
 
-// Warnings are what serve accepts and an operator should know.
+// Warnings are problems that serve accepts and that an operator should know.
 func (c *Config) Warnings() Mistakes { return c.warnings }
 
-// template is the name of the entry that the others of its section begin with.
+// template is the name of the entry with the defaults of the other entries of its section.
 const template = "*"
 
 //go:embed default.yaml
@@ -133,7 +133,7 @@ func merge(o Options, file *document, given *overrides) (values map[string]any, 
 		}
 	}
 	load(inMemory(values))
-	// What is laid over is a copy: the file is asked again for what stands in it.
+	// The overrides are merged into a copy, because the file's values are needed again.
 	load(inMemory(clone(file.values)))
 	load(env.Provider(separator, env.Opt{Prefix: prefix, TransformFunc: given.environment, EnvironFunc: func() []string { return o.Env }}))
 	flags := make(map[string]any)
@@ -162,14 +162,14 @@ func merge(o Options, file *document, given *overrides) (values map[string]any, 
 	return values, made, filled
 }
 
-// inMemory is a provider of values that are the taker's own: confmap's copies what it
-// is given, which for a thousand routes costs as much as to read them.
+// inMemory is a provider of values that the caller gives away. confmap's provider copies
+// its values, which for a thousand routes costs as much as reading them.
 type inMemory map[string]any
 
 func (m inMemory) Read() (map[string]any, error) { return m, nil }
 func (m inMemory) ReadBytes() ([]byte, error)    { return nil, errors.ErrUnsupported }
 
-// clone is a copy with which nothing is shared that can be changed: mappings and lists.
+// clone is a deep copy: it shares no mappings and no lists with the original.
 func clone(from map[string]any) map[string]any {
 	to := make(map[string]any, len(from))
 	for key, value := range from {
@@ -223,7 +223,7 @@ func (c *Config) Admission() admission.Config {
 	return controller
 }
 
-// Owners are the hints by which processes on a card are told to be a backend's.
+// Owners are the hints that say which processes on a card belong to which backend.
 func (c *Config) Owners() []gpu.Hint {
 	var hints []gpu.Hint
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
@@ -255,9 +255,9 @@ func (c *Config) reserved(backend string) map[string]int {
 	return slots
 }
 
-// Public is the configuration in force, ready for JSON, without secrets: a
-// token is there or not, addresses have no passwords, and what the environment or a
-// file stands for is shown as it is written.
+// Public is the configuration in force, ready for JSON, without secrets: it shows only
+// whether a token is set, addresses have no passwords, and references to the environment or
+// to a file are shown as they are written.
 func (c *Config) Public() map[string]any {
 	shown := clone(c.values)
 	if admin, ok := shown["admin"].(map[string]any); ok {

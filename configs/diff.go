@@ -11,9 +11,9 @@ import (
 // Change is a key for which two configurations have different values.
 type Change struct {
 	Path string `json:"path"` // of a route, with its name in place of its number
-	// Before and After are the values as the file would have them. Of an entry that only
-	// one of the two has, one of them is empty and the other is "added" or "gone"; of what
-	// is secret, both are "(hidden)".
+	// Before and After are the values as the file would have them. For an entry that only
+	// one of the two has, one value is empty and the other is "added" or "gone". For a
+	// secret, both are "(hidden)".
 	Before string `json:"before"`
 	After  string `json:"after"`
 	// For are the routes whose requests the key is about, of both configurations; empty:
@@ -21,8 +21,8 @@ type Change struct {
 	For []string `json:"for"`
 }
 
-// Diff is what one configuration changes of another, by path. A value that follows from
-// a preset or a default counts as one that the file has.
+// Diff lists the changes from one configuration to another, by path. Values from a preset
+// or a default count like values of the file.
 func Diff(before, after *Config) []Change {
 	was, is := before.leaves(), after.leaves()
 	changes := []Change{}
@@ -108,7 +108,7 @@ func hasEntry(leaves map[string]leafValue, entry string) bool {
 	return false
 }
 
-// concerned are the routes of either configuration that an entry is about.
+// concerned are the routes of either configuration whose requests an entry affects.
 func concerned(entry string, configs ...*Config) []string {
 	names := []string{}
 	section, name, _ := strings.Cut(entry, ".")

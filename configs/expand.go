@@ -19,10 +19,9 @@ var (
 	variable  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// expand is the text of a value with what its references stand for: ${NAME} for a
-// variable of the environment, ${file:PATH} for the content of a file without the
-// newline at its end, $${ for ${ itself. What they stand for is never shown. After
-// false a mistake has been reported.
+// expand replaces the references in a value: ${NAME} for a variable of the environment,
+// ${file:PATH} for the content of a file without the newline at its end, $${ for ${ itself.
+// The replaced values are never shown. If the result is false, a mistake has been reported.
 func (d *document) expand(at, n *yaml.Node, path string) (text string, ok bool) {
 	if !strings.Contains(n.Value, "${") {
 		return n.Value, true
@@ -73,7 +72,7 @@ func (d *document) expand(at, n *yaml.Node, path string) (text string, ok bool) 
 	return text, ok
 }
 
-// stands notes what a reference stands for, so that no message shows it.
+// stands notes the value of a reference, so that no message shows it.
 func (d *document) stands(secret, ref string) string {
 	if secret != "" {
 		d.secrets = append(d.secrets, secret, ref)
@@ -81,7 +80,7 @@ func (d *document) stands(secret, ref string) string {
 	return secret
 }
 
-// hide is a message without what references stand for.
+// hide removes the values of references from a message.
 func (d *document) hide(problem string) string {
 	if len(d.secrets) == 0 {
 		return problem

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// maxFile is more than any file of rules that a person could keep in mind.
+	// maxFile is larger than any file that a person writes.
 	maxFile = 1 << 20
 	// maxValues bounds what aliases can make of a small file.
 	maxValues = 100_000
@@ -36,14 +36,14 @@ type document struct {
 	visited   int
 
 	env      []string              // for ${NAME}, as os.Environ gives it
-	files    []string              // that were read, also in vain
+	files    []string              // that were read, or could not be read
 	included map[*yaml.Node]string // the file of each node that stands in another one
 	written  map[string]string     // path → the text as written, of values with a ${}
 	secrets  []string              // what ${} stands for, and what stands there, in turn
 }
 
-// readFile reads and parses a file and those that it includes. What it cannot accept
-// is a mistake of the document and not among its values.
+// readFile reads and parses a file and those that it includes. A value that it cannot
+// accept is a mistake of the document, and is left out of the values.
 func readFile(o Options) *document {
 	d := &document{file: o.File, env: o.Env}
 	if o.Text != nil {
@@ -198,7 +198,7 @@ func (d *document) value(n *yaml.Node, s *schema, path, pattern string) any {
 	return nil
 }
 
-// shape says what a node is, for people.
+// shape says what a node is, for messages.
 func shape(n *yaml.Node) string {
 	switch n.Kind {
 	case yaml.MappingNode:
@@ -262,7 +262,7 @@ func (d *document) mapping(n *yaml.Node, s *schema, path, pattern string) map[st
 		}
 		v := d.value(value, next, inner, innerPattern)
 		if v == nil && s.kind == entries {
-			v = map[string]any{} // it exists, so that what refers to it is not wrong
+			v = map[string]any{} // the entry exists, so that references to it are no mistakes
 		}
 		if v != nil {
 			out[name] = v
@@ -271,8 +271,8 @@ func (d *document) mapping(n *yaml.Node, s *schema, path, pattern string) map[st
 	return out
 }
 
-// goodName is what entries may be called: names are labels of metrics and parts
-// of the admin listener's paths.
+// goodName matches the allowed names of entries. Names are labels of metrics and parts of
+// the admin listener's paths.
 var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 
 // pairs gives the keys and values of a mapping, then those that it merges in
@@ -299,7 +299,7 @@ func (d *document) pairs(top *yaml.Node, path string) func(yield func(key, value
 			return merged, true
 		}
 		merged, more := once(top)
-		// What is merged may merge in turn, even itself.
+		// A merged mapping may merge others in turn, even itself.
 		seen := map[*yaml.Node]bool{top: true}
 		for more && len(merged) > 0 {
 			at := merged[0]
@@ -341,7 +341,7 @@ func (d *document) sequence(n *yaml.Node, s *schema, path, pattern string) any {
 			if target := resolve(item); isNull(target) {
 				d.report(item, inner, "no value: want "+s.elem.wants())
 			}
-			v = map[string]any{} // the places of the others stay as they are
+			v = map[string]any{} // the other entries keep their places
 		}
 		out = append(out, v)
 	}
@@ -372,8 +372,8 @@ func isPlain(key string) bool {
 	return key != "" && utf8.RuneCountInString(key) <= 100 && !strings.ContainsFunc(key, odd)
 }
 
-// find is the place of a path in the document: of the value where there is one,
-// else of the nearest thing around it. It reports the path that it found.
+// find is the place of a path in the document: of its value if it has one, else of the
+// nearest section around it. It reports the path that it found.
 func (d *document) find(path string) (node *yaml.Node, found string) {
 	if d.root == nil {
 		return nil, ""
@@ -394,8 +394,8 @@ func (d *document) find(path string) (node *yaml.Node, found string) {
 	return at, strings.TrimRight(strings.TrimSuffix(path, rest), ".")
 }
 
-// step goes one key or one place of a list down. The names of headers may
-// contain dots, so the longest key that fits is the one that is meant.
+// step goes one key or one place of a list down. The names of headers may contain dots, so
+// the longest matching key is taken.
 func step(n *yaml.Node, rest string) (key, value *yaml.Node, used int) {
 	switch n.Kind {
 	case yaml.SequenceNode:

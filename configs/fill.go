@@ -11,15 +11,15 @@ import (
 	"github.com/anteroom-gpu/anteroom/backend"
 )
 
-// fill completes what a file leaves open and what follows from the rest of it. The
-// values are those that were given, before any default is laid under them:
+// fill adds the values that a file leaves out and that follow from the rest of it. It gets
+// the values of the file, before defaults are added:
 //
-//  1. A backend with a preset is on the only GPU, where it names none.
-//  2. It gets the routes of its engine, behind those of the file, and the classes that
-//     these ask as, or the estimates of those that give none.
-//     Where several list their models at the same path, the lists are put together.
-//  3. What it holds is learned, where it is on cards that are read.
-//  4. So is the demand of a class that gives none.
+//  1. A backend with a preset that names no GPU is on the only GPU.
+//  2. It gets the routes of its engine, after those of the file. Their classes are created,
+//     or get an estimate if they have none. If several backends list their models at the
+//     same path, the lists are merged.
+//  3. What it holds is learned, if its cards are read.
+//  4. The demand of a class that gives none is learned too.
 func fill(values map[string]any) filled {
 	routes, _ := values["routes"].([]any)
 	f := &filler{values: values, classes: make(map[string]bool), filled: filled{first: len(routes)}}
@@ -51,8 +51,8 @@ type filled struct {
 	unset    map[string]bool // classes without a demand; false: a preset made it
 }
 
-// source is the key that a path below a route follows from, where the file has no such
-// route; else the path itself.
+// source is the key from which fill made the route of a path; for a route of the file it is
+// the path itself.
 func (f *filled) source(path string) string {
 	var i int
 	if n, _ := fmt.Sscanf(path, "routes[%d]", &i); n == 1 && i >= f.first && i < f.first+len(f.made) {
@@ -78,8 +78,8 @@ func (f *filler) routes(name string) []backend.Route {
 	return (backend.Config{Preset: text(f.backend(name), "preset")}).Routes()
 }
 
-// preset does 1 for a backend, and 2 for its work. Paths that the preset of another
-// backend has too are told apart by the models.
+// preset does 1 for a backend, and 2 for its work. For paths that another backend's preset
+// has too, the models decide.
 func (f *filler) preset(name string) {
 	b := f.backend(name)
 	_, spread := b["resident"].(map[string]any)
@@ -173,8 +173,8 @@ func (f *filler) aliases(name, label, class string, route backend.Route) {
 	}
 }
 
-// free makes the route to what needs no card: of the paths that take all that is below
-// the root, or of the others, which come before.
+// free makes the route for requests that need no card: for the patterns that match
+// everything below the root, or for the other paths, which come before.
 func (f *filler) free(name string, all bool) {
 	for _, route := range f.routes(name) {
 		paths := slices.DeleteFunc(f.open(name, route.Paths), func(path string) bool { return (path == everything) != all })
@@ -195,7 +195,8 @@ func (f *filler) free(name string, all bool) {
 // everything is the pattern of all paths.
 const everything = "/**"
 
-// open are the paths that no route of the file's own takes, where a backend is reached.
+// open are those of the paths for which the file has no route, on the listener of a
+// backend.
 func (f *filler) open(name string, paths []string) []string {
 	at := f.listener(name)
 	return slices.DeleteFunc(slices.Clone(paths), func(path string) bool { return f.given(path, at) })
@@ -236,7 +237,8 @@ func (f *filler) sharer(name, path string) string {
 	return ""
 }
 
-// wantModels notes that nothing tells whose a request for a path is.
+// wantModels reports that several backends have a path, and no models decide which one gets
+// a request.
 func (f *filler) wantModels(name, path, with string) {
 	if models, _ := f.backend(name)["models"].([]any); len(models) == 0 {
 		f.wrong(name, fmt.Sprintf("%s is a path of %s too: want models for both, listeners of their own, or routes that tell them apart", path, with))
@@ -262,8 +264,8 @@ func (f *filler) lists() {
 	}
 }
 
-// given says that a route of the file's own takes all requests for a path that come to
-// a listener; empty: the main one.
+// given says that a route of the file matches all requests for a path that come to a
+// listener; empty: the main one.
 func (f *filler) given(path, listener string) bool {
 	routes, _ := f.values["routes"].([]any)
 	return slices.ContainsFunc(routes[:len(routes)-len(f.made)], func(r any) bool {
@@ -302,7 +304,8 @@ func (f *filler) listener(backend string) string {
 	return ""
 }
 
-// class makes a class that is not there, and completes one without an estimate.
+// class creates a class that the file does not have, and gives a class without an estimate
+// one.
 func (f *filler) class(name, kind string) {
 	classes := f.entries("classes")
 	if classes == nil {
@@ -360,9 +363,9 @@ func text(entry any, key string) string {
 	return s
 }
 
-// learnDemands has the demand of each class learned for which none is given, where all
-// its requests run on cards that are read, and on backends of which the file says
-// nothing else either: what one holds anyway may be all that its requests need.
+// learnDemands sets learn for each class without a demand, if all its requests run on cards
+// that are read, and on backends for which the file gives no memory either: the resident
+// memory of a backend may be all that its requests need.
 func (f *filler) learnDemands() {
 	learn := make(map[string]bool)
 	routes, _ := f.values["routes"].([]any)
@@ -387,7 +390,7 @@ func (f *filler) learnDemands() {
 	}
 }
 
-// isRead says that a backend is on GPUs alone whose memory is read.
+// isRead says that all GPUs of a backend are read.
 func (f *filler) isRead(backend string) bool {
 	b, _ := f.entries("backends")[backend].(map[string]any)
 	if r, given := b["resident"]; given && r != "learn" {

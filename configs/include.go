@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxIncludes is more files than any person could keep in mind.
+// maxIncludes bounds the number of included files.
 const maxIncludes = 100
 
 // include reads the files that a mapping names and adds their keys to the root, as if
@@ -52,7 +52,7 @@ func (d *document) include(file string, from *yaml.Node, within []string) {
 	}
 }
 
-// claim notes that a node and all below it stand in a file.
+// claim notes the file in which a node and all nodes below it stand.
 func (d *document) claim(n *yaml.Node, file string) {
 	if d.included == nil {
 		d.included = make(map[*yaml.Node]string)

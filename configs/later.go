@@ -4,9 +4,9 @@ import (
 	"strings"
 )
 
-// later names the keys that exist in the design of the file and not in this
-// version, with * for a name of the user's own. The error for one of
-// them says that it is not a typing mistake.
+// later names the keys that exist in the design of the file and not in this version, with *
+// for a name of the user's own. The error for such a key says that this version does not
+// have it yet.
 var later = map[string]bool{
 	"routes[].preserve_host": true,
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 )
 
-// start is what the entries of a section begin with.
+// start has the defaults of the entries of a section.
 type start struct {
 	values map[string]any
 	lists  map[string]*start // what the entries of its lists begin with, which are empty in values
@@ -28,17 +28,17 @@ func newStart(s *schema, values map[string]any) *start {
 	return t
 }
 
-// layers remember what the entries of the sections are made of: hundreds of routes say
-// little each, and the rest of all of them is decoded once.
+// layers remember which values of an entry are defaults. With hundreds of routes, most
+// values are defaults, and those are decoded only once.
 type layers struct {
 	of map[uintptr]layer // by the mapping
 }
 
-// layer is a mapping as what lies below, and what it has in its place.
+// layer is a mapping in two parts: the defaults, and the values that replace some of them.
 type layer struct{ below, changes map[string]any }
 
-// complete is an entry with what it does not say itself taken from its start, with which
-// it shares that.
+// complete adds to an entry the defaults of its start for the keys that it leaves out. The
+// entry shares these values with start.
 func (l *layers) complete(from *start, entry any) map[string]any {
 	own, _ := entry.(map[string]any)
 	own = maps.Clone(own)
@@ -56,7 +56,7 @@ func (l *layers) complete(from *start, entry any) map[string]any {
 	return l.over(from.values, own)
 }
 
-// over is what lies below with a mapping's own values over it.
+// over merges a mapping's own values over the defaults.
 func (l *layers) over(below, own map[string]any) map[string]any {
 	whole, changes := maps.Clone(below), make(map[string]any, len(own))
 	for key, value := range own {
@@ -79,7 +79,7 @@ func (l *layers) decode(values map[string]any, c *Config) error {
 	known := make(map[source]reflect.Value)
 	plain := mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), spreadResident, mapstructure.TextUnmarshallerHookFunc())
 	decode := func(to, from any, hook mapstructure.DecodeHookFunc) error {
-		// What is there already is not added to.
+		// The values replace what is there already.
 		d, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{Result: to, TagName: "koanf", ErrorUnused: true, ZeroFields: true, DecodeHook: hook})
 		if err != nil {
 			return err

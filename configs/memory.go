@@ -11,8 +11,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing/expression"
 )
 
-// work is what the routes bring a backend, as far as that is known before any
-// request.
+// work describes the requests that the routes send to a backend, as far as that is known
+// before any request.
 type work struct {
 	smallest, largest admission.Bytes // demands; the smallest is -1 where there are none
 	slots             map[string]int  // by class
@@ -36,11 +36,12 @@ func (c *Config) work(backend string) work {
 	return w
 }
 
-// atOnce is what all that may run on one server at once takes of a GPU with room.
+// atOnce is the memory that all requests which may run on one server at once take of a GPU
+// with room.
 func (w work) atOnce(slots int, room admission.Bytes) admission.Bytes {
 	var sum admission.Bytes
 	for class, vram := range w.most {
-		// Compared by dividing: a product of any two amounts may overflow.
+		// The comparison divides, because a product of two amounts may overflow.
 		n := admission.Bytes(w.slots[class])
 		if vram > 0 && n > room/vram {
 			sum = room
@@ -70,12 +71,12 @@ func (c *Config) warnOfTwins(warn func(path, problem string)) {
 	}
 }
 
-// units are the functions that make bytes of a number.
+// units are the functions that convert a number to bytes.
 var units = regexp.MustCompile(`\b(gib|mib)\s*\(|\d{7,}`)
 
-// warnOfDemands finds requests that are taken to need no memory, or next to none.
-// unset are the classes of which neither the file nor what follows from it says a
-// demand; false: the class is not in the file.
+// warnOfDemands finds requests that count as needing no memory, or almost none. unset are
+// the classes without a demand in the file or by a preset; false: the class is not in the
+// file.
 func (c *Config) warnOfDemands(unset map[string]bool, warn func(path, problem string)) {
 	told := make(map[string]bool)
 	for i, r := range c.Routing.Routes {
@@ -94,7 +95,7 @@ func (c *Config) warnOfDemands(unset map[string]bool, warn func(path, problem st
 		if problem == "" {
 			continue
 		}
-		if without && !inFile { // the class follows from the preset
+		if without && !inFile { // the preset created the class
 			path, problem = "backends."+r.Backend+".preset", path+": "+problem
 		}
 		told[r.Class] = true
@@ -113,7 +114,7 @@ func (c *Config) warnOfExpression(path string, r routing.RouteConfig, warn func(
 	}
 }
 
-// noDemand is what is wrong with a class whose requests take nothing on a backend.
+// noDemand describes the problem of a class whose requests need no memory on a backend.
 // without says that the class has no vram at all. Empty: nothing is wrong.
 func (c *Config) noDemand(backend string, without bool) string {
 	for _, server := range c.Routing.Backends[backend].Servers() {
@@ -203,7 +204,8 @@ func (c *Config) warnOfStalls(warn func(path, problem string)) {
 	}
 }
 
-// warnOfReclaims finds unloads that free nothing, or that nothing undoes.
+// warnOfReclaims finds unloads that free nothing, and unloads after which no call wakes the
+// backend.
 func (c *Config) warnOfReclaims(warn func(path, problem string)) {
 	for _, name := range slices.Sorted(maps.Keys(c.Routing.Backends)) {
 		b := c.Routing.Backends[name]

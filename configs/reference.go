@@ -28,7 +28,7 @@ func keysOf(n *yaml.Node) (keys []key) {
 	return keys
 }
 
-// said is a comment as text. The last paragraph is the key's own.
+// said is a comment as plain text. Only the last paragraph belongs to the key.
 func said(comment string) string {
 	paragraphs := strings.Split(comment, "\n\n")
 	lines := strings.Split(paragraphs[len(paragraphs)-1], "\n")
@@ -91,7 +91,7 @@ func describeKeys(b *strings.Builder, indent, path string, n *yaml.Node) {
 	}
 }
 
-// written is a default as a file would have it.
+// written is a default as it is written in a file.
 func written(n *yaml.Node) string {
 	text, err := yaml.Marshal(&yaml.Node{Kind: n.Kind, Tag: n.Tag, Value: n.Value, Style: n.Style | yaml.FlowStyle})
 	if err != nil {
@@ -100,8 +100,8 @@ func written(n *yaml.Node) string {
 	return strings.TrimSpace(string(text))
 }
 
-// JSONSchema describes the file to editors, in the draft of 2020-12. It is what Load
-// goes by, less what only the whole of a file can tell.
+// JSONSchema describes the file to editors, in the draft of 2020-12. It has the rules of
+// Load, except those that concern several keys.
 func JSONSchema() []byte {
 	root := schemaRoot.json(defaultsRoot())
 	root["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -109,7 +109,7 @@ func JSONSchema() []byte {
 	root["patternProperties"] = map[string]any{"^x-": true}
 	text, err := json.MarshalIndent(root, "", "  ")
 	if err != nil {
-		panic("configs: " + err.Error()) // our own maps
+		panic("configs: " + err.Error()) // cannot happen: these are maps of this package
 	}
 	return append(text, '\n')
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/backend"
 )
 
-// schema is what may stand at one place of the file. It is read off the
-// sections' structs, so that a key exists when a section has a field for it.
+// schema describes the value that one place of the file may have. It is derived from the
+// structs of the sections: a key exists when a section has a field for it.
 type schema struct {
 	kind kind
 	typ  reflect.Type
@@ -23,7 +23,7 @@ type schema struct {
 	// spread is the table that may stand in a leaf's place; nil: none may.
 	spread *schema
 
-	reads bool // a list that may stand there as one text, which its type reads
+	reads bool // a list that may be given as one text, which its type parses
 }
 
 type kind int
@@ -80,7 +80,7 @@ func (s *schema) addFields(t reflect.Type) {
 	}
 }
 
-// wants says what stands here, for people.
+// wants says which value is wanted here, for messages.
 func (s *schema) wants() string {
 	switch s.kind {
 	case section:
@@ -204,8 +204,8 @@ func (s *schema) unknown(key string) string {
 	return "unknown key: want one of " + strings.Join(s.names(), ", ")
 }
 
-// Nearest is the name that was probably meant by a word that is none of them; empty:
-// none is near.
+// Nearest is the name that was probably meant by an unknown word; empty: no name is
+// similar.
 func Nearest(word string, names []string) string {
 	best, distance := "", 1+len(word)/3
 	for _, known := range names {

@@ -9,8 +9,8 @@ import (
 
 var yamlLine = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
 
-// syntaxError is where a text is no YAML, and why. The parser tells where it gave up;
-// what is wrong often stands earlier: a tab, or a brace that is never closed.
+// syntaxError is where a text is no YAML, and why. The parser reports where it stopped. The
+// mistake is often earlier: a tab, or a brace that is never closed.
 func syntaxError(text []byte, err error) (line, column int, problem string) {
 	parts := yamlLine.FindStringSubmatch(err.Error())
 	if parts == nil {
@@ -35,8 +35,8 @@ func syntaxError(text []byte, err error) (line, column int, problem string) {
 
 var closing = map[byte]byte{'{': '}', '[': ']'}
 
-// unclosed is the brace or bracket that was forgotten: one that is open at the end of
-// a line which no comma continues. Zero: there is none.
+// unclosed is the brace or bracket that was probably not closed: one that is open at the
+// end of a line without a comma. Zero: there is none.
 func unclosed(lines []string) (open byte, line, column int) {
 	var b braces
 	for i, text := range lines {

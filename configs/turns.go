@@ -114,8 +114,9 @@ func (c *Config) warnOfSets(warn func(path, problem string)) {
 	}
 }
 
-// stallOfSet says whether what some of the backends that are never unloaded retain
-// blocks every server of waiter: the fewest that do, on the GPU that blocks the first.
+// stallOfSet says whether backends that are never unloaded together retain so much memory
+// that every server of waiter is blocked. It returns the smallest such set, on the GPU that
+// blocks the first server.
 func (c *Config) stallOfSet(stays []string, waiter string) (set []string, first stall, stalls bool) {
 	w := c.work(waiter)
 	for _, server := range c.Routing.Backends[waiter].Servers() {

@@ -11,12 +11,12 @@ import (
 // lookEvery is the time from one look at a watched file to the next.
 const lookEvery = 500 * time.Millisecond
 
-// Watch calls changed, one call at a time, whenever the content of the configuration
-// file, or of a file that it includes or takes a value from, is another than it was,
-// until ctx ends. It returns at once. A file that is gone is not a change; when it
-// comes back with another content that is one. A content counts once two looks in a
-// row have found it, because editors and copies write in several steps. Begin to
-// watch before the first Load, so that nothing falls between.
+// Watch calls changed, one call at a time, whenever the content of the configuration file,
+// or of a file that it includes or takes a value from, is another than it was, until ctx
+// ends. It returns at once. A file that is gone is not a change; when it comes back with
+// another content that is one. A content counts once two looks in a row have found it,
+// because editors and copies write in several steps. Begin to watch before the first Load,
+// so that no change is missed.
 //
 // The content itself is looked at, not events of the file system: these are
 // missing on network file systems, miss files that are replaced through a link,
@@ -29,8 +29,8 @@ func Watch(ctx context.Context, o Options, changed func()) {
 	files := readFile(o).files
 	last, _ := sum(files)
 	go func() {
-		// The time between two looks is never shorter: of a ticker that was not heard
-		// in time, two ticks come at once.
+		// The time between two looks is never shorter. With a ticker two ticks may come at
+		// once if the first was received late.
 		again := time.NewTimer(lookEvery)
 		defer again.Stop()
 		before := last
@@ -52,8 +52,8 @@ func Watch(ctx context.Context, o Options, changed func()) {
 	}()
 }
 
-// sum stands for the content of files; false: the first of them cannot be read. One of
-// the others that is not there is as good as a content: the first may stop naming it.
+// sum stands for the content of files; false: the first of them cannot be read. A missing
+// file among the others counts like a content, because the first file may stop naming it.
 func sum(files []string) (sum [sha256.Size]byte, ok bool) {
 	all := sha256.New()
 	for i, file := range files {

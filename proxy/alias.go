@@ -9,7 +9,7 @@ import (
 	bodies "github.com/anteroom-gpu/anteroom/routing/body"
 )
 
-// edit is what stands in place of a part of a file that is forwarded.
+// edit is a text that replaces a part of a body when it is forwarded.
 type edit struct {
 	from, to int64
 	text     []byte
@@ -52,8 +52,8 @@ func (b *body) length() int64 {
 }
 
 // rename puts the model's name at the backend in place of the one that the client wrote,
-// where the route has one. What parsers could read in two ways is refused: it could not
-// be said which model the backend takes.
+// where the route has one. A model that parsers could read in two ways is refused, because
+// it is not known which one the backend would take.
 func (x *exchange) rename(route *routing.Route) error {
 	if route.RewriteModel == "" || x.body == nil || x.body.size == 0 {
 		return nil

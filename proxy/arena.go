@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// arena is memory for the bodies that pass through, in blocks of spoolBlock bytes beside
-// Go's heap: the collector has nothing to do with them, and they go back to the system
-// at once where it is known that they are not needed soon.
+// arena is memory for request bodies, in blocks of spoolBlock bytes outside Go's heap. The
+// garbage collector does not scan the blocks. A block that will not be needed soon is
+// returned to the system at once.
 type arena struct {
 	mu    sync.Mutex
 	all   []byte   // guarded by mu; nil: none was needed yet
@@ -19,7 +19,7 @@ type arena struct {
 // arenaIdle is how long unused blocks stay in memory.
 const arenaIdle = time.Second / 2
 
-// take gives an empty block; nil: all of them are in use.
+// take returns an empty block, or nil if all blocks are in use.
 func (a *arena) take() []byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -39,8 +39,8 @@ func (a *arena) take() []byte {
 	return a.all[from:from:a.fresh]
 }
 
-// give takes blocks back, and says to the system that they are not needed where it is
-// unlikely that they are soon.
+// give takes blocks back. If isUnlikely, they are unlikely to be needed soon, and their
+// memory is returned to the system.
 func (a *arena) give(blocks [][]byte, isUnlikely bool) {
 	if len(blocks) == 0 {
 		return
@@ -65,7 +65,7 @@ func (a *arena) give(blocks [][]byte, isUnlikely bool) {
 	}
 }
 
-// shrink gives what is not in use back to the system.
+// shrink returns the memory of unused blocks to the system.
 func (a *arena) shrink() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

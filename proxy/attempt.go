@@ -15,31 +15,30 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// answerBody is what stands between a backend's answer and the client.
+// answerBody is the body of a backend's answer as the client reads it.
 type answerBody = io.ReadCloser
 
-// attempt is one try of a request at a backend. It may outlive its exchange: a
-// backend with `cancel: ignored` works on when the client has left, and its
-// grant with it.
+// attempt is one try of a request at a backend. It may outlive its exchange: with `cancel:
+// ignored` the backend works on when the client has left, and the attempt keeps its grant.
 type attempt struct {
-	to      *replica         // nil: not settled yet
+	to      *replica         // nil: not chosen yet
 	grant   *admission.Grant // nil: it goes past admission
-	apart   bool             // the transport reads the body by a handle of its own
+	apart   bool             // the transport reads the body through a file handle of its own
 	trace   *telemetry.Request
 	release func() // beside the grant; nil: nothing
-	// detached says that the backend ends by itself, whatever the client does.
+	// detached says that the work ends when the backend ends it, whatever the client does.
 	detached bool
 	sent     bool // a transport has the request, and its body
 	status   int
 	ended    atomic.Bool
-	// completion is how to follow the work beyond the answer, job what is being
-	// followed. Nil: the answer is the end, or there is none yet.
+	// completion says how to follow the work after the answer. job is the work that is
+	// being followed. Nil: the answer is the end, or there is no answer yet.
 	completion *backend.Completion
 	job        atomic.Pointer[job]
 	// reply is the answer's body as the backend gave it; nil: there is none yet.
 	reply io.Reader
-	// tail is the end of a model's answer, for what it says of tokens; nil: it says
-	// nothing that is known.
+	// tail is the end of a model's answer, which has the numbers of tokens; nil: the answer
+	// has none in a known form.
 	tail *tail
 	// full is what an out-of-memory answer says, nil while it is none.
 	full *outofmemory.Report
@@ -48,7 +47,7 @@ type attempt struct {
 	// cut breaks the connection of an attempt that is detached; nil: it is not.
 	cut    context.CancelFunc
 	answer answerBody // nil until the backend has answered
-	// slowly says that a small answer comes in pieces, which are passed on so.
+	// slowly says that a small answer comes in pieces, and is passed on in pieces.
 	slowly bool
 	rpc    *http.Response // of a gRPC call, for its status; nil: it is none
 	tunnel *tunnel        // nil: the connection was not switched
@@ -85,8 +84,8 @@ func (e *attempt) result(err error) admission.Result {
 	return res
 }
 
-// outcome says what the work teaches: only an answer that was wanted and came
-// to its end tells how long such work takes.
+// outcome says what is learned from the work. Only a successful answer that came to its end
+// shows how long such work takes.
 func (e *attempt) outcome(err error) admission.Outcome {
 	switch {
 	case e.full != nil, errors.Is(err, backend.ErrMemory):
@@ -122,10 +121,9 @@ func (e *attempt) leave(x *exchange) {
 // been told.
 var errAbandoned = errors.New("proxy: abandon_after passed")
 
-// abandonLater gives the grant of work without a client back when the
-// backend's abandon_after has passed, whether or not it has ended by then. It is
-// the only timer that does, and fires for nothing where the work ends first or
-// turns out to be a job, which has a timeout of its own.
+// abandonLater gives the grant of work without a client back when the backend's
+// abandon_after has passed, even if the work has not ended. No other timer does that. It
+// has no effect if the work has ended before, or is a job, which has a timeout of its own.
 func (e *attempt) abandonLater(x *exchange) {
 	time.AfterFunc(e.to.Config.AbandonAfter, func() {
 		if e.job.Load() == nil && e.end(errAbandoned) {
@@ -137,8 +135,8 @@ func (e *attempt) abandonLater(x *exchange) {
 	})
 }
 
-// send sends the request with a reading of its body, nil where there is none
-// or it is streamed, and gives the answer, or what ended the wait for it.
+// send sends the request with a reader of its body, nil if there is none or it is streamed.
+// It returns the answer, or the error that ended the wait for it.
 func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, error) {
 	e := x.try
 	if body != nil {
@@ -164,7 +162,7 @@ func (x *exchange) send(out *http.Request, body io.ReadCloser) (*http.Response, 
 		if state.CompareAndSwap(0, 1) {
 			done <- answer
 		} else if answer.err == nil {
-			answer.body().Close() // it is read to its end all the same
+			answer.body().Close() // it is still read to its end
 			e.job.Load().leave()
 		}
 	}()
@@ -207,7 +205,7 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 			err = context.Cause(x.ctx)
 		}
 		if x.body != nil {
-			out.Body.Close() // a transport may not have come to that
+			out.Body.Close() // the transport may not have closed it yet
 		}
 		e.end(err)
 		return result{err: err}
@@ -232,7 +230,7 @@ func (x *exchange) execute(e *attempt, out *http.Request) result {
 		ended := func(err error) { x.streamed(e, err) }
 		if isEvents(res.Header) {
 			if e.detached && e.completion == nil {
-				// What a client would see of it is all that there is to it.
+				// The answer has no more content than a client would see.
 				e.detached = false
 				context.AfterFunc(x.ctx, e.cut)
 			}
@@ -270,8 +268,8 @@ func (x *exchange) tunnel(e *attempt, res *http.Response) error {
 	return nil
 }
 
-// streamed ends an attempt whose answer was passed on as it came. What runs out of
-// memory then cannot be sent again.
+// streamed ends an attempt whose answer was passed on as it came. If it ran out of memory,
+// it cannot be sent again.
 func (x *exchange) streamed(e *attempt, err error) {
 	if e.end(err) && e.full != nil && e.grant != nil {
 		x.trace.OutOfMemory(telemetry.OOMPassed)
@@ -279,8 +277,8 @@ func (x *exchange) streamed(e *attempt, err error) {
 	x.body.drop()
 }
 
-// readSmall takes a small answer that is there already for what it is: the end of
-// its work. It reports false where more is to come.
+// readSmall reads a small answer that has arrived in whole, which is the end of its work.
+// It reports false if more is to come.
 func (x *exchange) readSmall(e *attempt, res *http.Response) bool {
 	b := readSmall(res)
 	if b == nil {

@@ -113,19 +113,20 @@ func (b *body) free() error {
 }
 
 const (
-	// restingMemory is what the bodies of waiting requests may take of the memory together.
-	// A queue of thousands must not take what the machine does not have, and a short one
-	// is not to write files.
+	// restingMemory is how much memory the bodies of all waiting requests may take
+	// together. A queue of thousands must not use up the machine's memory, and a short
+	// queue should write no files.
 	restingMemory = 1 << 20
-	// restingBody is the longest that rests in memory, of which more than one find room.
+	// restingBody is the longest body that may stay in memory while its request waits.
+	// Several of that length fit into restingMemory.
 	restingBody = shortBody
-	// alwaysResting is what is kept in memory however many wait: in a file it would take
-	// as much of the kernel's.
+	// alwaysResting is the length up to which a body stays in memory, however many requests
+	// wait. In a file it would take as much memory of the kernel.
 	alwaysResting = 2 << 10
 )
 
-// Rest is called when its request has to wait: what restingMemory does not hold goes to a
-// file. Where there is none to be had, it stays where it is.
+// Rest is called when its request has to wait: a body that does not fit into restingMemory
+// goes to a file. If no file can be made, it stays in memory.
 func (b *body) Rest() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -181,9 +182,9 @@ func (b *body) wake() {
 const smallBody = 16 << 10
 
 // reader is the first reading, of a type that http.Transport knows: a body that is in
-// memory is sent together with the head, which is one system call and one packet less,
-// and a file by the kernel. Of a small body it does not tell when it is done, so that this
-// is not the pool's; of what is spooled it has a sender, which it closes.
+// memory is sent together with the head, which is one system call and one packet less, and
+// a file by the kernel. It does not say when a small body is done, so the memory of a small
+// body belongs to no pool. For a spooled body it has a sender, which it closes.
 func (b *body) reader() io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -221,8 +222,8 @@ func (b *body) drop() {
 	b.free()
 }
 
-// reread begins a second reading. The first is over, even where its transport
-// has not come to closing it.
+// reread begins a second reading. The first is over, even if its transport has not closed
+// it yet.
 func (b *body) reread() *reading {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -274,13 +275,13 @@ func (r *reading) Close() error {
 	return r.body.free()
 }
 
-// worthwhile is how much of a body must come within limits.body_idle for the
-// client to get as long again: a byte now and then is not progress.
+// worthwhile is how much of a body must arrive within limits.body_idle to start that time
+// anew. A byte now and then is no progress.
 const worthwhile = 16 << 10
 
-// readBody takes the request's body in before it asks for room, so that a slow
-// or half-sent upload holds neither a slot nor a place in the queue. It returns
-// nil where there is no body, and a *refusal where the body is not acceptable.
+// readBody reads the request's body before admission is asked, so that a slow or half-sent
+// upload holds neither a slot nor a place in the queue. It returns nil if there is no body,
+// and a *refusal if the body is not acceptable.
 func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limits *LimitsConfig) (*body, error) {
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil, nil
@@ -301,8 +302,8 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, limits *Limit
 		in.Close()
 		return nil, explainIntake(r, err)
 	}
-	// The deadline must be gone before anything waits on this connection: the
-	// server watches it for the client's leaving.
+	// The read deadline must be removed before the request waits: the server reads the
+	// connection to notice that the client has left.
 	in.control.SetReadDeadline(time.Time{})
 	in.trailer = r.Trailer
 	return in.body, nil
@@ -323,15 +324,16 @@ func explainIntake(r *http.Request, err error) error {
 	return refuse(codeBadBody, "the body could not be read")
 }
 
-// shortBody is the length up to which a body is in memory of its own. A longer one is
-// spooled, where its place in memory is for a time. From longQueue waiting requests with
-// a body on, it is smallBody: a body will wait too, and its memory would be garbage then.
+// shortBody is the length up to which a body is in memory of its own. A longer body is
+// spooled: it is in blocks of memory for a time, and then in a file. If longQueue or more
+// requests with a body wait, the length is smallBody, because a new body would wait too,
+// and its memory would become garbage.
 const (
 	shortBody = 64 << 10
 	longQueue = 16
 )
 
-// firstRead is the memory to begin with.
+// firstRead is the size of the first buffer.
 func firstRead(length, most int64) int {
 	if length < 0 {
 		length = 4 << 10
@@ -398,7 +400,8 @@ func (in *intake) run() error {
 
 var errMemoryFull = errors.New("proxy: the body is larger than its share of memory")
 
-// fill reads into memory until the source ends or it has read so much, or body_memory.
+// fill reads into memory until the source ends, or until it has read most bytes or
+// body_memory.
 func (in *intake) fill(most int) error {
 	most = min(most, int(in.limits.BodyMemory))
 	for {
@@ -408,7 +411,7 @@ func (in *intake) fill(most int) error {
 		}
 		space := buffer[len(buffer):min(cap(buffer), most)]
 		if len(space) == 0 {
-			// Of one that is as long as was announced the end alone is to come.
+			// The body is as long as was announced: only its end is to come.
 			if probes = in.length == int64(len(buffer)); !probes {
 				in.grow(in.next(most))
 				continue
@@ -434,7 +437,8 @@ func (in *intake) fill(most int) error {
 	}
 }
 
-// next is how much memory comes next: four times as much, but no more than is announced.
+// next is the size of the next buffer: four times the present one, but no more than the
+// announced length.
 func (in *intake) next(most int) int {
 	size := min(4*cap(*in.memory), most)
 	if in.length > int64(len(*in.memory)) {
@@ -451,7 +455,7 @@ func (in *intake) grow(size int) {
 	in.memory = grown
 }
 
-// open moves what is in memory to where it is spooled.
+// open makes the spooled body, and moves the bytes that are in memory into it.
 func (in *intake) open() error {
 	if !in.spool.take(in.size) {
 		return spoolFull(in.limits)
@@ -513,8 +517,8 @@ func (b *budget) take(n int64) bool {
 
 func (b *budget) give(n int64) { b.taken.Add(-n) }
 
-// buffers are pools of byte slices by power of two, from 1 KiB to 1 MiB.
-// Larger ones are left to the collector.
+// buffers are pools of byte slices by power of two, from 1 KiB to 1 MiB. Larger slices are
+// left to the garbage collector.
 var buffers [11]sync.Pool
 
 const smallestBuffer = 1 << 10

@@ -53,8 +53,8 @@ func (c TenantsConfig) check(report func(path, problem string)) {
 // Urgency is how much waiting a level of RFC 9218's priorities stands for.
 const Urgency = 10 * time.Second
 
-// claims is what a request says about itself. An untrusted peer can only lower
-// its standing.
+// claims is what a request says about itself. An untrusted peer can only lower the priority
+// of its request.
 func (s *rules) claims(r *http.Request, arrived time.Time, ask *admission.Request) {
 	trusted := s.trusts(r.RemoteAddr)
 	if p := r.Header["Priority"]; p != nil {
@@ -74,7 +74,7 @@ func (s *rules) claims(r *http.Request, arrived time.Time, ask *admission.Reques
 // maxTenant bounds a tenant's name.
 const maxTenant = 128
 
-// tenant is who asks; empty: a client that the configuration does not tell apart.
+// tenant is the tenant of the request; empty: the configuration names none for this client.
 func (s *rules) tenant(r *http.Request) string {
 	c := &s.config.Tenants
 	if len(c.Keys) > 0 {
@@ -97,8 +97,8 @@ func (s *rules) tenant(r *http.Request) string {
 	return ""
 }
 
-// boost reads the urgency of an RFC 9218 priority: 0 is the most urgent, 3 is
-// what says nothing, 7 the least. The last one counts, as for any dictionary.
+// boost reads the urgency of an RFC 9218 priority: 0 is the most urgent, 3 is the default,
+// 7 is the least urgent. The last one counts, as for any dictionary.
 func boost(values []string) time.Duration {
 	level := 3
 	for _, value := range values {
@@ -112,8 +112,8 @@ func boost(values []string) time.Duration {
 	return time.Duration(3-level) * Urgency
 }
 
-// timeLimit is how long a client is going to wait for its answer, by the
-// headers that clients say it in; false: none does. The shortest counts.
+// timeLimit is how long a client will wait for its answer, as its headers say; false: no
+// header says it. The shortest time counts.
 func timeLimit(h http.Header) (limit time.Duration, ok bool) {
 	for _, known := range [...]struct {
 		header string
@@ -143,7 +143,7 @@ func readTimeout(text string) (time.Duration, bool) {
 	return seconds(text, time.Second)
 }
 
-// maxTimeout is beyond what a deadline could matter for.
+// maxTimeout is so long that a later deadline makes no difference.
 const maxTimeout = 1000 * time.Hour
 
 func seconds(text string, unit time.Duration) (time.Duration, bool) {

@@ -10,10 +10,10 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
-// While a stream waits in the queue, its route may send comments of server-sent events,
-// so that nothing between client and proxy takes the connection for idle. With the first
-// of them the answer is a stream with status 200: what comes to be said later by a status
-// is said by an event.
+// While a stream waits in the queue, its route may send comments of server-sent events, so
+// that nothing between client and proxy closes the connection as idle. From the first
+// comment on the answer is a stream with status 200. A later refusal or error is an event
+// of that stream.
 
 // comment sends comments to the client of a stream until the result is called. The
 // first comes after the route's time: a request that starts sooner sees none of this.
@@ -80,8 +80,9 @@ func (f *refusal) sendEvent(w io.Writer, dialect string) {
 	io.WriteString(w, "data: "+string(body)+"\n") // a client that is gone needs no answer
 }
 
-// fitComments makes an answer fit to one that has begun with comments: what is no
-// stream of events becomes one event, named error where it is no success.
+// fitComments turns a backend's answer into a continuation of a stream that began with
+// comments. An answer that is no stream of events becomes one event. The event is named
+// error if the answer is no success.
 func (x *exchange) fitComments(res *http.Response) {
 	ok := res.StatusCode/100 == 2
 	if ok && isEvents(res.Header) {
@@ -95,11 +96,11 @@ func (x *exchange) fitComments(res *http.Response) {
 	res.Header.Del("Content-Length")
 }
 
-// asEvent is a body as the data of one event.
+// asEvent reads a body as the data of one event.
 type asEvent struct {
 	io.ReadCloser
-	ready  []byte // and not read yet
-	starts bool   // a line does
+	ready  []byte // encoded, and not read yet
+	starts bool   // the next byte begins a line
 	err    error
 }
 

@@ -15,31 +15,30 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// Some engines answer when they have put the work into a queue of their own.
-// There the work goes on behind the answer, and a goroutine follows it to
-// its real end: the grant is held, the controller's drain waits for it, and the
-// route's history learns how long it took.
+// Some engines answer when they have put the work into a queue of their own. The work goes
+// on after the answer, and a goroutine follows it to its end: the grant is held, the
+// controller's drain waits for it, and the route's history learns how long it took.
 
-// maxSubmit is the longest answer that is looked into for a job. What is
-// longer is a result and not a receipt.
+// maxSubmit is the longest answer in which a job is looked for. A longer answer is a result
+// and not a receipt.
 const maxSubmit = 64 << 10
 
-// job is work that has been answered and goes on.
+// job is work that goes on after its request was answered.
 type job struct {
 	*backend.Job
 	how     *backend.Completion
 	work    *attempt
 	backend *replica
 	log     *slog.Logger
-	// host and header are what the job's own caller would ask with.
+	// host and header are those of the request of the job's caller.
 	host   string
 	header http.Header
 	// overdue is when it has run for longer than its class may; zero: never.
 	overdue time.Time
 
-	ctx    context.Context // ends when its outcome does not matter any more
+	ctx    context.Context // ends when the outcome of the job is not needed any more
 	stop   context.CancelCauseFunc
-	told   chan error // its end, seen in passing; buffered
+	told   chan error // its end, seen in a stream that a client reads; buffered
 	left   chan struct{}
 	leaves sync.Once
 	// tells is the stream that tells of its end; the zero one: none does.
@@ -48,8 +47,8 @@ type job struct {
 
 	cancelled bool // the cancel call was made
 	looks     int
-	silent    int // looks in a row without an answer
-	refused   int // of these, in a row, those where nothing listened
+	silent    int // polls in a row without an answer
+	refused   int // the last of these polls for which nothing listened at the address
 }
 
 var (
@@ -67,9 +66,8 @@ type jobMemory struct{ said *outofmemory.Report }
 func (e *jobMemory) Error() string { return "proxy: the job failed: " + e.said.String() }
 func (e *jobMemory) Unwrap() error { return backend.ErrMemory }
 
-// begin looks into an answer for the job that it tells of and follows it; the
-// answer's body is then read, and stands ready for the client. It reports
-// false where the answer is like any other.
+// begin looks for a job in an answer, and follows the job. The answer's body has been read
+// then, and is ready for the client. It reports false if the answer names no job.
 func (x *exchange) begin(e *attempt, res *http.Response) bool {
 	if res.StatusCode/100 != 2 || !isJSON(res.Header) {
 		return false
@@ -85,7 +83,8 @@ func (x *exchange) begin(e *attempt, res *http.Response) bool {
 	}
 	found, err := e.completion.Job(x.in.URL.Path, *b.buffer)
 	if err != nil {
-		// A backend that answers some requests late and some early: no mistake.
+		// This is no mistake: some backends answer some requests early and others when they
+		// are done.
 		x.log.Debug("an answer tells of no job", "route", x.route.Name, "reason", err.Error())
 		e.end(nil)
 		return true
@@ -139,15 +138,15 @@ func (x *exchange) follow(e *attempt, found *backend.Job) {
 	}()
 }
 
-// leave says that the caller does not know of its job. It may be called on a
-// nil job, and more than once.
+// leave says that the caller has not got the answer that names its job. It may be called on
+// a nil job, and more than once.
 func (j *job) leave() {
 	if j != nil {
 		j.leaves.Do(func() { close(j.left) })
 	}
 }
 
-// run looks until the job has ended, or it cannot be told.
+// run polls until the job has ended, or until it is known that its end cannot be found out.
 func (j *job) run() error {
 	giveUp, next := time.NewTimer(j.how.Timeout), time.NewTimer(j.how.Every)
 	defer giveUp.Stop()
@@ -192,18 +191,18 @@ func (j *job) run() error {
 }
 
 const (
-	// lookTime is what one look may take: an engine that works is slow to answer.
+	// lookTime is how long one poll may take. An engine that works is slow to answer.
 	lookTime = 10 * time.Second
-	// slowest is how far apart looks get while they fail.
+	// slowest is the longest time between two polls while polls fail.
 	slowest = 10 * time.Second
-	// enough looks in a row must fail before a backend counts as gone.
+	// enough is how many polls in a row must fail before a backend counts as gone.
 	enough = 3
-	// goneEvery is how many looks go by for one at whether the engine knows the
-	// job: that answer may be long.
+	// goneEvery is after how many polls the engine is asked whether it still knows the job.
+	// The answer to that question may be long.
 	goneEvery = 8
 )
 
-// pause is the time to the next look.
+// pause is the time until the next poll.
 func (j *job) pause() time.Duration {
 	pause := j.how.Every
 	for range min(j.silent, 10) {
@@ -212,7 +211,7 @@ func (j *job) pause() time.Duration {
 	return pause
 }
 
-// look asks the backend once.
+// look polls the backend once.
 func (j *job) look() (ended bool, err error) {
 	j.looks++
 	status, answer, err := j.ask(j.Poll)
@@ -227,7 +226,7 @@ func (j *job) look() (ended bool, err error) {
 		return true, err
 	}
 	if status >= 500 {
-		j.silent++ // it may be busy; it is there
+		j.silent++ // the backend may be busy, but it is there
 		return false, nil
 	}
 	j.silent = 0
@@ -237,8 +236,9 @@ func (j *job) look() (ended bool, err error) {
 	return false, nil
 }
 
-// lookForIt asks whether the engine knows a job that has not ended by its first
-// word. It may have ended between the two, so that is asked once more.
+// lookForIt asks whether the engine still knows a job that has not ended by the last poll.
+// If the engine does not know it, the job may have ended between the two calls, so it polls
+// once more.
 func (j *job) lookForIt() (ended bool, err error) {
 	status, answer, err := j.ask(j.Gone)
 	if err != nil || !j.Unknown(status, answer) {
@@ -271,9 +271,8 @@ func (j *job) judge(status int, answer []byte) (ended bool, err error) {
 	return true, nil
 }
 
-// missed counts a look that was not answered and says whether the backend is
-// gone: nothing listens at its address, or it does not answer and its breaker is
-// open.
+// missed counts a poll that was not answered, and says whether the backend is gone: nothing
+// listens at its address, or it does not answer and its breaker is open.
 func (j *job) missed(err error) (gone bool) {
 	j.silent++
 	j.refused++
@@ -314,18 +313,18 @@ func (j *job) ask(c backend.Call) (status int, answer []byte, err error) {
 type jobs struct {
 	mu     sync.Mutex
 	open   map[*job]struct{} // guarded by mu
-	events map[string]*job   // guarded by mu; those whose end passes by, by its name
+	events map[string]*job   // guarded by mu; jobs whose end shows in a stream of events, by event
 	// listeners are the streams that tell of them. They stay when their client has
 	// left, and longer where none has come yet.
 	listeners map[string]*listener // guarded by mu; by source
 	closed    bool                 // guarded by mu
-	// passed are ends without a waiter: a quick job's may overtake the
-	// answer that names it. The oldest is overwritten.
+	// passed are ends of jobs that are not known yet: the end of a quick job may arrive
+	// before the answer that names the job. The oldest entry is overwritten.
 	passed [64]ending // guarded by mu
 	oldest int        // guarded by mu
 }
 
-// ending is a job's end that passed by.
+// ending is a job's end that was seen in a stream of events.
 type ending struct {
 	event string
 	err   error
@@ -366,7 +365,7 @@ func (s *jobs) remove(j *job) {
 	}
 }
 
-// tell passes an end on to the job of that event.
+// tell gives an end to the job of that event.
 func (s *jobs) tell(event string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -49,8 +49,9 @@ type ListenerConfig struct {
 type AdminConfig struct {
 	Listen    string `koanf:"listen"` // empty: there is none
 	Token     string `koanf:"token"`
-	ReadToken string `koanf:"read_token"` // for users who may only look; empty: there is none
-	// TraceURL is where a trace is shown, with {trace_id} in its place; empty: nowhere.
+	ReadToken string `koanf:"read_token"` // for callers that may only read; empty: there is none
+	// TraceURL is the address of a trace, with {trace_id} in place of its id; empty: there
+	// is none.
 	TraceURL string `koanf:"trace_url"`
 }
 
@@ -210,7 +211,7 @@ func onlyLocal(address string) bool {
 	if host == "" {
 		return false // every address
 	}
-	// A name is what the resolver makes of it: localhost need not be loopback.
+	// A name has the address that the resolver gives it: localhost need not be loopback.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)

@@ -8,8 +8,8 @@ import (
 // AdminCookie is the beginning of the name of the admin listener's cookies.
 const AdminCookie = "anteroom_admin"
 
-// withoutCookie takes the admin listener's cookies out of a header: browsers send them
-// to every port of the host, and no model server is to have them.
+// withoutCookie takes the admin listener's cookies out of a header: browsers send them to
+// every port of the host, and no model server may get them.
 func withoutCookie(header http.Header) {
 	for i, line := range header["Cookie"] {
 		if !strings.Contains(line, AdminCookie) {

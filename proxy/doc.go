@@ -1,5 +1,5 @@
-// Package proxy is the HTTP face: a request comes in, asks for room, is
-// forwarded, and its answer streams back.
+// Package proxy serves clients over HTTP: a request comes in, asks admission, is forwarded,
+// and its answer streams back.
 //
 // What it promises:
 //
@@ -11,23 +11,23 @@
 //     last byte, at the end of its connection, when the work that it goes on
 //     with has ended, or when the handler panics. What is given back earlier, by
 //     a limit of the operator's, is logged.
-//   - What a backend answers is what the client gets. The proxy speaks for
-//     itself only when it refuses, and an answer that was cut looks cut.
+//   - The client gets what the backend answers. The proxy writes an answer of its own only
+//     when it refuses. A client can see that an answer was cut short.
 //   - What clients can make it hold is bounded by limits.
 //
-// Start here: Handler.ServeHTTP (handler.go) is the life of a request from top to
-// bottom. It is read in (body.go), its client is told apart (claims.go), it waits for
-// a grant, and is sent as one attempt (attempt.go, forward.go); its answer streams back
-// (response.go), and work that goes on is followed (completion.go). errors.go turns
-// refusals into statuses. ladder.go unloads and wakes backends for the controller.
-// rules.go holds what a reload exchanges, server.go the listeners. Package admin is the
-// admin listener.
+// Start here: Handler.ServeHTTP (handler.go) is the life of a request from top to bottom.
+// The body is read (body.go), the tenant and the priority are found out (claims.go), the
+// request waits for a grant, and is sent as one attempt (attempt.go, forward.go). Its
+// answer streams back (response.go), and work that goes on after the answer is followed
+// (completion.go). errors.go turns refusals into statuses. ladder.go unloads and wakes
+// backends for the controller. rules.go has what a reload replaces, server.go the
+// listeners. Package admin is the admin listener.
 //
 // Locks are taken in this order, and none is held while a request is forwarded:
 //
 //  1. Handler.reloading, while the controller and the rules may name different replicas.
-//  2. A server's own, in package backend, while it says what may be used of it.
-//  3. link.mu of a replica, while that is passed on.
+//  2. The mutex of a backend.Server, while it reports how many requests it may run.
+//  3. link.mu of a replica, while that report is passed on.
 //  4. The mutex of admission.Controller.
 //
 // Every other mutex guards a few fields, and nothing is called while it is held.

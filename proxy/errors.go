@@ -38,17 +38,17 @@ const (
 	codeInternal           admission.Code = "internal_error"
 )
 
-// comeBack says where a refusal's Retry-After comes from.
+// comeBack says which Retry-After a refusal has.
 type comeBack uint8
 
 const (
 	never   comeBack = iota
-	later            // what the refusal estimates, at least a second
+	later            // what the refusal estimates, but a second at least
 	minute           // a full minute: it is not known when the card returns
-	useless          // and the client is told not to come back by itself
+	useless          // none, and the client is told not to retry by itself
 )
 
-// answer is how a code looks on the wire.
+// answer is what a client gets for a code.
 type answer struct {
 	status int
 	grpc   int
@@ -168,7 +168,7 @@ func reasonOf(err, wrapped error) string {
 	return strings.TrimPrefix(err.Error(), wrapped.Error()+": ")
 }
 
-// write sends the refusal in the dialect that the route speaks.
+// write sends the refusal in the dialect of the route.
 func (f *refusal) write(w http.ResponseWriter, dialect string) {
 	a := answers[f.code]
 	if f.late && f.code == admission.CodeDeadlineUnmeetable {
@@ -202,7 +202,7 @@ func (f *refusal) write(w http.ResponseWriter, dialect string) {
 	w.Write(body) // a client that is gone needs no answer
 }
 
-// problem is an RFC 9457 body with our extensions.
+// problem is an RFC 9457 body with fields of this project's own.
 type problem struct {
 	Type            string           `json:"type"`
 	Title           string           `json:"title"`
@@ -271,8 +271,8 @@ func setRetryAfter(header http.Header, d time.Duration) {
 	header.Set("Retry-After-Ms", strconv.FormatInt(d.Milliseconds(), 10))
 }
 
-// isGRPC says that the request speaks gRPC, whatever its route says. There is
-// no gRPC over HTTP/1.1: what calls itself so there is an ordinary request.
+// isGRPC says that the request is a gRPC call, whatever its route says. There is no gRPC
+// over HTTP/1.1: a request over HTTP/1.1 that claims to be gRPC is an ordinary request.
 func isGRPC(r *http.Request) bool {
 	if r.ProtoMajor < 2 {
 		return false

@@ -29,16 +29,16 @@ func (x *exchange) forward(grant *admission.Grant) error {
 	if x.route.Completion.Applies(x.in) && !x.free {
 		x.try.completion = x.route.Completion
 	}
-	// Whether a job was begun is known when it is answered, and not before. A GET
-	// without one ends with its connection, whatever the backend is.
+	// Only the answer shows whether a job was begun. A GET that begins no job ends with its
+	// connection, for every backend.
 	x.try.detached = grant != nil && (x.try.to.Config.Cancel != "aborts" && x.in.Method != http.MethodGet || x.try.completion != nil)
 	x.ctx, x.cancel = x.limited(x.ctx)
 	in := x.in.WithContext(x.ctx)
 	if x.body != nil {
 		in.Body, in.ContentLength = http.NoBody, 0 // RoundTrip puts it back
 	} else if in.ContentLength != 0 && in.ProtoMajor == 1 {
-		// Else the server closes the body under the transport's hands when a
-		// backend answers early, and cuts the answer.
+		// Otherwise net/http closes the body while the transport reads it when a backend
+		// answers early, and cuts the answer.
 		http.NewResponseController(x.out.ResponseWriter).EnableFullDuplex()
 		x.upload = &upload{ReadCloser: in.Body}
 		in.Body = x.upload
@@ -76,10 +76,10 @@ const (
 	mostRest = 256 << 10
 )
 
-// readRest reads what a backend that answered early has left of a streamed body.
-// In full duplex, net/http would read it when the handler has ended, watch the
-// connection from its end on, and break off the client's next request for that.
-// Where more is left, or it does not come at once, the connection ends.
+// readRest reads the part of a streamed body that a backend has not read because it
+// answered early. In full duplex, net/http would read that part after the handler has
+// ended, and then cancel the client's next request. If too much is left, or it does not
+// come at once, the connection ends.
 func (x *exchange) readRest() {
 	if x.upload == nil || x.upload.over.Load() {
 		return
@@ -91,19 +91,19 @@ func (x *exchange) readRest() {
 	control.SetReadDeadline(time.Time{})
 }
 
-// silent is for httputil.ReverseProxy: what it would say is on the request's
-// own log line.
+// silent is the logger of httputil.ReverseProxy, which discards all: the request's own log
+// line has the same facts.
 var silent = log.New(io.Discard, "", 0)
 
-// rewrite makes the backend's request of the client's. httputil has stripped
-// what is hop-by-hop already, so that no `Connection: X-Foo` can strip what is
-// set here.
+// rewrite turns the client's request into the backend's. httputil has removed the
+// hop-by-hop headers before, so no `Connection: X-Foo` can remove a header that is set
+// here.
 func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 	backend, out := x.try.to, p.Out
 	base := backend.Base()
 	out.URL.Scheme, out.URL.Host = base.Scheme, base.Host
-	// As it came: httputil drops parameters that it cannot parse, and a backend
-	// may see more in them than it does.
+	// The query stays as it came: httputil drops parameters that it cannot parse, and a
+	// backend may be able to parse them.
 	out.URL.RawQuery = p.In.URL.RawQuery
 	raw := rawPath(x.in)
 	path := x.route.Rewrite.Path(raw)
@@ -144,8 +144,8 @@ func rawPath(r *http.Request) string {
 	return path
 }
 
-// cleanHeader drops what no client may say to a backend, and says who the
-// client is.
+// cleanHeader removes the headers that no client may send to a backend, and adds those that
+// name the client.
 func (s *rules) cleanHeader(p *httputil.ProxyRequest) {
 	header, trusted := p.Out.Header, s.trusts(p.In.RemoteAddr)
 	withoutCookie(header)
@@ -184,7 +184,7 @@ func (s *rules) cleanHeader(p *httputil.ProxyRequest) {
 	}
 }
 
-// trusts says whether a peer's word on who the client is counts.
+// trusts says whether the headers of a peer count that name the client.
 func (s *rules) trusts(peer string) bool {
 	if len(s.trusted) == 0 {
 		return false
@@ -202,7 +202,8 @@ func (s *rules) trusts(peer string) bool {
 	return false
 }
 
-// decorate adds our headers to the backend's answer, and gives all of them to the client.
+// decorate adds Anteroom's headers to the backend's answer, and gives all headers to the
+// client.
 func (x *exchange) decorate(res *http.Response) error {
 	more := &headers{to: res.Header}
 	x.describe(more)

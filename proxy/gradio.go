@@ -9,20 +9,20 @@ import (
 	"github.com/anteroom-gpu/anteroom/backend"
 )
 
-// Gradio tells the end of its work to the caller's stream of events alone, and each
-// message once, so that stream is watched as it passes through: see listener.
+// Gradio reports the end of its work only in the caller's stream of events, and sends each
+// message once. So that stream is watched while it is forwarded: see listener.
 
-// eventHead is how much of an event's line is kept: the result that it carries
-// comes behind its name.
+// eventHead is how many bytes of an event's line are kept. The event's name is in them; its
+// result comes after the name.
 const eventHead = 4 << 10
 
-// eventWatch is a stream of Gradio's events on its way to the client.
+// eventWatch is a stream of Gradio's events that is forwarded to the client.
 type eventWatch struct {
 	io.ReadCloser
 	jobs    *jobs
 	backend *replica
 	event   string // the only one that the stream is about; empty: they are named
-	failed  bool   // it came to nothing: its data says why
+	failed  bool   // the event reports a failure: its data says why
 	line    []byte // the present one's beginning
 }
 
@@ -34,7 +34,7 @@ func (x *exchange) watches() (event string, ok bool) {
 	return backend.GradioEvents(x.in.URL.Path)
 }
 
-// askPlain leaves out what would make an answer unreadable here.
+// askPlain removes Accept-Encoding if the proxy has to read the answer.
 func (x *exchange) askPlain(header http.Header) {
 	if _, ok := x.watches(); ok || x.try.completion != nil || x.out.committed {
 		header.Del("Accept-Encoding")
@@ -79,7 +79,7 @@ func (w *eventWatch) judge() {
 	}
 }
 
-// failure is the end of a job that came to nothing, by what its event says.
+// failure is the error of a failed job, with what its event says.
 func (w *eventWatch) failure(said []byte) error {
 	if full := w.backend.ResultOutOfMemory(said); full != nil {
 		return &jobMemory{full}

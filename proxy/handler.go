@@ -15,7 +15,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// Handler is what clients talk to. It is safe for concurrent use.
+// Handler serves clients. It is safe for concurrent use.
 type Handler struct {
 	controller *admission.Controller
 	telemetry  *telemetry.Telemetry
@@ -50,7 +50,8 @@ type exchange struct {
 	in       *http.Request
 	out      output
 	body     *body // nil: none, or streamed
-	// upload is the body where it passes through in full duplex; nil: it does not.
+	// upload is the body of a full-duplex request, which is forwarded while it arrives;
+	// nil: the body is read first.
 	upload *upload
 	route  *routing.Route
 	free   bool // it goes past admission
@@ -96,12 +97,12 @@ func (h *Handler) serve(listener string, w http.ResponseWriter, r *http.Request)
 	}
 }
 
-// serve is the life of a request. The order matters: what can be refused
-// without the body is refused before a byte of it is read, and nothing is
-// asked of the controller before the body is in.
+// serve is the life of a request. The order matters: a request that can be refused without
+// its body is refused before a byte of it is read, and the controller is asked only when
+// the whole body has been read.
 func (x *exchange) serve() error {
 	if !routing.IsWebSocket(x.in) {
-		// httputil would pass every offer of another protocol on.
+		// httputil would forward every Upgrade offer.
 		delete(x.in.Header, "Upgrade")
 		delete(x.in.Header, "Http2-Settings")
 	}
@@ -197,8 +198,8 @@ func (x *exchange) checkHead() error {
 	return nil
 }
 
-// checkTarget refuses what asks for more than an origin server's path: no client
-// picks a backend by CONNECT.
+// checkTarget refuses a request target that is no path: no client chooses a backend by
+// CONNECT.
 func checkTarget(r *http.Request) error {
 	if r.Method == http.MethodConnect {
 		return refuse(codeBadRequest, "CONNECT is not served")
@@ -211,12 +212,12 @@ func checkTarget(r *http.Request) error {
 	return nil
 }
 
-// worthAsking is the body size from which on an early refusal saves more than
-// asking twice costs.
+// worthAsking is the body size from which on an early refusal saves more than a second
+// question to the controller costs.
 const worthAsking = 64 << 10
 
-// turnAway refuses before the body is read what is certain to be refused, so
-// that an upload is not made for nothing. certain says that the route is known.
+// turnAway refuses a request before its body is read if it is certain to be refused, so
+// that no client uploads a body for nothing. certain says that the route is known.
 func (x *exchange) turnAway(certain bool) error {
 	if x.rules.observe || x.in.ContentLength >= 0 && x.in.ContentLength < worthAsking && x.in.Header["Expect"] == nil {
 		return nil
@@ -231,8 +232,8 @@ func (x *exchange) turnAway(certain bool) error {
 	return nil
 }
 
-// askBreaker refuses what would queue for a backend all of whose replicas are
-// down. It reserves nothing: whether the request may go is settled when it goes.
+// askBreaker refuses a request that would queue for a backend all of whose replicas are
+// down. It reserves nothing: the breaker is asked again when the request is sent.
 func (x *exchange) askBreaker() error {
 	servers := x.rules.backends[x.route.Backend]
 	if servers[0].Config.Breaker.WhenOpen == "hold" {
@@ -246,8 +247,8 @@ func (x *exchange) askBreaker() error {
 	return nil
 }
 
-// decide settles the route and the demand. Of bodies that lie in files only a
-// few are looked at at once: what the rules see of one may be large.
+// decide finds the route and the demand. Only a few bodies in files are looked at at once,
+// because the values that the rules use may be large.
 func (x *exchange) decide(candidates routing.Candidates) (routing.Decision, error) {
 	if candidates.NeedBody() && x.body != nil && x.body.file != nil {
 		select {
@@ -290,8 +291,7 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	Book(&ask, d.Route.Learn)
 	x.rules.claims(x.in, x.began, &ask)
 	if !ask.Deadline.IsZero() && ask.History != nil && routing.AsksForStream(x.in, x.seen()) {
-		// Its client's clock stops at the first byte: what comes after may take as
-		// long as it takes.
+		// The timeout of the client counts to the first byte only.
 		ask.Deadline = ask.Deadline.Add(ask.History.Fastest(ask.VRAM - ask.Raised))
 	}
 	if x.body != nil {
@@ -300,8 +300,8 @@ func (x *exchange) ask(d routing.Decision) admission.Request {
 	return ask
 }
 
-// admit waits for room. A client that left in the very moment of the grant is
-// not served: a backend would work without a client.
+// admit waits for a grant. If the client left in the moment of the grant, the grant is
+// given back: a backend would work for no client.
 func (x *exchange) admit(ask admission.Request) (*admission.Grant, error) {
 	x.now = time.Now()
 	x.trace.Asked(3-int(ask.Boost/Urgency), ask.Deadline)
@@ -338,7 +338,7 @@ func rejectionOf(err error) *admission.Rejection {
 	return &admission.Rejection{Code: admission.CodeClientCancelled, Position: -1}
 }
 
-// refuse answers in the proxy's own voice, unless the client has left.
+// refuse writes an answer of the proxy's own, unless the client has left.
 func (x *exchange) refuse(f *refusal) {
 	x.code = f.code
 	dialect := ""
@@ -352,7 +352,7 @@ func (x *exchange) refuse(f *refusal) {
 		dialect = "grpc"
 	}
 	if f.code == admission.CodeClientCancelled {
-		// Nothing may reach a client that did not hear: not even an empty 200.
+		// The client left: nothing may be sent to it, not even an empty 200.
 		panic(http.ErrAbortHandler)
 	}
 	if f.code == admission.CodeDraining {
@@ -365,7 +365,8 @@ func (x *exchange) refuse(f *refusal) {
 	x.describe(&headers{to: x.out.Header()})
 	if origin := x.rules.config.CORS.allows(x.in); origin != "" {
 		if isPreflight(x.in) {
-			// The page asks again in earnest, and reads then why it is refused.
+			// The page sends the request itself after the preflight, and then reads why it
+			// is refused.
 			x.code = ""
 			allowPreflight(&x.out, x.in, origin)
 			return
@@ -385,7 +386,7 @@ func (x *exchange) describe(to *headers) {
 	}
 }
 
-// end settles what is left when the handler returns or panics.
+// end does what is left to do when the handler returns or panics.
 func (x *exchange) end() {
 	panicked := recover()
 	if panicked != nil && panicked != http.ErrAbortHandler {
@@ -397,8 +398,8 @@ func (x *exchange) end() {
 			refuse(codeInternal, "").write(&x.out, "")
 		}
 	}
-	// A server also ends the context of a client that was too slow: what was
-	// refused was answered.
+	// net/http also ends the context of a client that was too slow. A refused request was
+	// answered, and its client did not leave.
 	left := x.in.Context().Err() != nil
 	x.try.leave(x)
 	if x.body != nil && !x.try.sent {
@@ -413,17 +414,17 @@ func (x *exchange) end() {
 		x.cancel()
 	}
 	if panicked != nil {
-		x.upload = nil // the connection ends, whatever is left
+		x.upload = nil // the connection ends, so the rest of the body is not read
 		panic(panicked)
 	}
 }
 
-// longGET is how long a GET that went past admission may take before it looks
-// like work.
+// longGET is how long a GET that went past admission may take before it is taken for work
+// on the card.
 const longGET = time.Second
 
-// remindOfGET says once for each route that what went past admission may be work
-// on a card, and what makes it ask.
+// remindOfGET logs once for each route that a GET which went past admission may be work on
+// a card, and which key sends it through admission.
 func (x *exchange) remindOfGET() {
 	if !x.free || x.route == nil || x.route.Pass || x.try.to == nil || x.try.to.Config.GPU == "" || x.in.Method != http.MethodGet ||
 		x.try.answer == nil || x.out.status == http.StatusSwitchingProtocols || isEvents(x.out.Header()) || time.Since(x.now) < longGET {
@@ -442,22 +443,22 @@ func (x *exchange) bytesIn() int64 {
 	return max(x.in.ContentLength, 0)
 }
 
-// isStream says that a request's body cannot be waited for: it goes on while
-// the answer comes. Only what the backend would take for a stream too is one.
-// Anything else that a header says of itself changes nothing: the body is read,
-// and the rules, the completion and the second attempt apply.
+// isStream says that a request's body cannot be read in whole first, because it goes on
+// while the answer comes. Only a request that the backend takes for a stream too is one.
+// For every other request the body is read, and the rules, the completion and the second
+// attempt apply.
 func (x *exchange) isStream() bool {
 	return routing.IsWebSocket(x.in) || isGRPC(x.in) && x.rules.speaksHTTP2(x.route.Backend)
 }
 
-// speaksHTTP2 says whether a backend may be spoken to over HTTP/2. One that is
-// not cannot take a gRPC stream.
+// speaksHTTP2 says whether a backend may use HTTP/2. A backend without HTTP/2 cannot take a
+// gRPC stream.
 func (s *rules) speaksHTTP2(backend string) bool {
 	servers := s.backends[backend]
 	return len(servers) > 0 && (servers[0].Config.Protocol == "h2c" || servers[0].Base().Scheme == "https")
 }
 
-// output is the way to the client: it counts, and gives every write its time.
+// output writes to the client. It counts bytes, and gives every write a deadline.
 type output struct {
 	http.ResponseWriter
 	stall  time.Duration

@@ -8,14 +8,14 @@ import (
 	"sync"
 )
 
-// heads looks at the heads of the requests on an HTTP/1 connection, as they are read,
-// for what net/http takes without a word and other servers read differently: a line
-// that ends in a line feed alone, a header that is folded, and both a length and a
-// transfer encoding. Behind a server that reads it in the other way, the end of one
-// request would be the beginning of another.
+// heads looks at the heads of the requests on an HTTP/1 connection, as they are read, for
+// three forms that net/http accepts and other servers read differently: a line that ends in
+// a line feed alone, a header that is folded, and both a length and a transfer encoding. A
+// backend that reads them differently would see the end of one request as the beginning of
+// another.
 //
-// It does not decide where a request ends. The handler tells it how net/http has
-// framed each, and what was read behind a head is looked at then. Where it cannot
+// It does not decide where a request ends. The handler tells it how net/http has framed
+// each request, and then it looks at the bytes after that request's head. If it cannot
 // follow, no further request of the connection is served.
 type heads struct {
 	mu    sync.Mutex
@@ -54,14 +54,14 @@ const (
 	mostPending = 64 << 10
 )
 
-// see takes what was read.
+// see takes the bytes that were read from the connection.
 func (h *heads) see(p []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.follow(p)
 }
 
-// follow goes through what was read. The caller holds mu.
+// follow goes through bytes that were read. The caller holds mu.
 func (h *heads) follow(p []byte) {
 	for len(p) > 0 && h.state != lookAway {
 		switch h.state {
@@ -89,8 +89,8 @@ func (h *heads) follow(p []byte) {
 	}
 }
 
-// keep puts aside what was read behind a head. The memory is a pool's: a request may
-// wait for long.
+// keep stores the bytes that were read after a head. They are in a buffer of a pool,
+// because a request may wait for long.
 func (h *heads) keep(p []byte) {
 	switch {
 	case h.pending == nil:
@@ -166,15 +166,15 @@ func hasName(line []byte, name string) bool {
 	return len(line) >= len(name) && line[0]|0x20 == name[0]|0x20 && strings.EqualFold(string(line[:len(name)]), name)
 }
 
-// note keeps the first that is odd.
+// note keeps the first oddity.
 func (h *heads) note(what string) {
 	if h.odd == "" {
 		h.odd = what
 	}
 }
 
-// isBetween says that the last request was read to its end, and nothing of the next. A
-// nil *heads does not know.
+// isBetween says that the last request was read to its end, and nothing of the next one. A
+// nil *heads returns false.
 func (h *heads) isBetween() bool {
 	if h == nil {
 		return false
@@ -194,9 +194,9 @@ func (h *heads) isInBody() bool {
 	return h.state >= inBody && h.state < lookAway
 }
 
-// begin is called once for each request, when its handler begins. It says what is odd
-// about its head; empty: nothing. lost says that what comes behind the request cannot
-// be followed. A nil *heads finds nothing.
+// begin is called once for each request, when its handler begins. It says what is odd about
+// its head; empty: nothing. lost says that the bytes after the request cannot be followed.
+// A nil *heads finds nothing.
 func (h *heads) begin(r *http.Request) (odd string, lost bool) {
 	if h == nil || r.ProtoMajor != 1 {
 		return "", false

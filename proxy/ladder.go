@@ -14,10 +14,10 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// ladder carries out the controller's orders: unload a backend, wake it, or wait
-// for one that died of an unload. The rungs of an unload are the engine's own
-// call, twice, and the command that stops it. Each is believed when the card
-// shows that memory was freed.
+// ladder carries out the controller's orders: unload a backend, wake it, or wait for one
+// that died of an unload. The steps of an unload are the engine's own call, twice, and the
+// command that stops it. A step counts as successful when the card shows that memory was
+// freed.
 type ladder struct {
 	*Handler
 	life  context.Context // ends with the handler
@@ -53,7 +53,7 @@ func newLadder(h *Handler) *ladder {
 	return l
 }
 
-// close ends what is under way; its calls are cut.
+// close ends the orders under way; their calls are cut.
 func (l *ladder) close() {
 	l.controller.Attend(nil)
 	l.end()
@@ -81,8 +81,8 @@ func (l *ladder) attend(o admission.Order) {
 		ended := func() {
 			told.End(time.Now(), telemetry.Done{Asked: o.Bytes, Freed: freed, GPUs: gpusOf(b), Failed: e.Failed, Note: e.Note})
 		}
-		// The end is told before the controller hears of it: the request that waits for it
-		// links to it.
+		// The span ends before the controller is told: the request that waits for the order
+		// links to the span.
 		switch o.Kind {
 		case admission.Unload:
 			e, freed = l.unload(b, o)
@@ -122,7 +122,7 @@ func (l *ladder) replica(o admission.Order) *replica {
 
 var errGone = errors.New("the backend was taken out of the configuration")
 
-// unload climbs the ladder until the card shows that enough memory is free.
+// unload does one step after another until the card shows that enough memory is free.
 func (l *ladder) unload(b *backend.Server, o admission.Order) (admission.Ended, admission.Bytes) {
 	if b == nil {
 		return admission.Ended{Failed: true, Note: errGone.Error()}, 0
@@ -146,7 +146,7 @@ func (l *ladder) unload(b *backend.Server, o admission.Order) (admission.Ended, 
 	}
 	if b.HasStop() && l.life.Err() == nil {
 		done := c.step(l, b, o, "the stop command", b.Stop)
-		// One that was cut off may have done its work all the same.
+		// A call that was cut off may still have done its work.
 		if c.stopped = c.err == nil || done && !c.died; c.stopped {
 			l.setStopped(place{o.Backend, o.Replica}, true)
 		}
@@ -162,17 +162,17 @@ func (l *ladder) unload(b *backend.Server, o admission.Order) (admission.Ended, 
 	return e, c.freed
 }
 
-// climb is what came of the rungs so far.
+// climb is the result of the steps so far.
 type climb struct {
-	obeyed  bool // some call was answered with a yes
+	obeyed  bool // a call was answered with 2xx
 	stopped bool
 	died    bool  // of a call
-	err     error // of the last rung
+	err     error // of the last step
 	freed   admission.Bytes
 	said    []string
 }
 
-// step tries one rung and says whether enough has come back.
+// step does one step and says whether enough memory is free.
 func (c *climb) step(l *ladder, b *backend.Server, o admission.Order, what string, do func(context.Context) error) bool {
 	err := do(l.life)
 	c.err = err
@@ -182,9 +182,9 @@ func (c *climb) step(l *ladder, b *backend.Server, o admission.Order, what strin
 	if err != nil {
 		c.said = append(c.said, fmt.Sprintf("%s failed: %v", what, err))
 		if errors.Is(err, backend.ErrRefused) {
-			c.obeyed = false // nothing is there that could sleep
+			c.obeyed = false // the server is gone, so it is not asleep
 		}
-		// It may have died, and then its memory comes back all the same.
+		// The server may have died, and then its memory is freed too.
 		settle, cancel = context.WithTimeout(l.life, min(b.Config.Reclaim.Settle, 2*time.Second))
 		defer cancel()
 	}
@@ -195,7 +195,7 @@ func (c *climb) step(l *ladder, b *backend.Server, o admission.Order, what strin
 		c.said = append(c.said, what+" succeeded, and no card can be read that would show what it freed")
 		return true
 	case enough:
-		// One that did not come to its end may have been a yes.
+		// A call without an answer may have succeeded.
 		c.obeyed = c.obeyed || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, backend.ErrProtocol)
 		c.said = append(c.said, fmt.Sprintf("%v of %v were freed", freed, o.Bytes))
 		return true
@@ -253,12 +253,12 @@ func (l *ladder) setStopped(at place, stopped bool) {
 	}
 }
 
-// inspect asks backends that can tell whether they hold their weights, and
-// tells the controller, so that what was loaded before its start is attributed,
-// and nothing is sent to one that sleeps. One that is down and can
-// be started was stopped by an earlier process. Those that old has were asked.
-// The controller is told when all have answered: a reading of the card is attributed
-// among those that are known to be loaded, and must not fall between two of them.
+// inspect asks backends that can tell whether they hold their weights, and tells the
+// controller, so that what was loaded before its start is attributed, and nothing is sent
+// to one that sleeps. One that is down and can be started was stopped by an earlier
+// process. Backends that old has too were asked before. The controller is told when all
+// have answered: a reading of the card is attributed among those that are known to be
+// loaded, and must not fall between two of them.
 func (l *ladder) inspect(s, old *rules) {
 	type answer struct {
 		place
@@ -296,18 +296,18 @@ func (l *ladder) inspect(s, old *rules) {
 const (
 	// sleepSoon bounds the wait for a backend to say whether it sleeps.
 	sleepSoon = time.Second
-	// sleepPause is between two tries to tell the controller of a backend that sleeps:
-	// it believes that only when nothing runs there.
+	// sleepPause is between two tries to tell the controller of a backend that sleeps: the
+	// controller accepts that only when nothing runs there.
 	sleepPause = 5 * time.Millisecond
 	// sleepTries bounds them.
 	sleepTries = 2000
 )
 
-// suspect asks a backend that has answered with an error whether it sleeps, where
-// it would have to be woken: another program may have told it to. Nothing
-// more is sent there then, and the controller has it woken when what runs has ended. It
-// returns when the backend has answered, so that a client that reads the error and
-// sends the next request finds it awake.
+// suspect asks a backend that has answered with an error whether it is asleep, if it would
+// have to be woken: another program may have put it to sleep. If it is asleep, nothing more
+// is sent to it, and the controller wakes it when its running requests have ended. suspect
+// returns when the backend has answered, so that the next request of a client that has read
+// the error finds it awake.
 func (l *ladder) suspect(b *replica) {
 	if !b.MustWake() || !b.Tells() || l.life.Err() != nil || b.asking.Swap(true) {
 		return
@@ -337,7 +337,7 @@ func (l *ladder) suspect(b *replica) {
 	})
 }
 
-// sleeps says that a backend says so.
+// sleeps says that a backend answers that it is asleep.
 func (l *ladder) sleeps(b *replica) bool {
 	ctx, cancel := context.WithTimeout(l.life, sleepSoon)
 	defer cancel()

@@ -9,19 +9,18 @@ import (
 	"sync/atomic"
 )
 
-// limited is a listener with so many connections open at the most: one more waits
-// in the kernel. Its connections are those of the network, with all that they can
-// do: netutil's hide CloseWrite, and a tunnel that one side has closed half would
-// be torn down.
+// limited is a listener with a bounded number of open connections: further ones wait in the
+// kernel. Its connections have all methods of network connections. Those of
+// netutil.LimitListener hide CloseWrite, so a tunnel that one side has half closed would be
+// closed as a whole.
 type limited struct {
 	net.Listener
-	plain  bool // its connections are without TLS, so that what goes over them can be looked at
+	plain  bool // its connections are without TLS, so their bytes can be looked at
 	places chan struct{}
 	closed chan struct{}
 	once   sync.Once
 	left   atomic.Bool // see leave
-	// malformed is told of each request that net/http has answered before it became
-	// one.
+	// malformed is called for each malformed request, which net/http has answered itself.
 	malformed func(status int, client string)
 	watcher   *watcher       // nil: net/http watches
 	lingering sync.WaitGroup // of connections that are closed but for what their clients still send
@@ -64,7 +63,7 @@ func (l *limited) Accept() (net.Conn, error) {
 	return &limitedConn{c, leave, looked}, nil
 }
 
-// read reads from a connection and looks at what was read.
+// read reads from a connection and gives the bytes to looked.
 func read(c io.Reader, looked *heads, p []byte) (int, error) {
 	n, err := c.Read(p)
 	if looked != nil && n > 0 {
@@ -73,8 +72,8 @@ func read(c io.Reader, looked *heads, p []byte) (int, error) {
 	return n, err
 }
 
-// leave gives the socket up: no connection is taken from it any more. Accept returns
-// only when the listener is closed, so that its server is not at its end.
+// leave closes the socket: no more connections are accepted. Accept returns only when the
+// listener is closed, so that its http.Server goes on.
 func (l *limited) leave() {
 	l.left.Store(true)
 	l.Listener.Close()
@@ -109,7 +108,7 @@ func lookAtAnswer(p []byte, c net.Conn, malformed func(status int, client string
 	}
 }
 
-// look does so where what is written is plain.
+// look does the same for connections without TLS.
 func (l *limited) look(p []byte, c net.Conn) {
 	if l.plain {
 		lookAtAnswer(p, c, l.malformed)

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// A connection that is closed while its client still sends is reset by the kernel, and
-// that client may lose the answer that it has not read yet (RFC 9112, 9.6). net/http
-// waits half a second before it closes, reads nothing in that time, and does not wait
-// for a client that has asked for the end of the connection. So what comes is read on
-// for a time, as nginx does (lingering_timeout, lingering_time).
+// A connection that is closed while its client still sends is reset by the kernel, and that
+// client may lose the answer that it has not read yet (RFC 9112, 9.6). net/http waits half
+// a second before it closes, reads nothing in that time, and does not wait for a client
+// that has asked for the end of the connection. So the connection is read for a time after
+// the answer, as nginx does (lingering_timeout, lingering_time).
 const (
 	lingerPause = 2 * time.Second // without a byte
 	lingerMost  = 30 * time.Second

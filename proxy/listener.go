@@ -14,17 +14,18 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
-// A stream of Gradio's events is read for two: its client, and the jobs whose ends it
-// tells. So it is read on when its client has left while such a job runs, and where no
-// client comes for it, it is opened for the job; a client that comes later is given what
-// was read. It is never opened twice at once: each message is sent to one reader alone.
+// A stream of Gradio's events has two readers: its client, and the jobs whose end it
+// reports. If its client leaves while such a job runs, the proxy reads on. If no client
+// opens the stream, the proxy opens it for the job, and a client that comes later gets what
+// was read. A stream is never opened twice at once, because Gradio sends each message to
+// one reader only.
 
 const (
-	// unheardAfter is how many looks at a job go by until its stream is opened for it,
-	// where its client has not done so.
+	// unheardAfter is how many polls of a job pass until its stream is opened for it, if
+	// its client has not opened it.
 	unheardAfter = 20
-	// mostHeard is what is kept of a stream for a client that has not come yet, and
-	// mostListeners how many such streams are kept.
+	// mostHeard is how many bytes of a stream are kept for a client that has not come yet,
+	// and mostListeners how many such streams are kept.
 	mostHeard, mostListeners = 256 << 10, 256
 	// keptFor is how long that is kept after the stream's end.
 	keptFor = 5 * time.Minute
@@ -76,7 +77,7 @@ type listener struct {
 	mu     sync.Mutex
 	moved  sync.Cond // on mu: something came, was taken, or a client came or left
 	heard  []byte    // guarded by mu; and not passed on
-	client *passage  // guarded by mu; who takes it; nil: no client does
+	client *passage  // guarded by mu; the client that reads; nil: none does
 	came   bool      // guarded by mu; a client did, once
 	lost   bool      // guarded by mu; something was dropped that no client has had
 	ends   bool      // guarded by mu; it was cut
@@ -89,9 +90,9 @@ type passage struct {
 	stop func() bool
 }
 
-// reserve gives the stream of a source, or makes one that is the caller's to open. Nil:
-// the proxy ends. One that is about to go is of no use to anyone, and what is kept of one
-// that is over is for a client, and of no use to a job.
+// reserve gives the stream of a source, or makes one that is the caller's to open. Nil: the
+// proxy ends. A stream that is about to end is not given. A stream that has ended is given
+// to clients only, because it has no news for a job.
 func (s *jobs) reserve(from source, body *eventWatch, forJob bool) (l *listener, isNew bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,8 +110,8 @@ func (s *jobs) reserve(from source, body *eventWatch, forJob bool) (l *listener,
 	return l, true
 }
 
-// open asks for the stream; client is how long there is one that wants it. An answer
-// that is no stream of events is given as it is, and the listener forgotten.
+// open asks for the stream; client ends when no client wants it any more. An answer that is
+// no stream of events is returned as it is, and the listener is forgotten.
 func (l *listener) open(client context.Context, out *http.Request, words backend.Client) (*http.Response, error) {
 	ctx, cut := context.WithCancel(context.WithoutCancel(out.Context()))
 	stop := context.AfterFunc(client, cut) // until it is known what the answer is
@@ -166,7 +167,7 @@ func (x *exchange) sendOrListen(e *attempt, out *http.Request) (*http.Response, 
 				Header: l.header.Clone(), Body: body, ContentLength: -1, Request: out}, nil
 		}
 	}
-	// Another client has it, or it is no use to this one.
+	// Another client reads it, or a part of it is lost.
 	res, err := e.to.Send(out, x)
 	if err == nil && tellsEvents(res) {
 		res.Body = watch(res.Body)
@@ -220,8 +221,8 @@ func (s *jobs) isAwaited(l *listener) bool {
 	return false
 }
 
-// give lets a client take what is heard, until it leaves. Nil: another client does or
-// did, or a part is lost, or the stream was not opened or is about to go.
+// give lets a client read the stream, until it leaves. Nil: another client reads or has
+// read it, a part is lost, or the stream was not opened or is about to end.
 func (l *listener) give(client context.Context) io.ReadCloser {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -282,8 +283,8 @@ func (l *listener) unlist() {
 	}
 }
 
-// isOver says that nothing more will be heard, that no client takes what was, and that
-// no other may.
+// isOver says that the stream has ended, that no client reads the rest, and that no other
+// client may.
 func (l *listener) isOver(forJob bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -302,7 +303,7 @@ func (l *listener) leave() {
 	}
 }
 
-// Read takes what is heard, and waits for it.
+// Read returns bytes of the stream, and waits for them.
 func (p *passage) Read(to []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// StateConfig says where what has been learned is kept.
+// StateConfig names the file for what has been learned.
 type StateConfig struct {
 	File string `koanf:"file"` // empty: nowhere
 }
@@ -103,25 +103,25 @@ type accountKey struct {
 	gpu     string
 }
 
-// recalled is what is remembered of what is not configured now.
+// recalled is what is remembered of routes and accounts that are not configured now.
 type recalled struct {
 	mu       sync.Mutex
 	routes   map[routeKey]RouteMemory     // guarded by mu
 	accounts map[accountKey]AccountMemory // guarded by mu
 }
 
-// history is a new one for a route, with what is remembered of it.
+// history makes the history of a route, with what is remembered of the route.
 func (c *recalled) history(key routeKey) *admission.History {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := new(admission.History)
 	if m, ok := c.routes[key]; ok {
-		json.Unmarshal(m.Learned, h) // where it fails, it knows nothing
+		json.Unmarshal(m.Learned, h) // after an error the history is empty
 	}
 	return h
 }
 
-// keep remembers what a reload took out, and not what it put in.
+// keep remembers the routes and accounts that a reload removed.
 func (c *recalled) keep(old, next *rules) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -158,8 +158,7 @@ func remember(route *routing.Route, history *admission.History, day string) Rout
 		Learned: text}
 }
 
-// Memory is all that is worth keeping over a restart, in an order that does not
-// change by itself.
+// Memory is all that is kept over a restart, in a stable order.
 func (h *Handler) Memory() Memory {
 	day := today()
 	m := Memory{Version: memoryVersion, Routes: []RouteMemory{}, Accounts: []AccountMemory{}}
@@ -217,7 +216,7 @@ func (h *Handler) Recall(m Memory, now time.Time) {
 	}
 	for _, a := range m.Accounts {
 		if a.Resident == 0 {
-			continue // an older state tells of those that learned nothing
+			continue // an older state file has entries of routes that learned nothing
 		}
 		if !h.controller.SetResident(a.Backend, a.Replica, a.GPU, admission.Bytes(a.Resident)) && a.Seen >= oldest &&
 			len(h.recalled.accounts) < maxRemembered {
@@ -242,8 +241,8 @@ func (h *Handler) Forget(name string) bool {
 	return found
 }
 
-// RouteMemory is what was declared and seen of each route's memory: of its
-// demand that was measured most often.
+// RouteMemory gives the declared and the measured memory of each route, for the demand that
+// was measured most often.
 func (h *Handler) RouteMemory() []telemetry.RouteMemory {
 	current := h.rules.Load()
 	var all []telemetry.RouteMemory

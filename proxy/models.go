@@ -19,13 +19,13 @@ import (
 const (
 	// listWithin is how long a backend may take to list its models.
 	listWithin = 2 * time.Second
-	// mostList bounds what it may answer.
+	// mostList bounds the length of its answer.
 	mostList = 1 << 20
 )
 
-// mergeModels answers with the models of several backends in one list: what the first
-// of them that answers says, with what the others list put behind. One that does not
-// answer in time, or not with a list, is left out.
+// mergeModels answers with the models of several backends in one list: the answer of the
+// first backend that answers, with the models of the others appended. A backend that does
+// not answer in time, or not with a list, is left out.
 func (x *exchange) mergeModels() error {
 	names := append([]string{x.route.Backend}, x.route.Merge...)
 	answers := make([][]byte, len(names))
@@ -121,7 +121,7 @@ func mergeLists(answers [][]byte, aliases []routing.Alias) []byte {
 	return out.Bytes()
 }
 
-// called is the entry of a model by another name.
+// called is the entry of a model with another name.
 func called(model json.RawMessage, name string) json.RawMessage {
 	var entry map[string]json.RawMessage
 	if json.Unmarshal(model, &entry) != nil {

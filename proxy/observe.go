@@ -10,8 +10,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
-// observed counts what `mode: observe` let through that `enforce` would not
-// have.
+// observed counts the requests that `mode: observe` forwarded and `enforce` would not have
+// forwarded at once.
 type observed struct {
 	mu      sync.Mutex
 	held    int                    // guarded by mu
@@ -40,9 +40,9 @@ func (h *Handler) Observed() (held int, refused map[admission.Code]int) {
 	return o.held, maps.Clone(o.refused)
 }
 
-// forwardObserved forwards at once and asks the controller beside it, so that its
-// books show what `enforce` would have done. The request that the controller would
-// still hold when the work is over leaves its queue then.
+// forwardObserved forwards at once and asks the controller beside it, so that the
+// controller's state shows what `enforce` would have done. A request that still waits in
+// the controller's queue when the work is over leaves the queue then.
 func (x *exchange) forwardObserved(d routing.Decision) error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(x.ctx))
 	x.try.release = cancel
@@ -50,7 +50,8 @@ func (x *exchange) forwardObserved(d routing.Decision) error {
 	return x.forward(nil)
 }
 
-// shadow stands in the queue for a request that did not have to.
+// shadow asks the controller for a request that was already forwarded, so that the request
+// has a place in the queue. It logs what `enforce` would have done.
 func (h *Handler) shadow(ctx context.Context, ask admission.Request, trace string) {
 	arrived := time.Now()
 	grant, err := h.controller.Admit(ctx, ask)

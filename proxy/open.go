@@ -7,9 +7,8 @@ import (
 	"sync"
 )
 
-// open is what is being answered, with what may go on for ever apart: a page
-// that keeps a stream of events or a WebSocket open has not asked for anything
-// that a shutdown would have to wait for.
+// open counts the requests that are being answered. Streams are counted apart: a shutdown
+// need not wait for a web page that keeps a stream of events or a WebSocket open.
 type open struct {
 	mu       sync.Mutex
 	requests int                  // guarded by mu; handlers that have not returned, and tunnels
@@ -55,7 +54,7 @@ func (o *open) stream(end func(), idle func() bool) (over func()) {
 	}
 }
 
-// tell wakes the callers that wait. The caller holds mu.
+// tell wakes the callers of wait. The caller holds mu.
 func (o *open) tell() {
 	if o.changed != nil {
 		close(o.changed)

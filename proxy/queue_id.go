@@ -18,7 +18,7 @@ import (
 const (
 	// queueIDHeader has the id, in hexadecimal digits.
 	queueIDHeader = "X-Anteroom-Queue-Id"
-	// queuePath is where the place of an id is asked for, on every public listener.
+	// queuePath is the path of queries for the place of an id, on every public listener.
 	queuePath = "/.well-known/anteroom/queue/"
 	// shortestID and longestID bound an id, in bytes: 128 random bits cannot be guessed.
 	shortestID, longestID = 16, 64
@@ -47,8 +47,8 @@ type queuePlaces struct {
 	until time.Time                              // guarded by mu; line is good enough until then
 }
 
-// enter lets a request be asked for, if its client gave an id. The last of an id
-// counts. The result takes it away, and is nil where there is no id.
+// enter registers a request by the id that its client gave. If two requests have the same
+// id, the later one counts. leave removes the request; leave is nil if there is no id.
 func (x *exchange) enter() (leave func(), err error) {
 	given := x.in.Header[queueIDHeader]
 	if given == nil {
@@ -79,7 +79,8 @@ func (x *exchange) enter() (leave func(), err error) {
 	}, nil
 }
 
-// moved notes that a request waits, or that it waits no more. Nil: its client may not ask.
+// moved notes that a request waits, or that it waits no more. A nil place is ignored: its
+// client gave no id.
 func (s *queuePlaces) moved(p *queuePlace, asked, admitted time.Time) {
 	if p == nil {
 		return
@@ -91,8 +92,8 @@ func (s *queuePlaces) moved(p *queuePlace, asked, admitted time.Time) {
 	}
 }
 
-// announce tells a client that gave an id that its place can be asked for: 103 is for
-// what comes before an answer (RFC 8297).
+// announce tells a client that gave an id that it can ask for its place, by an answer of
+// status 103 (RFC 8297), which may come before the final one.
 func (x *exchange) announce() {
 	if x.place == nil || x.out.committed || !x.in.ProtoAtLeast(1, 1) {
 		return
@@ -103,9 +104,9 @@ func (x *exchange) announce() {
 	header.Del(queueIDHeader)
 }
 
-// waiting gives what admission says of a waiting request, by its Origin; false: it is
-// not among the first of its class, or has come a moment ago. All are looked for at
-// once, so that the queries cost the same however many they are.
+// waiting gives admission's description of a waiting request, by its Origin; false: the
+// request is not among the first of its class, or has just come. All requests are looked up
+// at once, so that the cost does not grow with the number of queries.
 func (h *Handler) waiting(origin *admission.Origin) (admission.Waiter, bool) {
 	s := &h.places
 	s.mu.Lock()
@@ -123,8 +124,8 @@ func (h *Handler) waiting(origin *admission.Origin) (admission.Waiter, bool) {
 	return w, ok
 }
 
-// placeJSON is what a client is told of its own request: nothing of other tenants,
-// processes or servers.
+// placeJSON is the answer to a client about its own request. It has nothing of other
+// tenants, processes or servers.
 type placeJSON struct {
 	State          string           `json:"state"` // receiving, waiting or running
 	Class          string           `json:"class"`
@@ -141,7 +142,7 @@ func isPlaceQuery(r *http.Request) bool {
 	return strings.HasPrefix(r.URL.Path, queuePath) && (r.Method == http.MethodGet || r.Method == http.MethodHead)
 }
 
-// tellPlace answers for the place of an id.
+// tellPlace answers a query for the place of an id.
 func (h *Handler) tellPlace(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")

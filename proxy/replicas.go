@@ -12,7 +12,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/backend"
 )
 
-// replica is a model server and its line to the controller.
+// replica is a model server with its link to the controller.
 type replica struct {
 	*backend.Server
 	cancel context.CancelFunc // ends its health check
@@ -37,18 +37,18 @@ func newReplica(name string, config backend.Config) (*replica, error) {
 	return &replica{Server: b, cancel: cancel, link: l, gpus: len(config.Places())}, nil
 }
 
-// link carries what may be used of a server, and whether its port refuses, to
-// the controller, as long as the server is configured.
+// link tells the controller how many requests a server may run, and whether its port
+// refuses connections, as long as the server is configured.
 type link struct {
 	backend string
 
 	mu         sync.Mutex
 	controller *admission.Controller // guarded by mu; nil: not yet, or no longer
 	number     int                   // guarded by mu; the replica's, there
-	slots      int                   // guarded by mu; the last word
+	slots      int                   // guarded by mu; as last reported
 	gone       bool                  // guarded by mu; its port refuses
 	orders     int                   // guarded by mu; under way for it
-	held       bool                  // guarded by mu; none may be used, whatever it says
+	held       bool                  // guarded by mu; no slot may be used, whatever the server reports
 }
 
 func (l *link) available(slots int) {
@@ -65,7 +65,7 @@ func (l *link) place() int {
 	return l.number
 }
 
-// hold keeps the server from being used, whatever it says, until it is no longer held.
+// hold keeps the server from being used, whatever it reports, until hold(false).
 func (l *link) hold(held bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,9 +84,9 @@ func (l *link) tell() {
 	}
 }
 
-// present is told whether the server's port accepts connections. While an order
-// is under way for it, that is for the order's end to say: an engine that dies of
-// an unload comes back for its memory.
+// present is told whether the server's port accepts connections. While an order is under
+// way, only the end of the order reports that: an engine that dies of an unload takes its
+// memory again when it is restarted.
 func (l *link) present(there bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,8 +105,8 @@ func (l *link) ordered(n int) {
 	}
 }
 
-// connect makes the link speak to a controller as the replica of that number,
-// beginning with what was said last; nil silences it.
+// connect makes the link report to a controller as the replica of that number, beginning
+// with the last report; with nil it reports to none.
 func (l *link) connect(controller *admission.Controller, number int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -141,8 +141,8 @@ func (r replicas) at(url string) *replica {
 	return nil
 }
 
-// first is where what needs no grant goes: the first server that is healthy and
-// has a closed breaker, else the first.
+// first is the server for requests that need no grant: the first one that is healthy and
+// has a closed breaker, else the first one.
 func (r replicas) first() *replica {
 	for _, b := range r {
 		if b.Healthy() && b.State() == "closed" {
@@ -152,8 +152,8 @@ func (r replicas) first() *replica {
 	return r[0]
 }
 
-// down says whether all breakers are open, and when the first of them will not
-// be. One that sleeps does not fail by not answering: it will be woken.
+// down says whether all breakers are open, and how long the first of them stays open at
+// most. The breaker of a server that is asleep does not count: the server will be woken.
 func (r replicas) down(controller *admission.Controller) (remaining time.Duration, down bool) {
 	for i, b := range r {
 		d, open := b.Open()
@@ -167,9 +167,9 @@ func (r replicas) down(controller *admission.Controller) (remaining time.Duratio
 	return remaining, true
 }
 
-// server picks where the request goes: to the replica that it was granted, or
-// without a grant to the first that works. Nil: the one that it was granted has
-// been taken out of the configuration since.
+// server chooses the server of the request: the replica that was granted, or without a
+// grant the first that works. Nil: the granted replica has been removed from the
+// configuration since.
 func (x *exchange) server(grant *admission.Grant) *replica {
 	servers := x.rules.backends[x.route.Backend]
 	if grant == nil {
@@ -178,7 +178,8 @@ func (x *exchange) server(grant *admission.Grant) *replica {
 	if b := servers.at(grant.ReplicaName()); b != nil {
 		return b
 	}
-	// A reload while it waited brought one that its own rules do not know.
+	// A reload while the request waited added a replica that the request's own rules do not
+	// know.
 	x.reloading.RLock()
 	defer x.reloading.RUnlock()
 	return x.Handler.rules.Load().backends[x.route.Backend].at(grant.ReplicaName())

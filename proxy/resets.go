@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// A client that opens HTTP/2 streams and resets them at once would start work
-// for each that is dispatched before its reset is read. So a peer that has reset
-// some a moment ago waits a little with each further request: its reset comes in
-// the same packet. One that goes on loses its connection.
+// A client that opens HTTP/2 streams and resets them at once would start work for each
+// stream that is dispatched before its reset is read. So each further request of a peer
+// that has just reset streams waits a little, and its reset is read meanwhile, because it
+// comes in the same packet. A peer that goes on loses its connection.
 const (
 	// resetsForgotten is the time in which a peer's resets fade.
 	resetsForgotten = 10 * time.Second
@@ -68,8 +68,8 @@ func (r *resets) count(peer string, now time.Time) float64 {
 	return r.peers[peer].now(now)
 }
 
-// awaitReset gives the reset of a stream time to come, where its peer is one that
-// resets streams.
+// awaitReset waits a little for the reset of a stream, if its peer has reset streams
+// before.
 func (x *exchange) awaitReset() error {
 	if x.in.ProtoMajor < 2 {
 		return nil
@@ -87,7 +87,7 @@ func (x *exchange) awaitReset() error {
 	}
 }
 
-// noteReset counts a stream that was reset before anything of its answer was sent.
+// noteReset counts a stream that was reset before any part of its answer was sent.
 func (x *exchange) noteReset() {
 	if x.in.ProtoMajor < 2 || x.out.bytes > 0 || x.in.Context().Err() == nil {
 		return
@@ -98,14 +98,14 @@ func (x *exchange) noteReset() {
 	}
 }
 
-// connection is one that requests come by.
+// connection is a connection of a client, over which requests come.
 type connection struct {
 	net.Conn
 	resets atomic.Int64 // of HTTP/2 streams
 	heads  *heads       // of HTTP/1 requests; nil: they are not looked at
 }
 
-// connectionKey is where a request's context has the connection that it came by.
+// connectionKey is the key in a request's context for the connection of the request.
 type connectionKey struct{}
 
 func withConnection(ctx context.Context, c net.Conn) context.Context {

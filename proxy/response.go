@@ -12,19 +12,19 @@ import (
 	"time"
 )
 
-// A grant ends at the backend's last byte, not at the client's. So an answer is
-// read ahead of its reader: a small one whole before the first byte goes out, a
-// larger one by a goroutine that keeps up to limits.response_buffer.
+// A grant ends when the backend has sent its last byte, not when the client has read it. So
+// an answer is read ahead of the client: a small one in whole before its first byte goes
+// out, a larger one by a goroutine that buffers up to limits.response_buffer.
 
-// smallAnswer is the length up to which an answer that is there is read whole
-// first.
+// smallAnswer is the length up to which an answer is read in whole first, if it has
+// arrived.
 const smallAnswer = 32 << 10
 
 // readAheadMemory is what all answers being read ahead may hold together.
 const readAheadMemory = 192 << 20
 
-// isSmall says that an answer has a length that is known and worth reading
-// whole. Only HTTP/1.1's lengths promise that no trailers follow.
+// isSmall says that an answer has a known length and is short enough to be read in whole.
+// Only the length of an HTTP/1.1 answer promises that no trailers follow.
 func isSmall(res *http.Response) bool {
 	return res.ContentLength > 0 && res.ContentLength <= smallAnswer && res.ProtoMajor == 1 &&
 		res.Body != http.NoBody && !strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
@@ -37,9 +37,9 @@ type whole struct {
 	err    error
 }
 
-// readSmall reads a small answer to its end and closes it, if all of it is there.
-// Else it gives nil, and what was read stands before the rest: no client waits for
-// the last byte to see the first.
+// readSmall reads a small answer to its end and closes it, if all of it is there. Otherwise
+// it returns nil, and the bytes that were read come before the rest of the body: no client
+// waits for the last byte to see the first.
 func readSmall(res *http.Response) *whole {
 	b := &whole{buffer: getBuffer(int(res.ContentLength))}
 	data := (*b.buffer)[:res.ContentLength]
@@ -53,7 +53,7 @@ func readSmall(res *http.Response) *whole {
 		return nil
 	}
 	if err == nil {
-		// The end must be seen, else the connection is not used again.
+		// The end of the body must be read, otherwise the connection is not used again.
 		var one [1]byte
 		if n, e := res.Body.Read(one[:]); n > 0 {
 			err = errSurplus
@@ -69,9 +69,9 @@ func readSmall(res *http.Response) *whole {
 	return b
 }
 
-// readHead reads an answer to its end and closes it, if the end comes within
-// the limit. Else it gives nil, and what was read stands before the rest in
-// the answer's body.
+// readHead reads an answer to its end and closes it, if the end comes within the limit.
+// Otherwise it returns nil, and the bytes that were read come before the rest in the
+// answer's body.
 func readHead(res *http.Response, limit int) *whole {
 	size := 4 << 10
 	if res.ContentLength > int64(limit) {
@@ -197,15 +197,15 @@ func (b *readAhead) Read(p []byte) (int, error) {
 func (b *readAhead) start() {
 	b.started = true
 	if b.keepOn {
-		// Else the end of gone breaks the backend's connection, and the pump
-		// wakes the reader.
+		// Otherwise the end of gone breaks the backend's connection, and pump wakes the
+		// reader.
 		b.stop = context.AfterFunc(b.gone, b.abandon)
 	}
 	go b.pump()
 }
 
-// takeInto moves bytes to the reader and frees what it emptied. The last chunk
-// stays: the pump may be reading into it.
+// takeInto moves bytes to the reader and frees the chunks that are empty then. The last
+// chunk stays: pump may be reading into it.
 func (b *readAhead) takeInto(p []byte) int {
 	n := 0
 	for n < len(p) && len(b.chunks) > 0 {
@@ -237,12 +237,12 @@ func (b *readAhead) drop() {
 }
 
 const (
-	firstChunk = 4 << 10 // its own to each stream: most are a trickle
+	firstChunk = 4 << 10 // each stream has its own: most streams carry little
 	chunkSize  = 32 << 10
 )
 
-// room is where the next bytes go: the rest of the last chunk or a new one. It
-// waits while the reader is too far behind.
+// room is the buffer for the next bytes: the rest of the last chunk, or a new one. It waits
+// while the reader is too far behind.
 func (b *readAhead) room() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()

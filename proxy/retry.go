@@ -21,19 +21,18 @@ type firstTry struct {
 	waited   time.Duration
 }
 
-// retries says that the request may be sent a second time should the backend
-// run out of memory. That is the one case in which it is: the first run has
-// ended with a complete error, and its client has got nothing.
+// retries says that the request may be sent a second time if the backend runs out of
+// memory. A request is sent again only in this case: its first run has ended with a
+// complete error, and its client has got nothing.
 func (x *exchange) retries() bool {
 	return x.try.grant != nil && x.try.to.Config.RetryOOM && !x.isStream()
 }
 
-// RoundTrip is the transport of the exchange's ReverseProxy. It sends the
-// request once, or once more where it ran out of memory, and ties the grant to
-// the end of the answer.
+// RoundTrip is the transport of the exchange's ReverseProxy. It sends the request once, or
+// once more if it ran out of memory, and the grant ends with the answer.
 func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	if err := x.ctx.Err(); err != nil {
-		return nil, context.Cause(x.ctx) // the last look before a backend works
+		return nil, context.Cause(x.ctx) // the last check before a backend begins to work
 	}
 	retries := x.retries()
 	if x.body == nil {
@@ -51,13 +50,13 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 	reader := x.body.reader()
 	x.try.apart = reader != io.ReadCloser(x.body)
 	res, err := x.tried(out, retries, reader)
-	// An error that is passed on as it comes is judged at its end, by streamed.
+	// An error that is passed on as it comes is read at its end, by streamed.
 	isJudged = err == nil && res.StatusCode >= 400 && backend.Scans(x.try.reply) && !x.try.ended.Load()
 	return res, err
 }
 
-// Sent says that the words are in the request's path, query or body. Of a body that
-// was not read in whole, or that is given back, it knows nothing.
+// Sent says that the words are in the request's path, query or body. It knows nothing about
+// a body that was not read in whole, or whose memory was given back.
 func (x *exchange) Sent(words string) bool {
 	return outofmemory.Sent(io.MultiReader(strings.NewReader(x.in.URL.RequestURI()+"\n"), x.body.look()), words)
 }
@@ -82,28 +81,27 @@ func (x *exchange) tried(out *http.Request, retries bool, body io.ReadCloser) (*
 			}
 		}
 	}
-	// Where it cannot be sent again, finds no room or runs out of memory once
-	// more, the answer that there is goes to the client.
+	// If the request cannot be sent again, gets no grant or runs out of memory once more,
+	// its client gets the first answer.
 	x.trace.OutOfMemory(telemetry.OOMPassed)
 	return res, nil
 }
 
-// waitedTooLong says that a second try waited until its queue timeout or its deadline,
-// as one does that lacks what others hold. Its client may come back.
+// waitedTooLong says that a second try waited until its queue timeout or its deadline. That
+// happens if other work holds the memory. Its client may retry later.
 func waitedTooLong(err error) bool {
 	r, ok := errors.AsType[*admission.Rejection](err)
 	return ok && r.Waited > 0 && (r.Code == admission.CodeQueueTimeout || r.Code == admission.CodeDeadlineUnmeetable)
 }
 
-// admitAgain asks the controller for a second run, with the figure that the first
-// has raised, and gives the attempt that may be made then. The time that it may
-// take does not run while it waits.
+// admitAgain asks the controller for a second run, with the figure that the first run has
+// raised, and returns the attempt. execution_timeout does not run while it waits.
 func (x *exchange) admitAgain() (*attempt, error) {
 	if err := x.askBreaker(); err != nil {
 		return nil, err
 	}
 	first := x.try
-	ask := x.ask(routing.Decision{Route: x.route, VRAM: x.own}) // what the first run taught is in it
+	ask := x.ask(routing.Decision{Route: x.route, VRAM: x.own}) // with what was learned from the first run
 	ask = first.grant.Retry(ask)
 	x.ctx = x.in.Context()
 	grant, err := x.admit(ask)
@@ -122,8 +120,8 @@ func (x *exchange) admitAgain() (*attempt, error) {
 // again sends the request a second time.
 func (x *exchange) again(out *http.Request, second *attempt) (*http.Response, error) {
 	x.try = second
-	// It has all of its time. The context of the first try stays as it is, for
-	// httputil.ReverseProxy looks at that.
+	// The second run has the whole execution_timeout. The context of the first try stays as
+	// it is, because httputil.ReverseProxy uses it.
 	ctx, cancel := x.limited(context.WithoutCancel(out.Context()))
 	stop, before := context.AfterFunc(x.in.Context(), cancel), x.cancel
 	x.ctx, x.cancel = ctx, func() { stop(); cancel(); before() }

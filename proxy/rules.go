@@ -16,16 +16,16 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// Setup is everything that a configuration says to a handler. It is checked
-// already. The controller knows the replicas of a backend by their urls.
+// Setup is the part of a configuration that a handler needs. It has been checked. The
+// controller knows the replicas of a backend by their urls.
 type Setup struct {
 	Proxy     Config
 	Routing   routing.Config
 	Admission admission.Config
 }
 
-// rules are what one configuration makes of a handler. They are immutable; a
-// request keeps those it began under.
+// rules are what a handler derives from one configuration. They are immutable. A request
+// keeps the rules that were in force when it began.
 type rules struct {
 	config   Config
 	limits   *LimitsConfig
@@ -35,16 +35,16 @@ type rules struct {
 	routes []*routing.Route
 	// histories are what was learned of each route.
 	histories map[*routing.Route]*admission.History
-	// watched are the backends whose jobs end in events that pass by. Nil: none.
+	// watched are the backends whose jobs report their end in streams of events. Nil: none.
 	watched      map[string]bool
 	trusted      []netip.Prefix
 	observe      bool
 	bounds       telemetry.Bounds
 	tenantHeader string   // canonical
-	reminded     sync.Map // by route: it was said that its GETs may be work
+	reminded     sync.Map // by route: the log has said that its GETs may be work
 }
 
-// New makes a handler in front of a controller that was opened for the same box.
+// New makes a handler in front of a controller that was opened for the same configuration.
 func New(setup Setup, controller *admission.Controller, t *telemetry.Telemetry) (*Handler, error) {
 	h := &Handler{controller: controller, telemetry: t, log: t.Log(), looks: make(chan struct{}, mostLooks)}
 	h.ahead.limit.Store(readAheadMemory)
@@ -60,17 +60,17 @@ func New(setup Setup, controller *admission.Controller, t *telemetry.Telemetry) 
 	return h, nil
 }
 
-// Reload puts new rules and limits in place. What runs and what waits stays; a
-// server that is configured as before stays too, with its breaker. A setup
-// that is refused changes nothing. Calls must not overlap.
+// Reload puts new rules and limits in force. Running and waiting requests stay. A server
+// that is configured as before stays too, with its breaker. A setup that is refused changes
+// nothing. Calls must not overlap.
 func (h *Handler) Reload(setup Setup) error {
 	old := h.rules.Load()
 	next, err := h.prepare(setup, old)
 	if err != nil {
 		return err
 	}
-	// From here on the controller may send requests where only the new rules know the
-	// way; a request that is sent there waits for them.
+	// From here on the controller may grant replicas that only the new rules have. A
+	// request that is granted one waits until the new rules are in force.
 	h.reloading.Lock()
 	defer h.reloading.Unlock()
 	if err := h.controller.Reconfigure(setup.Admission); err != nil {
@@ -132,7 +132,7 @@ func (h *Handler) prepare(setup Setup, old *rules) (*rules, error) {
 	return next, nil
 }
 
-// addRoutes gives each route its history, of which known has those there are already.
+// addRoutes gives each route its history. known has the histories that exist already.
 func (h *Handler) addRoutes(next *rules, routes []*routing.Route, known map[routeKey]*admission.History) {
 	listed := make(map[routeKey]bool)
 	for _, route := range routes {
@@ -158,10 +158,10 @@ func (h *Handler) addRoutes(next *rules, routes []*routing.Route, known map[rout
 	}
 }
 
-// install makes rules the ones that new requests begin under.
+// install puts rules in force for new requests.
 func (h *Handler) install(next, old *rules) {
 	h.spool.limit.Store(int64(next.limits.Spool))
-	// First those that go are silenced: their places may be taken by others.
+	// First the servers that go stop reporting: other servers may get their numbers.
 	next.leavesOut(old, func(b *replica) { b.link.connect(nil, 0) })
 	for _, servers := range next.backends {
 		for i, b := range servers {
@@ -176,8 +176,7 @@ func (h *Handler) install(next, old *rules) {
 	}
 }
 
-// retire ends the servers that the other rules do not share. What is in flight
-// goes on.
+// retire ends the servers that the other rules do not have. Requests in flight go on.
 func (s *rules) retire(other *rules) {
 	other.leavesOut(s, func(b *replica) {
 		b.link.connect(nil, 0)
@@ -207,15 +206,15 @@ func (s *rules) leavesOut(other *rules, do func(*replica)) {
 // requests come.
 func (h *Handler) Inspect() { h.ladder.inspect(h.rules.Load(), nil) }
 
-// Close ends health checks, what is being done about memory, the following of
-// jobs, and idle connections. Requests in flight go on.
+// Close ends health checks, unloads and wakes under way, the following of jobs, and idle
+// connections. Requests in flight go on.
 func (h *Handler) Close() {
 	h.jobs.close()
 	h.ladder.close()
 	h.rules.Load().retire(nil)
 }
 
-// Drain tells clients that are refused from now on when the grace ends; the
+// Drain sets the end of the grace, which clients that are refused from now on are told. The
 // controller does the refusing.
 func (h *Handler) Drain(until time.Time) { h.drainUntil.Store(until.UnixNano()) }
 

@@ -28,7 +28,7 @@ func (h *Handler) sample(ctx context.Context, history *timeline.Store) {
 	}
 }
 
-// sampleOf is what the history keeps of a state.
+// sampleOf is the part of a state that the history keeps.
 func sampleOf(s admission.Snapshot, now time.Time) timeline.Sample {
 	x := timeline.Sample{At: now, Classes: make([]timeline.ClassSample, len(s.Classes)), GPUs: make([]timeline.GPUSample, len(s.GPUs))}
 	for i, c := range s.Classes {

@@ -29,13 +29,13 @@ type door struct {
 	*http.Server
 	net.Listener
 	limited *limited
-	leave   func() // gives a socket up that outlives this process; nil: it does not
+	leave   func() // stops accepting on a socket that outlives this process; nil: the socket does not outlive it
 }
 
-// Listen opens the listeners of a configuration that Check accepts, the admin
-// one for the given handler, and serves nothing yet. Where the process was started
-// with sockets for some of the addresses, it takes those; one that is for no address
-// of the configuration is an error.
+// Listen opens the listeners of a configuration that Check accepts, and serves nothing yet.
+// The admin listener is for the given handler. If the process was started with sockets for
+// some of the addresses, Listen takes those. A socket for an address that the configuration
+// does not have is an error.
 func Listen(c Config, h *Handler, admin http.Handler, inherited ...net.Listener) (*Server, error) {
 	s := &Server{handler: h}
 	from := &sockets{inherited}
@@ -102,9 +102,9 @@ func (s *Server) open(c Config, from *sockets, address string, h http.Handler) e
 	return nil
 }
 
-// newServer bounds what a client can make a listener hold. There is no timeout
-// for a whole request or answer: a model may take minutes. Bodies and writes
-// have deadlines that move with their progress.
+// newServer bounds the memory that a client can make a listener hold. There is no timeout
+// for a whole request or answer: a model may take minutes. Bodies and writes have deadlines
+// that move with their progress.
 func newServer(l LimitsConfig, handler http.Handler, log *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -122,15 +122,15 @@ func newServer(l LimitsConfig, handler http.Handler, log *slog.Logger) *http.Ser
 	}
 }
 
-// edge is the public face: one catch-all, nothing of our own beside it.
+// edge is the server for clients: one route for all requests, and no other.
 func edge(h http.Handler) *echo.Echo {
 	e := newEcho()
-	// The inner writer: echo's own hides what the copy needs.
+	// The inner writer: echo's own hides methods that copying an answer needs.
 	serve := func(c echo.Context) error {
 		h.ServeHTTP(c.Response().Writer, c.Request())
 		return nil
 	}
-	// Not Any: that would answer methods it does not know by itself.
+	// Not Any: echo would answer unknown methods itself.
 	e.RouteNotFound("/*", serve)
 	e.HTTPErrorHandler = func(_ error, c echo.Context) { serve(c) } // no path at all
 	return e
@@ -139,7 +139,7 @@ func edge(h http.Handler) *echo.Echo {
 func newEcho() *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
-	e.IPExtractor = echo.ExtractIPDirect() // no client's X-Forwarded-For is believed
+	e.IPExtractor = echo.ExtractIPDirect() // X-Forwarded-For of clients is ignored
 	return e
 }
 
@@ -158,9 +158,9 @@ func (s *Server) Serve() error {
 	return nil
 }
 
-// Leave takes no more connections from sockets that the process was started with: a
-// client that connects from now on waits for the process that gets them next. Other listeners stay
-// open, so that their clients are told that the proxy is going.
+// Leave accepts no more connections on sockets that the process was started with: a client
+// that connects from now on waits for the process that gets the sockets next. Other
+// listeners stay open, so that their clients get 503 draining.
 func (s *Server) Leave() {
 	for _, d := range s.public {
 		if d.leave != nil {
@@ -169,10 +169,11 @@ func (s *Server) Leave() {
 	}
 }
 
-// Shutdown takes no new connections and waits for what is being answered until
-// ctx ends, and for refused clients that still send; what is left then is cut. Streams and WebSockets that hold no grant
-// are not waited for: they are cut when nothing else is left. The admin listener
-// stays open until the end, so that the end can be watched.
+// Shutdown accepts no new connections. It waits until ctx ends for requests that are being
+// answered, and for refused clients that still send. Requests that are left are cut.
+// Streams and WebSockets that hold no grant are not waited for: they are cut when nothing
+// else is left. The admin listener stays open until the end, so that an operator can watch
+// the drain.
 func (s *Server) Shutdown(ctx context.Context) error {
 	ended := make(chan struct{})
 	go func() {

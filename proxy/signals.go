@@ -14,7 +14,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
-// What spans, metrics and log lines are told of a request and of each attempt.
+// The facts of a request and of each attempt for spans, metrics and log lines.
 
 // The codes of executions that failed, beside those of errors.go. They are in no
 // answer to a client.
@@ -48,7 +48,7 @@ func failure(err error) string {
 	return string(explain(err).code)
 }
 
-// execution is what is told of an attempt that has ended.
+// execution has the facts of an attempt that has ended, for telemetry.
 func (e *attempt) execution(err error) telemetry.Execution {
 	t := telemetry.Execution{Status: e.status, RPC: -1, Code: failure(err)}
 	if err != nil {
@@ -88,8 +88,8 @@ func rpcStatus(res *http.Response) int {
 	return status
 }
 
-// ending is what is told of a request that is over for its client. cut says that its
-// answer was broken off.
+// ending has the facts of a request that is over for its client, for telemetry. cut says
+// that its answer was broken off.
 func (x *exchange) ending(left, cut bool) telemetry.Ending {
 	status, code := x.out.status, x.code
 	if status == 0 && x.switched {
@@ -101,7 +101,7 @@ func (x *exchange) ending(left, cut bool) telemetry.Ending {
 	}
 	switch {
 	case status == http.StatusSwitchingProtocols:
-		// The end of a connection that was switched is no leaving.
+		// The end of a switched connection does not mean that the client left early.
 	case status == 0 || left && code == "":
 		status, code = statusClientLeft, admission.CodeClientCancelled
 	case code != "" && isGRPC(x.in):
@@ -115,14 +115,14 @@ func (x *exchange) ending(left, cut bool) telemetry.Ending {
 	return e
 }
 
-// provide tells which engine answers what is asked of a model.
+// provide tells telemetry which engine answers requests for a model.
 func (x *exchange) provide() {
 	if servers := x.rules.backends[x.route.Backend]; len(servers) > 0 && x.trace.Operation() != "" {
 		x.trace.Provide(servers[0].Config.Engine())
 	}
 }
 
-// identify tells who asks and for which model, as far as is known.
+// identify tells telemetry the tenant and the model, as far as they are known.
 func (x *exchange) identify() {
 	model := ""
 	if x.route.NamesModels() {

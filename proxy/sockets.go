@@ -26,7 +26,8 @@ func (s *sockets) listen(address string) (l net.Listener, inherited bool, err er
 	return l, false, err
 }
 
-// left is an error where a socket is left: a client that connects to it would wait for ever.
+// left returns an error if a socket was not taken: a client that connects to it would wait
+// for ever.
 func (s *sockets) left() (err error) {
 	for _, l := range s.inherited {
 		name := l.Addr().String()

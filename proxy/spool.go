@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	// spoolBlock is how much is read at a time into memory: more does not come at once
-	// from a socket.
+	// spoolBlock is how much is read at a time into memory. A read from a socket does not
+	// return more.
 	spoolBlock = 128 << 10
-	// spoolChunk is how much is read and put into a file at a time.
+	// spoolChunk is how much is read and written to a file at a time.
 	spoolChunk = 32 << 10
-	// spoolMemory is what of all spooled bodies together is in memory and not in their
-	// files yet. A body that need not wait is gone before it comes to that.
+	// spoolMemory bounds the memory of all spooled bodies together. A body whose request
+	// need not wait is usually sent before it has to be written to a file.
 	spoolMemory = 32 << 20
 )
 
-// spooled is a body that goes to a file. It is in blocks of memory instead while there is
-// room for it among spoolMemory and it does not wait. Its reading and writing are its
-// owner's, one at a time; what sender gives may be read beside that.
+// spooled is a body for a file. While its request does not wait and spoolMemory has room,
+// it is in blocks of memory instead. Only its owner reads and writes it, one call at a
+// time. The readers that sender returns may be read at the same time.
 type spooled struct {
 	file   *os.File // nil: none was made yet
 	room   *arena
@@ -36,7 +36,7 @@ type spooled struct {
 	holds int // guarded by mu; the owner, and the senders of the blocks
 }
 
-// spool makes an empty one; it goes to its file at once where it is not to be here.
+// spool makes an empty body. Unless isHere, it is written to its file at once.
 func spool(room *arena, most int64, isHere bool) (*spooled, error) {
 	s := &spooled{room: room, most: most, isHere: isHere, holds: 1}
 	if isHere {
@@ -53,7 +53,7 @@ func (s *spooled) make() (err error) {
 	return err
 }
 
-// space is where the next bytes are to be read.
+// space is the buffer into which the next bytes are read.
 func (s *spooled) space() ([]byte, error) {
 	if s.isHere {
 		n := len(s.blocks)
@@ -76,7 +76,7 @@ func (s *spooled) space() ([]byte, error) {
 	return (*s.chunk)[:spoolChunk], nil
 }
 
-// extend says that so much has been read there.
+// extend says that n bytes have been read into space.
 func (s *spooled) extend(n int) (err error) {
 	if s.isHere {
 		last := &s.blocks[len(s.blocks)-1]
@@ -85,7 +85,7 @@ func (s *spooled) extend(n int) (err error) {
 		_, err = s.file.Write((*s.chunk)[:n])
 	}
 	if s.size += int64(n); s.size > s.most && err == nil {
-		err = s.make() // whether it can be is known before all of it is here
+		err = s.make() // so it is known early whether the file can be made
 	}
 	return err
 }
@@ -102,7 +102,7 @@ func (s *spooled) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// end says that it is whole.
+// end says that the body is complete.
 func (s *spooled) end() {
 	if s.chunk != nil {
 		putBuffer(s.chunk)
@@ -146,7 +146,7 @@ func (s *spooled) ReadAt(p []byte, offset int64) (n int, err error) {
 	return n, nil
 }
 
-// Close gives all of it back that no sender needs.
+// Close frees the parts that no sender needs.
 func (s *spooled) Close() error {
 	s.leave()
 	if s.file == nil {
@@ -164,9 +164,9 @@ func (s *spooled) leave() {
 	}
 }
 
-// sender is a reading of it whole, of a type that transports know: a file of its own,
-// which the kernel sends, or blocks. It is to be closed. There is one at a time of a
-// file: they share its offset.
+// sender returns a reader of the whole body, of a type that transports know: a file handle,
+// from which the kernel sends, or blocks. The caller closes it. A body in a file may have
+// only one sender at a time, because file handles share the offset.
 func (s *spooled) sender() (io.ReadCloser, error) {
 	if s.isHere {
 		s.mu.Lock()
@@ -185,8 +185,8 @@ func (s *spooled) sender() (io.ReadCloser, error) {
 	return file, nil
 }
 
-// blockReader reads blocks. It may be closed while it is read, and lets go of the blocks
-// when both are over.
+// blockReader reads blocks. It may be closed while it is read. It gives the blocks back
+// when it is closed and no read is under way.
 type blockReader struct {
 	from   *spooled
 	mu     sync.Mutex
@@ -195,8 +195,8 @@ type blockReader struct {
 	closed bool  // guarded by mu
 }
 
-// next is what comes next, of one block; nil: the end. done is to be called with what
-// was used of it.
+// next returns the next bytes, of one block; nil: the end. The caller then calls done with
+// the number of bytes that it used.
 func (r *blockReader) next() ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

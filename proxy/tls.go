@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// secured is a listener whose connections have shaken hands for TLS. One that goes on
-// with HTTP/1 is a *securedConn, of which the decrypted bytes are looked at as those of
-// a plain connection are. One that goes on with HTTP/2, or whose handshake has failed,
-// is a *tls.Conn: net/http serves the first, and answers and logs the other.
+// secured is a listener whose connections have done the TLS handshake. A connection with
+// HTTP/1 is a *securedConn, whose decrypted bytes are looked at like those of a plain
+// connection. A connection with HTTP/2, or with a failed handshake, is a *tls.Conn:
+// net/http serves the former, and answers and logs the latter.
 type secured struct {
 	net.Listener
 	config   *tls.Config
@@ -37,8 +37,8 @@ func secure(l net.Listener, certificate tls.Certificate, patience time.Duration,
 	return s
 }
 
-// Accept gives the next connection that has shaken hands: a slow one keeps no other
-// from being served.
+// Accept returns the next connection that has done the handshake. A slow handshake delays
+// no other connection.
 func (s *secured) Accept() (net.Conn, error) {
 	s.begin.Do(func() { go s.accept() })
 	select {
@@ -62,8 +62,8 @@ func (s *secured) accept() {
 	}
 }
 
-// tell reports whether what was accepted was taken: it is not taken once the listener
-// is closed.
+// tell reports whether the accepted connection was taken. Once the listener is closed, it
+// is not taken.
 func (s *secured) tell(a accepted) bool {
 	select {
 	case s.ready <- a:
@@ -73,7 +73,7 @@ func (s *secured) tell(a accepted) bool {
 	}
 }
 
-// shake shakes hands and passes the connection on.
+// shake does the handshake and passes the connection on.
 func (s *secured) shake(raw net.Conn) {
 	c := tls.Server(raw, s.config)
 	var out net.Conn = c

@@ -10,9 +10,9 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// What a model's answer says of the tokens that it took stands at its end: in the
-// object `usage` of OpenAI's and Anthropic's APIs, also in the last event of a stream
-// (where the client has asked for it), and in the last line of Ollama's.
+// The numbers of tokens are at the end of a model's answer: in the object `usage` of
+// OpenAI's and Anthropic's APIs, also in the last event of a stream (where the client has
+// asked for it), and in the last line of Ollama's.
 
 // tailLength is how much of an answer's end is kept.
 const tailLength = 1 << 10
@@ -52,13 +52,14 @@ func (t *tail) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// use is what the answer says, once it has been read; nil: it was not looked at.
+// use is what the answer says about tokens, once it has been read; nil: the answer was not
+// looked at.
 func (t *tail) use() *telemetry.ModelUse {
 	if t == nil {
 		return nil
 	}
 	u := &telemetry.ModelUse{Input: -1, Output: -1, Streamed: t.streamed}
-	// A quote within a text is escaped, so that no text that a model wrote has this.
+	// Quotes within a text are escaped, so a text that a model wrote cannot contain this.
 	if i := bytes.LastIndex(t.end, []byte(`"usage"`)); i >= 0 {
 		var said struct {
 			Prompt     *int `json:"prompt_tokens"`

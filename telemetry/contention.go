@@ -2,11 +2,11 @@ package telemetry
 
 import "sync"
 
-// mostBeside bounds the classes of which it is told what runs beside them.
+// mostBeside bounds the number of classes for which it is known what runs beside them.
 const mostBeside = 8
 
-// contention knows which classes run at a time, so that of each execution it can be
-// told what ran beside it: what a card gives to one, another lacks.
+// contention knows which classes run at the same time, so that each execution can be
+// counted with the classes that ran beside it. Work on one card slows down other work.
 type contention struct {
 	mu      sync.Mutex
 	names   []string // guarded by mu; up to mostBeside
@@ -14,7 +14,7 @@ type contention struct {
 	started [mostBeside]uint32 // how often
 }
 
-// beside is what an execution has to remember.
+// beside is what contention keeps for an execution.
 type beside struct {
 	class   int // -1: it is not told of
 	with    uint16

@@ -14,10 +14,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Spans are encoded straight from their records, by trace.proto and common.proto of
-// opentelemetry-proto v1: the messages of the generated code would be made of each
-// span, at a hundred allocations a request, to be walked through once. The numbers in
-// the calls are those of the fields.
+// Spans are encoded directly from their records, by trace.proto and common.proto of
+// opentelemetry-proto v1. Messages of the generated code would take a hundred allocations a
+// request. The numbers in the calls are field numbers.
 
 // appendSpan adds a span as the field spans of ScopeSpans.
 func appendSpan(b []byte, s *span) []byte {
@@ -82,8 +81,8 @@ func appendAttributes(b []byte, field protowire.Number, all []attribute.KeyValue
 	return b
 }
 
-// appendAttribute adds it as a KeyValue. Those of spans are texts, numbers and truths;
-// whatever else a resource may have is written as text.
+// appendAttribute adds an attribute as a KeyValue. Attributes of spans are texts, numbers
+// and booleans. Other types, which a resource may have, are written as text.
 func appendAttribute(b []byte, field protowire.Number, a *attribute.KeyValue) []byte {
 	if a.Value.Type() == attribute.STRING {
 		if short, ok := appendShort(b, field, string(a.Key), a.Value.AsString()); ok {
@@ -125,8 +124,8 @@ func appendShort(b []byte, field protowire.Number, key, value string) (grown []b
 	return append(b, value...), true
 }
 
-// appendText adds a text, also an empty one: within a value that is a value. Bytes
-// that are no UTF-8 would make a collector refuse all of the message.
+// appendText adds a text, also an empty one, because an empty text is a value. It replaces
+// bytes that are no UTF-8, because a collector would refuse the whole message.
 func appendText(b []byte, field protowire.Number, text string) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
 	if !utf8.ValidString(text) {
@@ -163,8 +162,9 @@ func appendFlags(b []byte, field protowire.Number, flags uint32, remote bool) []
 	return binary.LittleEndian.AppendUint32(b, flags)
 }
 
-// open begins a message within a message, and shut ends it: its length stands before
-// it and is known only then. One byte is left for it, which is enough below 128.
+// open begins a message within a message, and shut ends it. The length comes before the
+// message and is known only at its end. open leaves one byte for it, which is enough below
+// 128.
 func open(b []byte, field protowire.Number) (grown []byte, start int) {
 	b = append(protowire.AppendTag(b, field, protowire.BytesType), 0)
 	return b, len(b)

@@ -22,11 +22,10 @@ type sink interface {
 	shutdown(context.Context) error
 }
 
-// outbox bounds the spans that have ended and not left yet, and counts those that
-// never will. Putting one in waits for nothing. Portions of them are given to the sink
-// by a goroutine of the outbox's own, and what makes a batch, or has waited for the
-// delay, is sent. Sizes and times are those of the SDK's batch processor, with its
-// variables OTEL_BSP_*.
+// outbox is a bounded queue of spans that have ended and are not sent yet. It counts the
+// spans that are lost. put never blocks. A goroutine gives the spans to the sink in
+// portions, and sends them when they make a batch or have waited for the delay. Sizes and
+// times are those of the SDK's batch processor, with its variables OTEL_BSP_*.
 type outbox struct {
 	sink           sink
 	batch          int
@@ -46,8 +45,8 @@ type outbox struct {
 	err     error // of the sink's end; set before done is closed
 }
 
-// portion is how many spans are encoded at a time: enough to do it in one go, too few
-// for a request to feel it.
+// portion is how many spans are encoded at a time: so few that the encoding does not delay
+// a request.
 const portion = 64
 
 func newOutbox(s sink, lost *atomic.Int64) *outbox {
@@ -91,7 +90,7 @@ func (o *outbox) put(s *span) {
 	}
 }
 
-// run gives to the sink until the shutdown.
+// run gives spans to the sink until the shutdown.
 func (o *outbox) run() {
 	defer close(o.done)
 	timer := time.NewTimer(o.delay)
@@ -170,8 +169,8 @@ func (o *outbox) flush(ctx context.Context) error {
 	}
 }
 
-// shutdown sends what is held and ends the sink, also after ctx has ended. It waits
-// for that until ctx ends; a second call waits for nothing.
+// shutdown sends the spans that are held and ends the sink, also after ctx has ended. It
+// waits for that until ctx ends. A second call returns at once.
 func (o *outbox) shutdown(ctx context.Context) (err error) {
 	o.stopped.Do(func() {
 		o.stop <- ctx

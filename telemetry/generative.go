@@ -8,16 +8,15 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 )
 
-// What the conventions for generative models want, of the requests whose path is one
-// of a model's API:
-// https://github.com/open-telemetry/semantic-conventions-genai
+// Attributes and metrics by the conventions for generative models, for requests whose path
+// belongs to a model's API: https://github.com/open-telemetry/semantic-conventions-genai
 
-// anyProvider stands for an engine that is not known: the conventions' word for the
-// API that most of them speak.
+// anyProvider is the provider of an unknown engine: the conventions' name of the API that
+// most engines have.
 const anyProvider = "openai"
 
-// Operation is the conventions' word for what a path of OpenAI's, Ollama's, Anthropic's
-// or Gemini's API asks for; empty: it is none of a model's.
+// Operation is the conventions' name of the operation of a path of OpenAI's, Ollama's,
+// Anthropic's or Gemini's API; empty: the path is none of these.
 func (q *Request) Operation() string {
 	if q == nil {
 		return ""
@@ -41,8 +40,8 @@ func operationOf(pattern, path string) string {
 	return ""
 }
 
-// generated records what a model's answer took, from the request's arrival on: a
-// client waits for its turn, too.
+// generated records the times and tokens of a model's answer. Times begin at the request's
+// arrival, because the client waits in the queue too.
 func (q *Request) generated(at time.Time, operation string, e Ending, v verdict, use *ModelUse) {
 	m := &q.t.metrics
 	l := labels{kind: setModel, method: operation, scheme: cmp.Or(q.provider, anyProvider), model: q.t.knownModel(q.model)}

@@ -16,8 +16,8 @@ func phaseOf(d time.Duration, was bool) float64 {
 	return max(0, d).Seconds()
 }
 
-// recordOf is what the history keeps of a request that is over for its client. The
-// caller holds mu.
+// recordOf is the history's record of a request that is over for its client. The caller
+// holds mu.
 func (q *Request) recordOf(at time.Time, e Ending, v verdict, total time.Duration) timeline.Request {
 	path := brief(q.url.EscapedPath())
 	if q.url.RawQuery != "" || q.url.Host != "" {
@@ -62,7 +62,7 @@ func (q *Request) finish(r timeline.Request, at time.Time) {
 	q.t.History.AddRequest(r)
 }
 
-// decided gives a decision on the request to the history.
+// decided adds a decision on the request to the history.
 func (q *Request) decided(kind string, at time.Time, waited time.Duration, reason string, stay *admission.Stay) {
 	if q.t.History == nil {
 		return

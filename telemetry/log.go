@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// newLog is the process's logger, and what writes the lines of requests; nil where
-// the logger has to do that.
+// newLog returns the process's logger, and the writer of request lines; nil: the logger
+// writes them.
 func newLog(c LogConfig, w io.Writer) (*slog.Logger, *lineWriter) {
 	var level slog.Level
-	// Check has seen to the text; the zero level is info.
+	// Check has checked the text; the zero level is info.
 	_ = level.UnmarshalText([]byte(c.Level))
 	options := &slog.HandlerOptions{Level: level}
 	if c.Format == "text" {
@@ -39,8 +39,8 @@ func (s *serial) Write(line []byte) (int, error) {
 	return s.to.Write(line)
 }
 
-// lineWriter writes the lines of requests as slog's JSON handler would, and makes no
-// garbage: there is a line for each request.
+// lineWriter writes the lines of requests in the format of slog's JSON handler, without
+// allocations, because there is a line for each request.
 type lineWriter struct {
 	to    io.Writer // takes writes from any goroutine
 	lines sync.Pool

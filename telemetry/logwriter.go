@@ -14,10 +14,9 @@ const (
 	logPause = 5 * time.Millisecond
 )
 
-// LogWriter passes lines on to a writer without ever waiting for it: a pipe that
-// is not read must not hold up a request. Up to 1 MiB waits; a line for which there
-// is no room is dropped and counted. Its methods may be called at once from any
-// goroutine.
+// LogWriter passes lines on to a writer without ever waiting for it: a pipe that is not
+// read must not hold up a request. Up to 1 MiB waits; a line for which there is no room is
+// dropped and counted. Its methods may be called from several goroutines at once.
 type LogWriter struct {
 	out io.Writer
 
@@ -62,8 +61,8 @@ func (w *LogWriter) Lost() int64 {
 	return w.lost
 }
 
-// whenLost has tell called, once lines can be written again, with how many were
-// dropped since the last call.
+// whenLost sets the function that is called, once lines can be written again, with the
+// number of lines dropped since the last call.
 func (w *LogWriter) whenLost(tell func(lines int64)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -90,8 +89,7 @@ func (w *LogWriter) signal() {
 	}
 }
 
-// pass writes lines. Those that cannot be written are lost, and there is nowhere to tell
-// of that but the count.
+// pass writes lines. Lines that cannot be written are lost, and only counted.
 func (w *LogWriter) pass(lines []byte) {
 	n, err := w.out.Write(lines)
 	if err == nil {

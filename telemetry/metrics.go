@@ -45,7 +45,7 @@ func (f *found) of(m *metrics, l labels) *set {
 	return s
 }
 
-// labels are what tells one series from another; unused ones are empty.
+// labels identify a series; unused ones are empty.
 type labels struct {
 	kind                                  uint8
 	method, scheme, route, class, backend string
@@ -66,15 +66,15 @@ const (
 	setBill
 	setBeside
 	setEstimate
-	// In these method is the operation and scheme the provider: each field more makes
-	// every look-up dearer.
+	// In these sets method is the operation and scheme is the provider. A further field
+	// would make every look-up slower.
 	setModel
 	setTokens
 )
 
-// set is a label set ready for use, made once: recording then allocates nothing. The
-// sums that each request adds to are kept here, and are read when they are collected:
-// the SDK would look its series up anew each time.
+// set is a label set that is made once, so that recording allocates nothing. The sums to
+// which each request adds are kept here, and are read when they are collected, because the
+// SDK would look up its series for each addition.
 type set struct {
 	record []metric.RecordOption
 	add    []metric.AddOption
@@ -85,7 +85,7 @@ type set struct {
 	next [mostBuckets + 1]atomic.Int64
 }
 
-// sum is a number that many add to.
+// sum is a number to which several goroutines add.
 type sum struct{ bits atomic.Uint64 }
 
 // sum adds to both sums.
@@ -111,8 +111,8 @@ func (s *sum) add(n float64) {
 
 func (s *sum) value() float64 { return math.Float64frombits(s.bits.Load()) }
 
-// exemplarEvery is how often a bucket of a series takes an exemplar at the most. The
-// last one is what a collector reads.
+// exemplarEvery is the shortest time between two exemplars of a bucket of a series. A
+// collector reads only the last one.
 const exemplarEvery = 100 * time.Millisecond
 
 // seconds records a duration in a histogram with the usual buckets, with the request as
@@ -132,8 +132,8 @@ func (q *Request) seconds(to metric.Float64Histogram, s *set, took time.Duration
 	to.Record(ctx, took.Seconds(), s.record...)
 }
 
-// maxSets bounds the series. Every label comes from a small closed set, so it
-// is not reached; if it were, one more would not be remembered.
+// maxSets bounds the sets that are kept. Every label comes from a small closed set, so the
+// bound is not reached. Beyond it a set is made for each use.
 const maxSets = 10_000
 
 func (m *metrics) labelled(l labels) *set {
@@ -256,8 +256,8 @@ func (l labels) attributes() []attribute.KeyValue {
 		attribute.String(AttrTenant, l.tenant), attribute.String(AttrModel, l.model)}
 }
 
-// clampStatus bounds what backends can make of the status label: those in common
-// use stand for themselves, any other for its hundred.
+// clampStatus bounds the values of the status label, which backends choose: a common status
+// stays as it is, any other is rounded down to its hundred.
 func clampStatus(status int) int {
 	switch status {
 	case 101, 200, 201, 202, 204, 206, 301, 302, 304, 307, 308, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, statusClientLeft,
@@ -267,7 +267,7 @@ func clampStatus(status int) int {
 	return min(max(status/100, 1), 5) * 100
 }
 
-// Bounds are the names that metrics may tell apart; of all others they say `other`.
+// Bounds are the tenants and models that metrics name. All others are `other`.
 type Bounds struct {
 	Tenants, Models map[string]bool
 }
@@ -275,8 +275,8 @@ type Bounds struct {
 // other stands in metrics for every name that is not configured.
 const other = "other"
 
-// Bound sets which tenants and models metrics tell apart, beside the models of the
-// configuration's telemetry section. Before it is called they tell none apart.
+// Bound sets the tenants and models that metrics name, in addition to the models of the
+// configuration's telemetry section. Before it is called, metrics name none.
 func (t *Telemetry) Bound(b Bounds) {
 	if b.Models == nil {
 		b.Models = make(map[string]bool)
@@ -310,8 +310,7 @@ func (m *metrics) reloaded(ok bool) {
 	m.reloads.Add(context.Background(), 1, metric.WithAttributes(attribute.String(AttrResult, result)))
 }
 
-// maker collects the first error, so that making many instruments reads as a
-// list.
+// maker makes instruments and keeps the first error.
 type maker struct {
 	metric.Meter
 	err error

@@ -77,7 +77,7 @@ const (
 	ResultFailed    = "failed"    // a 5xx or a failure by gRPC's status, no answer, or one cut short
 )
 
-// What became of an out-of-memory answer.
+// What happened after an out-of-memory answer.
 const (
 	OOMRetried = "retried" // the request was sent once more
 	OOMPassed  = "passed"  // the client got it
@@ -168,12 +168,12 @@ const (
 // perToken are the bounds that the conventions want of the time for a token, in seconds.
 var perToken = []float64{.01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5}
 
-// ratios are the bounds of how far estimates are off.
+// ratios are the bounds of measured ÷ estimated time.
 var ratios = []float64{.1, .25, .5, .67, .8, .9, 1, 1.1, 1.25, 1.5, 2, 4, 10}
 
-// buckets are the bounds of every duration histogram, in seconds. Those of the
-// HTTP conventions end at ten, and an image takes twenty: the bounds are close to
-// each other from one second to thirty, so that a quantile read off them is.
+// buckets are the bounds of every duration histogram, in seconds. Those of the HTTP
+// conventions end at ten, and an image takes twenty: the bounds are close to each other
+// from one second to thirty, so that quantiles in that range are exact enough.
 var buckets = []float64{.005, .01, .025, .05, .1, .25, .5, 1, 1.5, 2, 2.5, 3.5, 5, 7.5, 10, 15, 17.5, 20, 25, 30, 45, 60, 90, 120, 300, 600}
 
 // mostBuckets is how many bounds buckets has.

@@ -22,7 +22,7 @@ type Order struct {
 	span    *span // nil: tracing is off, or this trace is not kept
 }
 
-// Done says what an order came to.
+// Done is the result of an order.
 type Done struct {
 	Asked  admission.Bytes // that were to be freed, or are taken
 	Freed  admission.Bytes // that were seen to be freed
@@ -31,17 +31,17 @@ type Done struct {
 	Note   string
 }
 
-// OutOfMemory counts and keeps an out-of-memory answer to the request: OOMRetried or
-// OOMPassed.
+// OutOfMemory counts an out-of-memory answer to the request and adds it to the history.
+// result is OOMRetried or OOMPassed.
 func (q *Request) OutOfMemory(result string) {
 	q.t.metrics.oom.Add(context.Background(), 1, metric.WithAttributes(attribute.String(AttrBackend, q.backend), attribute.String(AttrResult, result)))
 	q.t.History.AddDecision(timeline.Decision{At: time.Now(), Kind: timeline.OOM, Class: q.class, Backend: q.backend, Replica: q.replica,
 		Grant: q.grant, Position: -1, Action: result, Trace: timeline.TraceID(q.id.TraceID())})
 }
 
-// Ordered begins a trace of an order to a backend: SpanUnload or SpanWake. It is
-// done for the waiting request of that grant (0: for none), and linked with it where
-// q is that request's.
+// Ordered begins a trace of an order to a backend: SpanUnload or SpanWake. The order is
+// done for the waiting request with the id grant (0: for none). If q is that request, the
+// two are linked.
 func (t *Telemetry) Ordered(name string, began time.Time, backend string, grant uint64, q *Request) *Order {
 	o := &Order{t: t, name: name, backend: backend, began: began}
 	if t.tracer == nil {
@@ -57,7 +57,7 @@ func (t *Telemetry) Ordered(name string, began time.Time, backend string, grant 
 	return o
 }
 
-// waiting is the context of the request's admission.wait; not valid: it has none.
+// waiting is the span context of the request's admission.wait; not valid: there is none.
 func (q *Request) waiting() trace.SpanContext {
 	if q == nil {
 		return trace.SpanContext{}

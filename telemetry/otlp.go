@@ -20,7 +20,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// checkEnvironment refuses what the environment asks for and would be ignored.
+// checkEnvironment refuses variables of the environment that would be ignored.
 func checkEnvironment() error {
 	for _, name := range [...]string{"OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE"} {
 		if os.Getenv(name) != "" {
@@ -30,9 +30,9 @@ func checkEnvironment() error {
 	return nil
 }
 
-// sendsByGRPC says how OTLP is to be sent, by the environment: TRACES or METRICS has
-// a variable of its own. A protocol that is not known is no reason to send nothing:
-// the default is used, and a warning names the variable.
+// sendsByGRPC says how OTLP is to be sent, by the environment: TRACES or METRICS has a
+// variable of its own. If the protocol is unknown, the default is used, and a warning names
+// the variable.
 func sendsByGRPC(signal string, log *slog.Logger) bool {
 	for _, name := range [...]string{"OTEL_EXPORTER_OTLP_" + signal + "_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"} {
 		switch protocol := os.Getenv(name); protocol {
@@ -52,8 +52,8 @@ func sendsByGRPC(signal string, log *slog.Logger) bool {
 	return false
 }
 
-// spanSink is what the configuration asks for, else what OTEL_* asks for, else nil.
-// No connection is made here.
+// spanSink is the sink that the configuration names, else the one that OTEL_* names, else
+// nil. No connection is made here.
 func spanSink(ctx context.Context, c TracesConfig, about *resource.Resource, logs io.Writer, log *slog.Logger) (sink, error) {
 	if disabled() {
 		return nil, nil

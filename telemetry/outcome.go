@@ -18,8 +18,8 @@ type Execution struct {
 	Status int
 	// RPC is gRPC's status; -1: the answer is none of gRPC's, or broke off before it.
 	RPC int
-	// Code names what went wrong, in the words of the HTTP contract; empty: the
-	// answer came to its end, whatever its status is. Cause is a sentence for people.
+	// Code is the code of the failure, one of the HTTP contract; empty: the answer came to
+	// its end, with any status. Cause describes the failure in a sentence.
 	Code, Cause string
 	// Left says that it ended because its client left, or because an operator gave its
 	// grant back (Code says so): no failure.
@@ -32,11 +32,11 @@ type Execution struct {
 	Estimate time.Duration
 }
 
-// ModelUse is what an answer says of the use of a model.
+// ModelUse is what an answer says about the tokens that a model used.
 type ModelUse struct {
 	// Input and Output are tokens; -1: it does not say.
 	Input, Output int
-	// Streamed says that the answer came as it was made.
+	// Streamed says that the answer came as a stream.
 	Streamed bool
 }
 
@@ -62,14 +62,14 @@ type Ending struct {
 // noRPC stands where there is no gRPC status.
 const noRPC = -1
 
-// outcome is what an execution came to.
+// outcome is the result of an execution.
 type outcome struct {
 	code string // of the failure; empty: none
 	left bool
 	rpc  int
 }
 
-// rpcNames are gRPC's status codes by their names, as the conventions want them.
+// rpcNames are gRPC's status codes by their names, as the conventions name them.
 var rpcNames = [...]string{"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
 	"PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL",
 	"UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"}
@@ -92,14 +92,14 @@ func rpcFails(status int) bool {
 	return status > 16
 }
 
-// Codes of failures that are the backend's answer and no break.
+// Codes of failures.
 const (
 	codeBackendError    = "backend_error" // 5xx, or a gRPC status that is a failure
 	codeBackendProtocol = "backend_protocol"
 	codeCancelled       = "client_cancelled"
 )
 
-// outcomeOf judges an execution.
+// outcomeOf derives the outcome of an execution.
 func outcomeOf(e Execution) outcome {
 	o := outcome{code: e.Code, left: e.Left, rpc: e.RPC}
 	if o.code == "" && !o.left && (e.Status >= 500 || rpcFails(e.RPC)) {
@@ -190,8 +190,8 @@ func (q *Request) endExecution(at time.Time, e Execution) {
 	q.execution = nil
 }
 
-// brief makes an error's text fit for export. It may quote what a backend sent:
-// megabytes, or bytes that would make OTLP refuse the whole batch.
+// brief shortens an error's text for export and removes invalid bytes. The text may quote a
+// backend: megabytes, or bytes for which a collector would refuse the whole batch.
 func brief(text string) string {
 	const most = 512
 	if len(text) > most {
@@ -200,7 +200,7 @@ func brief(text string) string {
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
-// verdict is what a request came to.
+// verdict is the result of a request.
 type verdict struct {
 	result string
 	code   string // of a refusal, a failure, or a client that left
@@ -209,13 +209,13 @@ type verdict struct {
 	error  string // error.type; empty: no error
 }
 
-// verdictOf judges a request by its ending and its last execution.
+// verdictOf derives the result of a request from its ending and its last execution.
 //
-//  1. A client that left is cancelled, whatever else went wrong.
-//  2. An answer of the proxy's own is refused before anything was sent to a backend,
-//     and failed after that or where the proxy itself is at fault.
-//  3. An answer that was cut short has failed.
-//  4. Else the execution counts: its answer is an error, or well.
+//  1. If the client left, the request is cancelled, whatever else failed.
+//  2. If the proxy answered, the request is refused if nothing was sent to a backend, and
+//     failed if something was sent or the proxy itself has a fault.
+//  3. If the answer was cut short, the request has failed.
+//  4. Otherwise the result is that of the execution.
 func verdictOf(e Ending, sent bool, o outcome) verdict {
 	v := verdict{result: ResultOK, code: e.Code, own: e.Code != "" && !e.Cut, rpc: e.RPC}
 	switch {
@@ -231,7 +231,7 @@ func verdictOf(e Ending, sent bool, o outcome) verdict {
 	default: // 4
 		v.result, v.code, v.rpc = o.result(), o.code, o.rpc
 		if o.left {
-			// It was answered before its client left: the execution alone was cut.
+			// The request was answered before its client left: only the execution was cut.
 			v.result, v.code = ResultCancelled, cmp.Or(o.code, codeCancelled)
 		}
 		if v.code == "" && e.Status >= 500 {
@@ -249,7 +249,8 @@ func verdictOf(e Ending, sent bool, o outcome) verdict {
 	return v
 }
 
-// statusClientLeft is what is told of a client that left before its answer's end.
+// statusClientLeft is the status in the log and in metrics if the client left before the
+// end of its answer.
 const statusClientLeft = 499
 
 // End closes the SERVER span, records the metrics and writes the log line.
@@ -309,7 +310,7 @@ func (q *Request) End(at time.Time, e Ending) {
 	q.logLine(e, v, total, executed, firstByte, at)
 }
 
-// phase says how far a request had come whose client left.
+// phase says in which phase the client left.
 func (q *Request) phase(sent bool) string {
 	switch {
 	case sent:

@@ -22,19 +22,18 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
-// Request is what is told of one request: a SERVER span with its phases under it
-// (request.receive where the body took long, admission.wait, and the CLIENT span of
-// the execution), then metrics and a log line. The calls come in the order in which
-// they stand here, each at most once; those that do not apply are left out. A
-// request that is tried a second time goes from Wait to Executed once more. End is
-// always called; Executed alone may come after it and from another goroutine, and
-// then writes a second log line, for the work. All of them do nothing on a nil
-// Request.
+// Request is the telemetry of one request: a SERVER span with its phases under it
+// (request.receive where the body took long, admission.wait, and the CLIENT span of the
+// execution), then metrics and a log line. The calls come in the order in which they stand
+// here, each at most once; those that do not apply are left out. A request that is tried a
+// second time goes from Wait to Executed once more. End is always called; Executed alone
+// may come after it and from another goroutine, and then writes a second log line, for the
+// work. All of them do nothing on a nil Request.
 type Request struct {
 	t      *Telemetry
 	method string
 	url    *url.URL
-	// original is the method where that is none that is known, version the protocol's.
+	// original is the method if it is an unknown one. version is the protocol's.
 	original, version string
 	id                trace.SpanContext    // the SERVER span's, or made up while tracing is off
 	caller            trace.SpanContext    // not valid: it sent none
@@ -50,8 +49,8 @@ type Request struct {
 	received                       time.Duration // from began until the body was in; -1: it was not waited for
 
 	usual *usualSet // guarded by mu from Execute on; nil: not looked up
-	// server and wait are opened when they end, for thousands may wait. Nil: they are
-	// not, or this trace is not kept.
+	// server and wait are opened only when they end, because thousands of requests may
+	// wait. Nil: not opened yet, or this trace is not kept.
 	server, wait *span
 	waits        bool // and that has not ended
 	waitBegan    time.Time
@@ -80,7 +79,7 @@ type Request struct {
 	record       *timeline.Request // guarded by mu; for the history, when its work has ended; nil: it has, or End was not called
 }
 
-// knownMethods bounds the label: clients may send any word.
+// knownMethods bounds the values of the label, because clients may send any method.
 var knownMethods = map[string]bool{
 	"GET": true, "HEAD": true, "POST": true, "PUT": true, "PATCH": true,
 	"DELETE": true, "CONNECT": true, "OPTIONS": true, "TRACE": true, "QUERY": true,
@@ -113,7 +112,7 @@ func (t *Telemetry) Begin(r *http.Request, route string) *Request {
 	return q
 }
 
-// isKept says that the request's trace is.
+// isKept says that the request's trace is kept.
 func (q *Request) isKept() bool { return q.t.tracer != nil && q.id.IsSampled() }
 
 func (q *Request) spanName() string {
@@ -152,9 +151,9 @@ func textOf(id trace.SpanContext) string {
 	return string(text[:])
 }
 
-// ID is what its client can name the request by: the ids of its trace and of its SERVER
-// span, or what stands for them while tracing is off, with a hyphen between them.
-// Empty: of a nil Request.
+// ID is the id of the request for its client: the ids of its trace and of its SERVER span
+// with a hyphen between them. While tracing is off, generated ids take their place. A nil
+// Request has an empty ID.
 func (q *Request) ID() string {
 	if q == nil {
 		return ""
@@ -180,8 +179,8 @@ func newID(caller trace.SpanContext) trace.SpanContext {
 	return trace.NewSpanContext(id)
 }
 
-// otherMethod stands for every method that is not known, and "HTTP" for it in the
-// names of spans, as the conventions want.
+// otherMethod is the label of every unknown method. In the names of spans it is "HTTP", as
+// the conventions say.
 const otherMethod = "_OTHER"
 
 func spanName(method string) string {
@@ -224,7 +223,7 @@ func (q *Request) SpanContext() trace.SpanContext {
 	return q.id
 }
 
-// Origin is what admission is to know the request by; see RequestOf.
+// Origin identifies the request for package admission; see RequestOf.
 func (q *Request) Origin() *admission.Origin {
 	if q == nil {
 		return nil
@@ -232,7 +231,7 @@ func (q *Request) Origin() *admission.Origin {
 	return &q.origin
 }
 
-// RequestOf is the request behind an Origin; nil: it is none of these.
+// RequestOf is the Request of an Origin; nil: the Origin is not of a Request.
 func RequestOf(o *admission.Origin) *Request {
 	if o == nil {
 		return nil
@@ -241,8 +240,8 @@ func RequestOf(o *admission.Origin) *Request {
 	return q
 }
 
-// Classify says what the request is as far as is known; it may be called again
-// when more is.
+// Classify sets the route, class and backend of the request as far as they are known. It
+// may be called again when more is known.
 func (q *Request) Classify(route, class, backend string, vram admission.Bytes) {
 	if q == nil {
 		return
@@ -250,8 +249,8 @@ func (q *Request) Classify(route, class, backend string, vram admission.Bytes) {
 	q.route, q.class, q.backend, q.vram, q.usual = route, class, backend, vram, nil
 }
 
-// Identify says whose request it is and which model it asks for, as far as is
-// known; either may be empty.
+// Identify sets the tenant and the model of the request, as far as they are known; either
+// may be empty.
 func (q *Request) Identify(tenant, model string) {
 	if q == nil {
 		return
@@ -259,7 +258,7 @@ func (q *Request) Identify(tenant, model string) {
 	q.tenant, q.model = tenant, model
 }
 
-// Provide says which engine answers what is asked of a model; empty: one that speaks
+// Provide sets the engine that answers the request for a model; empty: an engine with
 // OpenAI's API.
 func (q *Request) Provide(engine string) {
 	if q == nil {
@@ -268,10 +267,10 @@ func (q *Request) Provide(engine string) {
 	q.provider = engine
 }
 
-// longReceive is how long a body must take to get a span of its own.
+// longReceive is the time from which on the arrival of a body has a span of its own.
 const longReceive = time.Millisecond
 
-// Received says that the body is in, or that it did not come whole.
+// Received is called when the body has arrived, or has broken off.
 func (q *Request) Received(at time.Time) {
 	if q == nil {
 		return
@@ -282,8 +281,8 @@ func (q *Request) Received(at time.Time) {
 	}
 }
 
-// Asked says how urgent its client says it is (RFC 9218: 0 to 7, 3 where it says
-// nothing), and by when it wants its answer; zero: it does not say.
+// Asked sets the urgency that the client gave (RFC 9218: 0 to 7, default 3), and its
+// deadline; zero: none.
 func (q *Request) Asked(priority int, deadline time.Time) {
 	if q == nil {
 		return
@@ -360,8 +359,8 @@ func (q *Request) Admitted(at time.Time, id uint64, replica, position int, waite
 	q.endWait(at)
 }
 
-// queuedAt marks in the admission.wait span the moment at which it was queued,
-// with what kept it from starting then.
+// queuedAt adds to the admission.wait span an event for the moment at which the request was
+// queued, with what blocked it then.
 func (q *Request) queuedAt(position int, stay *admission.Stay) {
 	met := []attribute.KeyValue{attribute.Int(AttrPosition, position)}
 	if stay != nil {
@@ -466,8 +465,8 @@ func (q *Request) Execute(at time.Time, address, path string, header http.Header
 	q.t.inject(id, header)
 }
 
-// inject writes a span's context into a header. What is not written anew goes: a
-// tracestate belongs to the traceparent that it came with.
+// inject writes a span's context into a header. It removes a tracestate that it does not
+// write anew, because a tracestate belongs to the traceparent that it came with.
 func (t *Telemetry) inject(id trace.SpanContext, header http.Header) {
 	for _, name := range t.stale {
 		delete(header, name)
@@ -487,10 +486,10 @@ func (t *Telemetry) inject(id trace.SpanContext, header http.Header) {
 	}
 }
 
-// w3cFlags are those that the header knows.
+// w3cFlags are the trace flags that the header has.
 const w3cFlags = trace.FlagsSampled | trace.FlagsRandom
 
-// peer is what is said of a backend's address.
+// peer has the attributes of a backend's address.
 type peer struct {
 	origin     string // the address without password and path
 	attributes []attribute.KeyValue

@@ -12,9 +12,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// samplerOf is the sampler that OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG ask
-// for, as the SDK reads them; where they ask for none, the share of the
-// configuration, for those whose caller has not decided.
+// samplerOf is the sampler that OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG name, as
+// the SDK reads them. If they name none, it keeps the share of the configuration, for
+// traces whose caller has not decided.
 func samplerOf(share float64) sdktrace.Sampler {
 	name := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_TRACES_SAMPLER")))
 	bare, parentBased := strings.CutPrefix(name, "parentbased_")
@@ -38,7 +38,7 @@ func samplerOf(share float64) sdktrace.Sampler {
 	return s
 }
 
-// samplerShare is what OTEL_TRACES_SAMPLER_ARG says; 1 where that is no share.
+// samplerShare is the share in OTEL_TRACES_SAMPLER_ARG; 1 if that is not a valid share.
 func samplerShare() float64 {
 	text := strings.TrimSpace(os.Getenv("OTEL_TRACES_SAMPLER_ARG"))
 	if text == "" {
@@ -52,8 +52,7 @@ func samplerShare() float64 {
 	return share
 }
 
-// withSpan carries a span's context to what reads it from there: samplers,
-// propagators and exemplars.
+// withSpan puts a span context into a context, for samplers, propagators and exemplars.
 func withSpan(id trace.SpanContext) context.Context {
 	if !id.IsValid() {
 		return context.Background()

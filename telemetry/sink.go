@@ -22,8 +22,8 @@ type exporterSink struct {
 	spans    []sdktrace.ReadOnlySpan
 }
 
-// add makes of a span what an exporter takes. Nothing but the SDK itself can
-// implement that; tracetest is its way of making one.
+// add converts a span to the type that exporters take. Only the SDK can implement that
+// type; tracetest makes one.
 func (e *exporterSink) add(s *span) {
 	e.spans = append(e.spans, tracetest.SpanStub{
 		Name: s.name, SpanContext: s.id, Parent: s.parent, SpanKind: s.kind, StartTime: s.began, EndTime: s.ended,
@@ -87,7 +87,7 @@ func (o *otlpSink) add(s *span) {
 	recycle(s)
 }
 
-// send passes the encoded spans on as what protobuf calls unknown fields, which are
+// send passes the encoded spans on as unknown fields of a protobuf message, which are
 // written as they are.
 func (o *otlpSink) send(ctx context.Context) error {
 	o.about.ScopeSpans[0].ProtoReflect().SetUnknown(o.spans)

@@ -12,9 +12,9 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// span is a span as a plain record: it is filled on the request's way, and the whole is
-// encoded only when it has left that. One goroutine at a time may use it. The methods do nothing
-// on a nil span, which is one that is not kept.
+// span is a plain record. It is filled while the request is served, and encoded after that.
+// One goroutine at a time may use it. The methods do nothing on a nil span, which is one
+// that is not kept.
 type span struct {
 	tracer       *tracer
 	name         string
@@ -29,7 +29,7 @@ type span struct {
 	dropped      struct{ attributes, events, links int } // by the limits
 }
 
-// records are spans that are not in use.
+// records is a pool of unused spans.
 var records = sync.Pool{New: func() any {
 	return &span{attributes: make([]byte, 0, 1<<10), events: make([]sdktrace.Event, 0, 2)}
 }}
@@ -49,9 +49,9 @@ type tracer struct {
 	out     *outbox
 }
 
-// root opens a span that has no parent here: in its caller's trace where remote is
-// valid, else in a new one. The span is nil where the sampler does not keep it; its
-// context is valid all the same.
+// root opens a span without a parent in this process: in its caller's trace if remote is
+// valid, else in a new one. The span is nil if the sampler does not keep it; its context is
+// valid in both cases.
 func (t *tracer) root(remote trace.SpanContext, name string, kind trace.SpanKind, began time.Time) (trace.SpanContext, *span) {
 	id, attributes := t.decide(remote, name, kind)
 	if !id.IsSampled() {
@@ -62,8 +62,8 @@ func (t *tracer) root(remote trace.SpanContext, name string, kind trace.SpanKind
 	return id, s
 }
 
-// decide gives the context of a span that has no parent here, and what the sampler says
-// of it. The span is kept if its context is sampled.
+// decide returns the context of a span without a parent in this process, and the sampler's
+// result. The span is kept if its context is sampled.
 func (t *tracer) decide(remote trace.SpanContext, name string, kind trace.SpanKind) (trace.SpanContext, []attribute.KeyValue) {
 	is := trace.SpanContextConfig{TraceID: remote.TraceID(), SpanID: newSpanID(), TraceFlags: remote.TraceFlags()}
 	if !is.TraceID.IsValid() {
@@ -74,8 +74,8 @@ func (t *tracer) decide(remote trace.SpanContext, name string, kind trace.SpanKi
 	return trace.NewSpanContext(is), decided.Attributes
 }
 
-// child opens a span under another one of ours. It is kept if that is: each sampler
-// of the SDK decides alike for all of a trace.
+// child opens a span under another one of this process. It is kept if its parent is: every
+// sampler of the SDK decides in the same way for all spans of a trace.
 func (t *tracer) child(parent trace.SpanContext, name string, kind trace.SpanKind, began time.Time) *span {
 	return t.record(parent.WithSpanID(newSpanID()), parent, name, kind, began)
 }
@@ -97,9 +97,8 @@ func newTraceID() (id trace.TraceID) {
 	return id
 }
 
-// add adds attributes whose keys it does not have yet. They are encoded at once: a
-// record of them would have to be written and read again, and be looked through by the
-// garbage collector.
+// add adds attributes whose keys it does not have yet. They are encoded at once, because
+// storing them would cost more, also for the garbage collector.
 func (s *span) add(attributes ...attribute.KeyValue) {
 	if s == nil {
 		return
@@ -160,8 +159,8 @@ func (s *span) link(l sdktrace.Link) {
 	s.links, s.dropped.links = limited(s.links, l, s.tracer.limits.LinkCountLimit, s.dropped.links)
 }
 
-// limited appends where there is room, and else in the place of the eldest; below
-// zero there is no limit.
+// limited appends if there is room, and replaces the oldest entry otherwise. A negative
+// limit means no limit.
 func limited[T any](all []T, one T, most, dropped int) ([]T, int) {
 	switch {
 	case most == 0:
@@ -174,14 +173,14 @@ func limited[T any](all []T, one T, most, dropped int) ([]T, int) {
 	return append(all, one), dropped
 }
 
-// fail says that what the span tells of was an error.
+// fail sets the span's status to error.
 func (s *span) fail(about string) {
 	if s != nil {
 		s.status = sdktrace.Status{Code: codes.Error, Description: about}
 	}
 }
 
-// end closes the span and hands it over. It must not be used any more.
+// end closes the span and gives it to the outbox. It must not be used after that.
 func (s *span) end(at time.Time) {
 	if s == nil {
 		return

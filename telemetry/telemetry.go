@@ -1,10 +1,9 @@
-// Package telemetry tells the outside what happened: traces, metrics, logs.
-// Every name it gives to anything is in names.go, which is a contract.
+// Package telemetry writes traces, metrics and logs. All names that it uses are in
+// names.go, which is a contract.
 //
-// Nothing in it waits for a collector: spans go into a bounded queue that
-// drops when it is full, and what cannot be exported is counted and forgotten.
-// With tracing off no span is made, and a caller's trace context reaches the
-// backend as it came.
+// Nothing in it waits for a collector: spans go into a bounded queue, and a span that does
+// not fit is dropped. Spans that cannot be exported are counted and dropped. With tracing
+// off no span is made, and a caller's trace context reaches the backend as it came.
 package telemetry
 
 import (
@@ -41,10 +40,10 @@ import (
 // scope names the instrumentation to OpenTelemetry.
 const scope = "github.com/anteroom-gpu/anteroom"
 
-// Telemetry is the running set-up. Its methods may be called at once from any
-// goroutine and never wait for a collector.
+// Telemetry is the running telemetry of a process. Its methods may be called from several
+// goroutines at once, and never wait for a collector.
 type Telemetry struct {
-	// History is what happened in the last minutes; nil: it is not kept.
+	// History is the store of what happened in the last minutes; nil: nothing is kept.
 	History *timeline.Store
 
 	log        *slog.Logger
@@ -74,7 +73,7 @@ type Sources struct {
 	// Breakers gives the breaker state of each backend's replicas, in order:
 	// closed, half-open, open.
 	Breakers func() map[string][]string
-	// Memory gives what was declared and what was seen of each route's memory.
+	// Memory gives the declared and the measured memory of each route.
 	Memory func() []RouteMemory
 }
 
@@ -129,10 +128,9 @@ func Start(ctx context.Context, c Config, version string, logs io.Writer) (*Tele
 	return t, nil
 }
 
-// propagator is W3C's trace context or what OTEL_PROPAGATORS asks for. Baggage is
-// left out: it is no business of ours, it passes like any header, and the trouble
-// that reading it may cause would be logged with a client's words in it. It reports
-// whether it is W3C's alone.
+// propagator is W3C's trace context or what OTEL_PROPAGATORS asks for. Baggage is left out:
+// it is forwarded like any header and is not needed here, and errors of reading it would be
+// logged with a client's text. The result says whether only W3C's propagator is used.
 func propagator() (p propagation.TextMapPropagator, w3c bool, err error) {
 	var names []string
 	for name := range strings.SplitSeq(cmp.Or(os.Getenv("OTEL_PROPAGATORS"), "tracecontext"), ",") {
@@ -146,8 +144,8 @@ func propagator() (p propagation.TextMapPropagator, w3c bool, err error) {
 	return p, slices.Equal(names, []string{"tracecontext"}), nil
 }
 
-// complain logs the trouble of OpenTelemetry's own parts, once a minute: a
-// dead collector has some every few seconds.
+// complain logs errors of OpenTelemetry's libraries once a minute, because a dead collector
+// causes some every few seconds.
 func (t *Telemetry) complain() otel.ErrorHandlerFunc {
 	var next atomic.Int64
 	return func(err error) {
@@ -158,7 +156,7 @@ func (t *Telemetry) complain() otel.ErrorHandlerFunc {
 	}
 }
 
-// disabled is OpenTelemetry's own switch, which its SDK for Go leaves to us.
+// disabled is OTEL_SDK_DISABLED, which the SDK for Go does not read.
 func disabled() bool { return strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") }
 
 func asked(names ...string) bool {
@@ -170,8 +168,8 @@ func asked(names ...string) bool {
 	return false
 }
 
-// maxAttribute bounds what a client can make a span hold, in bytes: its path
-// may be as long as a header.
+// maxAttribute bounds the length of an attribute, in bytes, because clients choose some of
+// them: a path may be as long as a header.
 const maxAttribute = 2048
 
 // trace sets the tracer up.
@@ -221,7 +219,7 @@ func (t *Telemetry) Log() *slog.Logger { return t.log }
 // MetricsHandler serves /metrics; nil where it is off.
 func (t *Telemetry) MetricsHandler() http.Handler { return t.handler }
 
-// Reloaded counts a reload of the configuration and whether it was taken.
+// Reloaded counts a reload of the configuration, and whether it was accepted.
 func (t *Telemetry) Reloaded(ok bool) {
 	t.reloadGood.Store(ok)
 	t.metrics.reloaded(ok)

@@ -77,6 +77,24 @@ func (q *Queue[T]) NextExpiry() time.Duration {
 	return Forever
 }
 
+// ExpireBefore adds the waiting entries that expire before a moment to a list, in no
+// particular order.
+func (q *Queue[T]) ExpireBefore(at time.Duration, list []*T) []*T {
+	list = q.expiries.before(0, at, list)
+	for _, g := range q.timed {
+		for p := g.timed; p != nil; p = p.links[inGroup].next {
+			if p.heap != inOrder {
+				continue
+			}
+			if p.Expires >= at {
+				break
+			}
+			list = append(list, p.entry.owner)
+		}
+	}
+	return list
+}
+
 // expiries is a binary heap of waiting entries that expire, soonest first. Each
 // knows its index, so that leaving early is logarithmic too.
 type expiries[T any] []expiry[T]
@@ -119,6 +137,14 @@ func (h expiries[T]) sooner(i, j int) bool {
 		return h[i].at < h[j].at
 	}
 	return h[i].place.entry.id < h[j].place.entry.id
+}
+
+// before adds those from a place on that expire before a moment.
+func (h expiries[T]) before(i int, at time.Duration, list []*T) []*T {
+	if i >= len(h) || h[i].at >= at {
+		return list
+	}
+	return h.before(2*i+2, at, h.before(2*i+1, at, append(list, h[i].place.entry.owner)))
 }
 
 func (h expiries[T]) up(i int) {

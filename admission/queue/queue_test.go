@@ -227,6 +227,17 @@ func (b *box) compare(now time.Duration, waiting []*request) error {
 	if got := b.Expired(now); got != soonest || b.NextExpiry() != next {
 		return fmt.Errorf("the next entry expires at %v, want %v; expired is %p, want %p", b.NextExpiry(), next, got, soonest)
 	}
+	until, before := now+30*time.Second, []*request(nil)
+	for _, r := range waiting {
+		if r.Expires < until {
+			before = append(before, r)
+		}
+	}
+	got := b.ExpireBefore(until, nil)
+	slices.SortFunc(got, func(x, y *request) int { return slices.Index(waiting, x) - slices.Index(waiting, y) })
+	if !slices.Equal(got, before) {
+		return fmt.Errorf("%d entries expire before %v, want %d", len(got), until, len(before))
+	}
 	for i, sh := range b.shapes {
 		var mine []*request
 		for _, r := range waiting {

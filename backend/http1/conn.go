@@ -20,7 +20,7 @@ type conn struct {
 
 	raw  syscall.RawConn // nil: it has no socket that can be looked at
 	look func(fd uintptr) bool
-	send struct { // what look is to do, and what came of it
+	send struct { // what step does, and its result
 		out   []byte // what is written; nil: nothing
 		quiet bool   // the server had not closed it, nor sent anything
 		begun bool   // out was written
@@ -44,28 +44,28 @@ func newConn(made net.Conn) *conn {
 	return c
 }
 
-// isQuiet says that the server has neither closed a connection that is idle nor sent
-// anything. It is not read from meanwhile.
+// isQuiet says that the server has neither closed an idle connection nor sent anything on
+// it. Nothing may read the connection meanwhile.
 func (c *conn) isQuiet() bool {
 	if c.raw != nil {
 		c.send.out, c.send.quiet, c.send.begun = nil, false, false
 		return c.raw.Read(c.look) == nil && c.send.quiet
 	}
-	// What is no socket of the kernel's says so to a read that may not wait.
+	// A connection without a socket is checked by a read with a deadline in the past.
 	c.net.SetReadDeadline(time.Unix(1, 0))
 	defer c.net.SetReadDeadline(time.Time{})
 	n, err := c.net.Read(make([]byte, 1))
 	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// write sends what fits into the socket's buffer, and waits until the server says
-// something or closes the connection. isClosed says that it had before, on a connection
-// that was used: then nothing was sent. Other errors of the wait are those of the read
-// that follows.
+// write sends what fits into the socket's buffer, and waits until the server sends
+// something or closes the connection. isClosed says that the server had closed a used
+// connection before; then nothing was sent. Other errors of the wait are returned by the
+// read that follows.
 //
-// The wait begins before anything is sent, and ends with the next event of the socket.
-// So an answer that comes at once is not missed, it takes no read that finds nothing, and
-// while the server works no buffer is held.
+// The wait begins before anything is sent, and ends with the next event of the socket. So
+// an answer that comes at once is not missed, no read finds nothing, and no buffer is held
+// while the server works.
 func (c *conn) write(out []byte) (n int, isClosed bool, err error) {
 	if c.raw == nil {
 		if c.used && !c.isQuiet() {
@@ -122,7 +122,7 @@ func (c *conn) Read(p []byte) (int, error) {
 
 var errLongHead = errors.New("http1: the head of the answer is too long")
 
-// readers are buffers for what is read.
+// readers is a pool of read buffers.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10) }}
 
 // open gives the connection a buffer, and release takes it back.

@@ -63,12 +63,12 @@ func (x *exchange) run() (res *http.Response, again bool, err error) {
 	var unsent error
 	if x.whole {
 		if n == 0 && err != nil && reused && ctx.Err() == nil {
-			return nil, true, err // not a byte was sent: it is as if nothing had been
+			return nil, true, err // not a byte was sent, so the server has seen nothing of the request
 		}
 		x.drop()
 		closeBody(x.req)
 		if x.broken = err != nil; x.broken {
-			// It may have answered before it closed the connection.
+			// The server may have answered before it closed the connection.
 			unsent = err
 			c.net.SetReadDeadline(time.Now().Add(time.Second))
 		}
@@ -99,8 +99,9 @@ func (x *exchange) run() (res *http.Response, again bool, err error) {
 	return res, false, nil
 }
 
-// connect takes a connection that its server has not closed. A request that is whole is
-// written then: n bytes of it, and err is why not all of them. No connection: err is why.
+// connect returns a connection that its server has not closed. If head is the whole
+// request, it is written too: n bytes of it, and err says why not all. If there is no
+// connection, err says why.
 func (x *exchange) connect(ctx context.Context) (n int, err error) {
 	for isClosed := true; isClosed; {
 		if x.conn, err = x.transport.connection(ctx); err != nil {
@@ -123,8 +124,8 @@ func (x *exchange) connect(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// unanswered says why there is no answer, and whether the request may be sent again,
-// where the connection may have been closed before the server had it.
+// unanswered says why there is no answer, and whether the request may be sent again because
+// the connection may have been closed before the server had the request.
 func (x *exchange) unanswered(mayBeClosed bool, err error) (again bool, reason error) {
 	if ctx := x.req.Context(); ctx.Err() != nil {
 		return false, context.Cause(ctx)
@@ -138,8 +139,8 @@ func (x *exchange) unanswered(mayBeClosed bool, err error) (again bool, reason e
 	return again, err
 }
 
-// isRepeated says that a request may be sent again that a server has had and not answered,
-// by the rules of http.Transport.
+// isRepeated says that a request which the server may have had and has not answered may be
+// sent again, by the rules of http.Transport.
 func (x *exchange) isRepeated() bool {
 	req := x.req
 	if req.Body != nil && req.Body != http.NoBody && req.GetBody == nil {
@@ -159,7 +160,7 @@ func (x *exchange) isRepeated() bool {
 	return req.Header["Idempotency-Key"] != nil || req.Header["X-Idempotency-Key"] != nil
 }
 
-// rewind makes the body ready for being sent again, where it is not in head.
+// rewind prepares the body for being sent again, if it is not in head.
 func (x *exchange) rewind() error {
 	x.stop, x.upload = nil, nil
 	if x.head != nil || x.req.Body == nil || x.req.Body == http.NoBody {
@@ -175,7 +176,7 @@ func (x *exchange) rewind() error {
 	return nil
 }
 
-// answer reads the head of the answer, and what comes before it.
+// answer reads the head of the answer, and the 1xx answers before it.
 func (x *exchange) answer(ctx context.Context) (*http.Response, error) {
 	c, trace := x.conn, httptrace.ContextClientTrace(ctx)
 	for {
@@ -186,7 +187,7 @@ func (x *exchange) answer(ctx context.Context) (*http.Response, error) {
 		case err != nil:
 			return nil, err
 		case res.StatusCode == http.StatusSwitchingProtocols, res.StatusCode > 199, res.StatusCode < 100:
-			// What waits to be asked for is sent where the connection is to go on.
+			// A body that waits for 100 Continue is sent if the connection is to be kept.
 			x.upload.settle(!res.Close && !x.closes())
 			c.left = 1<<63 - 1
 			return res, nil
@@ -201,12 +202,12 @@ func (x *exchange) answer(ctx context.Context) (*http.Response, error) {
 			if err := trace.Got1xxResponse(res.StatusCode, textproto.MIMEHeader(res.Header)); err != nil {
 				return nil, err
 			}
-			c.left = x.most // who is told of them bounds their number
+			c.left = x.most // the hook for 1xx answers bounds their number
 		}
 	}
 }
 
-// soon is how long the end of an answer waits for that of its request.
+// soon is how long the end of an answer waits for the end of its request.
 const soon = 50 * time.Millisecond
 
 // isSent says that the request has come to its end.
@@ -245,7 +246,8 @@ func (x *exchange) finish(whole bool) {
 	}
 }
 
-// Read reads the answer's body. It gives what is there and waits only where nothing is.
+// Read reads the answer's body. It returns the bytes that are there, and waits only if
+// there are none.
 func (x *exchange) Read(p []byte) (int, error) {
 	x.mu.Lock()
 	switch {
@@ -278,8 +280,8 @@ func (x *exchange) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the answer, and the connection with it where its rest is not here yet. It may
-// be called beside Read, which it ends.
+// Close ends the answer. If the rest of the answer has not arrived yet, it closes the
+// connection. It may be called during Read, and ends it.
 func (x *exchange) Close() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -20,7 +20,7 @@ func isQuiet(fd uintptr) bool {
 	}
 }
 
-// write writes to a socket what fits. It is no error that nothing does.
+// write writes to a socket what fits into its buffer. If nothing fits, that is no error.
 func write(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := syscall.Write(int(fd), p)

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Empty is a body that is there, though it has no bytes: a request with it is never sent
-// a second time once a byte of it was.
+// Empty is a body without bytes. Unlike a request without a body, a request with it is
+// never sent a second time after a byte of it was sent.
 type Empty struct{}
 
 func (Empty) Read([]byte) (int, error) { return 0, io.EOF }
@@ -30,10 +30,10 @@ const (
 	mostAtOnce = 32 << 10
 )
 
-// heads are buffers for what is sent at once.
+// heads is a pool of buffers for heads.
 var heads = sync.Pool{New: func() any { b := make([]byte, 0, 2<<10); return &b }}
 
-// prepare writes the head of the request, with its body where that is small, into memory.
+// prepare writes the head of the request into memory, with its body if that is small.
 func (x *exchange) prepare() error {
 	if x.head != nil {
 		return nil
@@ -90,7 +90,7 @@ func outgoing(req *http.Request) int64 {
 	return -1
 }
 
-// appendHead writes what stands before the body as http.Request.Write does.
+// appendHead writes the request line and the headers as http.Request.Write does.
 func (x *exchange) appendHead(b []byte) ([]byte, error) {
 	req := x.req
 	method := cmp.Or(req.Method, http.MethodGet)
@@ -156,7 +156,7 @@ func (x *exchange) appendHead(b []byte) ([]byte, error) {
 // closes says that the connection is not to be used again.
 func (x *exchange) closes() bool { return x.req.Close || x.transport.DisableKeepAlives }
 
-// saysEmpty says that a missing body has a length.
+// saysEmpty says that the head of a request without a body announces a length of 0.
 func saysEmpty(method string, encoding []string) bool {
 	switch method {
 	case http.MethodPost, http.MethodPut, http.MethodPatch:
@@ -234,8 +234,8 @@ var (
 	writerMemory = reflect.TypeOf(io.NopCloser(new(bytes.Reader)))
 )
 
-// isMemory says that a body is one of the readers of memory, so that to read it takes no
-// time, without or with a Close that does nothing.
+// isMemory says that a body is a reader of memory, with or without a Close that does
+// nothing. Reading it does not block.
 func isMemory(body io.Reader) bool {
 	if t := reflect.TypeOf(body); t == plainMemory || t == writerMemory {
 		body, _ = reflect.ValueOf(body).Field(0).Interface().(io.Reader)

@@ -12,8 +12,8 @@
 //     sent: on a connection that was used before.
 //  4. The end of a request's context closes its connection at once, whether or not
 //     a caller writes or reads.
-//  5. What is not plain HTTP/1.1 goes by http.Transport: TLS, HTTP/2, upgrades, CONNECT,
-//     and requests that it would refuse.
+//  5. Requests that are not plain HTTP/1.1 use http.Transport: TLS, HTTP/2, upgrades,
+//     CONNECT, and requests that http.Transport refuses.
 package http1
 
 import (
@@ -31,9 +31,11 @@ import (
 // Transport sends requests to one server. It may be used by many goroutines at once.
 //
 // The http.Transport in it has the settings of both: DialContext, which must not be nil,
-// IdleConnTimeout, DisableKeepAlives, MaxResponseHeaderBytes (0: 1 MiB) and ExpectContinueTimeout;
-// with a ResponseHeaderTimeout all requests go by it. Compression, proxies, limits of connections and Request.Cancel
-// have no effect on what goes out by itself. Of httptrace it calls Got1xxResponse and Got100Continue.
+// IdleConnTimeout, DisableKeepAlives, MaxResponseHeaderBytes (0: 1 MiB) and
+// ExpectContinueTimeout; with a ResponseHeaderTimeout all requests use http.Transport.
+// Compression, proxies, limits of connections and Request.Cancel have no effect on the
+// requests that Transport sends itself. Of httptrace it calls Got1xxResponse and
+// Got100Continue.
 type Transport struct {
 	*http.Transport
 
@@ -47,8 +49,9 @@ type Transport struct {
 	shut    bool        // guarded by mu; CloseIdleConnections was called after the last request
 }
 
-// New is a transport for requests to a host, port and all, that are not encrypted. All
-// others go by standard, and all do where host is empty. standard is used from then on.
+// New is a transport for requests without TLS to host, which includes the port. All other
+// requests use standard, and all requests do if host is empty. The caller must not change
+// standard afterwards.
 func New(standard *http.Transport, host string) *Transport {
 	t := &Transport{Transport: standard, host: host}
 	if u := (url.URL{Host: host}); u.Port() == "" {
@@ -58,7 +61,7 @@ func New(standard *http.Transport, host string) *Transport {
 	}
 	for _, c := range []byte(host) {
 		if c >= 0x80 {
-			t.host = "" // its name has to be written in another way
+			t.host = "" // the host's name has to be encoded
 		}
 	}
 	return t
@@ -86,10 +89,10 @@ func (t *Transport) CloseIdleConnections() {
 	t.Transport.CloseIdleConnections()
 }
 
-// RoundTrip sends a request and gives its answer, as http.RoundTripper says. It closes
-// the request's body, which may be read and closed after it has returned where the
-// server answers before it has the body, or the connection breaks. The error is the cause of the context's
-// end where that has ended. A 101 that was not asked for has no body.
+// RoundTrip sends a request and gives its answer, as http.RoundTripper says. It closes the
+// request's body, which may be read and closed after RoundTrip has returned if the server
+// answers before it has the body, or the connection breaks. If the context has ended, the
+// error is its cause. A 101 that was not asked for has no body.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !t.plain(req) {
 		return t.Transport.RoundTrip(req)
@@ -126,8 +129,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // mostHead is the limit of an answer's head where none is set.
 const mostHead = 1 << 20
 
-// plain says that a request can be sent as it is. Of the others, http.Transport says
-// what is wrong with them, or knows how they are sent.
+// plain says that Transport can send a request itself. http.Transport sends the others, or
+// returns their error.
 func (t *Transport) plain(req *http.Request) bool {
 	if t.host == "" || req.URL == nil || req.Header == nil || req.URL.Scheme != "http" || req.URL.Host != t.host ||
 		t.ResponseHeaderTimeout > 0 {
@@ -136,7 +139,7 @@ func (t *Transport) plain(req *http.Request) bool {
 	switch req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodDelete, http.MethodOptions, "PROPFIND", "SEARCH":
 		if req.Body != nil && outgoing(req) < 0 && len(req.TransferEncoding) == 0 {
-			return false // whether there is a body is to be tried
+			return false // only a read shows whether there is a body
 		}
 	case http.MethodPost, http.MethodPut, http.MethodPatch:
 	case http.MethodConnect:
@@ -191,7 +194,7 @@ func (t *Transport) connection(ctx context.Context) (*conn, error) {
 		t.waiting = append(t.waiting, w)
 		t.mu.Unlock()
 	}
-	// A connection that is being made is of use to others where this request ends.
+	// If this request ends, the connection that is being made is used by other requests.
 	go t.connect(context.WithoutCancel(ctx), w)
 	select {
 	case got := <-w.ready:
@@ -202,7 +205,7 @@ func (t *Transport) connection(ctx context.Context) (*conn, error) {
 	waits := t.leave(w)
 	t.mu.Unlock()
 	if !waits {
-		if got := <-w.ready; got.conn != nil { // in this very moment
+		if got := <-w.ready; got.conn != nil { // a connection came in the same moment
 			t.keep(got.conn)
 		}
 	}
@@ -228,7 +231,7 @@ func (t *Transport) leave(w *waiter) bool {
 	return false
 }
 
-// connect makes a connection. An error is of concern to that waiter alone.
+// connect makes a connection. An error is returned only to that waiter.
 func (t *Transport) connect(ctx context.Context, w *waiter) {
 	made, err := t.DialContext(ctx, "tcp", t.address)
 	if err == nil && made == nil {
@@ -247,7 +250,7 @@ func (t *Transport) connect(ctx context.Context, w *waiter) {
 	}
 }
 
-// keep gives a connection to a request that waits for one, or puts it by.
+// keep gives a connection to a request that waits for one, or adds it to the idle ones.
 func (t *Transport) keep(c *conn) {
 	t.mu.Lock()
 	switch {
@@ -267,7 +270,7 @@ func (t *Transport) keep(c *conn) {
 	t.mu.Unlock()
 }
 
-// sweep closes what was idle for too long.
+// sweep closes connections that were idle for too long.
 func (t *Transport) sweep() {
 	t.mu.Lock()
 	old := 0

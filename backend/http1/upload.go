@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// upload is a request whose body goes out beside the reading of its answer, by a goroutine
-// of its own, because the server may answer before it has read the body. It ends with the
-// body, and with the connection when it writes to that.
+// upload sends a request's body while its answer is read, in a goroutine of its own,
+// because the server may answer before it has read the body. The goroutine ends with the
+// body, or when a write to the closed connection fails.
 type upload struct {
 	proceed chan bool             // whether the body is sent that the server is asked for; has room for one
 	done    chan struct{}         // is closed when nothing more is written
@@ -40,7 +40,7 @@ func (u *upload) send(x *exchange, c *conn, head *[]byte, more time.Duration) {
 	}
 	closeBody(x.req)
 	if u.failed = err; u.broken.Load() != nil {
-		c.net.Close() // the answer is to a request that has no end
+		c.net.Close() // the answer belongs to a request that was not sent to its end
 	}
 }
 
@@ -50,8 +50,8 @@ func (u *upload) Write(c *conn, p []byte) (int, error) {
 	return n, err
 }
 
-// isAwaited waits until the server asks for the body, as long as it does not answer and
-// for a time at the most.
+// isAwaited waits until the server asks for the body, answers, or a time has passed. It
+// says whether the body is sent.
 func (u *upload) isAwaited(most time.Duration) bool {
 	timer := time.NewTimer(most)
 	defer timer.Stop()
@@ -63,7 +63,7 @@ func (u *upload) isAwaited(most time.Duration) bool {
 	}
 }
 
-// settle says whether a body is sent that waits to be asked for.
+// settle decides whether a body that waits for 100 Continue is sent.
 func (u *upload) settle(send bool) {
 	if u == nil {
 		return
@@ -74,7 +74,7 @@ func (u *upload) settle(send bool) {
 	}
 }
 
-// cannotRead keeps why the body could not be read.
+// cannotRead keeps the error of reading the body.
 func (u *upload) cannotRead(err error) error {
 	u.broken.Store(&err)
 	return err
@@ -129,7 +129,7 @@ func (u *upload) sendBody(x *exchange, c *conn) error {
 	}
 }
 
-// sendWhole sends a body that writes itself, from where it is.
+// sendWhole sends a body that has a WriteTo method, without copying it.
 func (u *upload) sendWhole(body io.WriterTo, x *exchange, c *conn) error {
 	w := &counted{upload: u, conn: c, left: x.length}
 	n, err := body.WriteTo(w)
@@ -146,7 +146,7 @@ func (u *upload) sendWhole(body io.WriterTo, x *exchange, c *conn) error {
 	return nil
 }
 
-// counted is a connection that takes a body of so many bytes.
+// counted is a connection that accepts a body of a given number of bytes.
 type counted struct {
 	upload  *upload
 	conn    *conn
@@ -165,7 +165,7 @@ func (w *counted) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// framed makes a chunk of the n bytes behind the first ones of a block.
+// framed turns the n bytes after the first ones of a block into a chunk.
 func framed(block []byte, before, n int) []byte {
 	var size [16]byte
 	line := append(strconv.AppendInt(size[:0], int64(n), 16), "\r\n"...)

@@ -17,9 +17,9 @@ var before = []string{"error", "exception", "with", "failed", "failure", "status
 // after are the words that may follow a phrase without a stop between them.
 var after = []string{"at", "when", "while", "on", "for", "during", "trying", "tried", "after", "allocating"}
 
-// clientNames are the keys and words by which an error names what the client
-// sent. As a word such a name counts behind one of blames: "invalid prompt: …" has
-// the client's words behind it, "error processing prompt: …" has the engine's.
+// clientNames are the keys and words by which an error names what the client sent. As a
+// word such a name counts only after one of blames: after "invalid prompt: …" come the
+// client's words, after "error processing prompt: …" the engine's.
 var (
 	clientNames = []string{"prompt", "input", "inputs", "text", "query", "content", "caption", "question", "instruction", "request", "body",
 		"value",

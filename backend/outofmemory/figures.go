@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// Report is what an out-of-memory error says. Bytes are zero where it does not
-// say them.
+// Report is what an out-of-memory error says. An amount that it does not say is zero.
 type Report struct {
 	// Engine is the row of the table that was found, and Words are the words of the
 	// answer; for a pattern of the configuration Engine is empty.
@@ -18,7 +17,7 @@ type Report struct {
 	Free     int64 // bytes that were free on the GPU
 	InUse    int64 // bytes that the engine's own process held of the GPU
 	Capacity int64 // bytes of the GPU
-	// Others are the processes that it names beside its own, at most maxOthers.
+	// Others are the other processes that it names, at most maxOthers.
 	Others []Process
 }
 
@@ -47,8 +46,8 @@ type Process struct {
 
 const maxOthers = 16
 
-// amount is a number and its unit. Engines mean binary units whatever they call
-// them: torch's format_size divides by 1024 and wrote MB and GB before 2.1.
+// amount is a number and its unit. Engines mean binary units, however they write them:
+// torch's format_size divides by 1024 and wrote MB and GB before 2.1.
 const amount = `([0-9][0-9.,]*) ?([KMGT]i?B?|[Bb]ytes?|B)?\b`
 
 var (

@@ -12,7 +12,7 @@ const maxDepth = 48
 // maxKey is how much of a key is kept.
 const maxKey = 40
 
-// role is what a value of JSON is to the search.
+// role says how the search treats a value of JSON.
 type role uint8
 
 const (
@@ -21,8 +21,8 @@ const (
 	foreign             // neither it nor anything in it is looked at: what the client sent
 )
 
-// walk goes through JSON byte by byte and gives the text of the engine's own
-// fields to a matcher. It is lenient: what is no JSON is passed over.
+// walk goes through JSON byte by byte and gives the text of the engine's own fields to a
+// matcher. It is lenient: text that is no JSON is skipped.
 type walk struct {
 	to *matcher
 	// strict walks through an answer that is no error by its status. There the
@@ -37,8 +37,8 @@ type walk struct {
 	isTyped bool // strict: it says so by its value
 	dead    bool // nothing more is looked at
 	ended   bool // the outermost value has ended
-	// broken says that it is no JSON, or that something follows it. Unless seen,
-	// nothing of it was JSON.
+	// broken says that the text is no JSON, or that other text follows it. If seen is
+	// false, no part of it was JSON.
 	broken, seen bool
 
 	inString, isKey, escaped bool
@@ -95,7 +95,7 @@ func (w *walk) writeByte(c byte) {
 			w.keyLength = 0
 		}
 	default:
-		// Python's spelling of literals passes.
+		// Literals as Python writes them are accepted.
 		w.inLiteral = true
 		w.broken = !wasLiteral && strings.IndexByte("-0123456789tfnNITF", c) < 0 || w.depth == 0 || w.beyond == 0 && w.top().wantsKey
 	}
@@ -208,7 +208,7 @@ func (w *walk) emit(c byte) {
 	}
 }
 
-// collects says that the present string is the engine's own.
+// collects says that the present string is the engine's own text.
 func (w *walk) collects() bool {
 	return w.beyond == 0 && w.role == own && (!w.strict || w.isError)
 }

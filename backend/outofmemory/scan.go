@@ -1,15 +1,15 @@
-// Package outofmemory finds out-of-memory errors of model servers in their
-// answers. It has one table of what engines say, reads the figures that they
-// name, and looks only where an engine speaks for itself: in the fields of an
-// error, never in what a client sent or a model wrote.
+// Package outofmemory finds out-of-memory errors of model servers in their answers. It has
+// one table of the words of engines, and reads the figures that they name. It looks only at
+// the engine's own text: at the fields of an error, never at what a client sent or a model
+// wrote.
 //
 // Promises:
 //
 //  1. A Scanner holds no more than a fixed amount of memory, however long the
 //     answer is.
 //  2. Its verdict does not depend on how the answer's bytes are split.
-//  3. An answer that is no error by its status, its type and its shape is not
-//     looked at.
+//  3. An answer that is no error by its status, its media type and its form is not
+//     searched.
 package outofmemory
 
 import (
@@ -29,11 +29,11 @@ import (
 const (
 	// maxScanned is how much of an answer is looked at, unpacked.
 	maxScanned = 4 << 20
-	// maxPacked is how much of a compressed answer is kept until its end. What is
-	// longer is judged by its beginning.
+	// maxPacked is how much of a compressed answer is kept until its end. Of a longer
+	// answer only the beginning is searched.
 	maxPacked = 128 << 10
-	// maxWindow is the window that RFC 9659 allows zstd in answers of HTTP. What
-	// needs a larger one is not unpacked.
+	// maxWindow is the window that RFC 9659 allows zstd in answers of HTTP. An answer with
+	// a larger window is not unpacked.
 	maxWindow = 8 << 20
 )
 
@@ -67,12 +67,11 @@ type Scanner struct {
 	finished bool
 }
 
-// Scan gives a Scanner for an answer; nil where there is nothing to look for: a
-// success that is no stream of JSON, and what is neither text nor JSON. patterns
-// are texts of the configuration that count beside the table, wherever they are in
-// an error's own text.
+// Scan returns a Scanner for an answer; nil if there is nothing to search: a success that
+// is no stream of JSON, or an answer that is neither text nor JSON. patterns are texts of
+// the configuration that count beside the table, wherever they are in an error's own text.
 //
-// What is looked at:
+// These parts are searched:
 //
 //  1. 400 and above: the fields of JSON that hold the error (roleOf), text and
 //     HTML; of a stream of events each event, of JSON lines each line.
@@ -158,7 +157,7 @@ func (s *Scanner) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// sniff settles the form by the first byte that is no space.
+// sniff finds the form by the first byte that is no space.
 func (s *Scanner) sniff(c byte) {
 	switch c {
 	case ' ', '\t', '\r', '\n', 0xEF, 0xBB, 0xBF: // and a byte order mark
@@ -171,8 +170,8 @@ func (s *Scanner) sniff(c byte) {
 	}
 }
 
-// textByte takes a byte of JSON, HTML or plain text. What turns out to be no JSON
-// goes on as plain text.
+// textByte takes a byte of JSON, HTML or plain text. If it is no JSON after all, the rest
+// is read as plain text.
 func (s *Scanner) textByte(c byte) {
 	switch s.form {
 	case jsonText:
@@ -215,7 +214,7 @@ func (s *Scanner) endValue() {
 	s.json.reset(&s.found, s.strict)
 }
 
-// Trailer takes the trailers of the answer. Those of gRPC tell how it ended.
+// Trailer takes the trailers of the answer. Those of gRPC have its status.
 func (s *Scanner) Trailer(trailer http.Header) {
 	if s == nil || s.form != grpc || trailer.Get("Grpc-Message") == "" || trailer.Get("Grpc-Status") == "0" {
 		return
@@ -251,7 +250,7 @@ func (s *Scanner) finish() {
 		s.form = s.within
 		unpacked := unpack(s.encoding, s.packed)
 		s.packed = nil
-		// An end that is cut still tells what came before it.
+		// An answer that was cut can still be searched up to the cut.
 		io.Copy(s, io.LimitReader(unpacked, maxScanned))
 		unpacked.Close()
 	}
@@ -259,8 +258,8 @@ func (s *Scanner) finish() {
 	s.finished = true
 }
 
-// unpack reads what is compressed. deflate is zlib's form, but some send it bare.
-// Reading starts no goroutine.
+// unpack reads a compressed answer. deflate has zlib's header, but some servers leave it
+// out. Reading starts no goroutine.
 func unpack(encoding string, packed []byte) io.ReadCloser {
 	in := bytes.NewReader(packed)
 	var r io.ReadCloser

@@ -6,11 +6,10 @@ import (
 	"io"
 )
 
-// Sent says whether the words are in what a client sent: its letters and digits in
-// that order, whatever stands between them and whatever their case. So it finds
-// them in JSON, in forms and in queries. Escapes of JSON and of URLs are read both
-// as they are and as what they stand for. It reads body to its end, or to where
-// the words are found.
+// Sent says whether a client's text contains the words: their letters and digits in that
+// order, in any case, with any other characters between them. So it finds them in JSON, in
+// forms and in queries. Escapes of JSON and of URLs are read both as they are and as what
+// they stand for. It reads body to its end, or to where the words are found.
 func Sent(body io.Reader, words string) bool {
 	needle := lettersOf(words)
 	if len(needle) == 0 {

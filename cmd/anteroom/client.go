@@ -24,7 +24,7 @@ type client struct {
 	token string
 }
 
-// errAnswer is an answer that is no success.
+// errAnswer is an answer with a status other than 2xx.
 type errAnswer struct {
 	status int
 	detail string
@@ -58,11 +58,11 @@ func newClient(admin, token string) *client {
 	return c
 }
 
-// maxAnswer bounds what is read of an answer.
+// maxAnswer is how many bytes of an answer are read.
 const maxAnswer = 256 << 20
 
-// do asks and gives the answer's body, which the caller closes. What is no success is
-// an *errAnswer.
+// do makes a call and returns the answer's body, which the caller closes. A status other
+// than 2xx is an *errAnswer.
 func (c *client) do(method, path string) (io.ReadCloser, error) {
 	return c.doWith(context.Background(), method, path, nil)
 }
@@ -127,13 +127,13 @@ func (c *client) post(path, reason string) error {
 	return body.Close()
 }
 
-// isNotFound says that there is nothing of that name.
+// isNotFound says that the admin listener answered 404: there is nothing of that name.
 func isNotFound(err error) bool {
 	answer, ok := errors.AsType[*errAnswer](err)
 	return ok && answer.status == http.StatusNotFound
 }
 
-// operator is who runs the command: user@host.
+// operator is the user who runs the command: user@host.
 func operator() string {
 	name, host := "unknown", "unknown"
 	if u, err := user.Current(); err == nil {

@@ -33,7 +33,7 @@ type comparedClass struct {
 	Waits []float64 `json:"waits_s"`
 }
 
-// quantileSteps is how many steps a distribution is told in.
+// quantileSteps is the number of steps of a distribution.
 const quantileSteps = 50
 
 func distribution(waits []time.Duration) comparedClass {
@@ -56,7 +56,7 @@ func distributions(waits map[string][]time.Duration) map[string]comparedClass {
 	return out
 }
 
-// compare plays what the history has through one queue.
+// compare plays the requests of the history through one queue.
 func (s *server) compare(h timeline.History) (any, error) {
 	s.mu.Lock()
 	cfg := s.cfg

@@ -30,7 +30,7 @@ type help struct {
 
 type flagHelp struct{ name, value, usage string }
 
-// helpOf asks a command, as its user would with -h.
+// helpOf gets the help of a command, as -h prints it.
 func helpOf(c command) help {
 	var out bytes.Buffer
 	c.run([]string{"-h"}, io.Discard, &out)
@@ -96,7 +96,7 @@ func completeBash(w io.Writer, all []help) {
 		"  else\n    COMPREPLY=($(compgen -f -- \"$word\"))\n  fi\n}\ncomplete -o filenames -F _anteroom anteroom\n")
 }
 
-// completeZsh uses bash's by zsh's own bridge to it.
+// completeZsh uses bash's completion through bashcompinit.
 func completeZsh(w io.Writer, all []help) {
 	fmt.Fprint(w, "#compdef anteroom\nautoload -U +X bashcompinit && bashcompinit\n")
 	completeBash(w, all)
@@ -142,7 +142,7 @@ func runMan(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// nearest is the command that was probably meant; empty: none is near.
+// nearest is the command that was probably meant; empty: no command has a similar name.
 func nearest(name string) string {
 	var names []string
 	for _, c := range commands {

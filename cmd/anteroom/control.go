@@ -14,12 +14,14 @@ import (
 // action is a control call of the admin API as a command.
 type action struct {
 	name, argument, does string // argument is empty where there is none
-	// paths are one, with the argument for %s; or two, of a class and of a backend.
+	// paths has one path, with the argument for %s, or two: that of a class and that of a
+	// backend.
 	paths []string
-	done  string // what is said then; %s is the argument
+	done  string // what is printed then; %s is the argument
 }
 
-// actions are the control calls. The admin listener logs each with who, what and why.
+// actions are the control calls. The admin listener logs each with the operator, the action
+// and the reason.
 var actions = []action{
 	{"pause", "CLASS", "stop a class's grants: its queue stays, and what runs goes on", []string{"/api/classes/%s/pause"}, "%s is paused"},
 	{"resume", "CLASS|BACKEND", "undo pause or drain", []string{"/api/classes/%s/resume", "/api/backends/%s/resume"}, "%s takes work again"},
@@ -76,7 +78,8 @@ func (a action) run(args []string, stdout, stderr io.Writer) int {
 func (a action) do(c *client, on, reason string) error {
 	path := a.paths[0]
 	if len(a.paths) > 1 {
-		// Not by trying: a call that is refused is logged as an operator's mistake.
+		// The names are looked up, and not tried one after the other: a refused call would
+		// be logged as an operator's mistake.
 		var state struct {
 			Classes []struct{ Name string }
 		}
@@ -118,7 +121,7 @@ func runHealth(args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	defer body.Close()
-	io.Copy(stdout, body) // run knows whether it was written
+	io.Copy(stdout, body) // run checks whether it was written
 	return 0
 }
 

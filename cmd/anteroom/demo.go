@@ -16,8 +16,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/simulation"
 )
 
-// runDemo is `anteroom demo`. It returns 1 where the box could not be set up, a
-// request failed for anything but memory, or it was interrupted.
+// runDemo is `anteroom demo`. It returns 1 if the simulated machine could not be set up, a
+// request failed for a reason other than memory, or it was interrupted.
 func runDemo(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("demo", "", "Play the same traffic to simulated model servers on a 48 GiB card through one queue, through static slots and "+
 		"through Anteroom, and compare. Time is virtual: the figures are exact, and the same on every machine.", stderr)
@@ -31,7 +31,8 @@ func runDemo(args []string, stdout, stderr io.Writer) int {
 	}
 	d := demo{scenes: simulation.Scenes(), runs: 1, news: stdout}
 	if *overSockets {
-		// Every figure is the middle one of three plays: real time is never the same twice.
+		// Every figure is the median of three plays, because figures in real time differ
+		// from play to play.
 		d.runs, d.speed = 3, *speed
 	}
 	switch {
@@ -93,10 +94,10 @@ type demo struct {
 	scenes []simulation.Scene
 	runs   int       // of each; more than one makes sense in real time alone
 	speed  float64   // of real time, over that of the box; 0: time is virtual
-	news   io.Writer // what people may want to know while it runs
+	news   io.Writer // progress while it runs
 }
 
-// played is what came of one scene through one arm.
+// played is the result of one scene through one arm.
 type played struct {
 	simulation.Result
 	seen   []simulation.Outcome // of the first run
@@ -129,8 +130,7 @@ func (d demo) run(ctx context.Context) (figures, error) {
 
 // runVirtual plays one after the other.
 func (d demo) runVirtual(ctx context.Context) (figures, error) {
-	// Half of the work would be to collect the garbage of a few seconds, and on a busy
-	// machine each bit of work is waited for.
+	// Garbage collection would be half of the work of these few seconds.
 	defer debug.SetGCPercent(debug.SetGCPercent(1000))
 	all := make(figures)
 	for i, s := range d.scenes {
@@ -171,8 +171,8 @@ func playVirtual(ctx context.Context, s simulation.Scene, arm string) (p played,
 	return p, err
 }
 
-// stagger is how far the beginnings of the plays are apart, so that the bursts
-// of one do not always fall on those of another.
+// stagger is the time between the beginnings of two plays, so that their bursts do not
+// always come at the same moment.
 const stagger = 250 * time.Millisecond
 
 // runReal plays everything side by side, each play on a card, with engines and on
@@ -202,7 +202,7 @@ func (d demo) runReal(ctx context.Context) (figures, error) {
 			}
 		}
 	}
-	// The addresses of the first plays are told before anything begins.
+	// The addresses of the first plays are printed before anything begins.
 	for i, p := range plays {
 		if p.box, p.err = newBox(ctx, simulation.WallClock{}, p.scene, p.arm, d.speed); p.err != nil {
 			return nil, fmt.Errorf("set up %s, %s: %w", p.scene.Name, p.arm, p.err)

@@ -16,9 +16,9 @@ import (
 	"github.com/anteroom-gpu/anteroom/simulation"
 )
 
-// box is one simulated machine: a card, its two engines, and what stands in
-// front of them. In real time each has a loopback port of its own; in virtual
-// time they call each other.
+// box is one simulated machine: a card, its two engines, and the proxy or gate in front of
+// them. In real time each has a loopback port of its own; in virtual time they call each
+// other.
 type box struct {
 	clock   simulation.Clock
 	speed   float64 // of real time; 0: the clock is virtual
@@ -27,7 +27,7 @@ type box struct {
 	at      [2]string // the addresses of the engines
 	callers simulation.Callers
 	status  string // address of the proxy's; empty: there is none
-	quit    func() // ends what would go on for ever
+	quit    func() // stops the goroutines that do not end by themselves
 	ends    []func()
 }
 
@@ -41,9 +41,9 @@ func newBox(ctx context.Context, clock simulation.Clock, s simulation.Scene, arm
 			b.close()
 		}
 	}()
-	// The image server moves its weights off the card between runs, and both
-	// return what a run took. Else the gates, which know nothing of memory, would
-	// leave it to the engine that ran last, and the comparison would be of caches.
+	// The image server moves its weights off the card between runs, and both return what a
+	// run took. Otherwise the engine that ran last would keep the memory behind the gates,
+	// which know nothing of memory, and the demo would compare caches.
 	flux, vqa := simulation.Flux(), simulation.VQA()
 	flux.Weights, flux.PerRun = 0, flux.Weights+flux.PerRun
 	vqa.PerRun = s.LightMemory
@@ -75,7 +75,8 @@ func newBox(ctx context.Context, clock simulation.Clock, s simulation.Scene, arm
 // virtual says that the box has no sockets.
 func (b *box) virtual() bool { return b.speed == 0 }
 
-// serve makes a server reachable: its address, and what sends requests to it.
+// serve makes a server reachable. It returns the server's address, and a handler that
+// forwards requests to it.
 func (b *box) serve(h http.Handler) (address string, to http.Handler, err error) {
 	if b.virtual() {
 		return fmt.Sprintf("http://engine%d.invalid", len(b.engines)), h, nil
@@ -91,7 +92,7 @@ func (b *box) serve(h http.Handler) (address string, to http.Handler, err error)
 	return u.String(), simulation.Forward(u), nil
 }
 
-// putInFront lets callers come to h.
+// putInFront makes h the handler that callers reach.
 func (b *box) putInFront(h http.Handler) (err error) {
 	if b.callers.Base, _, err = b.serve(h); b.virtual() {
 		b.callers.Transport = simulation.InProcess(h)
@@ -99,7 +100,8 @@ func (b *box) putInFront(h http.Handler) (err error) {
 	return err
 }
 
-// demoConfig is what a user of such a box would write, in the box's time.
+// demoConfig is the configuration that a user of such a machine would write, in the
+// machine's time.
 const demoConfig = `
 listen: 127.0.0.1:0
 admin: {listen: 127.0.0.1:0}
@@ -179,7 +181,7 @@ func (b *box) play(ctx context.Context, s simulation.Scene) (p played, err error
 		return p, err
 	}
 	for _, o := range p.seen {
-		// An engine that ran out of memory is a figure.
+		// An out-of-memory answer counts in the figures and is no failure of the demo.
 		if o.Status != http.StatusOK && o.Status != http.StatusInternalServerError && p.err == nil {
 			p.err = o.Err
 		}

@@ -39,7 +39,7 @@ func newFront(ctx context.Context, clock simulation.Clock, card *simulation.Card
 		f.histories[r] = new(admission.History)
 	}
 	f.controller.ReadNow(func(gpu string) {
-		// Not at once: it is called under the controller's lock.
+		// In a goroutine, because this is called under the controller's lock.
 		clock.AfterFunc(0, func() { f.controller.Observe(card.Reading(gpu)) })
 	})
 	for _, g := range controller.GPUs {
@@ -59,7 +59,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
 	}
-	// The scenes' routes look at no body, so the engine may read it.
+	// The routes of the scenes do not look at the body, so the engine reads it first.
 	d, err := candidates.Decide(r, routing.Body{Size: r.ContentLength})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -91,7 +91,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	grant.Release(admission.Result{Outcome: outcome})
 }
 
-// statusWriter knows the status of an answer.
+// statusWriter keeps the status of an answer.
 type statusWriter struct {
 	http.ResponseWriter
 	status int

@@ -49,7 +49,7 @@ func (p *picture) x(t time.Duration) float64 {
 	return pictureLeft + (pictureRight-pictureLeft)*float64(t)/float64(p.until)
 }
 
-// drawPlay draws one arm's play of a scene in SVG: who waited and ran when, and
+// drawPlay draws one arm's play of a scene in SVG: when each request waited and ran, and
 // below that the memory of the card.
 func drawPlay(s simulation.Scene, arm string, play played, until time.Duration) string {
 	p := &picture{until: until}

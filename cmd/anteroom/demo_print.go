@@ -15,7 +15,7 @@ func isSet(fs *flag.FlagSet, name string) (given bool) {
 	return given
 }
 
-// armSays are what an arm is, in words.
+// armSays describes each arm in words.
 var armSays = map[string]string{
 	"fifo":     "one queue for both servers, one request at a time",
 	"static":   "fixed slots for each server: the most that never run out of memory",
@@ -34,7 +34,7 @@ func printBox(w io.Writer) {
 	fmt.Fprintf(w, "\n%s\n\n", slowdown)
 }
 
-// slowdown says what the simulated card leaves out.
+// slowdown says what the simulated card does not simulate.
 const slowdown = "Runs slow each other down in the scene contention alone. On a real card they do wherever both servers compute."
 
 // row is one line of a scene's table.
@@ -43,7 +43,7 @@ type row struct {
 	of                 func(simulation.Result) any
 }
 
-// tableRows are a scene's figures. Some are set against those of the fifo arm.
+// tableRows are a scene's figures. Some are relative to the fifo arm.
 func tableRows(by map[string]played) []row {
 	return []row{
 		{"light requests", "", "%d", func(r simulation.Result) any { return r.Light.Requests }},
@@ -62,7 +62,7 @@ func tableRows(by map[string]played) []row {
 	}
 }
 
-// ratio is a × b; 0 where b says nothing.
+// ratio is a ÷ b; 0 if b is 0.
 func ratio(a, b float64) float64 {
 	if b == 0 {
 		return 0
@@ -78,8 +78,8 @@ func armTitle(s simulation.Scene, arm string) string {
 	return arm
 }
 
-// reference is what was measured with such traffic before there was a proxy of
-// this kind: one queue, then two classes.
+// reference is what was measured with such traffic without Anteroom: with one queue, then
+// with two classes.
 var reference = map[string]string{
 	"light wait": "15.2 → 0.1", "light execution": "1.8 → 1.9", "light total": "17.0 → 2.0", "throughput × fifo": "~3.5",
 }
@@ -120,7 +120,7 @@ func printScene(w io.Writer, s simulation.Scene, by map[string]played) {
 	}
 }
 
-// note says what to know of a scene's figures; empty: nothing.
+// note explains a scene's figures; empty: there is nothing to explain.
 func note(s simulation.Scene) string {
 	switch {
 	case s.Contention:
@@ -131,13 +131,13 @@ func note(s simulation.Scene) string {
 	return ""
 }
 
-// bound says what could be had of a scene at best.
+// bound says what the best possible schedule of a scene reaches.
 func bound(s simulation.Scene) string {
 	return fmt.Sprintf("at best %.2f × a fifo that loses nothing between requests: Σ all work ÷ max(Σ heavy, Σ light ÷ %d)",
 		s.Bound(), s.LightSlots)
 }
 
-// meaning says in a sentence each what a scene shows.
+// meaning says what each scene shows, in a sentence.
 func meaning(scenes []simulation.Scene, f figures) (lines []string) {
 	for _, s := range scenes {
 		fifo, static, anteroom := f[s.Name]["fifo"], f[s.Name]["static"], f[s.Name]["anteroom"]
@@ -176,11 +176,11 @@ func printNext(w io.Writer) {
 	fmt.Fprint(w, "Next:      put it in front of your own servers: README.md, \"Put it in front of your own\".\n")
 }
 
-// tooLate is from how much on, in the box's seconds, lateness shows in the tables.
+// tooLate is the lateness, in the machine's seconds, from which on it shows in the tables.
 const tooLate = 0.1
 
-// printTrouble says what keeps the figures from being right, and whether any
-// request failed.
+// printTrouble prints what makes the figures wrong, if anything does, and reports whether
+// any request failed.
 func printTrouble(w io.Writer, d demo, f figures) (failed bool) {
 	late := 0.0
 	for _, s := range d.scenes {

@@ -73,8 +73,9 @@ func runDiff(o configs.Options, oldFile, newFile string, asJSON bool, stdout, st
 	return 0
 }
 
-// requestChanges asks both configurations about a request of each kind that a route of
-// either names. Routes with `when` are left out: what they look at is not known here.
+// requestChanges asks both configurations about one request for each method, path and model
+// that a route of either names. Routes with `when` are left out, because it is not known
+// which requests fulfil the condition.
 func requestChanges(before, after *configs.Config) []requestChange {
 	changes := []requestChange{}
 	asked := make(map[requestChange]bool) // by name and listener
@@ -132,7 +133,7 @@ func tableOf(config *configs.Config, listener string) *routing.Table {
 	}
 	table, err := routing.NewTable(config.Routing.On(listener, l.Backend))
 	if err != nil {
-		return nil // it was compiled when it was loaded
+		return nil // cannot happen: it was compiled when it was loaded
 	}
 	return table
 }

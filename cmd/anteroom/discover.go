@@ -42,7 +42,7 @@ func (t *targets) Set(text string) error {
 	return nil
 }
 
-// found is a server and what it turned out to be.
+// found is a server and what is known of it.
 type found struct {
 	backend.Identity
 	url  string
@@ -54,7 +54,7 @@ type found struct {
 	err  error // why it is not known
 }
 
-// cardFlags say which card there is, where that cannot be seen.
+// cardFlags describe the card if it cannot be read.
 type cardFlags struct {
 	source, device, memory *string
 }
@@ -71,10 +71,10 @@ func newCardFlags(fs *flag.FlagSet) cardFlags {
 type card struct {
 	gpu.Config
 	reading admission.Reading
-	given   bool // as the flags say, and not seen
+	given   bool // described by the flags, and not read
 }
 
-// cards looks for the cards. It fails where there is none and no size is given.
+// cards looks for the cards. It fails if there is none and no size is given.
 func (c cardFlags) cards() ([]card, error) {
 	var size admission.Bytes
 	if *c.memory != "" {
@@ -141,8 +141,8 @@ func candidates(cards []card) []found {
 	return all
 }
 
-// identify asks each server which engine it is, and gives names to those that are known,
-// and to those that are not and are model servers all the same.
+// identify asks each server which engine it is. It gives names to the servers with a known
+// engine, and to the others that are model servers too.
 func identify(ctx context.Context, all []found, cards []card) []found {
 	var asking sync.WaitGroup
 	for i := range all {
@@ -173,8 +173,8 @@ func identify(ctx context.Context, all []found, cards []card) []found {
 		}
 		kind := f.Engine
 		if kind == "" {
-			// What is on a well-known port may be anything; what is on the card, or
-			// named, is a model server.
+			// A server on a well-known port may be anything. A server on the card, or named
+			// by --to, is a model server.
 			if f.err != nil || !f.told && f.held == 0 {
 				continue
 			}

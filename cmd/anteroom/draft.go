@@ -13,8 +13,8 @@ import (
 )
 
 // draft writes a configuration for the cards and servers that were found, with comments
-// that say what was seen and what was guessed. What is not known is a comment.
-// used are the ports that are taken; of nil ones, where it listens is left as usual.
+// that say what was found and what was guessed. Unknown settings are comments. used are the
+// ports in use; if it is nil, the listeners keep their default ports.
 func draft(cards []card, servers []found, used []gpu.Listening) string {
 	d := drafting{taken: make(map[uint16]bool)}
 	for _, l := range used {
@@ -42,7 +42,7 @@ type drafting struct {
 
 func (d *drafting) line(format string, args ...any) { fmt.Fprintf(d, format+"\n", args...) }
 
-// port gives a port that nothing uses, from the wanted one on.
+// port returns the first unused port from the wanted one on.
 func (d *drafting) port(wanted uint16) uint16 {
 	for d.taken[wanted] {
 		wanted++
@@ -51,7 +51,7 @@ func (d *drafting) port(wanted uint16) uint16 {
 	return wanted
 }
 
-// addresses writes where it listens, where that is not as usual.
+// addresses writes the addresses of the listeners that differ from the defaults.
 func (d *drafting) addresses() {
 	d.line("# Written by `anteroom init`. `anteroom check -c FILE` says what is wrong with it,")
 	d.line("# `anteroom explain -c FILE POST /path` what becomes of a request.")
@@ -87,8 +87,7 @@ func (d *drafting) cards(cards []card) {
 	}
 }
 
-// classes writes what a request takes, where no preset says it or nothing can be
-// learned of it.
+// classes writes the demand of a request, if no preset gives it or it cannot be learned.
 func (d *drafting) classes(cards []card, servers []found) {
 	given := cards[0].given
 	unknown := slices.DeleteFunc(slices.Clone(servers), func(f found) bool { return f.name == "" || f.Engine != "" })
@@ -121,7 +120,7 @@ func (d *drafting) classes(cards []card, servers []found) {
 	}
 }
 
-// share is a guess of what a class holds at once on one server, such that all that the
+// share is a guess of the memory of a class on one server, so that everything that the
 // servers may hold fits on the card.
 func (c card) share(servers []found) admission.Bytes {
 	var parts admission.Bytes
@@ -181,7 +180,8 @@ func (d *drafting) backends(cards []card, servers []found) {
 	d.listeners(known, own)
 }
 
-// routes writes one rule for each server that brings none: all that it is asked for.
+// routes writes one rule for each server without a preset. The rule matches all requests
+// for that server.
 func (d *drafting) routes(known []found, own map[string]bool) {
 	begun := false
 	for _, f := range known {
@@ -199,7 +199,7 @@ func (d *drafting) routes(known []found, own map[string]bool) {
 	}
 }
 
-// listeners writes a port for each server whose paths others have, too.
+// listeners writes a port for each server whose paths other servers have too.
 func (d *drafting) listeners(known []found, own map[string]bool) {
 	if len(own) == 0 {
 		return
@@ -216,7 +216,7 @@ func (d *drafting) listeners(known []found, own map[string]bool) {
 	}
 }
 
-// seen says what is known of a server beside its engine.
+// seen describes what is known of a server beside its engine.
 func (f found) seen(cards []card) string {
 	var text string
 	if f.held > 0 {
@@ -247,8 +247,8 @@ func work(engine string) (paths []string, everything bool) {
 	return paths, everything
 }
 
-// separate are the servers that need a port of their own: those that want all paths
-// where another does too, and those that list no models, where another has their paths.
+// separate are the servers that need a port of their own: servers that take all paths if
+// another one does too, and servers that list no models if another one has their paths.
 func separate(all []found) map[string]bool {
 	own := make(map[string]bool)
 	wide := slices.DeleteFunc(slices.Clone(all), func(f found) bool { _, everything := work(f.Engine); return !everything })
@@ -258,7 +258,7 @@ func separate(all []found) map[string]bool {
 		}
 	}
 	for _, f := range all {
-		// A rule for everything would come before those that presets bring.
+		// A rule for all paths would match before the routes of presets.
 		if len(f.Models) == 0 && shares(f, all, own) || f.Engine == "" && len(all) > 1 {
 			own[f.name] = true
 		}
@@ -266,8 +266,8 @@ func separate(all []found) map[string]bool {
 	return own
 }
 
-// shares says that the models tell a server's requests from another's on the main
-// listener.
+// shares says that a server can be on the main listener with others, because the models
+// decide which server gets a request.
 func shares(f found, all []found, own map[string]bool) bool {
 	paths, _ := work(f.Engine)
 	return !own[f.name] && slices.ContainsFunc(all, func(other found) bool {

@@ -18,9 +18,9 @@ import (
 	"github.com/anteroom-gpu/anteroom/simulation"
 )
 
-// runEngine is `anteroom engine`. It returns 0 after SIGTERM or an interrupt, 1
-// where the card or the address cannot be had. A trap that kills it ends the
-// process with 1.
+// runEngine is `anteroom engine`. It returns 0 after SIGTERM or an interrupt, and 1 if the
+// card or the address cannot be opened. A trap that kills the engine ends the process with
+// 1.
 func runEngine(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("engine", "", "Run one simulated model server on a simulated card. --list says which there are.", stderr)
 	var e engineFlags

@@ -15,8 +15,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/simulation"
 )
 
-// engineFlags say which model server `anteroom engine` is. Figures that are not
-// given are those of the kind.
+// engineFlags describe the model server that `anteroom engine` simulates. A figure that is
+// not given is that of the kind.
 type engineFlags struct {
 	list    bool
 	name    string
@@ -59,7 +59,7 @@ func (e *engineFlags) add(fs *flag.FlagSet) {
 	figure("load", "`TIME` that loading weights takes", func(text string) (func(*simulation.Kind), error) {
 		d, err := parseTime(text)
 		return func(k *simulation.Kind) {
-			// What waits in main memory comes no later than what is on disk.
+			// Loading from main memory takes no longer than loading from disk.
 			k.Load, k.Wake = d, min(k.Wake, d)
 			for i := range k.Others {
 				k.Others[i].Load = d
@@ -125,8 +125,7 @@ func printRoutes(w io.Writer, routes []string, indent string) {
 	}
 }
 
-// listKinds prints what there is to choose from. A kind's traps in brackets it
-// has always.
+// listKinds prints the kinds. A kind always has the traps in brackets.
 func listKinds(w io.Writer) {
 	fmt.Fprint(w, "KIND          stands for, its TRAPS, of which it has those in brackets always, and its routes\n")
 	for _, k := range simulation.Kinds() {

@@ -7,9 +7,9 @@ import (
 	"github.com/anteroom-gpu/anteroom/configs"
 )
 
-// configFlags adds the flags that say where a configuration comes from. The
-// function it returns reads them and is called after fs.Parse; a flag that was
-// not given overrides nothing.
+// configFlags adds the flags that name the source of a configuration. The function it
+// returns reads them, and is called after fs.Parse. A flag that was not given overrides
+// nothing.
 func configFlags(fs *flag.FlagSet) func() configs.Options {
 	file := fs.String("config", "", "read the configuration from `FILE`")
 	fs.StringVar(file, "c", "", "short for --config `FILE`")

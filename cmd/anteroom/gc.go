@@ -8,17 +8,17 @@ import (
 )
 
 const (
-	// garbage is how much may lie about before it is collected, where the live
-	// heap is smaller than that. A proxy has little that lives long, so that a
-	// collector that waits until it has doubled runs all the time.
+	// garbage is how many bytes the heap may grow before a collection, if the live heap is
+	// smaller than that. A proxy has few live bytes, so with Go's default, a collection
+	// each time the heap doubles, the collector would run all the time.
 	garbage = 64 << 20
-	// mostGarbage is the same in percent of the live heap.
+	// mostGarbage is the largest growth before a collection, in percent of the live heap.
 	mostGarbage = 400
 )
 
-// tuneGC makes the collector run less often while the heap is small. Queued
-// bodies can make it large, and then it runs as it does by default. GOGC has
-// the last word.
+// tuneGC makes the collector run less often while the heap is small. Queued bodies can make
+// the heap large, and then the collector runs as by default. If the variable GOGC is set,
+// tuneGC does nothing.
 func tuneGC() {
 	if os.Getenv("GOGC") != "" {
 		return

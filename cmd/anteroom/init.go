@@ -59,8 +59,9 @@ func runInit(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// discover gives a configuration for what is on this machine, and what check says
-// of it. The ports that are used are avoided; of nil ones, it listens as usual.
+// discover returns a configuration for the cards and servers of this machine, and what
+// check says about it. It avoids the ports in used; if used is nil, the listeners have
+// their default ports.
 func discover(ctx context.Context, also targets, only bool, where cardFlags, used []gpu.Listening) (text string,
 	problems configs.Mistakes, err error) {
 	cards, err := where.cards()
@@ -87,7 +88,7 @@ func discover(ctx context.Context, also targets, only bool, where cardFlags, use
 	return text, cfg.Warnings(), nil
 }
 
-// none says why a configuration has no backend.
+// none explains why a configuration has no backend.
 func none(servers []found) string {
 	if len(servers) == 0 {
 		return "no engine was found at the usual ports: start it first, or name it by --to URL"
@@ -104,7 +105,7 @@ func none(servers []found) string {
 	return text
 }
 
-// writeNew writes a file that is not there yet, or with force one that is.
+// writeNew writes a new file. With force it overwrites an existing one.
 func writeNew(name, text string, force bool) error {
 	mode := os.O_WRONLY | os.O_CREATE | os.O_EXCL
 	if force {

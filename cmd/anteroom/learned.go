@@ -16,8 +16,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/routing"
 )
 
-// runLearned is `anteroom learned`: what was declared beside what was seen, of a
-// running proxy, or of the state file of one that is not.
+// runLearned is `anteroom learned`: declared and measured figures, of a running proxy or
+// from a state file.
 func runLearned(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("learned", "", "Show what has been learned of each route's work: how long it takes, and how much memory.", stderr)
 	reach := clientFlags(fs)
@@ -54,8 +54,8 @@ func runLearned(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// learnedFromFile reads a state file, in which the estimates and the declared
-// resident memory do not stand.
+// learnedFromFile reads a state file, which has no estimates and no declared resident
+// memory.
 func learnedFromFile(name string) (l admin.Learned, err error) {
 	m, _, err := readState(name)
 	if err != nil {
@@ -88,7 +88,8 @@ func sizeOrDash(n *int64) string {
 
 func secondsText(s float64) string { return strconv.FormatFloat(s, 'g', 3, 64) + "s" }
 
-// learnedRow is what was learned of a route, with tabs between the cells.
+// learnedRow is a row of the table: what was learned of a route, with tabs between the
+// cells.
 func learnedRow(r admin.LearnedRoute) string {
 	declared, booked, estimate, p50, p95 := sizeText(r.Declared), sizeText(r.Booked), "-", "-", "-"
 	since, raised, down := "-", "-", "-"

@@ -1,5 +1,5 @@
-// Command anteroom puts model servers that share a GPU behind one proxy that
-// lets in what the card has room for.
+// Command anteroom is a proxy in front of model servers that share a GPU. It forwards a
+// request when the card has memory for it.
 package main
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/internal/signals"
 )
 
-// A command's exit code is 0 where it did what was asked, 1 where it could
-// not, 2 where it was asked wrongly.
+// A command's exit code is 0 if it did what was asked, 1 if it failed, 2 if it was called
+// wrongly.
 type command struct {
 	name string
 	does string
@@ -91,7 +91,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 2
 }
 
-// remembers is a writer that knows whether all was written.
+// remembers is a writer that keeps the first error.
 type remembers struct {
 	io.Writer
 	err error
@@ -128,8 +128,8 @@ func newFlags(command, arguments, does string, stderr io.Writer) *flag.FlagSet {
 	return fs
 }
 
-// parse reads a command's flags, of a command that takes wanted arguments
-// beside them. done says that the command is over, and code with what.
+// parse reads the flags of a command that takes wanted arguments. If done, the command is
+// over, and code is its exit code.
 func parse(fs *flag.FlagSet, args []string, wanted int) (code int, done bool) {
 	_, code, done = parseMixed(fs, args, wanted)
 	return code, done

@@ -16,11 +16,11 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// awaitEvery is how often servers are asked that did not answer at the start.
+// awaitEvery is the time between two questions to servers that did not answer at the start.
 const awaitEvery = 5 * time.Second
 
-// await calls came whenever a server that did not answer does, until all have or ctx
-// ends.
+// await calls came each time that a server answers which did not answer before. It ends
+// when all servers have answered, or with ctx.
 func await(ctx context.Context, servers targets, came func()) {
 	tick := time.NewTicker(awaitEvery)
 	defer tick.Stop()
@@ -39,9 +39,8 @@ func await(ctx context.Context, servers targets, came func()) {
 	}
 }
 
-// runServe is `anteroom serve`. It returns 0 after a drain that lost nothing,
-// 1 where the configuration is refused, a listener cannot be opened, or the end
-// was forced.
+// runServe is `anteroom serve`. It returns 0 after a drain that lost nothing, 1 if the
+// configuration is refused, a listener cannot be opened, or the drain was cut short.
 func runServe(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("serve", "", "Serve as the configuration says. SIGHUP or a changed file reloads it, SIGTERM drains, a second one ends.", stderr)
 	options := configFlags(fs)
@@ -57,10 +56,10 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	tuneGC()
-	// A reader of the log that ends is no reason to end: the write fails, and that is all.
+	// If the reader of the log ends, the proxy goes on: only the writes fail.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	// Signals and changes are taken before anything is read or open, so that
-	// none of them falls between or ends a half start.
+	// Signals and changes of the file are watched before anything is read or opened, so
+	// that none is missed, and none ends the process in the middle of its start.
 	ends, hangups, changes := signals.Ends(), signals.Hangups(), make(chan struct{}, 1)
 	watching, unwatch := context.WithCancel(context.Background())
 	defer unwatch()
@@ -70,7 +69,7 @@ func runServe(args []string, stdout, stderr io.Writer) int {
 
 	load := func() (*configs.Config, error) { return configs.Load(from) }
 	if len(to) > 0 {
-		// What is asked for anew at each reload may have come up since.
+		// A server may have started since: it is asked again at each reload.
 		load = func() (*configs.Config, error) {
 			text, _, err := discover(context.Background(), to, true, where, nil)
 			if err != nil {
@@ -110,7 +109,7 @@ func (s *server) serveUntil(ends, hangups <-chan os.Signal, changes <-chan struc
 		case <-hangups:
 			s.Reload() // it logs its refusal
 		case <-changes:
-			s.Reload() // likewise
+			s.Reload() // it logs its refusal
 		case err := <-s.served:
 			s.log.Error("a listener ended", "error", err)
 			s.served <- err
@@ -122,8 +121,8 @@ func (s *server) serveUntil(ends, hangups <-chan os.Signal, changes <-chan struc
 	}
 }
 
-// drain stops the server, and gives the exit status. A second signal ends the drain,
-// and the flush after it.
+// drain stops the server and returns the exit code. A second signal ends the drain, and the
+// sending of the last spans after it.
 func (s *server) drain(ends <-chan os.Signal) int {
 	atOnce, end := context.WithCancel(context.Background())
 	defer end()

@@ -26,22 +26,21 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry"
 )
 
-// server is a running proxy with all that belongs to it: controller, sensor,
-// listeners, telemetry.
+// server is a running proxy: controller, sensor, listeners, telemetry.
 type server struct {
 	log        *slog.Logger
 	telemetry  *telemetry.Telemetry
 	controller *admission.Controller
 	handler    *proxy.Handler
 	proxy      *proxy.Server
-	served     chan error // what ended Serve
+	served     chan error // the result of Serve
 	owners     *gpu.Owners
 	locks      gpu.Locks   // guarded by mu, once it serves
 	now        chan string // asks for a reading of a GPU at once
 	state      *stateFile
 
-	// read observes one simulated card until its context ends, at once and then again
-	// and again; nil: the real cards are read.
+	// read observes one simulated card repeatedly until its context ends; nil: the real
+	// cards are read.
 	read  func(ctx context.Context, now <-chan string, observe func(admission.Reading))
 	speed float64 // of the time that admission goes by; 1 but for a simulated box
 
@@ -83,8 +82,8 @@ func startServer(ctx context.Context, cfg *configs.Config, logs io.Writer,
 	return s, nil
 }
 
-// tellAbsent says at which backends nothing listens. They may start later; where the
-// address is wrong, this is where it shows before the first request.
+// tellAbsent logs the backends at whose address nothing listens. They may start later. If
+// the address is wrong, the log shows that before the first request.
 func (s *server) tellAbsent(backends map[string]backend.Config) {
 	for _, name := range slices.Sorted(maps.Keys(backends)) {
 		for _, one := range backends[name].Servers() {
@@ -108,9 +107,9 @@ func (s *server) tellAbsent(backends map[string]backend.Config) {
 	}
 }
 
-// open locks the cards, makes the controller, tells it what an earlier process
-// learned, opens the listeners and reads the cards, so that the first request is
-// already judged by what is on the card.
+// open locks the cards, makes the controller, gives it what an earlier process learned,
+// opens the listeners and reads the cards, so that the first request is decided by what is
+// on the card.
 func (s *server) open(cfg *configs.Config) (err error) {
 	if s.read == nil {
 		if err := s.locks.Take(cfg.GPUs); err != nil {
@@ -147,8 +146,8 @@ func (s *server) open(cfg *configs.Config) (err error) {
 	return nil
 }
 
-// inheritedSockets are those that the process was started with, by systemd or
-// whatever else follows sd_listen_fds(3). Its children do not get them.
+// inheritedSockets are the sockets that the process was started with, by systemd or another
+// supervisor that follows sd_listen_fds(3). Child processes do not get them.
 func inheritedSockets() ([]net.Listener, error) {
 	listeners, err := activation.Listeners()
 	if err != nil {
@@ -164,8 +163,8 @@ func setup(cfg *configs.Config) proxy.Setup {
 	return proxy.Setup{Proxy: cfg.Proxy, Routing: cfg.Routing, Admission: cfg.Admission()}
 }
 
-// watchCards begins to read the cards, or begins anew, and returns when each
-// has been asked once. The caller holds mu, or is alone.
+// watchCards begins to read the cards, or begins anew, and returns when each card has been
+// read once. The caller holds mu, or no other goroutine uses s.
 func (s *server) watchCards(cards map[string]gpu.Config) {
 	s.endReading()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -176,7 +175,7 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 		defer close(ended)
 		if s.read != nil {
 			first := sync.OnceFunc(func() { close(ready) })
-			defer first() // it may end without a reading
+			defer first() // the sensor may end without a reading
 			s.read(ctx, s.now, func(r admission.Reading) {
 				s.controller.Observe(r)
 				first()
@@ -193,12 +192,12 @@ func (s *server) watchCards(cards map[string]gpu.Config) {
 func (s *server) readNow(gpu string) {
 	select {
 	case s.now <- gpu:
-	default: // the sensor has enough to do
+	default: // a reading has been asked for already
 	}
 }
 
-// warn tells of a request that nothing of ours will make room for. It returns at
-// once, however long the log takes.
+// warn logs a request for which nothing that Anteroom does will free enough memory. It
+// returns at once, even if the log is slow.
 func (s *server) warn(w admission.Waiter) {
 	go s.log.Warn("a request waits for memory that nothing of Anteroom's will free", "grant", w.ID,
 		"trace_id", telemetry.RequestOf(w.Origin).SpanContext().TraceID().String(), "class", w.Class, "backend", w.Backend,
@@ -277,7 +276,7 @@ func (s *server) Reload() error {
 	return nil
 }
 
-// needRestart names what differs and is fixed when the listeners open.
+// needRestart names the keys that differ and take effect only when the listeners open.
 func needRestart(old, next *configs.Config) (keys []string) {
 	type fixed struct {
 		key       string
@@ -297,19 +296,19 @@ func needRestart(old, next *configs.Config) (keys []string) {
 	return keys
 }
 
-// flushTime is what telemetry may take to send what it holds. A collector that
-// is gone must not hold the exit up for more than three seconds, all told.
+// flushTime is how long telemetry may take to send its last data. A collector that is gone
+// must not delay the exit by more than three seconds in all.
 const flushTime = 2500 * time.Millisecond
 
-// Stop drains: new requests are refused, what is queued is served or refused
-// as drain.queued says, what runs ends by itself. When ctx ends first, what is
-// left is cut, and named in the log and the error.
+// Stop drains: new requests are refused, waiting requests are served or refused as
+// drain.queued says, running requests end by themselves. If ctx ends before, the rest is
+// cut, and named in the log and the error.
 func (s *server) Stop(ctx context.Context) error {
 	return s.stopWithin(ctx, context.WithoutCancel(ctx))
 }
 
-// stopWithin is Stop with an end for what it does after the drain: what is left then
-// is given up.
+// stopWithin is Stop with a limit for the steps after the drain: they are given up when all
+// ends.
 func (s *server) stopWithin(ctx, all context.Context) error {
 	s.mu.Lock()
 	drain := s.cfg.Proxy.Drain

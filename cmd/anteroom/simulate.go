@@ -17,7 +17,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/simulation/replay/configured"
 )
 
-// several collects a flag that may be given often.
+// several collects the values of a flag that may be given often.
 type several []string
 
 func (s *several) String() string { return strings.Join(*s, ",") }
@@ -37,7 +37,7 @@ var baselines = map[string]func(*replay.Box, *replay.Trace) (*replay.Log, error)
 	"one-tenant":  replay.OneTenant,
 }
 
-// simulated is one run and what came of it.
+// simulated is one run and its result.
 type simulated struct {
 	box    *replay.Box
 	log    *replay.Log
@@ -119,8 +119,8 @@ func runSimulate(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// loadSimulation reads what is to be played, and tells all that is wrong with it.
-// No file for learned: runs do not slow each other down. The turns are those of each
+// loadSimulation reads the configurations and the trace, and reports all mistakes in them.
+// Without a file for learned, runs do not slow each other down. The turns are those of each
 // box.
 func loadSimulation(files []string, from, learned string) (boxes []*replay.Box, turns [][]configs.Turn, trace *replay.Trace, mistakes []string) {
 	for _, file := range files {
@@ -149,7 +149,7 @@ func loadSimulation(files []string, from, learned string) (boxes []*replay.Box, 
 	return boxes, turns, trace, mistakes
 }
 
-// simulate plays the trace against each box, and beside it each baseline.
+// simulate plays the trace against each box, and by each baseline.
 func simulate(boxes []*replay.Box, trace *replay.Trace, beside []string) ([]simulated, error) {
 	var runs []simulated
 	add := func(box *replay.Box, how func(*replay.Box, *replay.Trace) (*replay.Log, error)) error {
@@ -190,7 +190,7 @@ func readTrace(file string) (*replay.Trace, error) {
 	return replay.Read(file, f)
 }
 
-// readSlower reads how much work slows down other work off a proxy's state file.
+// readSlower reads from a proxy's state file how much work slows down other work.
 func readSlower(file string) (replay.Slower, error) {
 	m, _, err := readState(file)
 	if err != nil {

@@ -15,10 +15,9 @@ import (
 	"github.com/anteroom-gpu/anteroom/proxy"
 )
 
-// stateFile keeps what has been learned over restarts. It is replaced whole, so
-// that a reader, also after a crash, sees an old one or a new one and never a
-// part. Where it cannot be written the log says so once, and serving
-// goes on.
+// stateFile keeps what has been learned over restarts. The file is replaced as a whole, so
+// that a reader, also after a crash, sees the old file or the new one and never a part. If
+// it cannot be written, the log says so once, and serving goes on.
 type stateFile struct {
 	name string // empty: nothing is kept
 	log  *slog.Logger
@@ -32,7 +31,7 @@ type stateFile struct {
 const (
 	// writeEvery is how often a state that changes is written.
 	writeEvery = 30 * time.Second
-	// maxState is far more than any state takes.
+	// maxState bounds the file that is read. It is far more than any state takes.
 	maxState = 32 << 20
 )
 
@@ -40,9 +39,8 @@ func newStateFile(name string, log *slog.Logger) *stateFile {
 	return &stateFile{name: name, log: log, stop: make(chan struct{})}
 }
 
-// read gives what the file holds. One that is damaged, foreign or of a later
-// version is set aside, where that cannot be done it is left alone, and nothing
-// is known.
+// read returns the content of the file. A file that is damaged, of another program or of a
+// later version is renamed, or left as it is if that fails; then nothing is known.
 func (f *stateFile) read() proxy.Memory {
 	if f.name == "" {
 		return proxy.Memory{}
@@ -86,8 +84,7 @@ func readState(name string) (m proxy.Memory, text []byte, err error) {
 	return m, text, err
 }
 
-// keep writes what memory gives every half minute, where it has changed, until
-// close.
+// keep writes the result of memory every half minute if it has changed, until close.
 func (f *stateFile) keep(memory func() proxy.Memory) {
 	if f.name == "" {
 		return
@@ -147,7 +144,7 @@ func (f *stateFile) write(m proxy.Memory) {
 // that one as it was.
 func replaceFile(name string, text []byte) error {
 	if target, err := filepath.EvalSymlinks(name); err == nil {
-		name = target // a link stays one
+		name = target // a symbolic link stays a link
 	}
 	file, err := os.CreateTemp(filepath.Dir(name), filepath.Base(name)+".*.new")
 	if err != nil {
@@ -167,7 +164,7 @@ func replaceFile(name string, text []byte) error {
 		os.Remove(file.Name())
 		return err
 	}
-	// So that the new name is there after a power cut; some file systems cannot.
+	// So that the new file is there after a power cut. Some file systems cannot do this.
 	if directory, err := os.Open(filepath.Dir(name)); err == nil {
 		directory.Sync()
 		directory.Close()

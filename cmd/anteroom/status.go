@@ -22,7 +22,7 @@ func holds(b admin.Backend, replica int) (booked, retained int64) {
 	return booked, retained
 }
 
-// stateOf says what is out of the ordinary with the i-th replica of b.
+// stateOf describes what is unusual about the i-th replica of b.
 func stateOf(b admin.Backend, i int) string {
 	r := b.Replicas[i]
 	return words(when(b.Draining, "draining"), when(!b.Available, "unavailable"), when(!r.Healthy, "unhealthy"), when(b.Pinned, "pinned"), r.Note)
@@ -101,7 +101,7 @@ func words(all ...string) string {
 	return strings.Join(said, ", ")
 }
 
-// when gives a word where something is so.
+// when returns the word if the condition is true, else an empty text.
 func when(is bool, word string) string {
 	if is {
 		return word

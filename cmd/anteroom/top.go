@@ -16,8 +16,8 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
-// runTop is `anteroom top`: what status, queue and backends print, and the last
-// requests, on a screen that follows the proxy.
+// runTop is `anteroom top`: what status, queue and backends print, and the last requests,
+// on a screen that is updated.
 func runTop(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("top", "", "Show the cards, the queues, the backends and the last requests of a running proxy as they change.\n"+
 		"Sort, filter, pause, drain and cancel by keys; ? lists them.", stderr)
@@ -35,7 +35,7 @@ func runTop(args []string, stdout, stderr io.Writer) int {
 	c := reach()
 	c.http.Timeout = askTime
 	first := newTop(c)
-	// What is wrong from the beginning is said on the command line.
+	// An error at the start is printed on the command line.
 	if err := c.get("/api/state", new(admin.State)); err != nil {
 		return fail(err)
 	}
@@ -52,8 +52,8 @@ func runTop(args []string, stdout, stderr io.Writer) int {
 const (
 	// askTime is how long one answer may take.
 	askTime = 5 * time.Second
-	// everySecond is how often the clock is looked at, and the state asked for while no
-	// events come.
+	// everySecond is how often the times on the screen are updated, and how often the state
+	// is asked for while no events come.
 	everySecond = time.Second
 	// staleAfter is the age from which on figures are shown as old ones.
 	staleAfter = 3 * time.Second
@@ -92,7 +92,7 @@ type top struct {
 	wrong  bool   // it was refused
 }
 
-// mode is what keys do.
+// mode says what keys do.
 type mode int
 
 const (
@@ -102,7 +102,7 @@ const (
 	helping
 )
 
-// panelState is where one is in a panel.
+// panelState is the cursor and the sorting of a panel.
 type panelState struct {
 	sort     int // a column, from 1 on; 0: as the proxy lists them
 	reversed bool
@@ -203,8 +203,8 @@ func keyOf(r timeline.Request) requestKey {
 	return requestKey{r.Trace, r.At.UnixNano(), r.Ended.UnixNano(), r.Grant}
 }
 
-// addRequests puts those that have ended before the ones that are known. A stream that
-// was opened anew tells again of some that are.
+// addRequests puts ended requests before the known ones. A stream that was opened anew
+// repeats some known ones.
 func addRequests(known, more []timeline.Request) []timeline.Request {
 	have := make(map[requestKey]bool, len(known))
 	for _, r := range known {
@@ -219,7 +219,7 @@ func addRequests(known, more []timeline.Request) []timeline.Request {
 	return append(all, known[:min(len(known), mostRequests-len(all))]...)
 }
 
-// press takes a key.
+// press handles a key.
 func (t top) press(k tea.KeyPressMsg) (top, tea.Cmd) {
 	if k.String() == "ctrl+c" {
 		return t, tea.Quit
@@ -251,7 +251,7 @@ func (t top) press(k tea.KeyPressMsg) (top, tea.Cmd) {
 	return t.browse(k.String())
 }
 
-// typing takes a key into the text that is being typed.
+// typing adds a key to the text that is being typed.
 func (t top) typing(k tea.KeyPressMsg) top {
 	if k.String() == "backspace" {
 		if r := []rune(t.typed); len(r) > 0 {
@@ -263,7 +263,7 @@ func (t top) typing(k tea.KeyPressMsg) top {
 	return t
 }
 
-// browse takes a key that moves, sorts, or offers to do something.
+// browse handles a key that moves, sorts, or offers a control call.
 func (t top) browse(key string) (top, tea.Cmd) {
 	p := &t.panels[t.focus]
 	page := max(1, t.layout()[t.focus]-1)
@@ -324,8 +324,8 @@ func (t *top) moveTo(i int) {
 	}
 }
 
-// settle makes the tables anew, lets each cursor follow its row, and each panel its
-// cursor.
+// settle makes the tables anew, moves each cursor with its row, and scrolls each panel to
+// its cursor.
 func (t top) settle() top {
 	for i := range panels {
 		t.tables[i] = t.rows(i)

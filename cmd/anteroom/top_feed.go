@@ -20,16 +20,16 @@ const (
 	// watch is what is watched: the requests of the last minutes, the state each second,
 	// and requests as they end.
 	watch = "/api/events?for=2m&state=1s"
-	// silence is how long nothing may come: the state does each second.
+	// silence is how long the stream may be silent. The state comes each second.
 	silence = 10 * time.Second
-	// comeBack is how long after its end the stream of events is opened again.
+	// comeBack is the pause before the stream of events is opened again.
 	comeBack = time.Second
 )
 
-// follower passes the admin listener's events on. Its stream is opened as often as it
-// ends.
+// follower passes the admin listener's events on. It opens the stream again each time that
+// the stream ends.
 type follower struct {
-	client *client // whose answers may take as long as they take
+	client *client // without a limit on the time of an answer
 	send   func(tea.Msg)
 	last   string      // the last event's id; empty: there was none
 	ended  requestsMsg // and have not been passed on yet
@@ -72,7 +72,7 @@ func (f *follower) stream(ctx context.Context) error {
 	}
 	defer body.Close()
 	f.send(streamMsg{})
-	lines := bufio.NewReader(body) // which is bounded as a whole
+	lines := bufio.NewReader(body) // whose length is bounded
 	name := ""
 	for {
 		if lines.Buffered() == 0 && len(f.ended) > 0 {

@@ -64,7 +64,7 @@ type offer struct {
 // done is what is said then.
 func (o offer) done() string { return "done: " + o.does }
 
-// tone is what a colour says.
+// tone is the meaning of a colour.
 type tone int
 
 const (
@@ -126,7 +126,8 @@ func (r line) has(text string) bool {
 		slices.ContainsFunc(r.cells, func(c cell) bool { return strings.Contains(strings.ToLower(c.text), text) })
 }
 
-// clean takes what could steer a terminal out of a text that comes from elsewhere.
+// clean removes control characters from a text that others wrote, because they could
+// control the terminal.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
@@ -199,7 +200,7 @@ func gpuRows(t *top) (rows []line) {
 	return rows
 }
 
-// heldBy says who holds memory of a card, the most first.
+// heldBy lists which backends and processes hold memory of a card, the largest first.
 func (t *top) heldBy(gpu string, unattributed, unmanaged int64, processes []admin.Holder) []string {
 	type part struct {
 		name string
@@ -253,7 +254,7 @@ func replicaName(b admin.Backend, replica int) string {
 	return b.Name
 }
 
-// classOffers are what can be done with a class.
+// classOffers are the control calls for a class.
 func (t *top) classOffers(name string) []offer {
 	path := "/api/classes/" + url.PathEscape(name)
 	for _, c := range t.state.Classes {

@@ -17,7 +17,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/simulation/replay/configured"
 )
 
-// verdict is what admission would say of a request while nothing runs.
+// verdict is what admission would decide about a request while nothing runs.
 type verdict struct {
 	Idle   *prospect `json:"idle"`          // nothing has worked yet
 	Worked *prospect `json:"others_worked"` // each other backend has, and retains what it took
@@ -39,8 +39,8 @@ func judge(config *configs.Config, file string, e explanation) *verdict {
 	if len(mistakes) > 0 {
 		return &verdict{Note: "not known: " + mistakes.Error()}
 	}
-	// By the figures of the configuration alone: with a card that is read, a request
-	// that they leave no room for is tried after a while, and no engine is here to fail.
+	// The verdict uses the figures of the configuration alone. With a real card a request
+	// that does not fit by these figures is tried after a while; here no engine could fail.
 	box.Readings = replay.Readings{}
 	v := &verdict{}
 	at := slices.IndexFunc(box.Routes, func(r replay.Route) bool { return r.Name == e.Route })
@@ -111,7 +111,7 @@ func (v *verdict) print(line func(name, format string, a ...any)) {
 	}
 }
 
-// reading is one of the ways in which a backend may read a request.
+// reading is one way in which a backend may read a request.
 type reading struct {
 	Method string `json:"method"`
 	Path   string `json:"path"`
@@ -159,7 +159,7 @@ func printReadings(w io.Writer, all []reading) {
 	}
 }
 
-// printable is a path without what a terminal would act on.
+// printable is a path without control characters.
 func printable(path string) string {
 	quoted := fmt.Sprintf("%q", path)
 	return quoted[1 : len(quoted)-1]

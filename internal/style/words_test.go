@@ -22,6 +22,20 @@ var retired = regexp.MustCompile(`\bstances?\b|Stance|_stance|` +
 	`(?i:kept_?by\b|footprint|at_rest|unclaimed|disputed|strangers|outsider|unravel|\blet go\b|letgo|hardened|harden_?after|dearest)|` +
 	`\b[Dd]esks?\b|[a-z]Desk`)
 
+// stems are what they have in lower case. Few lines have one, and only those are
+// matched.
+var stems = []string{"stance", "kept", "footprint", "at_rest", "unclaimed", "disputed", "strangers", "outsider", "unravel", "let", "harden",
+	"dearest", "desk"}
+
+// retiredIn is the first retired word in a text; empty: it has none.
+func retiredIn(text string) string {
+	lower := strings.ToLower(text)
+	if !slices.ContainsFunc(stems, func(stem string) bool { return strings.Contains(lower, stem) }) {
+		return ""
+	}
+	return retired.FindString(text)
+}
+
 // exempt may have them: the table of removed names with its test, and the history.
 var exempt = []string{"configs/removed.go", "configs/testdata/removed.yaml", "configs/testdata/removed.want", "CHANGELOG.md"}
 
@@ -32,11 +46,11 @@ func TestRetiredWordsAreGone(t *testing.T) {
 			continue
 		}
 		read++
-		if word := retired.FindString(file); word != "" {
+		if word := retiredIn(file); word != "" {
 			t.Errorf("%s: the name has %q, which is retired: see docs/concepts.md for the word that is used", file, word)
 		}
 		for i, line := range strings.Split(string(text), "\n") {
-			if word := retired.FindString(line); word != "" {
+			if word := retiredIn(line); word != "" {
 				t.Errorf("%s:%d: %q is retired: see docs/concepts.md for the word that is used", file, i+1, word)
 			}
 		}
@@ -47,13 +61,15 @@ func TestRetiredWordsAreGone(t *testing.T) {
 }
 
 func TestARetiredWordIsFoundInANameToo(t *testing.T) {
-	for _, text := range []string{"its stance", "replicaStance", "kept_by", "KeptBy", "TestStrangersStayOut", "is let go of", "a desk", "theDesk"} {
-		if !retired.MatchString(text) {
+	for _, text := range []string{"its stance", "replicaStance", "kept_by", "KeptBy", "Footprint", "at_rest", "unclaimed", "Disputed",
+		"TestStrangersStayOut", "outsiders", "unravelled", "is let go of", "LetGo", "hardened", "hardenAfter", "harden_after", "the dearest", "a desk",
+		"theDesk"} {
+		if retiredIn(text) == "" {
 			t.Errorf("%q is not found", text)
 		}
 	}
 	for _, text := range []string{"an instance", "MIGInstance", "distance", "kept by the allocator", "let a gopher in", "desktop"} {
-		if word := retired.FindString(text); word != "" {
+		if word := retiredIn(text); word != "" {
 			t.Errorf("%q is found in %q", word, text)
 		}
 	}

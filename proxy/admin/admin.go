@@ -21,7 +21,7 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
-// Process is what the admin listener needs of the process around it.
+// Process has the functions of the process that the admin listener calls.
 type Process struct {
 	Proxy      *proxy.Handler
 	Controller *admission.Controller // that of the handler
@@ -80,8 +80,7 @@ type api struct {
 	compared comparison
 }
 
-// survive answers a handler's panic with a 500. What means to abort goes
-// through.
+// survive answers a handler's panic with a 500. http.ErrAbortHandler goes through.
 func (a *api) survive(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) (err error) {
 		defer func() {
@@ -98,9 +97,9 @@ func (a *api) survive(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// ownHost keeps a page out whose name was made to lead to this machine: where no
-// token is asked for, the Host must be an address, localhost, or what the listener
-// is called in the configuration. A page's own name is none of these.
+// ownHost protects against DNS rebinding: a page of another site whose name resolves to
+// this machine. If no token is asked for, the Host must be an address, localhost, or the
+// listener's name in the configuration.
 func ownHost(c proxy.AdminConfig) echo.MiddlewareFunc {
 	own, _, _ := net.SplitHostPort(c.Listen)
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
@@ -130,8 +129,8 @@ func fresh(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// sameOrigin keeps a page of another site from steering the controller through an
-// operator's browser.
+// sameOrigin refuses control calls that a page of another site makes through an operator's
+// browser.
 func sameOrigin(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()

@@ -8,8 +8,8 @@ import (
 	"github.com/labstack/echo/v4"
 )
 
-// compareAge is for how long a comparison is good enough: it is a simulation of
-// thousands of requests.
+// compareAge is how long a comparison is reused. A comparison is a simulation of thousands
+// of requests.
 const compareAge = 10 * time.Second
 
 // comparison is the last one that was made.
@@ -20,7 +20,8 @@ type comparison struct {
 	value any        // guarded by mu
 }
 
-// compare tells how long the recorded requests would have waited elsewhere.
+// compare answers how long the recorded requests waited, and how long they would have
+// waited in one queue.
 func (a *api) compare(c echo.Context) error {
 	now := time.Now()
 	from, err := since(c, now)

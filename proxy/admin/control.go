@@ -15,9 +15,9 @@ import (
 	"github.com/anteroom-gpu/anteroom/telemetry/timeline"
 )
 
-// The controls of the admin listener. Each action leaves a log line and an entry in the
-// history that say who did what, and why: ?reason= is the operator's word, and the
-// header X-Anteroom-By the operator's name. Both are told as they were given.
+// The controls of the admin listener. Each action writes a log line and an entry in the
+// history with the operator, the action and the reason. The reason is ?reason=, and the
+// operator's name is the header X-Anteroom-By. Both are written as they were given.
 
 // controls registers the actions.
 func (a *api) controls(g *echo.Group) {
@@ -45,7 +45,7 @@ func word(s string) string {
 	return strings.ToValidUTF8(s[:min(len(s), maxWord)], "\uFFFD")
 }
 
-// noted does an action and leaves its line.
+// noted does an action and writes its log line.
 func (a *api) noted(action string, do echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		err := do(c)
@@ -104,8 +104,8 @@ func numbered(what string, do func(id uint64) bool) echo.HandlerFunc {
 	}
 }
 
-// asked is a call on a backend that the controller may refuse. 202: it is under way,
-// and the backend's state tells what comes of it.
+// asked is a call on a backend that the controller may refuse. 202 means that it is under
+// way; the backend's state shows the result.
 func asked(do func(backend string) error) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		name, err := url.PathUnescape(c.Param("name"))

@@ -8,8 +8,8 @@
 //   - Each action leaves a log line and an entry in the history.
 //
 // Start here: New (admin.go) has every route. health.go has /livez and /readyz, session.go
-// says who may do what, control.go has the actions. state.go, learned.go, history.go,
-// events.go and compare.go answer the GETs, words.go explains a reason in a sentence.
-// The page is in package page. The tests over HTTP are beside those of package proxy,
-// with which they share a harness.
+// has the rights of callers, control.go the actions. state.go, learned.go, history.go,
+// events.go and compare.go answer the GETs, words.go explains a reason in a sentence. The
+// page is in package page. The tests over HTTP are beside those of package proxy, with
+// which they share a harness.
 package admin

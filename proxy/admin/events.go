@@ -81,7 +81,7 @@ func (a *api) events(c echo.Context) error {
 			return nil
 		}
 		if events, complete = store.After(s.last, eventBatch); !complete {
-			// It was too slow: what it has missed is gone.
+			// The client was too slow: the events that it missed are not kept any more.
 			s.last, events = store.Last(), nil
 			if s.write("snapshot", s.last, a.board()) != nil {
 				return nil
@@ -90,8 +90,8 @@ func (a *api) events(c echo.Context) error {
 	}
 }
 
-// wait waits for an event, and says between them what is due: the state, or that the stream
-// is still there. Its error says that the client is gone.
+// wait waits for an event. Meanwhile it sends the state when that is due, or a comment that
+// keeps the connection open. An error says that the client is gone.
 func (s *eventStream) wait(ctx context.Context, tick <-chan time.Time) error {
 	beat := time.NewTimer(eventBeat)
 	defer beat.Stop()
@@ -191,7 +191,7 @@ func stateEvery(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// board is the state as JSON with the heads of the queues, for all streams.
+// board is the state as JSON with the first requests of the queues, for all streams.
 type board struct {
 	mu    sync.Mutex
 	text  []byte    // guarded by mu
@@ -211,8 +211,8 @@ type boardJSON struct {
 	Waiting []Waiter `json:"waiting"` // the first of each class
 }
 
-// board gives the present state with the heads of the queues. It is made once for all
-// that ask at the same time.
+// board gives the present state with the first requests of the queues. It is made once for
+// all streams that ask at the same time.
 func (a *api) board() []byte {
 	b := &a.shown
 	b.mu.Lock()

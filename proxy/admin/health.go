@@ -23,7 +23,8 @@ func (a *api) ready(c echo.Context) error {
 	}
 	checks := []check{{Name: "listening", Ready: true}, {Name: "config", Ready: true}, {Name: "draining", Ready: !a.Proxy.Draining()}, spool}
 	if _, verbose := c.QueryParams()["verbose"]; verbose {
-		// Told, not judged: work that needs neither is served all the same.
+		// These parts are shown, but do not make the proxy unready: work that needs neither
+		// is still served.
 		for _, g := range a.Controller.Snapshot().GPUs {
 			checks = append(checks, check{Name: "gpu " + g.Name, Ready: !g.Lost, Note: gpuNote(g)})
 		}

@@ -88,8 +88,8 @@ func (a *api) record(c echo.Context) error {
 	return nil
 }
 
-// hideTenants puts a word of its own in the place of each tenant's name, the same for
-// as long as the process runs.
+// hideTenants replaces each tenant's name by a word, which stays the same as long as the
+// process runs.
 func hideTenants(requests []timeline.Request, salt []byte) {
 	words := make(map[string]string)
 	for i := range requests {

@@ -47,9 +47,8 @@ type LearnedRoute struct {
 	Most        *int64 `json:"measured_bytes"`
 	Measured    uint64 `json:"measured_runs"`
 	OutOfMemory uint64 `json:"out_of_memory"`
-	// Evidence is what Booked rests on: declared, process, total, trial or
-	// out_of_memory. Since is when it became what it is; null: it was never anything
-	// else.
+	// Evidence is what Booked is based on: declared, process, total, trial or
+	// out_of_memory. Since is the time of its last change; null: it has never changed.
 	Evidence admission.Evidence `json:"evidence"`
 	Since    *time.Time         `json:"since"`
 	// RaisedBy is by how much out-of-memory answers have raised Booked. It comes
@@ -103,8 +102,15 @@ func DescribeHistory(route *routing.Route, history *admission.History) []Learned
 		r := LearnedRoute{Route: route.Name, Backend: route.Backend, Class: route.ClassName,
 			Declared: int64(l.VRAM), Learn: route.Learn, Booked: int64(ask.VRAM), Unknown: ask.Unknown,
 			Runs: l.Runs, Estimate: route.Class.Estimate.Seconds(), Measured: l.Peak.Runs, OutOfMemory: l.Peak.OutOfMemory,
-			Evidence: l.Figure.Evidence, Since: known(l.Figure.Since), RaisedBy: int64(l.Figure.RaisedBy), ComesDownAfter: l.Figure.ComesDownAfter,
+			Evidence: l.Figure.Evidence, Since: known(l.Figure.Since), ComesDownAfter: l.Figure.ComesDownAfter,
 			Hints: []string{}}
+		if f := l.Figure; f.RaisedBy > 0 {
+			without := f.Booked - f.RaisedBy
+			if without != l.VRAM {
+				without = routing.RoundUp(without)
+			}
+			r.RaisedBy = int64(ask.VRAM - without)
+		}
 		if l.Estimate.P95 > 0 {
 			p50, p95 := l.Estimate.P50.Seconds(), l.Estimate.P95.Seconds()
 			r.P50, r.P95 = &p50, &p95
@@ -141,7 +147,7 @@ func (r *LearnedRoute) hint(l admission.Learned, estimate time.Duration) {
 	}
 	if f := l.Figure; f.RaisedBy > 0 {
 		r.Hints = append(r.Hints, fmt.Sprintf("vram: raised by %v to %v after %d answers of a full card; down again after %d more good runs",
-			f.RaisedBy, admission.Bytes(r.Booked), l.Peak.OutOfMemory, f.ComesDownAfter))
+			admission.Bytes(r.RaisedBy), admission.Bytes(r.Booked), l.Peak.OutOfMemory, f.ComesDownAfter))
 	}
 	if e := l.Estimate; estimate > 0 && l.Runs >= enoughForHints && e.P50 > 0 && off(estimate, e.P50) {
 		r.Hints = append(r.Hints, fmt.Sprintf("estimate: configured %v, seen %v at the median: the learned one is used", estimate,

@@ -18,12 +18,12 @@ import (
 	"github.com/anteroom-gpu/anteroom/proxy"
 )
 
-// Who may do what on the admin listener. Callers show the token of the configuration,
+// The rights of callers of the admin listener. Callers send the token of the configuration,
 // or the cookie that a browser exchanged it for: the page cannot read it (HttpOnly), no
-// other site's page can have it sent (SameSite=Strict), and it is in no URL. The cookie
-// is sealed with the token itself, so it outlives a restart and ends with its token.
+// other site's page can have it sent (SameSite=Strict), and it is in no URL. The cookie is
+// sealed with the token itself, so it outlives a restart and ends with its token.
 
-// role is what a caller may do.
+// role says what a caller may do.
 type role int
 
 const (
@@ -59,9 +59,10 @@ func newKeeper(c proxy.AdminConfig) *keeper {
 	return k
 }
 
-// byToken is what a caller may do that shows a token.
+// byToken is the role of a caller that sends a token.
 func (k *keeper) byToken(token string) role {
-	// Sums have one length, so that the comparison tells nothing of it.
+	// Hashes have the same length, so the time of the comparison does not depend on the
+	// token's length.
 	got := sha256.Sum256([]byte(token))
 	for _, r := range [...]role{controls, reads} {
 		if k.sum[r] != nil && subtle.ConstantTimeCompare(k.sum[r][:], got[:]) == 1 {
@@ -71,8 +72,8 @@ func (k *keeper) byToken(token string) role {
 	return noRole
 }
 
-// roleOf is what a caller may do. until is when its cookie ends; zero: it showed none
-// that counts, or needs none.
+// roleOf is the role of a caller. until is the end of its cookie; zero: it sent no valid
+// cookie, or needs none.
 func (k *keeper) roleOf(r *http.Request) (of role, until time.Time) {
 	if k.open {
 		return controls, time.Time{}
@@ -151,7 +152,7 @@ func (k *keeper) demand(least role) echo.MiddlewareFunc {
 	}
 }
 
-// sessionJSON is what a page needs to know before it asks for anything else.
+// sessionJSON has the facts that the page needs before its first other call.
 type sessionJSON struct {
 	At       time.Time `json:"at"`
 	Role     string    `json:"role"`   // read or control

@@ -98,7 +98,7 @@ type Backend struct {
 	Accounts  []accountJSON `json:"accounts"`
 }
 
-// replicaJSON is one server, and where it is between loaded and unloaded.
+// replicaJSON is one server, with its residency.
 type replicaJSON struct {
 	Replica   int        `json:"replica"`
 	URL       string     `json:"url"`

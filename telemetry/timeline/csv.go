@@ -11,10 +11,10 @@ import (
 )
 
 // WriteCSV writes the requests of a history as a trace that `anteroom simulate` reads:
-// those that asked for a grant, in the order in which they did. What never ran (its
-// client left the queue, or it was refused) has the mean execution of its route, else of
-// its class; where neither has one it is left out. Lines that begin with # say from when
-// the trace is complete and what is left out.
+// those that asked for a grant, in the order in which they did. A request that never ran
+// (its client left the queue, or it was refused) gets the mean execution of its route, else
+// of its class. If neither has one, the request is left out. Lines that begin with # say
+// from when the trace is complete and what is left out.
 func WriteCSV(w io.Writer, h History) error {
 	asked := slices.DeleteFunc(slices.Clone(h.Requests), func(r Request) bool { return r.Asked.IsZero() })
 	slices.SortStableFunc(asked, func(a, b Request) int { return a.Asked.Compare(b.Asked) })
@@ -76,7 +76,7 @@ func (m mean) value() float64 {
 	return m.sum / m.n
 }
 
-// usualOf are the mean executions of what ended well, by route and by class.
+// usualOf are the mean executions of requests that ended well, by route and by class.
 func usualOf(requests []Request) map[string]mean {
 	usual := make(map[string]mean)
 	for _, r := range requests {

@@ -6,8 +6,8 @@ import (
 	"unsafe"
 )
 
-// ring holds the newest of its kind, in order of time and of number. It grows and
-// shrinks by chunks, so that nothing is moved.
+// ring holds the newest entries of one kind, in order of time and of number. It grows and
+// shrinks by chunks, so that no entry is moved.
 type ring[T any] struct {
 	keep    time.Duration
 	most    int64 // bytes
@@ -37,7 +37,7 @@ func (r *ring[T]) at(i int) *item[T] {
 	return &r.chunks[i/chunkSize][i%chunkSize]
 }
 
-// add keeps one, and drops what is too old or too much beside it.
+// add keeps an entry, and drops the entries that are too old or exceed the bounds.
 func (r *ring[T]) add(number uint64, at time.Time, size int, value T) {
 	size += int(unsafe.Sizeof(item[struct{}]{}))
 	for r.n > 0 && (at.Sub(r.at(0).at) > r.keep || r.held+int64(size) > r.most) {
@@ -68,8 +68,8 @@ func (r *ring[T]) drop() {
 	}
 }
 
-// from adds those since a moment to a list. What was added late may be a little older
-// than what stands before it, so all are looked at.
+// from appends the entries since a time to a list. An entry that was added late may be a
+// little older than the entry before it, so all entries are looked at.
 func (r *ring[T]) from(list []T, from time.Time) []T {
 	for i := range r.n {
 		if x := r.at(i); !x.at.Before(from) {

@@ -87,7 +87,7 @@ const (
 	Reload  = "reload"
 )
 
-// Decision is one thing that was decided or done, and why.
+// Decision is one decision or action, with its reason.
 type Decision struct {
 	At       time.Time `json:"at"`
 	Kind     string    `json:"kind"`
@@ -227,7 +227,7 @@ type History struct {
 	Samples   []Sample   `json:"samples"`
 }
 
-// Since gives what has ended since a moment, in the order in which it did.
+// Since returns the history since a time, in the order in which requests ended.
 func (s *Store) Since(from, now time.Time) History {
 	h := History{Since: now, Until: now, Requests: []Request{}, Decisions: []Decision{}, Samples: []Sample{}}
 	if s == nil {
@@ -261,7 +261,7 @@ func latest(times ...time.Time) (t time.Time) {
 	return t
 }
 
-// Event is one thing that was kept, with its number. One of the three is set.
+// Event is one entry with its number. Exactly one of the three pointers is set.
 type Event struct {
 	Number   uint64
 	Request  *Request
