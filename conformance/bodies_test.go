@@ -91,31 +91,42 @@ classes:
   small: {slots: 64, vram: 1MiB, estimate: 1s, queue: {limit: 1000}}
 backends:`+backends.String()+"\nroutes:"+rules.String()+"\n")
 
+	counted(t, p.address, names, 100, func(random *rand.Rand, c *raw, name string) string {
+		s := bodySeeds[random.IntN(len(bodySeeds))]
+		kind, body := mutateBody(random, s.kind, s.body)
+		// One handler goes by the type, the other reads JSON whatever that says.
+		handler := []string{"model", "json"}[random.IntN(2)]
+		head := fmt.Sprintf("POST /%s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", handler, name, len(body))
+		if kind != "" {
+			head += "Content-Type: " + kind + "\r\n"
+		}
+		res, said, err := c.send(head + "\r\n" + body)
+		if err != nil {
+			t.Errorf("%s: %q %q: %v", name, kind, body, err)
+			return ""
+		}
+		return judgeBody(t, name+"/"+handler, kind, body, res, said)
+	})
+}
+
+// counted sends the mutations, each server's in four parts at once. one sends one of them
+// and says what came of it; an empty text is not counted. The counts are logged.
+func counted(t *testing.T, address string, names []string, seedOf uint64, one func(random *rand.Rand, c *raw, name string) string) {
+	t.Helper()
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	counts := map[string]int{}
 	for i, name := range names {
 		for part := range 4 {
 			all.Go(func() {
-				random := rand.New(rand.NewPCG(*seed, uint64(100+i*4+part)))
-				c := raw{address: p.address}
+				random := rand.New(rand.NewPCG(*seed, seedOf+uint64(i*4+part)))
+				c := raw{address: address}
 				defer c.close()
 				local := map[string]int{}
 				for range *mutations / len(names) / 4 {
-					s := bodySeeds[random.IntN(len(bodySeeds))]
-					kind, body := mutateBody(random, s.kind, s.body)
-					// One handler goes by the type, the other reads JSON whatever that says.
-					handler := []string{"model", "json"}[random.IntN(2)]
-					head := fmt.Sprintf("POST /%s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", handler, name, len(body))
-					if kind != "" {
-						head += "Content-Type: " + kind + "\r\n"
+					if what := one(random, &c, name); what != "" {
+						local[what]++
 					}
-					res, said, err := c.send(head + "\r\n" + body)
-					if err != nil {
-						t.Errorf("%s: %q %q: %v", name, kind, body, err)
-						continue
-					}
-					local[judgeBody(t, name+"/"+handler, kind, body, res, said)]++
 				}
 				mu.Lock()
 				defer mu.Unlock()

@@ -2,12 +2,9 @@ package conformance
 
 import (
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
 )
 
@@ -80,50 +77,27 @@ classes:
   other: {slots: 64, vram: 1MiB, estimate: 1s, queue: {limit: 1000}}
 backends:`+backends.String()+"\nroutes:"+rules.String()+"\n")
 
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	counts := map[string]int{}
-	for i, name := range names {
-		for part := range 4 {
-			all.Go(func() {
-				random := rand.New(rand.NewPCG(*seed, uint64(i*4+part)))
-				c := raw{address: p.address}
-				defer c.close()
-				local := map[string]int{}
-				for range *mutations / len(names) / 4 {
-					target := mutatePath(random, pathSeeds[random.IntN(len(pathSeeds))])
-					if strings.ContainsAny(target, " \r\n") || target == "" {
-						continue
-					}
-					head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: 2\r\n", target, name)
-					if random.IntN(10) == 0 {
-						head += overrides[random.IntN(len(overrides))] + "\r\n"
-					}
-					res, body, err := c.send(head + "\r\n{}")
-					if err != nil && res != nil && res.StatusCode == http.StatusBadRequest {
-						// A server that closes before it has read a request resets the
-						// connection, and with it its answer.
-						local["not served by the server: 400, and cut"]++
-						continue
-					}
-					if err != nil {
-						t.Errorf("%s: %q: %v", name, target, err)
-						continue
-					}
-					local[judgePath(t, name, target, res, body)]++
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				for what, n := range local {
-					counts[name+": "+what] += n
-				}
-			})
+	counted(t, p.address, names, 0, func(random *rand.Rand, c *raw, name string) string {
+		target := mutatePath(random, pathSeeds[random.IntN(len(pathSeeds))])
+		if strings.ContainsAny(target, " \r\n") || target == "" {
+			return ""
 		}
-	}
-	all.Wait()
-	for _, what := range slices.Sorted(maps.Keys(counts)) {
-		t.Logf("%7d %s", counts[what], what)
-	}
+		head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: 2\r\n", target, name)
+		if random.IntN(10) == 0 {
+			head += overrides[random.IntN(len(overrides))] + "\r\n"
+		}
+		res, body, err := c.send(head + "\r\n{}")
+		if err != nil && res != nil && res.StatusCode == http.StatusBadRequest {
+			// A server that closes before it has read a request resets the
+			// connection, and with it its answer.
+			return "not served by the server: 400, and cut"
+		}
+		if err != nil {
+			t.Errorf("%s: %q: %v", name, target, err)
+			return ""
+		}
+		return judgePath(t, name, target, res, body)
+	})
 }
 
 // judgePath says what came of a request.
