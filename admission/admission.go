@@ -204,7 +204,6 @@ const (
 	CodeNeverFits           Code = "never_fits"
 	CodeQueueTimeout        Code = "queue_timeout"
 	CodeBackendUnavailable  Code = "backend_unavailable"
-	CodeGPUUnavailable      Code = "gpu_unavailable"
 	CodeDraining            Code = "draining"
 	CodeClientCancelled     Code = "client_cancelled"
 	CodeCancelledByOperator Code = "cancelled_by_operator"

@@ -65,7 +65,6 @@ var answers = map[admission.Code]answer{
 	admission.CodeNeverFits:           {422, grpcPrecondition, useless, false, "The request needs more memory than the GPU can ever give"},
 	admission.CodeQueueTimeout:        {503, grpcUnavailable, later, false, "The request waited too long"},
 	admission.CodeBackendUnavailable:  {503, grpcUnavailable, later, false, "The backend is unavailable"},
-	admission.CodeGPUUnavailable:      {503, grpcUnavailable, minute, false, "The GPU is unavailable"},
 	admission.CodeDraining:            {503, grpcUnavailable, later, true, "The proxy is shutting down"},
 	admission.CodeCancelledByOperator: {503, grpcAborted, useless, false, "An operator cancelled the request"},
 	admission.CodeClientCancelled:     {statusClientLeft, grpcCancelled, never, false, "The client left"},

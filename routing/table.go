@@ -571,8 +571,8 @@ func (u *rule) decide(f *facts) Decision {
 }
 
 // Buckets are 64 MiB apart up to 1 GiB and an eighth of the power of two below
-// from there on: at most eight for each doubling, so that shapes stay few, and
-// at most an eighth more than was asked for.
+// from there on: at most eight for each doubling, so that shapes stay few. A bucket is
+// at most 64 MiB more than was asked for, or an eighth of that.
 const (
 	smallestStep = 64 * admission.MiB
 	perDoubling  = 8
