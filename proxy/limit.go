@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // limited is a listener with a bounded number of open connections: further ones wait in the
@@ -56,9 +57,9 @@ func (l *limited) Accept() (net.Conn, error) {
 	}
 	switch c := c.(type) {
 	case *net.TCPConn:
-		return &limitedTCP{c, leave, l, client{conn: c, looked: looked}}, nil
+		return &limitedTCP{limitedSocket{c, leave, l, client{conn: c, looked: looked}}, tcpSocket{c}}, nil
 	case *net.UnixConn:
-		return &limitedUnix{c, leave, l, client{conn: c, looked: looked}}, nil
+		return &limitedUnix{limitedSocket{c, leave, l, client{conn: c, looked: looked}}, unixSocket{c}}, nil
 	}
 	return &limitedConn{c, leave, looked}, nil
 }
@@ -115,80 +116,60 @@ func (l *limited) look(p []byte, c net.Conn) {
 	}
 }
 
-type limitedTCP struct {
-	*net.TCPConn
+// limitedSocket is what limitedTCP and limitedUnix have in common. They embed their
+// connections one level deeper than it, so that its methods hide those of the connections.
+type limitedSocket struct {
+	socket interface {
+		socket
+		syscall.Conn
+	}
 	leave  func()
 	from   *limited
 	client client // looks at nothing where it is not plain
 }
 
-func (c *limitedTCP) Read(p []byte) (int, error) {
+type (
+	tcpSocket  struct{ *net.TCPConn }
+	unixSocket struct{ *net.UnixConn }
+	limitedTCP struct {
+		limitedSocket
+		tcpSocket
+	}
+	limitedUnix struct {
+		limitedSocket
+		unixSocket
+	}
+)
+
+func (c *limitedSocket) Read(p []byte) (int, error) {
 	if c.client.skips(p) {
 		return 0, nil
 	}
-	return read(c.TCPConn, c.client.looked, p)
+	return read(c.socket, c.client.looked, p)
 }
 
 // WriteTo is how a tunnel reads.
-func (c *limitedTCP) WriteTo(w io.Writer) (int64, error) {
+func (c *limitedSocket) WriteTo(w io.Writer) (int64, error) {
 	c.client.unread.Store(false)
-	return io.Copy(w, c.TCPConn)
+	return io.Copy(w, c.socket)
 }
 
-func (c *limitedTCP) heads() *heads { return c.client.looked }
-func (c *limitedTCP) sends()        { c.client.sends = true }
+func (c *limitedSocket) heads() *heads { return c.client.looked }
+func (c *limitedSocket) sends()        { c.client.sends = true }
 
-func (c *limitedTCP) watch(left func()) {
+func (c *limitedSocket) watch(left func()) {
 	c.client.left = left
 	c.from.watcher.watch(&c.client)
 }
 
-func (c *limitedTCP) Write(p []byte) (int, error) {
-	c.from.look(p, c)
-	return c.TCPConn.Write(p)
+func (c *limitedSocket) Write(p []byte) (int, error) {
+	c.from.look(p, c.socket)
+	return c.socket.Write(p)
 }
 
-func (c *limitedTCP) Close() error {
+func (c *limitedSocket) Close() error {
 	c.from.watcher.forget(&c.client)
-	return end(c.TCPConn, c.client.isSending(), &c.from.lingering, c.leave)
-}
-
-type limitedUnix struct {
-	*net.UnixConn
-	leave  func()
-	from   *limited
-	client client // looks at nothing where it is not plain
-}
-
-func (c *limitedUnix) Read(p []byte) (int, error) {
-	if c.client.skips(p) {
-		return 0, nil
-	}
-	return read(c.UnixConn, c.client.looked, p)
-}
-
-// WriteTo is how a tunnel reads.
-func (c *limitedUnix) WriteTo(w io.Writer) (int64, error) {
-	c.client.unread.Store(false)
-	return io.Copy(w, c.UnixConn)
-}
-
-func (c *limitedUnix) heads() *heads { return c.client.looked }
-func (c *limitedUnix) sends()        { c.client.sends = true }
-
-func (c *limitedUnix) watch(left func()) {
-	c.client.left = left
-	c.from.watcher.watch(&c.client)
-}
-
-func (c *limitedUnix) Write(p []byte) (int, error) {
-	c.from.look(p, c)
-	return c.UnixConn.Write(p)
-}
-
-func (c *limitedUnix) Close() error {
-	c.from.watcher.forget(&c.client)
-	return end(c.UnixConn, c.client.isSending(), &c.from.lingering, c.leave)
+	return end(c.socket, c.client.isSending(), &c.from.lingering, c.leave)
 }
 
 type limitedConn struct {
