@@ -273,3 +273,19 @@ func TestOverdueWorkDoesNotKeepMemoryFromBeingFreed(t *testing.T) {
 	}
 	t.Errorf("at %v nothing was told to unload", b.now)
 }
+
+// One that could not be woken is woken at once when its process is another, and only
+// after a while when it is the same.
+func TestAProcessThatIsBackIsWokenAtOnce(t *testing.T) {
+	b := newRig(t, swapBox())
+	b.reads(0)
+	b.sleeps("llm", 0)
+	b.submit("chat", "llm", 0)
+	b.s.Loaded(b.now, b.order(Wake, "llm").ID, Ended{Failed: true})
+	b.after(1)
+	b.noOrder()
+	b.s.SetThere(b.now, "llm", 0, false)
+	b.noOrder()
+	b.s.SetThere(b.now, "llm", 0, true)
+	b.order(Wake, "llm")
+}

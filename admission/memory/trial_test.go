@@ -116,3 +116,51 @@ func TestAFailureIsNotHeldAgainstARoomForEver(t *testing.T) {
 		}
 	}
 }
+
+// After twice TrialAfter all that is in use may be a backend's own, but not where it was
+// seen to free what it held.
+func TestWhatWasSeenToBeFreedIsNotInDoubt(t *testing.T) {
+	for _, freed := range []bool{false, true} {
+		p := newPlain(t, holder{"a", 20 * GiB, true})
+		p.reads(20 * GiB)
+		p.served("a", 4*GiB, 24*GiB, 20*GiB)
+		p.l.Unloading(p.now, 0)
+		left := 20 * GiB
+		if freed {
+			left = 0
+		}
+		p.reads(20 * GiB)
+		p.reads(left)
+		p.l.Unloaded(p.now, 0, false)
+		for range 6 { // a neighbour is there, or what was not freed
+			p.reads(30 * GiB)
+		}
+		c := &Case{TooSmall: 20 * GiB, sure: true}
+		want := DoubtHeld
+		if freed {
+			want = NoDoubt
+		}
+		if got := p.l.InDoubt(&p.l.State, 0, 10*GiB, 10*GiB, false, true, c, p.now); got != want {
+			t.Errorf("freed %v: in doubt is %v, want %v; it is %+v", freed, got, want, p.l.Accounts[0])
+		}
+	}
+}
+
+// A process that has come or gone may have moved memory: the GPU is soon read again.
+func TestAProcessThatComesOrGoesIsReadSoon(t *testing.T) {
+	p := newPlain(t, holder{"a", 20 * GiB, true})
+	busy := func(when string, want bool) {
+		t.Helper()
+		if got := p.l.Busy("g0"); got != want {
+			t.Errorf("%s it is busy: %v, want %v", when, got, want)
+		}
+	}
+	p.reads(20 * GiB)
+	busy("at rest", false)
+	p.l.Gone(p.now, 0)
+	busy("after its end", true)
+	p.reads(0)
+	busy("after a reading", false)
+	p.l.Back(p.now, 0)
+	busy("after its return", true)
+}
