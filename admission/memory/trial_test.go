@@ -164,3 +164,19 @@ func TestAProcessThatComesOrGoesIsReadSoon(t *testing.T) {
 	p.l.Back(p.now, 0)
 	busy("after its return", true)
 }
+
+// An unload waits for a reading that shows what the work before it has left: else what
+// that returned would count as freed.
+func TestAnUnloadWaitsForAReading(t *testing.T) {
+	p := newPlain(t, holder{"a", 20 * GiB, true})
+	p.reads(20 * GiB)
+	p.end(p.start("a", 4*GiB), Good)
+	p.l.Unloading(p.now, 0)
+	if p.l.UnloadReady(0) {
+		t.Error("it is ready before a reading")
+	}
+	p.reads(20 * GiB)
+	if !p.l.UnloadReady(0) {
+		t.Error("it is not ready after a reading")
+	}
+}
