@@ -111,7 +111,7 @@ func (s *Scheduler) tries(now time.Duration, sh *shape, r *replica, st *memory.S
 	l, known := s.box.ledger, sh.known
 	for i, a := range r.accounts {
 		if sh.unknown || l.WeightsUnknown(a) {
-			if l.Barred(known, a, now) || !l.Roomier(known, a, now) {
+			if l.Barred(known, a, now) || !l.Roomier(known, a, now-sh.blockedSince >= 2*l.TrialAfter(l.GPUOf(a)), now) {
 				return false
 			}
 			continue
@@ -165,7 +165,7 @@ func (s *Scheduler) unloadIdle(now time.Duration, sh *shape) {
 	m, l := s.box.residency, s.box.ledger
 	var own *residency.Replica
 	for _, r := range sh.backend.replicas {
-		if s.rests.bar(s.box, sh, r) != noBar || s.turns.other(s.box, sh.head, r) != nil {
+		if !s.box.atRest(r, now) || s.rests.bar(s.box, sh, r) != noBar || s.turns.other(s.box, sh.head, r) != nil {
 			continue // another head comes first: for that the GPU rests, or memory was freed
 		}
 		for _, v := range m.Replicas {

@@ -42,6 +42,13 @@ var worldsOnceLate = []struct {
 	{990083981, "a failure counts for less long where somebody else's memory may have gone after it, also if its answer told what room it had"},
 	{780025310, "and where work of ours has moved memory since, and totals alone tell what its backend holds"},
 	{780090625, "what runs return late is not taken for what the run after them takes"},
+	{2601002327, "a backend on a GPU that is not at rest is not told to unload, by rule 8, for the head that it was woken for"},
+	{2500011912, "what room was too small is in doubt after twice trial_after also for an unknown demand: all may be its own"},
+	{2401006642, "all may be its own, also where weights that nobody declared are held by it, and by belief nothing is"},
+	{2302005546, "what others held at a failure is what the driver says, also if a neighbour is gone a second later"},
+	{2102003290, "what running work may still take is not taken at rest"},
+	{2200007540, "what was seen beyond the declared demand is in doubt after twice trial_after, on a backend that returns late"},
+	{2703009394, "a wake that failed where there seemed to be room is tried again once less is in use"},
 }
 
 func TestWorldsThatWereOnceLate(t *testing.T) {

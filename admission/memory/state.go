@@ -288,16 +288,16 @@ func (l *Ledger) Unload(st *State, a int, most bool) {
 }
 
 // Settle predicts that nothing runs any more: each account holds its weights at
-// the least where they are surely there, and what may be its own is in doubt.
+// the least where they are surely there, and what may be its own is in doubt. What
+// running work may still take it need not take.
 func (l *Ledger) Settle(st *State, g int) {
 	for _, a := range l.devices[g].accounts {
 		h, acc := &st.Accounts[a], l.accounts[a]
 		if h.Runs == 0 && h.Peak == 0 {
 			continue
 		}
-		st.GPUs[g].Used += h.Growth()
 		if low := acc.floor(h); !acc.keeps() && low < max(h.Low, h.Peak) {
-			st.GPUs[g].Used -= max(h.Low, h.Peak) - max(low, acc.weights)
+			st.GPUs[g].Used += max(low, acc.weights) - h.Low
 			h.Low = low
 		}
 		h.Runs, h.Running, h.Peak, h.Late = 0, 0, h.Loading, 0

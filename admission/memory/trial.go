@@ -27,7 +27,9 @@ type Case struct {
 	at       time.Duration // when it ended
 	penalty  time.Duration // for how long it counts on the same evidence
 	most     Bytes         // in use within a second after it
+	held     Bytes         // the most that the driver says its backend held then
 	passing  bool          // some of what was in use then is gone, and it is not known whose that was
+	fitted   bool          // it was not alone
 }
 
 // evidence is what was in use on an account's GPU at a failure, and after it.
@@ -87,9 +89,14 @@ func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
 }
 
 // Roomier says that account a could have more room than any that was too small for
-// this route and size, or that no failure of it still counts.
-func (l *Ledger) Roomier(c *Case, a int, now time.Duration) bool {
-	return c == nil || !c.barred || l.roomier(c, l.room(a), now)
+// this route and size, or that no failure of it still counts. long is that of InDoubt.
+func (l *Ledger) Roomier(c *Case, a int, long bool, now time.Duration) bool {
+	room := l.room(a)
+	if long {
+		g := l.accounts[a].gpu
+		room = l.Budget(g) - l.GPUs[g].Used + l.notOthers(&l.State, a)
+	}
+	return c == nil || !c.barred || l.roomier(c, room, now)
 }
 
 // again takes the start of a run, alone, although one has failed: that counts no more.
@@ -112,13 +119,14 @@ func (l *Ledger) roomier(c *Case, room Bytes, now time.Duration) bool {
 // with the default TrialAfter.
 const (
 	movedShare   = 45 // work of ours has moved memory there since
+	fittedShare  = 40 // it was not alone
 	passingShare = 15 // some of what was in use right after it is gone: a neighbour's, it may be
 )
 
 // Until is when the last failure may cease to count, whatever the card shows; it is no
 // later than now where it has.
 func (c *Case) Until(now time.Duration) time.Duration {
-	for _, share := range [...]time.Duration{passingShare, movedShare} {
+	for _, share := range [...]time.Duration{passingShare, fittedShare, movedShare} {
 		if at := c.at + c.penalty*share/100; now < at {
 			return at
 		}
@@ -132,6 +140,8 @@ func (l *Ledger) over(c *Case, now time.Duration) bool {
 	switch {
 	case c.passing:
 		share = passingShare
+	case c.fitted:
+		share = fittedShare
 	case slices.ContainsFunc(c.seen, func(e evidence) bool {
 		return !l.told(c, e.on) && (e.on >= len(l.accounts) || l.devices[l.accounts[e.on].gpu].movedAt > c.at+settleTime)
 	}):
@@ -154,17 +164,21 @@ func (p *pass) failed(a int) {
 	if r == nil || r.ended > p.begun {
 		return
 	}
-	if acc.figure >= 0 {
-		r.Case.failedIn(r, p.l.Budget(p.g)-p.d.read+acc.figure)
-	}
 	c := r.Case
+	if acc.figure >= 0 {
+		c.failedIn(r, p.l.Budget(p.g)-p.d.read+acc.figure)
+	}
 	if c.at == r.ended && len(r.Accounts) == 1 {
-		c.most = max(c.most, p.d.read)
+		c.most, c.held = max(c.most, p.d.read), max(c.held, acc.figure)
 	}
 	if r.ended+settleTime <= p.begun {
 		if acc.failed = nil; c.at == r.ended {
 			c.passing = !p.l.told(c, a) && c.most > p.d.read+evidenceMoved
-			c.evidence(a, p.d.read, p.d.read-h.Low, acc.figure >= 0)
+			taken := p.d.read - h.Low
+			if acc.figure >= 0 {
+				taken = max(taken, c.most-c.held) // a neighbour that was there may be gone
+			}
+			c.evidence(a, p.d.read, taken, acc.figure >= 0)
 		}
 	}
 }
@@ -232,8 +246,11 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 		if res.InUse > 0 && res.Free > 0 && len(r.Accounts) == 1 {
 			c.evidence(r.Accounts[0], 0, d.total-res.Free-res.InUse, true) // by others
 		}
-		c.at, c.most, c.passing, c.penalty = now, 0, false, min(10*d.trialAfter()<<min(c.failures, 10), longestPenalty)
-		c.failures, c.barred = c.failures+1, true
+		c.at, c.most, c.held, c.passing, c.fitted = now, 0, 0, false, r.Kind == Fitting
+		c.penalty = min(10*d.trialAfter()<<min(c.failures, 10), longestPenalty)
+		if c.barred = true; !c.fitted {
+			c.failures++
+		}
 	}
 }
 
@@ -322,7 +339,11 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown, long
 	}
 	// Weights that nobody declared are measured while they are held.
 	if acc := l.accounts[a]; isKnown && l.Measures(a) && !(long && acc.learn && st.Accounts[a].High < acc.weights) {
-		// All that is in doubt is what was added to what was seen.
+		// All that is in doubt is what was added to what was seen; after long also what was
+		// seen beyond the declared demand: the run before it may have returned that late.
+		if long && declared > 0 {
+			demand = min(demand, declared)
+		}
 		if (c == nil || l.roomier(c, room, now)) && l.fitsWith(st, a, demand-demand/measuredMargin, own, now) {
 			return DoubtDemand
 		}

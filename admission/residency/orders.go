@@ -316,9 +316,7 @@ func (m *Manager) Loaded(now time.Duration, id uint64, e Ended) bool {
 	default:
 		r.State = Failed
 		r.wakes++
-		if r.wakeIn = 0; o.Trial {
-			r.wakeIn = m.inUse(r)
-		}
+		r.wakeIn = m.inUse(r)
 		r.wakeAfter = now + min(5*time.Second<<min(r.wakes-1, 10), longestPenalty)
 	}
 	return true
@@ -355,7 +353,7 @@ func (m *Manager) Wake(now time.Duration, r *Replica, head Head, known *memory.C
 	if !r.State.Sleeps() || r.order != nil {
 		return
 	}
-	if now < r.wakeAfter && (r.wakeIn == 0 || m.inUse(r) > r.wakeIn-least) {
+	if now < r.wakeAfter && m.inUse(r) > r.wakeIn-least {
 		m.Recheck = min(m.Recheck, r.wakeAfter)
 		return
 	}

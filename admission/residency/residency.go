@@ -110,7 +110,7 @@ type Replica struct {
 	reload    time.Duration // as last seen; 0: never
 	wakes     int           // that failed, in a row
 	wakeAfter time.Duration
-	wakeIn    memory.Bytes // in use on its GPUs when it was last tried whether there is room to wake it; 0: there is
+	wakeIn    memory.Bytes // in use on its GPUs when it could not be woken: with less in use it may be there was no room
 	gone      bool         // taken out of the configuration
 }
 
