@@ -47,7 +47,7 @@ var worldsOnceLate = []struct {
 	{2401006642, "all may be its own, also where weights that nobody declared are held by it, and by belief nothing is"},
 	{2302005546, "what others held at a failure is what the driver says, also if a neighbour is gone a second later"},
 	{2102003290, "what running work may still take is not taken at rest"},
-	{2200007540, "what was seen beyond the declared demand is in doubt after twice trial_after, on a backend that returns late"},
+	{2200007540, "a head that lacks 0.2 GiB of what rule 5 asks for"},
 	{2703009394, "a wake that failed where there seemed to be room is tried again once less is in use"},
 }
 

@@ -205,6 +205,17 @@ func (c *Case) failedIn(r *Run, room Bytes) {
 	}
 }
 
+// endedWell takes the room of a run that has ended well.
+func (c *Case) endedWell(r *Run) {
+	c.barred = false
+	if c.Well == 0 || r.room < c.Well {
+		c.Well = r.room
+	}
+	if c.TooSmall >= c.Well {
+		c.TooSmall, c.failures = 0, 0 // that was another request, or another time
+	}
+}
+
 // judge takes the end of a run into what is known of its route and size.
 func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	c := r.Case
@@ -216,13 +227,7 @@ func (l *Ledger) judge(now time.Duration, r *Run, res Result) {
 	}
 	switch c.last = nil; {
 	case res.Outcome == Good:
-		c.barred = false
-		if c.Well == 0 || r.room < c.Well {
-			c.Well = r.room
-		}
-		if c.TooSmall >= c.Well {
-			c.TooSmall, c.failures = 0, 0 // that was another request, or another time
-		}
+		c.endedWell(r)
 	case res.Outcome == OutOfMemory && (r.Kind != Fitting || res.InUse > 0 && res.InUse+res.Tried-c.Beside > r.least):
 		// Of one that fitted its own words count, until the penalty ends: the card may
 		// have been fuller than was known.
