@@ -14,8 +14,13 @@ func TestGarbageIsBoundedHoweverLargeTheHeapIs(t *testing.T) {
 }
 
 func TestEveryCollectionIsNoticed(t *testing.T) {
-	seen := make(chan struct{}, 100)
-	afterEachGC(func() { seen <- struct{}{} })
+	seen := make(chan struct{}, 1)
+	afterEachGC(func() {
+		select {
+		case seen <- struct{}{}:
+		default: // for ever after this test, and no finalizer may be kept waiting
+		}
+	})
 	for range 3 {
 		runtime.GC()
 		<-seen
