@@ -99,7 +99,7 @@ func asks(url, body string, came chan<- string) {
 
 func TestTopInATerminal(t *testing.T) {
 	s := serveProcessAt(t, write(t, fmt.Sprintf(topFile, engineProcess(t, "flux", "0.02"), engineProcess(t, "vqa", "0.02"))))
-	admin := newClient(s.admin, "secret")
+	client := newClient(s.admin, "secret")
 	heavy := make(chan string, 8)
 	for range 4 {
 		go asks(s.url+"/v1/images/generations", `{"prompt": "a cat"}`, heavy)
@@ -108,12 +108,12 @@ func TestTopInATerminal(t *testing.T) {
 		go asks(s.url+"/v1/vqa", `{"prompt": "a cat?"}`, make(chan string, 1))
 	}
 	state := func() (state admin.State) {
-		must(t, admin.get("/api/state", &state))
+		must(t, client.get("/api/state", &state))
 		return state
 	}
 	wait.Until(t, "three run and three wait", func() bool { return len(state().Running) >= 3 && state().Classes[0].Queued >= 3 })
 	queued := func() (q admin.Queue) {
-		must(t, admin.get("/api/queue", &q))
+		must(t, client.get("/api/queue", &q))
 		return q
 	}
 
