@@ -526,19 +526,20 @@ func TestAnEstimateRefusesNoRequest(t *testing.T) {
 	}
 }
 
-// TestADeadlineCountsTheWorkThatIsCertain: what runs lasts no less than the fastest of
-// its kind. What waits may leave, and counts for nothing.
-func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
+// beforeDeadlines is a server with one slot, whose fastest run is known, in seconds, and the
+// next of which, x, has run for 5 s. by asks for another with a deadline in so many seconds.
+func beforeDeadlines(t *testing.T) (p *pupil, x *Ticket, fastest float64, by func(seconds float64) *Ticket) {
+	t.Helper()
 	one := server("vqa", 0, true)
 	one.Slots = 1
 	b := learning(t, one)
-	p := &pupil{rig: b, class: "work", backend: "vqa", declared: GiB}
+	p = &pupil{rig: b, class: "work", backend: "vqa", declared: GiB}
 	b.readsFor(3, 0)
-	x := p.asks()
+	x = p.asks()
 	b.readsFor(20, GiB)
 	p.ends(x, Result{})
-	fastest := p.h.Fastest(GiB).Seconds()
-	by := func(seconds float64) *Ticket {
+	fastest = p.h.Fastest(GiB).Seconds()
+	by = func(seconds float64) *Ticket {
 		return p.asks(func(r *Request) {
 			r.Deadline, r.Fastest = b.wall().Add(time.Duration(seconds*float64(time.Second))), p.h.Fastest(GiB)
 		})
@@ -546,6 +547,14 @@ func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
 	x = p.asks()
 	b.runs(x, true)
 	b.readsFor(5, GiB)
+	return p, x, fastest, by
+}
+
+// TestADeadlineCountsTheWorkThatIsCertain: what runs lasts no less than the fastest of
+// its kind. What waits may leave, and counts for nothing.
+func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
+	p, x, fastest, by := beforeDeadlines(t)
+	b := p.rig
 	if r := by(2*fastest - 5.5).Rejection(); r == nil || r.Code != CodeDeadlineUnmeetable ||
 		r.RetryAfter < time.Duration((fastest-6)*float64(time.Second)) {
 		t.Errorf("behind a run of another %.1f s at least it gets %+v, want deadline_unmeetable and to come back after that", fastest-5, r)
@@ -566,23 +575,8 @@ func TestADeadlineCountsTheWorkThatIsCertain(t *testing.T) {
 // TestADeadlineIsGivenUpWhenAnotherStartsBeforeIt: what waits is told at once that it is too
 // late, and not when it would have to start. What has time enough, or no deadline, waits on.
 func TestADeadlineIsGivenUpWhenAnotherStartsBeforeIt(t *testing.T) {
-	one := server("vqa", 0, true)
-	one.Slots = 1
-	b := learning(t, one)
-	p := &pupil{rig: b, class: "work", backend: "vqa", declared: GiB}
-	b.readsFor(3, 0)
-	x := p.asks()
-	b.readsFor(20, GiB)
-	p.ends(x, Result{})
-	fastest := p.h.Fastest(GiB).Seconds()
-	by := func(seconds float64) *Ticket {
-		return p.asks(func(r *Request) {
-			r.Deadline, r.Fastest = b.wall().Add(time.Duration(seconds*float64(time.Second))), p.h.Fastest(GiB)
-		})
-	}
-	x = p.asks()
-	b.runs(x, true)
-	b.readsFor(5, GiB)
+	p, x, fastest, by := beforeDeadlines(t)
+	b := p.rig
 	// The first and the last have to start in fastest − 2 s, before a run that starts then ends.
 	ahead, first, later, free := p.asks(), by(2*fastest-2), by(4*fastest), p.asks()
 	last := by(2*fastest - 2)
