@@ -192,7 +192,7 @@ func (p *pass) measure() {
 			}
 		}
 		for _, r := range acc.runs {
-			r.room = max(r.room, l.room(a)) // what others have left since is its room too
+			r.room = max(r.room, l.room(a, false)) // what others have left since is its room too
 			if acc.figure >= 0 && len(r.Accounts) == 1 {
 				r.taken = d.read - acc.figure
 			}

@@ -112,7 +112,7 @@ func (l *Ledger) Start(now time.Duration, r *Run) {
 			room = l.roomBlind(a)
 			least = room
 		} else {
-			room, used, taken = l.room(a), l.GPUs[g].Used, l.GPUs[g].Used-l.Accounts[a].Low
+			room, used, taken = l.room(a, false), l.GPUs[g].Used, l.GPUs[g].Used-l.Accounts[a].Low
 			least = max(0, l.Budget(g)-taken-l.Accounts[a].Running-l.growthBeside(a))
 		}
 		if i == 0 || room < r.room {
@@ -126,7 +126,7 @@ func (l *Ledger) Start(now time.Duration, r *Run) {
 		// It has all the room there is.
 		most := Bytes(1 << 60)
 		for _, a := range r.Accounts {
-			most = min(most, l.room(a)-l.accounts[a].weights-l.Accounts[a].Running)
+			most = min(most, l.room(a, false)-l.accounts[a].weights-l.Accounts[a].Running)
 		}
 		r.Demand = max(r.Demand, most)
 	}

@@ -53,10 +53,18 @@ const (
 )
 
 // room is the most that account a could have of its GPU beside the reserve and
-// what others surely hold.
-func (l *Ledger) room(a int) Bytes {
+// what others surely hold. long is that of InDoubt.
+func (l *Ledger) room(a int, long bool) Bytes {
 	g := l.accounts[a].gpu
-	return l.Budget(g) - l.GPUs[g].Used + l.own(&l.State, a, false)
+	return l.Budget(g) - l.GPUs[g].Used + l.mayBeOwn(&l.State, a, long)
+}
+
+// mayBeOwn is the most of what is in use that account a may hold. long is that of InDoubt.
+func (l *Ledger) mayBeOwn(st *State, a int, long bool) Bytes {
+	if long {
+		return l.notOthers(st, a)
+	}
+	return l.own(st, a, false)
 }
 
 // roomBlind is the room of account a where nothing is read: what the others do not
@@ -91,12 +99,7 @@ func (l *Ledger) Barred(c *Case, a int, now time.Duration) bool {
 // Roomier says that account a could have more room than any that was too small for
 // this route and size, or that no failure of it still counts. long is that of InDoubt.
 func (l *Ledger) Roomier(c *Case, a int, long bool, now time.Duration) bool {
-	room := l.room(a)
-	if long {
-		g := l.accounts[a].gpu
-		room = l.Budget(g) - l.GPUs[g].Used + l.notOthers(&l.State, a)
-	}
-	return c == nil || !c.barred || l.roomier(c, room, now)
+	return c == nil || !c.barred || l.roomier(c, l.room(a, long), now)
 }
 
 // again takes the start of a run, alone, although one has failed: that counts no more.
@@ -326,10 +329,7 @@ func (l *Ledger) InDoubt(st *State, a int, demand, declared Bytes, isKnown, long
 	if l.sight(g, now) != seen || l.Barred(c, a, now) {
 		return NoDoubt
 	}
-	own := l.own(st, a, false)
-	if long {
-		own = l.notOthers(st, a)
-	}
+	own := l.mayBeOwn(st, a, long)
 	if l.fitsWith(st, a, demand, own, now) {
 		return DoubtHeld
 	}

@@ -27,7 +27,8 @@ func TestAFigureIsShownWithWhatItRestsOn(t *testing.T) {
 		}
 		return all[0]
 	}
-	if r := show(); r.Declared != int64(declared) || r.Booked != int64(declared) || r.Evidence != history.Declared || r.Since != nil || r.RaisedBy != 0 {
+	if r := show(); r.Declared != int64(declared) || r.Booked != int64(declared) || r.RaisedBy != 0 ||
+		r.Evidence != history.Declared || r.Since != nil {
 		t.Errorf("before a failure: got %+v, want what is declared", r)
 	}
 	h.Exhausted(at, declared, history.Failure{Booked: declared, Room: 20 * admission.GiB, Said: 20 * admission.GiB})
